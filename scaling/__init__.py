@@ -1,0 +1,1 @@
+"""From compute budget to model: accounting, usable without devices and without TensorFlow."""

@@ -1,0 +1,45 @@
+"""Packaging of t5x_lite. `pip install -e .` makes t5x_lite, tasks, scaling and configs usable."""
+
+import pathlib
+import re
+
+from setuptools import find_namespace_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r"__version__ = '(.+)'", (HERE / 't5x_lite/__init__.py').read_text())[1]
+# Lower bounds are what Python 3.11 resolves to and is tested with, upper bounds the next release
+# line after what 3.13 resolves to.
+REQUIRES = [
+    'jax>=0.10,<0.13', 'flax>=0.12.8,<0.13', 'optax>=0.2.8,<0.3', 'orbax-checkpoint>=0.12,<0.13',
+    'seqio>=0.0.20,<0.1', 'tensorflow-datasets>=4.9.10,<5', 'tensorflow>=2.21,<2.23',
+    'gin-config>=0.5,<0.6', 'array_record>=0.8,<0.9', 'sentencepiece>=0.2,<0.3',
+    'tensorboardX>=2.6,<3', 'numpy>=1.26,<3', 'scipy>=1.14,<2', 'matplotlib>=3.8,<4',
+    # The metrics of the tasks.
+    'rouge-score>=0.1.2,<0.2', 'sacrebleu>=2.4,<3', 'scikit-learn>=1.4,<2',
+]
+TEST = ['pytest>=8,<10', 'hypothesis>=6.100,<7', 'ruff>=0.6,<1']
+NOTEBOOKS = ['nbclient>=0.10,<1', 'nbformat>=5.10,<6', 'ipykernel>=6.29,<8']
+
+setup(
+    name='t5x_lite',
+    version=VERSION,
+    description='Text Transformers in JAX: from compute budget to trained model',
+    long_description=(HERE / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.11',
+    packages=find_namespace_packages(include=[
+        't5x_lite', 't5x_lite.*', 'tasks', 'tasks.*', 'scaling', 'scaling.*', 'configs',
+        'configs.*']),
+    package_data={'': ['*.gin']},
+    install_requires=REQUIRES,
+    extras_require={
+        'test': TEST + NOTEBOOKS, 'notebooks': NOTEBOOKS,
+        'tpu': ['jax[tpu]'], 'gpu': ['jax[cuda12]'],
+    },
+    entry_points={'console_scripts': ['t5x-lite = t5x_lite.cli:main']},
+    classifiers=['License :: OSI Approved :: Apache Software License',
+                 'Programming Language :: Python :: 3.11',
+                 'Programming Language :: Python :: 3.12',
+                 'Programming Language :: Python :: 3.13'],
+)

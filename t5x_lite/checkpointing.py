@@ -1,0 +1,165 @@
+"""Checkpoints of a run: written asynchronously by Orbax, kept by count, restored onto any mesh.
+
+A checkpoint is `MODEL_DIR/checkpoints/<step>/` with the items `params`, `opt_state` (the optimizer
+state and the step) and `meta` (JSON: what the run's data place and vocabulary are).
+"""
+
+import contextlib
+import pathlib
+import re
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from t5x_lite import models, quiet
+from t5x_lite.errors import UserError
+from t5x_lite.models import ModelConfig
+from t5x_lite.partitioning import Partitioner
+from t5x_lite.train_step import TrainState
+
+FOLDER = 'checkpoints'
+
+
+class Checkpoints:
+  """The checkpoints of one run."""
+
+  def __init__(self, model_dir: pathlib.Path, keep: int | None = None):
+    quiet.quiet_logs()
+    self.folder = model_dir.absolute() / FOLDER
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None,
+                                           read_only=keep is None)
+    handlers = {'params': ocp.StandardCheckpointHandler(),
+                'opt_state': ocp.StandardCheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()}
+    self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+
+  def latest_step(self) -> int | None:
+    """The newest finished checkpoint."""
+    return self._manager.latest_step()
+
+  def save(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
+    """Starts writing `state`; returns when it is copied off the device. A step once saved stays."""
+    if step in self._manager.all_steps():
+      return
+    rest = {'opt_state': state['opt_state'], 'step': state['step']}
+    self._manager.save(step, args=ocp.args.Composite(
+        params=ocp.args.StandardSave(state['params']), opt_state=ocp.args.StandardSave(rest),
+        meta=ocp.args.JsonSave(meta)))
+
+  def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+    """(state laid out as the ShapeDtypeStructs of `abstract`, meta) of `step`."""
+    rest = {'opt_state': abstract['opt_state'], 'step': abstract['step']}
+    with self._one_line(step):
+      got = self._manager.restore(step, args=ocp.args.Composite(
+          params=ocp.args.StandardRestore(abstract['params']),
+          opt_state=ocp.args.StandardRestore(rest), meta=ocp.args.JsonRestore()))
+    return {'step': got.opt_state['step'], 'params': got.params,
+            'opt_state': got.opt_state['opt_state']}, got.meta
+
+  def restore_params(self, abstract: Any, step: int) -> tuple[Any, dict[str, Any]]:
+    """(parameters laid out as the ShapeDtypeStructs of `abstract`, meta) of `step`."""
+    with self._one_line(step):
+      got = self._manager.restore(step, args=ocp.args.Composite(
+          params=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()))
+    return got.params, got.meta
+
+  def param_shapes(self, step: int) -> dict[str, Any]:
+    """Nested dict of what parameters `step` holds, each with `shape` and `dtype`."""
+    with self._one_line(step):
+      tree = self._manager.item_metadata(step)['params']
+      return dict(getattr(tree, 'tree', tree))
+
+  def find(self, step: int | None) -> int:
+    """`step`, or the newest; UserError if there is no such checkpoint."""
+    steps = sorted(self._manager.all_steps())
+    if not steps:
+      raise UserError(f'No checkpoint in {self.folder}: train first, or name another MODEL_DIR')
+    if step is not None and step not in steps:
+      raise UserError(f'No checkpoint of step {step} in {self.folder}: there are {steps}')
+    return steps[-1] if step is None else step
+
+  def close(self) -> None:
+    """Waits until what was started is written, then lets go of the folder."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+  @contextlib.contextmanager
+  def _one_line(self, step):
+    """Turns what Orbax and tensorstore say of a broken checkpoint into one line with the cure."""
+    try:
+      yield
+    except (ValueError, KeyError, FileNotFoundError, OSError, TypeError) as e:
+      reason = re.sub(r'\s+', ' ', str(e)).strip()[:200]
+      others = [s for s in sorted(self._manager.all_steps()) if s != step]
+      cure = f'remove it to go on from step {others[-1]}' if others else 'it is the only one'
+      raise UserError(f'The checkpoint {self.folder / str(step)} is damaged or of another model '
+                      f'({reason}): {cure}') from e
+
+
+def load_params(model_dir: pathlib.Path, config: ModelConfig, partitioner: Partitioner,
+                step: int | None) -> tuple[Any, int]:
+  """(parameters, step) of a checkpoint of a run, newest if step is None, placed on the mesh."""
+  source, step = check_source(model_dir, step)
+  shapes = jax.eval_shape(lambda: models.init_params(config, jax.random.key(0)))
+  place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+  abstract = jax.tree.map(place, shapes, partitioner.param_shardings(config))
+  params, _ = source.restore_params(abstract, step)
+  source.close()
+  return params, step
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+  """{'a/b': leaf} of nested dicts."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {'/'.join(str(k.key) for k in path): leaf for path, leaf in leaves}
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+  """Nested dicts of {'a/b': leaf}."""
+  tree = {}
+  for name, leaf in flat.items():
+    *path, last = name.split('/')
+    node = tree
+    for key in path:
+      node = node.setdefault(key, {})
+    node[last] = leaf
+  return tree
+
+
+def check_source(model_dir: pathlib.Path, step: int | None) -> tuple[Checkpoints, int]:
+  """(the checkpoints of a run to read from, the step, newest if None); UserError if there is none."""
+  if not (model_dir / FOLDER).is_dir():
+    raise UserError(f'No checkpoint in {model_dir / FOLDER}: train that run first, or name '
+                    'another folder')
+  source = Checkpoints(model_dir)
+  return source, source.find(step)
+
+
+def initial_params(params: dict, abstract: dict, model_dir: pathlib.Path, step: int | None,
+                   new: tuple[str, ...]) -> tuple[dict, str]:
+  """`params` with the values of another run's checkpoint, and one line saying what was taken.
+
+  A parameter that checkpoint lacks must begin with one of `new` and keeps its fresh value; one
+  that only it has is left out and named. Raises UserError for any other difference.
+  """
+  source, step = check_source(model_dir, step)
+  want, have = flatten(abstract), flatten(source.param_shapes(step))
+  missing = [n for n in want if n not in have and not n.startswith(new or ('\0',))]
+  if missing:
+    raise UserError(f'{model_dir}, step {step}, has no parameter {missing[0]!r} (and '
+                    f'{len(missing) - 1} more): name what may be new in InitFrom.new')
+  shared = [n for n in want if n in have]
+  for name in shared:
+    if tuple(have[name].shape) != want[name].shape:
+      raise UserError(f'{model_dir}, step {step}: {name!r} has shape {tuple(have[name].shape)}, '
+                      f'this model needs {want[name].shape}: use the same model config')
+  # Orbax restores whole items: what only the other run has is read too, and dropped here.
+  target = {n: want.get(n, jax.ShapeDtypeStruct(have[n].shape, have[n].dtype)) for n in have}
+  restored = flatten(source.restore_params(unflatten(target), step)[0])
+  source.close()
+  kept = flatten(params) | {n: restored[n] for n in shared}
+  fresh, unused = sorted(set(want) - set(have)), sorted(set(have) - set(want))
+  line = f'Started from {model_dir}, step {step}: {len(shared)} parameters'
+  line += f'; new: {", ".join(fresh)}' if fresh else ''
+  line += f'; not used: {", ".join(unused)}' if unused else ''
+  return unflatten(kept), line

@@ -1,0 +1,143 @@
+"""The command line: t5x-lite COMMAND --gin_file=FILE [--gin.NAME=VALUE …].
+
+Nothing heavy is imported before a command is known to be well formed.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+
+from t5x_lite import __version__
+from t5x_lite.errors import UserError
+
+COMMANDS = {
+    'train': ('train a model, or take a stopped run up again',
+              't5x-lite train --gin_file=experiments/tiny_lm.gin --gin.MODEL_DIR=runs/lm'),
+    'eval': ('evaluate a checkpoint of a run on its task',
+             't5x-lite eval --gin_file=runs/lm/config.gin --gin.EvalConfig.split=test'),
+    'infer': ('write what a trained model says to a file or a task',
+              't5x-lite infer --gin_file=runs/lm/config.gin --gin.InferConfig.input=prompts.txt'),
+    'describe': ('print parameters and FLOPs of a config',
+                 't5x-lite describe --gin_file=experiments/tiny_lm.gin'),
+    'train-vocab': ('train a SentencePiece vocabulary on the text of a task',
+                    't5x-lite train-vocab --task=stdlib_lm --size=4096 --output=runs/vocab'),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs one command; returns the exit status: 0, or 1 after a line on stderr that says why."""
+  argv = sys.argv[1:] if argv is None else argv
+  args, rest = _parser().parse_known_args(argv)
+  try:
+    if args.command == 'train-vocab':
+      if rest:
+        raise UserError(f'{rest[0]}: not an option of train-vocab; see t5x-lite train-vocab --help')
+      _set_up_process()
+      return _train_vocab(args)
+    files, bindings = _gin_arguments(rest)
+    _set_up_process()
+    return _run(args, files, bindings)
+  except UserError as e:
+    print(f'error: {e}', file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print('error: interrupted', file=sys.stderr)
+    return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog='t5x-lite', description='Train and use text Transformers in JAX.',
+      epilog='t5x-lite COMMAND --help shows an example of each.')
+  parser.add_argument('--version', action='version', version=f't5x_lite {__version__}')
+  commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+  for name, (summary, example) in COMMANDS.items():
+    command = commands.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + '.',
+        epilog=f'example: {example}', allow_abbrev=False)
+    if name == 'train-vocab':
+      command.add_argument('--task', required=True, help='a registered seqio task')
+      command.add_argument('--task_module', default='tasks.stdlib', help='module registering it')
+      command.add_argument('--split', default='train')
+      command.add_argument('--size', type=int, required=True, help='number of pieces')
+      command.add_argument('--output', required=True, help='writes OUTPUT.model and OUTPUT.vocab')
+      continue
+    command.add_argument('--gin_file', metavar='FILE', help='a gin file; may be given again')
+    command.add_argument('--gin.NAME', metavar='VALUE', dest='gin', help=(
+        'sets a macro (--gin.STEPS=100) or a field (--gin.ModelConfig.num_layers=2)'))
+    if name in ('eval', 'describe'):
+      command.add_argument('--json', action='store_true', help='print JSON')
+  # Each may be given any number of times, in any order: _gin_arguments reads them.
+  for command in commands.choices.values():
+    for action in list(command._actions):  # pylint: disable=protected-access
+      if action.dest in ('gin_file', 'gin'):
+        for option in action.option_strings:
+          del command._option_string_actions[option]  # pylint: disable=protected-access
+  return parser
+
+
+def _gin_arguments(rest: list[str]) -> tuple[list[str], list[str]]:
+  """(gin files, 'NAME=VALUE' bindings) of --gin_file=F, --gin_file F and --gin.NAME=VALUE."""
+  files, bindings, rest = [], [], list(rest)
+  while rest:
+    word = rest.pop(0)
+    if word == '--gin_file':
+      if not rest:
+        raise UserError('--gin_file: expected a file')
+      files.append(rest.pop(0))
+    elif word.startswith('--gin_file='):
+      files.append(word.removeprefix('--gin_file='))
+    elif word.startswith('--gin.'):
+      bindings.append(word.removeprefix('--gin.'))
+    else:
+      raise UserError(f'{word}: not an option; options are --gin_file=FILE and --gin.NAME=VALUE')
+  return files, bindings
+
+
+def _set_up_process() -> None:
+  """The persistent compilation cache, on unless JAX_COMPILATION_CACHE_DIR says where or ''."""
+  cache = os.environ.get('JAX_COMPILATION_CACHE_DIR')
+  if cache is None:
+    base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    cache = str(pathlib.Path(base).expanduser() / 't5x_lite' / 'xla')
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = cache
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+  sys.path.insert(0, os.getcwd())   # a user's own task module lies in the working directory
+
+
+def _run(args, files: list[str], bindings: list[str]) -> int:
+  from t5x_lite import configuration   # imports JAX: half a second
+  experiment, config_gin = configuration.load(
+      files, bindings, model_dir_needed=args.command != 'describe')
+  if args.command == 'describe':
+    from t5x_lite import describe
+    table = describe.describe(experiment)
+    print(json.dumps(table, indent=2) if args.json else describe.as_text(table))
+  elif args.command == 'train':
+    from t5x_lite import trainer
+    trainer.train(experiment, config_gin)
+  elif args.command == 'eval':
+    from t5x_lite import evaluation
+    metrics = evaluation.evaluate(experiment)
+    lines = '\n'.join(f'{name:<40}{value:>12.4f}' for name, value in metrics.items())
+    print(json.dumps(metrics) if args.json else lines)
+  else:
+    from t5x_lite import inference
+    path, records = inference.infer(experiment)
+    for record in records[:3]:
+      print(json.dumps(record, ensure_ascii=False))
+    print(f'{len(records)} lines: {path}')
+  return 0
+
+
+def _train_vocab(args) -> int:
+  import importlib
+  from t5x_lite.input_pipeline import import_seqio
+  import_seqio()
+  importlib.import_module(args.task_module)
+  vocabularies = importlib.import_module('tasks.vocabularies')
+  path = vocabularies.train_sentencepiece(args.task, args.split, args.size, args.output)
+  print(f'{path}: use it with --gin.DataConfig.vocabulary={path}')
+  return 0

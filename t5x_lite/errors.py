@@ -1,0 +1,8 @@
+"""The one exception a user's mistake raises; the command line prints it as one line."""
+
+
+class UserError(Exception):
+  """A mistake in a config, a path or a file.
+
+  The message is one line: what was wrong, where, and the cure or the nearest valid choice.
+  """

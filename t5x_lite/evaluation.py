@@ -1,0 +1,148 @@
+"""Evaluation of parameters on a task's split through seqio's Evaluator.
+
+The Evaluator holds the examples, decodes the model's ids, and applies the task's postprocessing
+and metrics; this module gives it what the model predicts and how likely the targets are.
+"""
+
+from collections.abc import Iterator
+import importlib
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x_lite import checkpointing, decoding, input_pipeline, models
+from t5x_lite.errors import UserError
+from t5x_lite.experiment import Experiment
+from t5x_lite.input_pipeline import Batch
+from t5x_lite.models import ModelConfig
+from t5x_lite.partitioning import Partitioner
+from t5x_lite.validation import FieldError, nearest
+
+
+def make_score(config: ModelConfig, partitioner: Partitioner):
+  """Jitted (params, batch) -> for each row the sums of log p(target), of weights and of hits."""
+  graphdef, _ = models.graph(config, partitioner.shard)
+  side = models.FAMILIES[config.family].target
+
+  def score(params, batch):
+    logits = nnx.merge(graphdef, params)(batch)
+    targets = batch[f'{side}_target_tokens']
+    weights = batch[f'{side}_loss_weights'].astype(jnp.float32)
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
+    hits = (logits.argmax(-1) == targets) * weights
+    return {'score': (log_p * weights).sum(1), 'tokens': weights.sum(1), 'correct': hits.sum(1)}
+
+  return jax.jit(score, out_shardings=partitioner.replicated)
+
+
+def make_predict(config: ModelConfig, partitioner: Partitioner):
+  """Jitted (params, batch) -> (best id of each position, its log-likelihood); encoder-only."""
+  graphdef, _ = models.graph(config, partitioner.shard)
+
+  def predict(params, batch):
+    log_p = jax.nn.log_softmax(nnx.merge(graphdef, params)(batch))
+    return log_p.argmax(-1), log_p.max(-1)
+
+  return jax.jit(predict, out_shardings=partitioner.replicated)
+
+
+def prompts_of(batch: Batch, config: ModelConfig) -> list[np.ndarray]:
+  """What the decoder reads before its first new token, for each row of unpacked features."""
+  tokens = batch['decoder_input_tokens']
+  if config.family == 'encoder_decoder':
+    return list(tokens[:, :1])
+  prefix = batch['decoder_causal_attention'].sum(1)
+  return [row[:n] for row, n in zip(tokens, prefix)]
+
+
+def rows(dataset: Any, batch_size: int, pad_id: int) -> Iterator[tuple[np.ndarray, Batch, int]]:
+  """(indices, features, real rows) of an enumerated dataset; the last batch repeats its last row."""
+  for indices, batch in dataset.batch(batch_size).as_numpy_iterator():
+    missing = batch_size - len(indices)
+    fill = lambda x: np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
+    yield indices, input_pipeline.add_segments(
+        {name: fill(x) for name, x in batch.items()}, pad_id), len(indices)
+
+
+class Evaluation:
+  """The examples of one split, ready to be evaluated any number of times."""
+
+  def __init__(self, experiment: Experiment, partitioner: Partitioner):
+    """Reads the split into memory. Raises UserError if the task, split or mesh do not fit."""
+    seqio = input_pipeline.import_seqio()
+    config, data, settings = experiment.model, experiment.data, experiment.eval
+    task = input_pipeline.get_task(data)
+    input_pipeline.check_vocabulary(task, config)
+    splits = sorted({s for t in seqio.get_subtasks(task) for s in t.splits})
+    if settings.split not in splits:
+      raise FieldError(settings, 'split', f'task {task.name!r}: {nearest(settings.split, splits)}')
+    self.config, self.partitioner, self.batch_size = config, partitioner, settings.batch_size
+    if self.batch_size % partitioner.batch_parts:
+      raise FieldError(settings, 'batch_size', 'not divisible by the mesh: data x fsdp is '
+                       f'{partitioner.batch_parts}')
+    self.targets = task.output_features['targets']
+    self.pad_id = self.targets.vocabulary.pad_id
+    converter = input_pipeline.feature_converter(task, config, pack=False)
+    self.evaluator = seqio.Evaluator(
+        task.name, converter, eval_split=settings.split, sequence_length=data.lengths,
+        num_examples=settings.num_examples, async_compute_metrics=False, seed=experiment.seed)
+    if not self.evaluator.eval_tasks:
+      raise UserError(f'Task {task.name!r} has no metrics for split {settings.split!r}')
+    self._score = make_score(config, partitioner)
+    self._byte_lengths = None
+    if config.family == 'encoder_only':
+      self._predict = make_predict(config, partitioner)
+    else:
+      self._generate = decoding.make_generate(
+          config, partitioner, max_tokens=data.targets_length, temperature=0.0,
+          eos_id=self.targets.vocabulary.eos_id, pad_id=self.pad_id,
+          num_ids=self.targets.vocabulary.vocab_size)
+
+  def __call__(self, params: Any, step: int) -> dict[str, float]:
+    """{'task/metric': value} at `params`."""
+    metrics, _ = self.evaluator.evaluate(
+        compute_metrics=True, step=step, score_fn=lambda ds: self._scores(params, ds),
+        predict_fn=lambda ds: self._predictions(params, ds))
+    return {f'{task}/{name}': float(value) for task, values in metrics.result().items()
+            for name, value in values.items()}
+
+  def _scores(self, params, dataset):
+    """seqio's score_fn: ([(index, log-likelihood)], {'tokens', 'bytes', 'correct'} a row)."""
+    if self._byte_lengths is None:
+      vocabularies = importlib.import_module('tasks.vocabularies')
+      self._byte_lengths = vocabularies.byte_lengths(self.targets.vocabulary)
+    side = models.FAMILIES[self.config.family].target
+    scored, sums = [], {'tokens': [], 'bytes': [], 'correct': []}
+    for indices, batch, real in rows(dataset, self.batch_size, self.pad_id):
+      got = jax.device_get(self._score(params, self.partitioner.put_batch(batch)))
+      count = self._byte_lengths[batch[f'{side}_target_tokens']]
+      got['bytes'] = (count * (batch[f'{side}_loss_weights'] > 0)).sum(1)
+      scored += zip(indices.tolist(), got['score'][:real].tolist())
+      for name, values in sums.items():
+        values += got[name][:real].tolist()
+    return scored, sums
+
+  def _predictions(self, params, dataset):
+    """seqio's predict_fn: [(index, ids)]."""
+    predicted = []
+    for indices, batch, real in rows(dataset, self.batch_size, self.pad_id):
+      if self.config.family == 'encoder_only':
+        ids, _ = jax.device_get(self._predict(params, self.partitioner.put_batch(batch)))
+      else:
+        prompt, valid = decoding.left_pad(prompts_of(batch, self.config), self.pad_id)
+        put = self.partitioner.put_batch(dict(batch, prompt=prompt, valid=valid))
+        ids, _ = jax.device_get(self._generate(
+            params, put, put.pop('prompt'), put.pop('valid'), jax.random.key(0)))
+      predicted += zip(indices.tolist(), ids[:real])
+    return predicted
+
+
+def evaluate(experiment: Experiment) -> dict[str, float]:
+  """Metrics of a checkpoint of the run (eval.step, or the newest) on its evaluation split."""
+  partitioner = Partitioner(experiment.mesh.make(), experiment.mesh.rules)
+  params, step = checkpointing.load_params(experiment.folder, experiment.model, partitioner,
+                                           experiment.eval.step)
+  return Evaluation(experiment, partitioner)(params, step)

@@ -1,0 +1,171 @@
+"""From a seqio task or mixture to batches: host numpy arrays named as seqio's converters name them.
+
+seqio and TensorFlow are imported inside the functions that stream data, so that nothing else
+pays for them. A run's place in its data is the number of batches it has seen: the stream of
+global batches depends only on the task, the lengths, the batch size and the seed, and each process
+takes its rows of every batch, so the number of processes may change between two parts of a run.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import importlib
+import os
+import sys
+from typing import Any
+
+import numpy as np
+
+from t5x_lite import quiet
+from t5x_lite.errors import UserError
+from t5x_lite.models.config import ModelConfig
+from t5x_lite.validation import FieldError, check_positive, check_types, nearest
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+  """Which task or mixture, at which lengths, how many rows a step."""
+  task: Any                          # name of a seqio task or mixture, or a tasks.files.FileTask
+  targets_length: int                # longest targets, in tokens
+  inputs_length: int | None = None   # longest inputs; None: the task has only targets
+  batch_size: int                    # rows of a global batch
+  task_module: str = 'tasks.stdlib'  # the Python module whose import registers `task`
+  split: str = 'train'
+  pack: bool = True                  # several short examples in a row, kept apart by segments
+  vocabulary: str | None = None      # a SentencePiece .model in place of the task's own
+  data_dir: str | None = None        # where TFDS keeps data; None: TFDS's own default
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, 'targets_length', 'inputs_length', 'batch_size')
+    if not isinstance(self.task, str) and not hasattr(self.task, 'register'):
+      raise FieldError(self, 'task', 'expected the name of a seqio task or mixture, or a FileTask')
+
+  @property
+  def lengths(self) -> dict[str, int]:
+    """Length of each task feature, as seqio takes them."""
+    lengths = {'inputs': self.inputs_length, 'targets': self.targets_length}
+    return {name: length for name, length in lengths.items() if length is not None}
+
+  def check_model(self, model: ModelConfig) -> None:
+    """Raises UserError if `model` takes shorter sequences than these."""
+    lengths = [*self.lengths.values()]
+    longest = sum(lengths) if model.family == 'decoder_only' else max(lengths)
+    if model.max_length is not None and longest > model.max_length:
+      what = 'inputs_length + targets_length' if model.family == 'decoder_only' else 'length'
+      raise FieldError(model, 'max_length', f'the data has sequences of {longest} tokens (DataConfig '
+                       f'{what}); raise max_length or shorten the data')
+
+
+def import_seqio():
+  """seqio, quietly: TensorFlow takes no accelerator and prints no start-up banner."""
+  if 'seqio' not in sys.modules:
+    quiet.quiet_logs()
+    with quiet.silent_stderr():
+      import tensorflow as tf
+      for kind in ('GPU', 'TPU'):
+        tf.config.set_visible_devices([], kind)
+      import seqio
+  import seqio
+  return seqio
+
+
+def get_task(data: DataConfig):
+  """The seqio Task or Mixture of `data`, registered, with its vocabulary swapped if asked for.
+
+  Raises UserError for a module that cannot be imported, an unknown name or missing lengths.
+  """
+  seqio = import_seqio()
+  if data.data_dir is not None:
+    seqio.set_tfds_data_dir_override(os.path.expanduser(data.data_dir))
+  try:
+    importlib.import_module(data.task_module)
+  except ModuleNotFoundError as e:
+    raise FieldError(data, 'task_module', f'cannot be imported: {e}') from e
+  name = data.task if isinstance(data.task, str) else data.task.register()
+  known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+  if name not in known:
+    raise FieldError(data, 'task', f'{data.task_module} registers no such task or mixture; '
+                     + nearest(name, known))
+  if data.vocabulary is not None:
+    vocabularies = importlib.import_module('tasks.vocabularies')
+    name = vocabularies.with_vocabulary(name, vocabularies.load_vocabulary(data.vocabulary))
+  task = seqio.get_mixture_or_task(name)
+  if set(task.output_features) != set(data.lengths):
+    needs = ' and '.join(f'{feature}_length' for feature in task.output_features)
+    raise UserError(f'Task {name!r} has the features {", ".join(task.output_features)}: set '
+                    f'DataConfig.{needs}, and no other length')
+  return task
+
+
+def start_id(vocabulary) -> int:
+  """What the decoder reads before the first token: the vocabulary's BOS, else its padding."""
+  try:
+    bos = vocabulary.bos_id
+  except NotImplementedError:
+    bos = None
+  return vocabulary.pad_id if bos is None or bos < 0 else bos
+
+
+def check_vocabulary(task, model: ModelConfig) -> None:
+  """Raises UserError if the task's ids do not fit the model's embedding table or classes."""
+  for feature, spec in task.output_features.items():
+    classes = model.num_classes is not None and feature == 'targets'
+    rows, field = model.vocab_size, 'vocab_size'
+    if classes:
+      rows, field = model.num_classes, 'num_classes'
+    if spec.vocabulary.vocab_size > rows:
+      raise FieldError(model, field, f'the {feature} of task {task.name!r} have '
+                       f'{spec.vocabulary.vocab_size} ids; raise {field} to at least that')
+
+
+def feature_converter(task, model: ModelConfig, pack: bool):
+  """The seqio FeatureConverter that turns the task's features into what `model` reads."""
+  seqio = import_seqio()
+  if model.family == 'encoder_only':
+    converters = importlib.import_module('tasks.feature_converters')
+    if model.num_classes is None:
+      return converters.MaskedLMFeatureConverter(pack=pack)
+    return converters.ClassificationFeatureConverter(pack=False)
+  bos_id = start_id(task.output_features['targets'].vocabulary)
+  if model.family == 'encoder_decoder':
+    return seqio.EncDecFeatureConverter(pack=pack, bos_id=bos_id)
+  if 'inputs' in task.output_features:
+    return seqio.PrefixLMFeatureConverter(pack=pack, bos_id=bos_id)
+  return seqio.LMFeatureConverter(pack=pack, bos_id=bos_id)
+
+
+def add_segments(batch: Batch, pad_id: int) -> Batch:
+  """`batch` with the segment ids of unpacked rows: 1 for tokens, 0 for padding."""
+  batch = dict(batch)
+  for side, tokens in (('encoder', 'encoder_input_tokens'), ('decoder', 'decoder_target_tokens')):
+    if tokens in batch and f'{side}_segment_ids' not in batch:
+      batch[f'{side}_segment_ids'] = (batch[tokens] != pad_id).astype(np.int32)
+  return batch
+
+
+def train_batches(data: DataConfig, model: ModelConfig, *, seed: int, start: int = 0,
+                  process_index: int = 0, process_count: int = 1) -> Iterator[Batch]:
+  """This process's rows of the endless stream of global batches, from batch number `start` on.
+
+  Raises UserError if the task is unknown, does not fit the model, or gives no full batch.
+  """
+  seqio = import_seqio()
+  task = get_task(data)
+  check_vocabulary(task, model)
+  if data.split not in task.splits:
+    raise FieldError(data, 'split', f'task {task.name!r}: {nearest(data.split, task.splits)}')
+  ds = seqio.get_dataset(task.name, data.lengths, feature_converter(task, model, data.pack),
+                         dataset_split=data.split, shuffle=True, num_epochs=None, seed=seed,
+                         verbose=False)
+  ds = ds.batch(data.batch_size, drop_remainder=True).skip(start).prefetch(2)
+  pad_id = task.output_features['targets'].vocabulary.pad_id
+  rows = slice(process_index, None, process_count)
+  empty = True
+  for batch in ds.as_numpy_iterator():
+    empty = False
+    yield add_segments({name: x[rows] for name, x in batch.items()}, pad_id)
+  if empty:
+    raise UserError(f'Task {task.name!r}, split {data.split!r} is empty: it gave no example of at '
+                    'most the lengths asked for')

@@ -1,0 +1,111 @@
+"""The train state, a plain pytree, and the one jitted step that moves it on."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import optax
+
+from t5x_lite import losses, models
+from t5x_lite.models import ModelConfig
+from t5x_lite.partitioning import Partitioner
+
+TrainState = dict[str, Any]   # 'step' int32, 'params' and 'opt_state' trees of arrays
+DROPOUT = 1                   # what a key folded from (seed, step, purpose) is for
+
+
+def init_state(config: ModelConfig, optimizer: optax.GradientTransformation, seed: int
+               ) -> TrainState:
+  """The state before step 0, drawn from `seed`."""
+  params = models.init_params(config, jax.random.key(seed))
+  return {'step': jnp.zeros((), jnp.int32), 'params': params, 'opt_state': optimizer.init(params)}
+
+
+def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation,
+                   partitioner: Partitioner) -> TrainState:
+  """The state as ShapeDtypeStructs that carry their shardings."""
+  state = jax.eval_shape(lambda: init_state(config, optimizer, 0))
+  shardings = partitioner.param_shardings(config)
+  whole = partitioner.replicated
+  place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+  # Moments lie like their parameter; Adafactor's row and column sums are small and kept whole.
+  opt_state = optax.tree.map_params(
+      optimizer, lambda x, p, s: place(x, s if x.shape == p.shape else whole),
+      state['opt_state'], state['params'], shardings,
+      transform_non_params=lambda x: place(x, whole))
+  return {'step': place(state['step'], whole), 'opt_state': opt_state,
+          'params': jax.tree.map(place, state['params'], shardings)}
+
+
+def shardings_of(abstract: TrainState) -> TrainState:
+  """The tree of shardings of a tree of ShapeDtypeStructs."""
+  return jax.tree.map(lambda x: x.sharding, abstract)
+
+
+def loss_and_gradients(graphdef: nnx.GraphDef, side: str, params: Any, batch: dict[str, jax.Array],
+                       key: jax.Array | None, *, microbatches: int = 1,
+                       label_smoothing: float = 0.0, z_loss: float = 0.0):
+  """(sums of losses.cross_entropy, gradient of the summed objective) over a batch.
+
+  With `microbatches` the rows are computed in so many parts, one after the other, and the sums
+  added: dividing by the whole batch's weight afterwards gives the same as one part. `side` is the
+  family's `target`: whose target tokens and loss weights are taken.
+  """
+  def objective(params, batch, key):
+    logits = nnx.merge(graphdef, params)(batch, key)
+    sums = losses.cross_entropy(
+        logits, batch[f'{side}_target_tokens'], batch[f'{side}_loss_weights'],
+        label_smoothing=label_smoothing, z_loss=z_loss)
+    return sums['objective'], sums
+
+  gradient = jax.grad(objective, has_aux=True)
+  if microbatches == 1:
+    grads, sums = gradient(params, batch, key)
+    return sums, grads
+
+  # Row r goes to part r % microbatches, which leaves every row on the device that holds it.
+  split = lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
+
+  def part(total, scanned):
+    i, batch = scanned
+    new = gradient(params, batch, None if key is None else jax.random.fold_in(key, i))
+    return jax.tree.map(jnp.add, total, new), None
+
+  parts = (jnp.arange(microbatches), jax.tree.map(split, batch))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(
+      gradient, params, jax.tree.map(lambda x: x[0], parts[1]), key))
+  (grads, sums), _ = jax.lax.scan(part, zeros, parts)
+  return sums, grads
+
+
+def make_train_step(config: ModelConfig, optimizer: optax.GradientTransformation,
+                    partitioner: Partitioner, *, seed: int, microbatches: int = 1,
+                    label_smoothing: float = 0.0, z_loss: float = 0.0
+                    ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+  """The jitted step: (state, batch) -> (next state, metrics); the given state is donated.
+
+  Metrics are replicated scalars: the sums of losses.cross_entropy over the global batch, and
+  `grad_norm` and `update_norm` of what was applied.
+  """
+  graphdef, _ = models.graph(config, partitioner.shard)
+  side = models.FAMILIES[config.family].target
+
+  def step(state, batch):
+    key = None
+    if config.dropout_rate:
+      key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state['step']), DROPOUT)
+    sums, grads = loss_and_gradients(
+        graphdef, side, state['params'], batch, key, microbatches=microbatches,
+        label_smoothing=label_smoothing, z_loss=z_loss)
+    weight = jnp.maximum(sums['weight'], 1.0)
+    grads = jax.tree.map(lambda g: g / weight, grads)
+    updates, opt_state = optimizer.update(grads, state['opt_state'], state['params'])
+    new = {'step': state['step'] + 1, 'params': optax.apply_updates(state['params'], updates),
+           'opt_state': opt_state}
+    return new, sums | {'grad_norm': optax.global_norm(grads),
+                        'update_norm': optax.global_norm(updates)}
+
+  shardings = shardings_of(abstract_state(config, optimizer, partitioner))
+  return jax.jit(step, donate_argnums=0, out_shardings=(shardings, partitioner.replicated))

@@ -1,0 +1,74 @@
+"""The seqio source and task behind `tasks.files.FileTask`."""
+
+from collections.abc import Mapping
+
+import seqio
+import tensorflow as tf
+
+from tasks import file_index
+from tasks import objectives
+from tasks import random_access
+from tasks import vocabularies
+
+
+class IndexedFileSource(seqio.DataSource):
+  """A source over indexed files. The seed fixes one global order, which any shards partition."""
+
+  def __init__(self, indices: Mapping[str, file_index.FileIndex]):
+    super().__init__(
+        splits=tuple(indices), num_input_examples={s: len(i) for s, i in indices.items()}
+    )
+    self._indices = dict(indices)
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    return True
+
+  def list_shards(self, split: str) -> list[str]:
+    return list(self._indices[split].paths)
+
+  def get_dataset(
+      self,
+      split='train',
+      shuffle=True,
+      seed=None,
+      shard_info=None,
+      *,
+      sequence_length=None,
+      use_cached=False,
+      num_epochs=1,
+  ) -> tf.data.Dataset:
+    """Returns string features: `targets`, and `inputs` if the files have them."""
+    del sequence_length, use_cached, num_epochs
+    shard_info = shard_info or seqio.ShardInfo(index=0, num_shards=1)
+    examples = self._indices[split]
+    names = sorted(examples.fields)
+
+    def read(index):
+      lookup = lambda i: [examples[int(i)][name].encode() for name in names]
+      values = tf.numpy_function(lookup, [index], [tf.string] * len(names))
+      return {name: tf.ensure_shape(value, []) for name, value in zip(names, values)}
+
+    return random_access.index_dataset(
+        len(examples),
+        shuffle=shuffle,
+        seed=seed,
+        num_shards=shard_info.num_shards,
+        shard_index=shard_info.index,
+    ).map(read)
+
+
+def register(
+    name: str, objective: str, indices: Mapping[str, file_index.FileIndex]
+) -> None:
+  """Registers the task of that name, over the byte vocabulary, unless it is registered."""
+  if name in seqio.TaskRegistry.names():
+    return
+  seqio.TaskRegistry.add(
+      name,
+      source=IndexedFileSource(indices),
+      preprocessors=objectives.PREPROCESSORS[objective],
+      output_features=objectives.output_features(objective, vocabularies.BYTE_VOCABULARY),
+      metric_fns=objectives.METRICS[objective],
+      shuffle_buffer_size=objectives.SHUFFLE_BUFFER_SIZE,
+  )

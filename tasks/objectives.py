@@ -1,0 +1,46 @@
+"""What a text is trained for: the features, preprocessors and metrics of each objective.
+
+Preprocessors begin from a string feature `targets`; those of `text_to_text` have `inputs` too.
+"""
+
+import seqio
+
+from tasks import metrics
+from tasks import preprocessors
+
+# The sources shuffle whole texts. A buffer this large holds pieces of a hundred or so of them at
+# once, where seqio's default of 1,000 would give batches made of a handful of documents.
+SHUFFLE_BUFFER_SIZE = 5_000
+
+PREPROCESSORS = {
+    'lm': (
+        preprocessors.tokenize_text,
+        seqio.preprocessors.append_eos,
+        preprocessors.chunk_targets,
+    ),
+    'span_corruption': (
+        preprocessors.tokenize_text,
+        preprocessors.span_corruption,
+    ),
+    'mlm': (
+        preprocessors.tokenize_text,
+        preprocessors.mask_language_model,
+    ),
+    'text_to_text': (
+        seqio.preprocessors.tokenize,
+        seqio.preprocessors.append_eos_after_trim,
+    ),
+}
+
+METRICS = {
+    'lm': (metrics.language_modeling,),
+    'span_corruption': (metrics.language_modeling,),
+    'mlm': (metrics.language_modeling,),
+    'text_to_text': (metrics.exact_match, metrics.rouge_l),
+}
+
+
+def output_features(objective: str, vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
+  """Returns the seqio features of a task with this objective."""
+  feature = seqio.Feature(vocabulary, add_eos=True)
+  return {'targets': feature} if objective == 'lm' else {'inputs': feature, 'targets': feature}

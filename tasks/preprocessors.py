@@ -1,0 +1,62 @@
+"""Preprocessors of the tasks: plain functions from data set to data set.
+
+seqio gives them `sequence_length` and `output_features` by name, so a task whose features get
+another vocabulary needs no other change. seqio's own preprocessors are used where they do.
+"""
+
+import seqio
+import tensorflow as tf
+
+from tasks import vocabularies
+# One place to look for a preprocessor, whichever file holds it.
+from tasks.chunking import chunk
+from tasks.chunking import chunk_targets
+from tasks.masking import mask_language_model
+from tasks.span_corruption import random_spans_noise_mask
+from tasks.span_corruption import span_corruption
+from tasks.span_corruption import span_corruption_lengths
+from tasks.span_corruption import spans_to_sentinels
+
+__all__ = [
+    'chunk', 'chunk_targets', 'classify', 'keep_frequent', 'mask_language_model',
+    'random_spans_noise_mask', 'span_corruption', 'span_corruption_lengths',
+    'spans_to_sentinels', 'tokenize_text',
+]
+
+
+def tokenize_text(
+    dataset: tf.data.Dataset, output_features: seqio.preprocessors.OutputFeaturesType
+) -> tf.data.Dataset:
+  """Tokenises without keeping the text, which every piece of a long document would carry."""
+  return seqio.preprocessors.tokenize(dataset, output_features, copy_pretokenized=False)
+
+
+def keep_frequent(dataset: tf.data.Dataset, *, rank: str, num_classes: int) -> tf.data.Dataset:
+  """Keeps the examples whose feature `rank` is below `num_classes`."""
+  return dataset.filter(lambda example: example[rank] < num_classes)
+
+
+def classify(
+    dataset: tf.data.Dataset,
+    sequence_length: seqio.preprocessors.SequenceLengthType | None,
+    output_features: seqio.preprocessors.OutputFeaturesType,
+    *,
+    text: str,
+    label: str,
+) -> tf.data.Dataset:
+  """Makes `inputs`, the class id and the tokens of feature `text`, and `targets`, one label.
+
+  The tokens are cut so that inputs fit `sequence_length['inputs']`.
+  """
+  vocabulary = output_features['inputs'].vocabulary
+  cls = vocabularies.cls_id(vocabulary)
+  length = (sequence_length or {}).get('inputs')
+
+  def convert(example):
+    inputs = tf.concat([[cls], vocabulary.encode_tf(example[text])], 0)
+    return {
+        'inputs': inputs if length is None else inputs[:length],
+        'targets': tf.reshape(tf.cast(example[label], tf.int32), [1]),
+    }
+
+  return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)

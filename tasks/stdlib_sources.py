@@ -1,0 +1,121 @@
+"""The running interpreter's standard library as text: its modules and documented functions.
+
+Python only: no TensorFlow, no TFDS.
+"""
+
+import ast
+from collections.abc import Iterator
+import dataclasses
+import hashlib
+import pathlib
+import sysconfig
+import tokenize
+import warnings
+
+_SKIPPED_FOLDERS = frozenset({'site-packages', 'dist-packages', '__pycache__'})
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+  """A source file: its path below the library's root, dotted name, text and syntax tree."""
+
+  path: str
+  name: str
+  text: str
+  tree: ast.Module
+
+
+@dataclasses.dataclass(frozen=True)
+class Function:
+  """A documented function or method.
+
+  `code` is its dedented source, decorators included and docstring removed; `docstring` is the
+  first line of that docstring; `name` is qualified as in `__qualname__`; `line` is where it
+  starts in its module.
+  """
+
+  module: str
+  name: str
+  line: int
+  code: str
+  docstring: str
+
+
+def library_root() -> pathlib.Path:
+  """Returns the folder of the running interpreter's standard library."""
+  return pathlib.Path(sysconfig.get_path('stdlib'))
+
+
+def split_of(module: str) -> str:
+  """Returns the split of a module, fixed by its name alone: 90 % train, 5 % each of the others."""
+  percentile = int(hashlib.md5(module.encode()).hexdigest(), 16) % 100
+  return 'train' if percentile < 90 else 'validation' if percentile < 95 else 'test'
+
+
+def read_modules(root: pathlib.Path) -> Iterator[Module]:
+  """Yields the modules under `root` in order of path, leaving out what is not Python 3 text."""
+  for path in sorted(root.rglob('*.py')):
+    relative = path.relative_to(root)
+    if _SKIPPED_FOLDERS.intersection(relative.parts):
+      continue
+    try:
+      with tokenize.open(path) as file:
+        text = file.read()
+      tree = _parse(text)
+    except (SyntaxError, ValueError, LookupError, RecursionError, OSError):
+      continue  # Fixtures of the library's own tests: other encodings, Python 2, broken syntax.
+    if not text.strip():
+      continue
+    parts = relative.with_suffix('').parts
+    if parts[-1] == '__init__':
+      parts = parts[:-1]
+    yield Module(relative.as_posix(), '.'.join(parts), text, tree)
+
+
+def documented_functions(module: Module) -> Iterator[Function]:
+  """Yields the functions and methods of `module` that have a docstring, outermost first."""
+  # ast counts columns in UTF-8 bytes and ends lines at '\n' alone, unlike str.splitlines.
+  lines = [line + b'\n' for line in module.text.encode().split(b'\n')]
+  for node, name in _functions(module.tree, ''):
+    docstring = (ast.get_docstring(node) or '').strip()
+    if docstring:
+      start = min([node.lineno] + [decorator.lineno for decorator in node.decorator_list])
+      yield Function(
+          module=module.name,
+          name=name,
+          line=start,
+          code=_without_docstring(node, lines, start),
+          docstring=docstring.splitlines()[0].strip(),
+      )
+
+
+def _parse(text: str) -> ast.Module:
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # Old modules hold invalid escapes.
+    return ast.parse(text)
+
+
+def _functions(node: ast.AST, scope: str) -> Iterator[tuple[ast.AST, str]]:
+  for child in ast.iter_child_nodes(node):
+    if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+      yield child, scope + child.name
+      yield from _functions(child, f'{scope}{child.name}.<locals>.')
+    elif isinstance(child, ast.ClassDef):
+      yield from _functions(child, f'{scope}{child.name}.')
+    else:
+      yield from _functions(child, scope)
+
+
+def _without_docstring(node, lines: list[bytes], start: int) -> str:
+  """Returns the dedented source of `node` from line `start`, less its docstring."""
+  docstring = node.body[0]
+  before = lines[start - 1:docstring.lineno - 1]
+  after = lines[docstring.end_lineno:node.end_lineno]
+  head = lines[docstring.lineno - 1][:docstring.col_offset]
+  tail = lines[docstring.end_lineno - 1][docstring.end_col_offset:]
+  # A statement must stand in its place where it is the whole body, or shares a line with code.
+  if len(node.body) == 1 or head.strip() or tail.strip():
+    after = [head + b'pass' + tail] + after
+  indent = lines[start - 1][:len(lines[start - 1]) - len(lines[start - 1].lstrip())]
+  code = b''.join(line.removeprefix(indent) for line in before + after)
+  return code.decode().rstrip()

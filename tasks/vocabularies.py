@@ -1,0 +1,98 @@
+"""Vocabularies: the byte vocabulary, SentencePiece models, and what tasks ask of either."""
+
+import os
+
+import numpy as np
+import seqio
+
+from t5x_lite.errors import UserError
+# One place to look for what concerns vocabularies.
+from tasks.registry import with_vocabulary
+from tasks.train_vocabulary import train_sentencepiece
+
+__all__ = [
+    'BYTE_VOCABULARY', 'byte_lengths', 'cls_id', 'first_extra_id', 'load_vocabulary', 'mask_id',
+    'ordinary_ids', 'train_sentencepiece', 'with_vocabulary',
+]
+
+# 3 special ids, 256 bytes and 125 extra ids are 384 ids: three tiles of 128, with a sentinel for
+# each noise span of inputs of up to 2,048 ids.
+BYTE_VOCABULARY = seqio.ByteVocabulary(extra_ids=125)
+
+
+def mask_id(vocabulary: seqio.Vocabulary) -> int:
+  """Returns the id that stands for a masked position: the last of the extra ids."""
+  _require_extra_ids(vocabulary, 2, 'a mask id and a class id')
+  return vocabulary.vocab_size - 1
+
+
+def cls_id(vocabulary: seqio.Vocabulary) -> int:
+  """Returns the id that begins the inputs of an encoder-only task: the last extra id but one."""
+  _require_extra_ids(vocabulary, 2, 'a mask id and a class id')
+  return vocabulary.vocab_size - 2
+
+
+def ordinary_ids(vocabulary: seqio.Vocabulary) -> tuple[int, int]:
+  """Returns the half-open range of ids that stand for text: neither special nor extra ids."""
+  special = (vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id)
+  return max(i for i in special if i is not None) + 1, first_extra_id(vocabulary)
+
+
+def first_extra_id(vocabulary: seqio.Vocabulary) -> int:
+  """Returns the lowest of the extra ids, which are the last of the vocabulary."""
+  return vocabulary.vocab_size - vocabulary.extra_ids
+
+
+def byte_lengths(vocabulary: seqio.Vocabulary) -> np.ndarray:
+  """Returns an int32 array [vocab_size]: how many bytes of text each id stands for.
+
+  Padding, end of text, control and extra ids stand for none. A piece that begins a SentencePiece
+  word stands for a space too; a model trained with the dummy prefix so counts one space too many
+  a text.
+  """
+  lengths = np.zeros(vocabulary.vocab_size, np.int32)
+  if isinstance(vocabulary, seqio.ByteVocabulary):
+    low, high = ordinary_ids(vocabulary)
+    lengths[low:high] = 1
+    return lengths
+  if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    raise UserError(
+        f'byte_lengths: a {type(vocabulary).__name__} has no text; use a ByteVocabulary or a '
+        'SentencePieceVocabulary'
+    )
+  model = vocabulary.tokenizer
+  for i in range(first_extra_id(vocabulary)):
+    if model.IsByte(i):
+      lengths[i] = 1
+    elif not (model.IsControl(i) or model.IsUnknown(i) or model.IsUnused(i)):
+      lengths[i] = len(model.IdToPiece(i).replace('▁', ' ').encode())
+  return lengths
+
+
+def load_vocabulary(path: str) -> seqio.Vocabulary:
+  """Returns the vocabulary named by `path`: 'byte', or the file of a SentencePiece model.
+
+  Raises:
+    UserError: there is no such file, or it is not a SentencePiece model.
+  """
+  if path == 'byte':
+    return BYTE_VOCABULARY
+  if not os.path.isfile(path):
+    raise UserError(
+        f"load_vocabulary: no file {path!r}; give 'byte' or the .model file of a SentencePiece "
+        'model, such as tasks.vocabularies.train_sentencepiece writes'
+    )
+  vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=100)
+  try:
+    vocabulary.load_model()
+  except Exception as error:  # Protobuf and SentencePiece raise types of their own.
+    raise UserError(f'load_vocabulary: {path!r} is not a SentencePiece model: {error}') from error
+  return vocabulary
+
+
+def _require_extra_ids(vocabulary: seqio.Vocabulary, count: int, use: str) -> None:
+  if vocabulary.extra_ids < count:
+    raise UserError(
+        f'{vocabulary} has {vocabulary.extra_ids} extra ids, but {use} need {count}: make it with '
+        f'extra_ids={count} or more'
+    )

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from t5x_lite.errors import UserError
+from tasks import feature_converters
+
+
+def _dataset(examples):
+  signature = {k: tf.TensorSpec([None], tf.int32) for k in ('inputs', 'targets')}
+  return tf.data.Dataset.from_generator(lambda: iter(examples), output_signature=signature)
+
+
+_EXAMPLES = [
+    {'inputs': [8, 9, 3, 1], 'targets': [0, 7, 0, 0]},
+    {'inputs': [8, 4, 1], 'targets': [0, 4, 0]},
+    {'inputs': [8, 5, 6, 9, 1], 'targets': [0, 0, 0, 2, 0]},
+]
+
+
+def _check(actual, expected):
+  assert len(actual) == len(expected)
+  for a, e in zip(actual, expected):
+    assert set(a) == set(e)
+    for name in e:
+      assert a[name].dtype == np.int32
+      np.testing.assert_array_equal(a[name], e[name], err_msg=name)
+
+
+def test_masked_lm_packed():
+  converter = feature_converters.MaskedLMFeatureConverter(pack=True)
+  packed = converter(_dataset(_EXAMPLES), {'inputs': 8, 'targets': 8})
+  _check(list(packed.as_numpy_iterator()), [
+      {
+          'encoder_input_tokens': [8, 9, 3, 1, 8, 4, 1, 0],
+          'encoder_target_tokens': [0, 7, 0, 0, 0, 4, 0, 0],
+          'encoder_loss_weights': [0, 1, 0, 0, 0, 1, 0, 0],
+          'encoder_segment_ids': [1, 1, 1, 1, 2, 2, 2, 0],
+          'encoder_positions': [0, 1, 2, 3, 0, 1, 2, 0],
+      },
+      {
+          'encoder_input_tokens': [8, 5, 6, 9, 1, 0, 0, 0],
+          'encoder_target_tokens': [0, 0, 0, 2, 0, 0, 0, 0],
+          'encoder_loss_weights': [0, 0, 0, 1, 0, 0, 0, 0],
+          'encoder_segment_ids': [1, 1, 1, 1, 1, 0, 0, 0],
+          'encoder_positions': [0, 1, 2, 3, 4, 0, 0, 0],
+      },
+  ])
+
+
+def test_masked_lm_unpacked():
+  converter = feature_converters.MaskedLMFeatureConverter(pack=False)
+  padded = converter(_dataset(_EXAMPLES[:1]), {'inputs': 6, 'targets': 6})
+  _check(list(padded.as_numpy_iterator()), [{
+      'encoder_input_tokens': [8, 9, 3, 1, 0, 0],
+      'encoder_target_tokens': [0, 7, 0, 0, 0, 0],
+      'encoder_loss_weights': [0, 1, 0, 0, 0, 0],
+  }])
+
+
+def test_masked_lm_lengths_must_agree():
+  converter = feature_converters.MaskedLMFeatureConverter(pack=False)
+  with pytest.raises(UserError, match='set both to 6'):
+    converter(_dataset(_EXAMPLES), {'inputs': 6, 'targets': 5})
+
+
+def test_classification():
+  converter = feature_converters.ClassificationFeatureConverter()
+  examples = [{'inputs': [8, 5, 6], 'targets': [0]}, {'inputs': [8], 'targets': [19]}]
+  converted = converter(_dataset(examples), {'inputs': 4, 'targets': 1})
+  _check(list(converted.as_numpy_iterator()), [
+      {
+          'encoder_input_tokens': [8, 5, 6, 0],
+          'encoder_target_tokens': [0],
+          'encoder_loss_weights': [1],
+      },
+      {
+          'encoder_input_tokens': [8, 0, 0, 0],
+          'encoder_target_tokens': [19],
+          'encoder_loss_weights': [1],
+      },
+  ])
+
+
+def test_classification_refuses_packing_and_several_labels():
+  with pytest.raises(UserError, match='pack = False'):
+    feature_converters.ClassificationFeatureConverter(pack=True)
+  with pytest.raises(UserError, match='set it to 1'):
+    feature_converters.ClassificationFeatureConverter()(
+        _dataset(_EXAMPLES), {'inputs': 6, 'targets': 6}
+    )

@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from t5x_lite.errors import UserError
+from tasks import files
+from tasks import registry
+from tasks import vocabularies
+
+_SYLLABLES = ['de', 'f', 'ret', 'urn', 'se', 'lf', 'va', 'lue', 'é', 'ran', 'ge', 'print']
+
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory):
+  path = tmp_path_factory.mktemp('corpus') / 'text.txt'
+  random = np.random.default_rng(0)
+  words = [''.join(random.choice(_SYLLABLES, 3)) for _ in range(80)]
+  path.write_text(
+      '\n'.join('  ' + ' '.join(random.choice(words, 8)) for _ in range(300)), encoding='utf-8'
+  )
+  return files.FileTask(train=str(path)).register()
+
+
+@pytest.fixture(scope='module')
+def model(corpus, tmp_path_factory):
+  prefix = tmp_path_factory.mktemp('spm') / 'tiny'
+  return vocabularies.train_sentencepiece(corpus, 'train', 320, str(prefix))
+
+
+def test_byte_vocabulary():
+  vocabulary = vocabularies.load_vocabulary('byte')
+  assert vocabulary.vocab_size == 384
+  assert vocabularies.mask_id(vocabulary) == 383 and vocabularies.cls_id(vocabulary) == 382
+  assert vocabularies.ordinary_ids(vocabulary) == (3, 259)
+  lengths = vocabularies.byte_lengths(vocabulary)
+  assert lengths.dtype == np.int32
+  assert lengths.tolist() == [0] * 3 + [1] * 256 + [0] * 125
+
+
+def test_trained_vocabulary_is_lossless_and_knows_its_bytes(model):
+  vocabulary = vocabularies.load_vocabulary(model)
+  assert vocabulary.vocab_size == 420
+  assert (vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id) == (0, 1, 2)
+  assert vocabularies.ordinary_ids(vocabulary) == (3, 320)
+  assert vocabularies.mask_id(vocabulary) == 419
+  lengths = vocabularies.byte_lengths(vocabulary)
+  assert lengths.shape == (420,)
+  assert lengths[:3].tolist() == [0, 0, 0] and not lengths[320:].any()
+  for text in ('  def é\n\n\treturn 世界  ', 'self', ' ', 'value ½ '):
+    ids = vocabulary.encode(text)
+    assert vocabulary.decode(ids) == text
+    assert lengths[ids].sum() == len(text.encode())
+    assert vocabulary.encode_tf(tf.constant(text)).numpy().tolist() == ids
+
+
+def test_trained_vocabulary_shortens_its_text(corpus, model):
+  vocabulary = vocabularies.load_vocabulary(model)
+  texts = list(registry.raw_texts(corpus, 'train'))
+  assert len(texts) == 300 and texts[0].startswith('  ')
+  ids = sum(len(vocabulary.encode(text)) for text in texts)
+  assert ids < 0.6 * sum(len(text.encode()) for text in texts)
+
+
+def test_training_is_deterministic_and_reads_max_examples(corpus, model, tmp_path):
+  read = lambda path: open(path, 'rb').read()
+  train = lambda name, **kwargs: vocabularies.train_sentencepiece(
+      corpus, 'train', 320, str(tmp_path / name), **kwargs
+  )
+  assert read(train('same')) == read(model)
+  assert read(train('fewer', max_examples=100)) != read(model)
+  assert read(train('bpe', model_type='bpe')) != read(model)
+  assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+      f'{name}.{kind}' for name in ('same', 'fewer', 'bpe') for kind in ('model', 'vocab')
+  )
+
+
+def test_training_refuses_to_overwrite(corpus, model):
+  with pytest.raises(UserError, match='is not overwritten'):
+    vocabularies.train_sentencepiece(corpus, 'train', 320, model.removesuffix('.model'))
+
+
+@pytest.mark.parametrize('kwargs, message', [
+    ({'vocab_size': 100}, 'at least 260'),
+    ({'model_type': 'word'}, 'one of unigram, bpe'),
+    ({'max_examples': 0}, 'max_examples'),
+    ({'split': 'test'}, "no split 'test'; it has train"),
+    ({'task': 'nothing_like_it'}, "no task or mixture 'nothing_like_it'"),
+    ({'vocab_size': 5000}, 'could not make 5000 pieces'),
+])
+def test_training_errors(corpus, tmp_path, kwargs, message):
+  arguments = {
+      'task': corpus, 'split': 'train', 'vocab_size': 320,
+      'output_prefix': str(tmp_path / 'x'), **kwargs,
+  }
+  with pytest.raises(UserError, match=message):
+    vocabularies.train_sentencepiece(**arguments)
+  assert not list(tmp_path.iterdir())
+
+
+def test_loading_errors(tmp_path):
+  with pytest.raises(UserError, match="no file 'missing.model'"):
+    vocabularies.load_vocabulary('missing.model')
+  path = tmp_path / 'bad.model'
+  path.write_bytes(b'not a model')
+  with pytest.raises(UserError, match='is not a SentencePiece model'):
+    vocabularies.load_vocabulary(str(path))
+
+
+def test_with_vocabulary_copies_a_task_once(corpus, model):
+  vocabulary = vocabularies.load_vocabulary(model)
+  name = vocabularies.with_vocabulary(corpus, vocabulary)
+  assert name != corpus and name == vocabularies.with_vocabulary(corpus, vocabulary)
+  assert vocabularies.with_vocabulary(corpus, vocabularies.BYTE_VOCABULARY) == corpus
+  task = seqio.TaskRegistry.get(name)
+  assert task.output_features['targets'].vocabulary == vocabulary
+  (first, *_) = task.get_dataset(None, 'train', shuffle=False).as_numpy_iterator()
+  (old, *_) = seqio.TaskRegistry.get(corpus).get_dataset(
+      None, 'train', shuffle=False
+  ).as_numpy_iterator()
+  assert vocabulary.decode(first['targets'].tolist()) == vocabularies.BYTE_VOCABULARY.decode(
+      old['targets'].tolist()
+  )
+
+
+def test_with_vocabulary_copies_a_mixture_and_leaves_labels_alone(stdlib, model):
+  vocabulary = vocabularies.load_vocabulary(model)
+  mixture = seqio.MixtureRegistry.get(
+      vocabularies.with_vocabulary('stdlib_mixture', vocabulary)
+  )
+  rates = {t.name.split('__')[0]: mixture.get_rate(t) for t in mixture.tasks}
+  assert rates == {'stdlib_span_corruption': 3.0, 'stdlib_docstring': 1.0}
+  package = seqio.TaskRegistry.get(vocabularies.with_vocabulary('stdlib_package', vocabulary))
+  assert package.output_features['targets'].vocabulary == seqio.PassThroughVocabulary(20)
+  dataset = package.get_dataset({'inputs': 32, 'targets': 1}, 'validation', shuffle=False)
+  example = next(dataset.as_numpy_iterator())
+  assert example['inputs'][0] == vocabularies.cls_id(vocabulary)
+
+
+def test_raw_text_needs_a_tokenising_task(stdlib):
+  with pytest.raises(UserError, match="'stdlib_package' has no tokenising step"):
+    vocabularies.train_sentencepiece('stdlib_package', 'train', 300, 'unused')
