@@ -34,10 +34,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.command == 'train-vocab':
       if rest:
         raise UserError(f'{rest[0]}: not an option of train-vocab; see t5x-lite train-vocab --help')
-      _set_up_process()
+      set_up_process()
       return _train_vocab(args)
     files, bindings = _gin_arguments(rest)
-    _set_up_process()
+    set_up_process()
     return _run(args, files, bindings)
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)
@@ -96,7 +96,7 @@ def _gin_arguments(rest: list[str]) -> tuple[list[str], list[str]]:
   return files, bindings
 
 
-def _set_up_process() -> None:
+def set_up_process() -> None:
   """The persistent compilation cache, on unless JAX_COMPILATION_CACHE_DIR says where or ''."""
   cache = os.environ.get('JAX_COMPILATION_CACHE_DIR')
   if cache is None:

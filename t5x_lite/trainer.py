@@ -133,7 +133,8 @@ class _Loop:
   def run(self, state, batches, start: int) -> Result:
     settings = self.settings
     pending = None            # metrics of a step are fetched after the next one has started
-    step, clock, logged = start, time.monotonic(), start
+    step = start
+    self.clock, self.logged = time.monotonic(), start   # when metrics last came, and of what step
     while step < settings.steps and self.stopped_by is None:
       batch = next(batches)
       state, sums = self.step_fn(state, self.partitioner.put_batch(batch))
@@ -143,9 +144,7 @@ class _Loop:
         pending = None
       last = step == settings.steps or self.stopped_by is not None
       if step % settings.log_every == 0 or last:
-        now = time.monotonic()
-        pending = step, sums, _num_tokens(batch), (now - clock) / (step - logged), batch
-        clock, logged = now, step
+        pending = step, sums, batch
       due = settings.eval_every is not None and step % settings.eval_every == 0
       if step % settings.checkpoint_every == 0 or due or last:
         if pending is not None:
@@ -154,7 +153,7 @@ class _Loop:
         self._save(state, step, sums)
         if due and not last:
           self._evaluate(state, step)
-        clock = time.monotonic()
+        self.clock, self.logged = time.monotonic(), step   # saving and evaluating are not steps
     if step == start and self.stopped_by is None:
       self.progress.say(f'{self.experiment.folder} is already trained to step {step}')
     return self._end(state, step)
@@ -169,9 +168,12 @@ class _Loop:
     self.progress.say(f'Trained to step {step}: {self.experiment.folder}')
     return Result(step, True, self.evaluated[1] if self.evaluated else {})
 
-  def _log(self, step, sums, tokens, seconds, batch):
-    """Fetches and writes the metrics of a step."""
+  def _log(self, step, sums, batch):
+    """Waits for the metrics of a step and writes them."""
     sums = {name: float(x) for name, x in jax.device_get(sums).items()}
+    now = time.monotonic()
+    seconds = (now - self.clock) / (step - self.logged)
+    self.clock, self.logged = now, step
     weight = max(sums['weight'], 1.0)
     experiment = self.experiment
     flops = accounting.train_flops(experiment.model, *_row_lengths(batch)) * len(
@@ -181,7 +183,7 @@ class _Loop:
         'accuracy': sums['correct'] / weight, 'target_tokens': sums['weight'],
         'learning_rate': float(experiment.optimizer.learning_rate(np.int32(step - 1))),
         'grad_norm': sums['grad_norm'], 'update_norm': sums['update_norm'],
-        'seconds_per_step': seconds, 'tokens_per_second': tokens / seconds,
+        'seconds_per_step': seconds, 'tokens_per_second': _num_tokens(batch) / seconds,
         'mfu': flops / seconds / self.peak_flops,
     }
     self.writer.write(step, 'train', values)

@@ -7,7 +7,6 @@ that any example can be read by its index.
 import collections
 import sys
 
-from absl import logging
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
@@ -111,9 +110,9 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
   # The next two replace TFDS's prints to standard output, which speak of downloading.
 
   def _log_download_bytes(self):
-    logging.info(
-        'Preparing %s %s from %s in %s: once, within a minute.',
-        self.name, self.builder_config.name, stdlib_sources.library_root(), self.data_dir_root,
+    print(
+        f'Preparing {self.name}/{self.builder_config.name} from {stdlib_sources.library_root()} '
+        f'in {self.data_dir_root}: once, within a minute', file=sys.stderr, flush=True,
     )
 
   def _log_download_done(self):
@@ -133,6 +132,7 @@ def prepared_builder(config: str, data_dir: str | None = None) -> PythonStdlib:
   Raises:
     UserError: the data directory cannot be written.
   """
+  tfds.disable_progress_bar()
   builder = PythonStdlib(config=config, data_dir=data_dir)
   if builder.data_path.exists():
     return builder

@@ -1,0 +1,40 @@
+# Every target sets up what it needs in .venv, from a machine that has git, make and Python >= 3.11.
+PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3.12),$(shell command -v python3.13),python3)
+VENV ?= .venv
+TESTS ?= tests
+BIN = $(VENV)/bin
+STAMP = $(VENV)/installed
+
+# On a CPU every step gives its memory back to the kernel and asks for it again; keeping it makes
+# training a fifth faster, for a third more memory.
+MALLOC = GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864
+
+.PHONY: quickstart test test-slow lint install clean
+
+install: $(STAMP)
+
+$(STAMP): setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'error: Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)' >&2; exit 1; }
+	@echo "Installing into $(VENV): two or three minutes the first time"
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade pip setuptools wheel
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+# Trains a small decoder-only model on Python's own source code and shows what it learned.
+quickstart: $(STAMP)
+	@$(MALLOC) $(BIN)/python -m t5x_lite.quickstart
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+
+test: lint
+	$(BIN)/python -m pytest -m 'not slow' $(TESTS)
+
+# The tests that train the experiments to their scores and try every README command: some minutes.
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow $(TESTS)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,42 @@
+"""Pictures of a run, from its metrics.jsonl."""
+
+import pathlib
+
+from t5x_lite import metrics
+from t5x_lite.errors import UserError
+
+
+def loss_curve(model_dir: pathlib.Path | str, output: pathlib.Path | str | None = None
+               ) -> pathlib.Path:
+  """Draws the training loss over tokens, and each evaluation's; returns the PNG written.
+
+  Default output: MODEL_DIR/loss.png. Raises UserError if the run has logged nothing yet.
+  """
+  model_dir = pathlib.Path(model_dir)
+  path = model_dir / metrics.FILE
+  records = metrics.read(path) if path.exists() else []
+  train = [r for r in records if r['kind'] == 'train' and r['loss'] is not None]
+  if not train:
+    raise UserError(f'No training metrics in {path}: train the run first')
+  import matplotlib
+  matplotlib.use('Agg', force=False)
+  from matplotlib import pyplot as plt
+  figure, axes = plt.subplots(figsize=(6.4, 4), layout='constrained')
+  axes.plot([r['step'] for r in train], [r['loss'] for r in train], color='tab:blue',
+            label='training')
+  evaluations = {}
+  for record in records:
+    if record['kind'] == 'eval':
+      for name, value in record.items():
+        if name.endswith('/loss') and value is not None:
+          evaluations.setdefault(name.removesuffix('/loss'), []).append((record['step'], value))
+  for name, points in evaluations.items():
+    axes.plot(*zip(*points), 'o', color='tab:orange', label=f'validation, {name}')
+  axes.set(xlabel='step', ylabel='loss (nats per token)', title=model_dir.name)
+  axes.grid(alpha=0.3)
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.legend(frameon=False)
+  output = pathlib.Path(output) if output is not None else model_dir / 'loss.png'
+  figure.savefig(output, dpi=150)
+  plt.close(figure)
+  return output

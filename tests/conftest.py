@@ -1,0 +1,140 @@
+"""Eight virtual devices, a tiny model of each kind, random packed batches, compiled functions.
+
+The compiled functions are cached for the whole session by their config: compiling is what these
+tests cost.
+"""
+
+import functools
+import os
+
+# XLA reads both when the first array is made, so this comes before anything that imports jax.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8')
+
+import jax
+import numpy as np
+import pytest
+
+from t5x_lite import models, train_step
+from t5x_lite.models import ModelConfig
+
+LENGTH = 16
+VOCAB = 64
+_SIZES = dict(vocab_size=VOCAB, embed_dim=32, num_layers=2, num_heads=4, mlp_dim=64)
+# init_std is ten times the usual one, so that what attention reads shows in the loss.
+CONFIGS = {
+    'decoder': ModelConfig(family='decoder_only', num_kv_heads=2, init_std=0.2, **_SIZES),
+    'prefix_lm': ModelConfig(family='decoder_only', num_kv_heads=2, init_std=0.2, prefix_lm=True,
+                             **_SIZES),
+    'gpt': ModelConfig(family='decoder_only', norm='layer_norm', activation='gelu',
+                       gated_mlp=False, bias=True, position='learned', max_length=LENGTH,
+                       init_std=0.2, **_SIZES),
+    'encoder_decoder': ModelConfig(family='encoder_decoder', activation='gelu',
+                                   position='relative', relative_buckets=8,
+                                   relative_max_distance=16, attention_scale=1.0,
+                                   tied_embeddings=False, init_std=None, **_SIZES),
+    'encoder': ModelConfig(family='encoder_only', norm='layer_norm', norm_epsilon=1e-12,
+                           norm_placement='post', embedding_norm=True, activation='gelu_exact',
+                           gated_mlp=False, bias=True, position='learned', max_length=LENGTH,
+                           init_std=0.2, **_SIZES),
+}
+
+
+@pytest.fixture(scope='session')
+def configs() -> dict[str, ModelConfig]:
+  """A tiny config of each kind: `decoder` (LLaMA), `prefix_lm`, `gpt`, `encoder_decoder` (T5),
+  `encoder` (BERT); embed 32, 2 layers, 4 heads of 8, vocabulary 64, at most 16 tokens."""
+  return CONFIGS
+
+
+def random_examples(config: ModelConfig, lengths, seed: int = 0) -> list[dict[str, np.ndarray]]:
+  """One unpadded example for each length: features as the model reads them, none for packing."""
+  rng = np.random.default_rng(seed)
+  ids = lambda n: rng.integers(2, config.vocab_size, n)
+  # Weights other than 0 and 1, and rows of very unequal weight: a mean of means would differ.
+  weights = lambda n: rng.choice([0.0, 0.5, 1.0, 2.0], n)
+  examples = []
+  for n in lengths:
+    side = models.FAMILIES[config.family].target
+    example = {f'{side}_input_tokens': ids(n), f'{side}_target_tokens': ids(n),
+               f'{side}_loss_weights': weights(n)}
+    if config.family == 'encoder_decoder':
+      example['encoder_input_tokens'] = ids(n // 2 + 1)
+    if config.prefix_lm:
+      example['decoder_causal_attention'] = (np.arange(n) < n // 2).astype(int)
+    examples.append(example)
+  return examples
+
+
+def pack_rows(rows, length: int = LENGTH, num_rows: int | None = None) -> dict[str, np.ndarray]:
+  """A batch of lists of examples, one list a row; rows beyond them hold padding alone."""
+  num_rows = num_rows or len(rows)
+  batch = {}
+  for name in rows[0][0]:
+    side = name.split('_')[0]
+    dtype = np.float32 if name.endswith('weights') else np.int32
+    features = [name, f'{side}_segment_ids', f'{side}_positions']
+    out = {f: batch.get(f, np.zeros((num_rows, length), np.int32)) for f in features[1:]}
+    out[name] = np.zeros((num_rows, length), dtype)
+    for r, row in enumerate(rows):
+      start = 0
+      for segment, example in enumerate(row, 1):
+        end = start + len(example[name])
+        assert end <= length, 'the examples of a row do not fit'
+        out[name][r, start:end] = example[name]
+        out[features[1]][r, start:end] = segment
+        out[features[2]][r, start:end] = np.arange(end - start)
+        start = end
+    batch.update(out)
+  return batch
+
+
+@functools.lru_cache(maxsize=None)
+def initial_params(config: ModelConfig, seed: int = 0):
+  """Parameters on one device."""
+  return jax.jit(models.init_params, static_argnums=0)(config, jax.random.key(seed))
+
+
+@functools.lru_cache(maxsize=None)
+def forward(config: ModelConfig):
+  """Jitted (params, batch) -> logits."""
+  graphdef, _ = models.graph(config)
+  return jax.jit(lambda params, batch: models.nnx.merge(graphdef, params)(batch))
+
+
+@functools.lru_cache(maxsize=None)
+def gradients(config: ModelConfig, microbatches: int = 1):
+  """Jitted (params, batch) -> (sums, gradients), without dropout."""
+  graphdef, _ = models.graph(config)
+  side = models.FAMILIES[config.family].target
+  return jax.jit(lambda params, batch: train_step.loss_and_gradients(
+      graphdef, side, params, batch, None, microbatches=microbatches))
+
+
+def fixture_of(function):
+  """A session fixture that gives `function` itself: test folders cannot import each other."""
+  return pytest.fixture(scope='session', name=function.__name__)(lambda: function)
+
+
+_random_examples = fixture_of(random_examples)
+_pack_rows = fixture_of(pack_rows)
+_initial_params = fixture_of(initial_params)
+_forward = fixture_of(forward)
+_gradients = fixture_of(gradients)
+
+
+@pytest.fixture(scope='session')
+def packed_batch():
+  """(config, seed=0) -> a batch of 8 rows of 16, with two or three packed examples a row."""
+  def make(config, seed=0):
+    lengths = [(9, 5), (4, 7, 3), (12, 2), (8, 8), (3, 3, 4), (10, 6), (16,), (1, 13)]
+    flat = random_examples(config, [n for row in lengths for n in row], seed)
+    if config.family == 'encoder_decoder':  # n // 2 + 1 tokens of the encoder fit where n do
+      pass
+    rows, i = [], 0
+    for row in lengths:
+      rows.append(flat[i:i + len(row)])
+      i += len(row)
+    return pack_rows(rows)
+  return make
