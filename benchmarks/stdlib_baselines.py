@@ -11,9 +11,7 @@ import argparse
 import numpy as np
 import seqio
 
-from tasks import metrics
-from tasks import python_stdlib
-from tasks import stdlib
+from tasks import metrics, python_stdlib, stdlib
 
 _EM_STEPS = 30
 _MLM_LENGTH = 512

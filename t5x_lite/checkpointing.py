@@ -127,7 +127,7 @@ def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_source(model_dir: pathlib.Path, step: int | None) -> tuple[Checkpoints, int]:
-  """(the checkpoints of a run to read from, the step, newest if None); UserError if there is none."""
+  """(the checkpoints of a run, the step to read, newest if None); UserError if there is none."""
   if not (model_dir / FOLDER).is_dir():
     raise UserError(f'No checkpoint in {model_dir / FOLDER}: train that run first, or name '
                     'another folder')

@@ -108,7 +108,7 @@ def set_up_process() -> None:
 
 
 def _run(args, files: list[str], bindings: list[str]) -> int:
-  from t5x_lite import configuration   # imports JAX: half a second
+  from t5x_lite import configuration  # imports JAX: half a second
   experiment, config_gin = configuration.load(
       files, bindings, model_dir_needed=args.command != 'describe')
   if args.command == 'describe':
@@ -134,6 +134,7 @@ def _run(args, files: list[str], bindings: list[str]) -> int:
 
 def _train_vocab(args) -> int:
   import importlib
+
   from t5x_lite.input_pipeline import import_seqio
   import_seqio()
   importlib.import_module(args.task_module)

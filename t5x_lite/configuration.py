@@ -81,7 +81,7 @@ def find(name: str, beside: pathlib.Path | None = None) -> pathlib.Path:
 
 
 def differences(old: Experiment, new: Experiment) -> list[str]:
-  """What of two configs of one MODEL_DIR must be equal and is not, e.g. 'model.num_layers: 2 → 4'."""
+  """What must be equal in two configs of one run and is not, e.g. 'model.num_layers: 2 → 4'."""
   def compare(name, a, b, skip=()):
     if a == b:
       return []

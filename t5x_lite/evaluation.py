@@ -59,7 +59,7 @@ def prompts_of(batch: Batch, config: ModelConfig) -> list[np.ndarray]:
 
 
 def rows(dataset: Any, batch_size: int, pad_id: int) -> Iterator[tuple[np.ndarray, Batch, int]]:
-  """(indices, features, real rows) of an enumerated dataset; the last batch repeats its last row."""
+  """(indices, features, real rows) of an enumerated dataset; a short batch repeats its last row."""
   for indices, batch in dataset.batch(batch_size).as_numpy_iterator():
     missing = batch_size - len(indices)
     fill = lambda x: np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])

@@ -54,8 +54,8 @@ class DataConfig:
     longest = sum(lengths) if model.family == 'decoder_only' else max(lengths)
     if model.max_length is not None and longest > model.max_length:
       what = 'inputs_length + targets_length' if model.family == 'decoder_only' else 'length'
-      raise FieldError(model, 'max_length', f'the data has sequences of {longest} tokens (DataConfig '
-                       f'{what}); raise max_length or shorten the data')
+      raise FieldError(model, 'max_length', f'the data has sequences of {longest} tokens '
+                       f'(DataConfig {what}); raise max_length or shorten the data')
 
 
 def import_seqio():

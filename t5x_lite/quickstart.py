@@ -37,8 +37,8 @@ def main(bindings: list[str]) -> None:
     return
   losses = [r for r in metrics.read(folder / metrics.FILE) if r['kind'] == 'train']
   first, last = losses[0], losses[-1]
-  print(f'\nThe loss fell from {first["loss"]:.2f} (step {first["step"]}) to {last["loss"]:.2f} nats '
-        f'a byte (step {last["step"]}).')
+  print(f'\nThe loss fell from {first["loss"]:.2f} (step {first["step"]}) to {last["loss"]:.2f} '
+        f'nats a byte (step {last["step"]}).')
   print(f'Held-out modules cost {result.metrics["stdlib_lm/bits_per_byte"]:.2f} bits a byte; a '
         'model that knew only how frequent each byte is would need 4.67.')
   print('\nWhat it writes after a prompt (temperature 0.5):')
@@ -53,7 +53,8 @@ def main(bindings: list[str]) -> None:
   command = command.removeprefix(f'{pathlib.Path.cwd()}/')
   print(f'The run is in {folder}: config.gin, metrics.jsonl, checkpoints/, TensorBoard events, and '
         f'{picture.name}.')
-  print(f'That took {metrics.duration(time.monotonic() - began)}. Three commands worth trying next:')
+  took = metrics.duration(time.monotonic() - began)
+  print(f'That took {took}. Three commands worth trying next:')
   print(f'  {command} infer --gin_file={config} --gin.InferConfig.input=prompts.txt   '
         '# a prompt on each line')
   print(f'  {command} eval --gin_file={config} --gin.EvalConfig.split=test')

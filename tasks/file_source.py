@@ -5,10 +5,7 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
-from tasks import file_index
-from tasks import objectives
-from tasks import random_access
-from tasks import vocabularies
+from tasks import file_index, objectives, random_access, vocabularies
 
 
 class IndexedFileSource(seqio.DataSource):

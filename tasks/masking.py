@@ -7,8 +7,7 @@ Understanding" (2019), section 3.1 and appendix A.1.
 import seqio
 import tensorflow as tf
 
-from tasks import chunking
-from tasks import vocabularies
+from tasks import chunking, vocabularies
 
 
 def mask_language_model(

@@ -5,8 +5,7 @@ Preprocessors begin from a string feature `targets`; those of `text_to_text` hav
 
 import seqio
 
-from tasks import metrics
-from tasks import preprocessors
+from tasks import metrics, preprocessors
 
 # The sources shuffle whole texts. A buffer this large holds pieces of a hundred or so of them at
 # once, where seqio's default of 1,000 would give batches made of a handful of documents.

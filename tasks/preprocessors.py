@@ -8,14 +8,16 @@ import seqio
 import tensorflow as tf
 
 from tasks import vocabularies
+
 # One place to look for a preprocessor, whichever file holds it.
-from tasks.chunking import chunk
-from tasks.chunking import chunk_targets
+from tasks.chunking import chunk, chunk_targets
 from tasks.masking import mask_language_model
-from tasks.span_corruption import random_spans_noise_mask
-from tasks.span_corruption import span_corruption
-from tasks.span_corruption import span_corruption_lengths
-from tasks.span_corruption import spans_to_sentinels
+from tasks.span_corruption import (
+  random_spans_noise_mask,
+  span_corruption,
+  span_corruption_lengths,
+  spans_to_sentinels,
+)
 
 __all__ = [
     'chunk', 'chunk_targets', 'classify', 'keep_frequent', 'mask_language_model',

@@ -11,8 +11,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from t5x_lite.errors import UserError
-from tasks import random_access
-from tasks import stdlib_sources
+from tasks import random_access, stdlib_sources
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -41,7 +40,7 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
   train, 5 % validation, 5 % test.
   """
 
-  VERSION = tfds.core.Version('%d.%d.%d' % sys.version_info[:3])
+  VERSION = tfds.core.Version('.'.join(map(str, sys.version_info[:3])))
   BUILDER_CONFIGS = [
       tfds.core.BuilderConfig(name='modules', description='Whole modules.'),
       tfds.core.BuilderConfig(name='functions', description='Functions with a docstring.'),

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from t5x_lite.errors import UserError
 from tasks import chunking
-from tasks import vocabularies
 
 
 def span_corruption_lengths(

@@ -15,11 +15,7 @@ import functools
 import seqio
 import tensorflow as tf
 
-from tasks import metrics
-from tasks import objectives
-from tasks import preprocessors
-from tasks import python_stdlib
-from tasks import vocabularies
+from tasks import metrics, objectives, preprocessors, python_stdlib, vocabularies
 
 VOCABULARY = vocabularies.BYTE_VOCABULARY
 NUM_PACKAGES = 20

@@ -6,6 +6,7 @@ import numpy as np
 import seqio
 
 from t5x_lite.errors import UserError
+
 # One place to look for what concerns vocabularies.
 from tasks.registry import with_vocabulary
 from tasks.train_vocabulary import train_sentencepiece

@@ -90,20 +90,20 @@ def pack_rows(rows, length: int = LENGTH, num_rows: int | None = None) -> dict[s
   return batch
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def initial_params(config: ModelConfig, seed: int = 0):
   """Parameters on one device."""
   return jax.jit(models.init_params, static_argnums=0)(config, jax.random.key(seed))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def forward(config: ModelConfig):
   """Jitted (params, batch) -> logits."""
   graphdef, _ = models.graph(config)
   return jax.jit(lambda params, batch: models.nnx.merge(graphdef, params)(batch))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def gradients(config: ModelConfig, microbatches: int = 1):
   """Jitted (params, batch) -> (sums, gradients), without dropout."""
   graphdef, _ = models.graph(config)

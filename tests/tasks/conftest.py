@@ -13,8 +13,7 @@ def stdlib_data_dir(tmp_path_factory):
   It is TFDS_DATA_DIR where that is set, with the whole library; otherwise a temporary folder, with
   the library less its largest packages, which takes a third of the time.
   """
-  from tasks import python_stdlib
-  from tasks import stdlib_sources
+  from tasks import python_stdlib, stdlib_sources
 
   folder = os.environ.get('TFDS_DATA_DIR')
   with pytest.MonkeyPatch.context() as patch:

@@ -6,8 +6,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite.errors import UserError
-from tasks import preprocessors
-from tasks import vocabularies
+from tasks import preprocessors, vocabularies
 
 _VOCABULARY = vocabularies.BYTE_VOCABULARY
 _FEATURES = {name: seqio.Feature(_VOCABULARY, add_eos=True) for name in ('inputs', 'targets')}

@@ -8,9 +8,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tasks import feature_converters
-from tasks import python_stdlib
-from tasks import stdlib_sources
+from tasks import feature_converters, python_stdlib, stdlib_sources
 
 
 def _modules(dataset):

@@ -4,9 +4,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite.errors import UserError
-from tasks import files
-from tasks import registry
-from tasks import vocabularies
+from tasks import files, registry, vocabularies
 
 _SYLLABLES = ['de', 'f', 'ret', 'urn', 'se', 'lf', 'va', 'lue', 'é', 'ran', 'ge', 'print']
 

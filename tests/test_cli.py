@@ -1,0 +1,76 @@
+"""The command line: arguments, exit status, one line for a mistake."""
+
+import json
+
+import pytest
+
+from t5x_lite import cli
+
+LM = '--gin_file=experiments/tiny_lm.gin'
+
+
+def run(capsys, *argv):
+  status = cli.main(list(argv))
+  captured = capsys.readouterr()
+  return status, captured.out, captured.err
+
+
+@pytest.mark.parametrize('command', list(cli.COMMANDS))
+def test_help_of_each_command_shows_its_example(command, capsys):
+  with pytest.raises(SystemExit) as stop:
+    cli.main([command, '--help'])
+  assert stop.value.code == 0
+  shown = ' '.join(capsys.readouterr().out.split())
+  assert cli.COMMANDS[command][1] in shown
+
+
+@pytest.mark.parametrize('argv, message', [
+    (['train'], 'No gin file: pass --gin_file=FILE'),
+    (['train', LM], 'MODEL_DIR is required'),
+    (['train', LM, '--gin.MODEL_DIR=x', '--steps=3'], '--steps=3: not an option'),
+    (['train', LM, 'extra'], 'extra: not an option'),
+    (['train', '--gin_file'], '--gin_file: expected a file'),
+    (['eval', LM, '--gin.MODEL_DIR=/nowhere/at/all'], 'No checkpoint in /nowhere/at/all'),
+    (['infer', LM, '--gin.MODEL_DIR=/nowhere', '--gin.InferConfig.input=/no/file.txt'],
+     'no file /no/file.txt'),
+    (['train', LM, '--gin.MODEL_DIR='], 'MODEL_DIR is not set'),
+])
+def test_a_mistake_is_one_line_on_stderr_and_status_1(argv, message, capsys, tmp_path,
+                                                      monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  status, out, err = run(capsys, *argv)
+  assert status == 1
+  assert err.startswith('error: ') and err.count('\n') == 1
+  assert message in err and not out
+  assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_command_is_refused(capsys):
+  with pytest.raises(SystemExit) as stop:
+    cli.main(['trian'])
+  assert stop.value.code == 2
+
+
+def test_files_and_bindings_come_in_any_order_and_number():
+  files, bindings = cli._gin_arguments(
+      ['--gin.A=1', '--gin_file', 'a.gin', '--gin_file=b.gin', '--gin.B.c=x=y'])
+  assert files == ['a.gin', 'b.gin']
+  assert bindings == ['A=1', 'B.c=x=y']
+
+
+def test_describe_counts_parameters_and_flops(capsys):
+  # Each layer: 4 d^2 of attention and 3 d f of MLP and two norms; the embedding; the last norm.
+  d, f, layers, vocab, length, rows = 128, 384, 4, 384, 256, 16
+  weights = layers * (4 * d * d + 3 * d * f)
+  status, out, _ = run(capsys, 'describe', LM, '--json')
+  table = json.loads(out)
+  assert status == 0
+  assert table['parameters'] == weights + layers * 2 * d + d + vocab * d
+  assert table['embedding_parameters'] == vocab * d
+  # 6 N + 12 L D S a token, with N the weights that multiply and the output layer.
+  per_token = 6 * (weights + vocab * d) + 12 * layers * d * length
+  assert table['train_flops_per_token'] == per_token
+  assert table['train_flops_per_token_causal'] == per_token - 6 * layers * d * length
+  assert table['train_flops_per_step'] == per_token * length * rows
+  status, text, _ = run(capsys, 'describe', LM)
+  assert f'{table["parameters"]:,}' in text

@@ -1,0 +1,34 @@
+"""What is imported when: TensorFlow and JAX stay out of paths that do not need them."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def modules_after(code: str) -> set[str]:
+  got = subprocess.run(
+      [sys.executable, '-c', f'{code}\nimport sys\nprint(*sys.modules)'], check=True,
+      capture_output=True, text=True, timeout=120)
+  return set(got.stdout.split())
+
+
+@pytest.mark.parametrize('code', [
+    'import t5x_lite, scaling', 'import scaling.accounting, scaling.hardware',
+    'from t5x_lite import configuration; configuration.load(["experiments/tiny_lm.gin"], '
+    '["MODEL_DIR=x"])',
+    'import t5x_lite.trainer, t5x_lite.inference, t5x_lite.evaluation, t5x_lite.describe',
+    'import tasks, tasks.files',
+])
+def test_tensorflow_is_not_imported(code):
+  loaded = modules_after(code)
+  assert not {'tensorflow', 'seqio', 'tensorflow_datasets'} & loaded
+
+
+def test_help_is_fast_and_imports_no_jax():
+  code = ('from t5x_lite import cli\ntry: cli.main(["--help"])\nexcept SystemExit: pass')
+  assert 'jax' not in modules_after(code)
+  began = time.monotonic()
+  subprocess.run([sys.executable, '-m', 't5x_lite', '--help'], check=True, capture_output=True)
+  assert time.monotonic() - began < 1.5

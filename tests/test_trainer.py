@@ -1,0 +1,275 @@
+"""Whole runs of a tiny model: what they write, that they resume exactly, and what they refuse."""
+
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from t5x_lite import configuration, evaluation, inference, metrics, trainer
+from t5x_lite.errors import UserError
+
+TINY = ['ModelConfig.embed_dim=32', 'ModelConfig.num_layers=1', 'ModelConfig.num_heads=2',
+        'ModelConfig.mlp_dim=32', 'BATCH_SIZE=8', 'STEPS=8', 'WARMUP_STEPS=2',
+        'TrainConfig.log_every=1', 'EvalConfig.num_examples=8', 'EvalConfig.batch_size=8',
+        'InferConfig.batch_size=8']
+
+
+@pytest.fixture(scope='module')
+def text_file(tmp_path_factory):
+  """Two hundred lines a tiny model can tell from noise."""
+  path = tmp_path_factory.mktemp('text') / 'lines.jsonl'
+  rows = [{'question': f'{i} + {j}', 'answer': str(i + j)} for i in range(20) for j in range(10)]
+  path.write_text('\n'.join(map(json.dumps, rows)))
+  return path
+
+
+def gin_of(text_file, tmp_path, objective='lm', base='tiny_lm', extra=''):
+  """A user's gin file: no Python, a file and its fields."""
+  path = tmp_path / f'{objective}.gin'
+  path.write_text(f"""
+from __gin__ import dynamic_registration
+from tasks import files
+include 'experiments/{base}.gin'
+TASK = @files.FileTask()
+files.FileTask.train = '{text_file}'
+files.FileTask.validation = '{text_file}'
+files.FileTask.objective = '{objective}'
+files.FileTask.targets = 'answer'
+{extra}
+""")
+  return str(path)
+
+
+def load(gin_file, model_dir, *bindings):
+  return configuration.load([gin_file], [*TINY, f"MODEL_DIR='{model_dir}'", *bindings])
+
+
+def losses(model_dir):
+  records = metrics.read(model_dir / metrics.FILE)
+  return {r['step']: r['loss'] for r in records if r['kind'] == 'train'}
+
+
+def lm(text_file, tmp_path, model_dir, *bindings):
+  return load(gin_of(text_file, tmp_path), model_dir, 'TARGETS_LENGTH=16', *bindings)
+
+
+def stop_at(model_dir, step):
+  """A thread that sends this process SIGTERM when the run has logged `step`."""
+  def wait():
+    for _ in range(3000):
+      time.sleep(0.02)
+      path = model_dir / metrics.FILE
+      if path.exists() and any(r['step'] >= step for r in metrics.read(path)):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return
+
+  thread = threading.Thread(target=wait, daemon=True)
+  thread.start()
+  return thread
+
+
+@pytest.fixture(scope='module')
+def trained(text_file, tmp_path_factory):
+  """A finished run of eight steps: (experiment, result)."""
+  folder = tmp_path_factory.mktemp('trained')
+  experiment, text = lm(text_file, folder, folder / 'run')
+  return experiment, trainer.train(experiment, text)
+
+
+def test_a_run_is_its_folder(trained):
+  experiment, result = trained
+  folder = experiment.folder
+  assert result.finished and result.step == 8
+  assert {p.name for p in folder.iterdir()} == {
+      'config.gin', 'metrics.jsonl', 'checkpoints', 'tensorboard'}
+  assert configuration.load([str(folder / 'config.gin')])[0] == experiment
+  records = metrics.read(folder / 'metrics.jsonl')
+  assert [r['step'] for r in records if r['kind'] == 'train'] == list(range(1, 9))
+  assert records[-1]['kind'] == 'eval'
+
+
+def test_the_logged_learning_rate_is_the_one_the_optimizer_applies(trained):
+  experiment, _ = trained
+  records = [r for r in metrics.read(experiment.folder / metrics.FILE) if r['kind'] == 'train']
+  assert records[0]['learning_rate'] == 0 and records[0]['update_norm'] == 0
+  assert records[1]['learning_rate'] == pytest.approx(3e-3 / 2)
+  assert records[1]['update_norm'] > 0
+
+
+def test_evaluation_of_the_checkpoint_equals_that_of_the_run(trained):
+  experiment, result = trained
+  again = evaluation.evaluate(experiment)
+  assert again == pytest.approx(result.metrics)
+  (name,) = {key.split('/')[0] for key in again}
+  assert again[f'{name}/perplexity'] == pytest.approx(2.718281828 ** again[f'{name}/loss'])
+
+
+def test_training_a_finished_run_again_changes_nothing(trained, capsys):
+  experiment, result = trained
+  before = (experiment.folder / 'metrics.jsonl').read_text().splitlines()
+  text = (experiment.folder / 'config.gin').read_text()
+  again = trainer.train(experiment, text)
+  assert again.step == 8 and again.metrics == pytest.approx(result.metrics)
+  after = (experiment.folder / 'metrics.jsonl').read_text().splitlines()
+  assert after[:len(before)] == before
+  assert 'already trained to step 8' in capsys.readouterr().out
+
+
+def test_another_config_in_the_same_folder_is_refused(trained, text_file, tmp_path):
+  experiment, _ = trained
+  before = (experiment.folder / 'config.gin').read_text()
+  other, text = lm(text_file, tmp_path, experiment.folder, 'ModelConfig.num_layers=2')
+  with pytest.raises(UserError, match=r'another config \(model.num_layers: 1 → 2\): use another'):
+    trainer.train(other, text)
+  assert (experiment.folder / 'config.gin').read_text() == before
+
+
+def test_inference_writes_inputs_outputs_and_scores(trained, tmp_path):
+  experiment, _ = trained
+  (tmp_path / 'prompts.txt').write_text('1\n\n12\n7\n')
+  settings = dataclasses.replace(experiment.infer, input=str(tmp_path / 'prompts.txt'),
+                                 output=str(tmp_path / 'out.jsonl'), max_tokens=5)
+  path, records = inference.infer(dataclasses.replace(experiment, infer=settings))
+  written = [json.loads(line) for line in path.read_text().splitlines()]
+  assert written == records
+  assert [r['inputs'] for r in records] == ['1', '12', '7']
+  assert all(r['score'] < 0 and isinstance(r['output'], str) for r in records)
+
+
+def test_outputs_do_not_depend_on_what_else_is_in_the_batch(trained):
+  experiment, _ = trained
+  generator = inference.Generator(experiment)
+  together = generator(['1', '12345', '7'])
+  alone = [generator([text])[0] for text in ('1', '12345', '7')]
+  assert [r['output'] for r in together] == [r['output'] for r in alone]
+  for a, b in zip(together, alone):
+    assert a['score'] == pytest.approx(b['score'], abs=1e-4)
+
+
+def test_a_run_stopped_by_sigterm_and_resumed_logs_the_same_losses(stdlib_data_dir, tmp_path):
+  """On a streamed mixture of two tasks, dropout on, bit for bit."""
+  def experiment(name):
+    return configuration.load(
+        ['experiments/tiny_span_corruption.gin'],
+        [*TINY, 'TASK=stdlib_mixture', f"MODEL_DIR='{tmp_path / name}'", 'STEPS=14',
+         f"DataConfig.data_dir='{stdlib_data_dir}'", 'ModelConfig.dropout_rate=0.1',
+         'TrainConfig.checkpoint_every=6', 'ModelConfig.num_decoder_layers=1'])
+
+  unbroken = experiment('unbroken')
+  trainer.train(*unbroken)
+  broken, text = experiment('broken')
+  for at in (3, 8):
+    stop_at(broken.folder, at)
+    result = trainer.train(broken, text)
+    assert not result.finished and result.step >= at
+  assert trainer.train(broken, text).finished
+  assert losses(broken.folder) == losses(unbroken[0].folder)
+  assert len(losses(broken.folder)) == 14
+
+
+def test_a_crash_loses_only_what_came_after_the_last_checkpoint(text_file, tmp_path, monkeypatch):
+  experiment, text = lm(text_file, tmp_path, tmp_path / 'run', 'TrainConfig.checkpoint_every=3')
+  whole, whole_text = lm(text_file, tmp_path, tmp_path / 'whole', 'TrainConfig.checkpoint_every=3')
+  trainer.train(whole, whole_text)
+  batches = trainer.input_pipeline.train_batches
+
+  def failing(*args, **kwargs):
+    for i, batch in enumerate(batches(*args, **kwargs)):
+      if i == 5:
+        raise OSError('the disk is gone')
+      yield batch
+
+  with monkeypatch.context() as patch:
+    patch.setattr(trainer.input_pipeline, 'train_batches', failing)
+    with pytest.raises(OSError, match='the disk is gone'):
+      trainer.train(experiment, text)
+  assert trainer.train(experiment, text).finished
+  assert losses(experiment.folder) == losses(whole.folder)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(text_file, tmp_path):
+  experiment, text = lm(text_file, tmp_path, tmp_path / 'run', 'LEARNING_RATE=1e30',
+                        'AdamW.clip_norm=None', 'TrainConfig.checkpoint_every=1')
+  with pytest.raises(UserError, match='not finite at step .*is saved and good.*lower the learning'):
+    trainer.train(experiment, text)
+  good = metrics.read(experiment.folder / metrics.FILE)
+  saved = sorted(int(p.name) for p in (experiment.folder / 'checkpoints').iterdir())
+  assert saved and max(saved) < max(r['step'] for r in good)
+
+
+def test_fine_tuning_starts_from_another_runs_parameters(trained, text_file, tmp_path, capsys):
+  source, _ = trained
+  gin = gin_of(text_file, tmp_path, extra="""
+from t5x_lite import experiment
+experiment.Experiment.init_from = @experiment.InitFrom()
+""")
+  tuned, text = load(gin, tmp_path / 'tuned', 'TARGETS_LENGTH=16',
+                     f"InitFrom.model_dir='{source.folder}'")
+  trainer.train(tuned, text)
+  assert 'Started from' in capsys.readouterr().out
+  assert losses(tuned.folder)[1] < losses(source.folder)[1]
+
+
+@pytest.mark.parametrize('bindings, message', [
+    (['TASK=stdlib_lmm', 'BATCH_SIZE=8'], "did you mean 'stdlib_lm'?"),
+    (['DataConfig.task_module=tasks.nothing'], 'cannot be imported'),
+    (['BATCH_SIZE=6', 'MeshConfig.data=4'], 'not divisible by the mesh: data x fsdp is 4; the next '
+     'size that is: 8'),
+    (['MeshConfig.data=16'], 'needs 16 devices but there are 8'),
+    (['MeshConfig.tensor=4'], 'ModelConfig.num_heads = 2: not divisible by the mesh'),
+    (['ModelConfig.vocab_size=128'], 'have 384 ids; raise vocab_size'),
+    (['INPUTS_LENGTH=8'], 'has the features targets'),
+    (['DataConfig.split=dev'], 'DataConfig.split'),
+])
+def test_a_run_that_cannot_work_is_refused_before_anything_is_written(
+    bindings, message, text_file, tmp_path):
+  experiment, text = lm(text_file, tmp_path, tmp_path / 'run', *bindings)
+  with pytest.raises(UserError) as error:
+    trainer.train(experiment, text)
+  assert message in str(error.value) and '\n' not in str(error.value)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_missing_source_of_parameters_is_refused_before_anything_is_written(text_file, tmp_path):
+  gin = gin_of(text_file, tmp_path, extra="""
+from t5x_lite import experiment
+experiment.Experiment.init_from = @experiment.InitFrom()
+""")
+  experiment, text = load(gin, tmp_path / 'run', 'TARGETS_LENGTH=16', 'InitFrom.model_dir=/nowhere')
+  with pytest.raises(UserError, match='No checkpoint in /nowhere'):
+    trainer.train(experiment, text)
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('objective, base, bindings', [
+    ('text_to_text', 'tiny_span_corruption',
+     ['INPUTS_LENGTH=16', 'TARGETS_LENGTH=8', 'FileTask.inputs=question']),
+    ('text_to_text', 'tiny_lm',
+     ['INPUTS_LENGTH=16', 'TARGETS_LENGTH=8', 'FileTask.inputs=question',
+      'ModelConfig.prefix_lm=True']),
+    ('span_corruption', 'tiny_span_corruption', ['INPUTS_LENGTH=16', 'TARGETS_LENGTH=8']),
+    ('mlm', 'tiny_mlm', ['INPUTS_LENGTH=16', 'TARGETS_LENGTH=16']),
+])
+def test_a_users_file_trains_every_family_without_python(objective, base, bindings, text_file,
+                                                         tmp_path):
+  gin = gin_of(text_file, tmp_path, objective, base)
+  experiment, text = load(gin, tmp_path / 'run', 'STEPS=2', *bindings)
+  result = trainer.train(experiment, text)
+  assert result.finished and result.metrics
+  if objective == 'text_to_text':
+    path, records = inference.infer(experiment)
+    assert len(records) == 200 and records[0]['targets'] == '0'
+    assert path.parent == experiment.folder
+
+
+def test_an_empty_file_is_refused(tmp_path):
+  empty = tmp_path / 'empty.jsonl'
+  empty.write_text('')
+  experiment, text = load(gin_of(empty, tmp_path), tmp_path / 'run', 'TARGETS_LENGTH=16')
+  with pytest.raises(UserError, match='empty.jsonl'):
+    trainer.train(experiment, text)
+  assert not (tmp_path / 'run').exists()
