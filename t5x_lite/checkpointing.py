@@ -110,8 +110,11 @@ def load_params(model_dir: pathlib.Path, config: ModelConfig, partitioner: Parti
 
 def flatten(tree: Any) -> dict[str, Any]:
   """{'a/b': leaf} of nested dicts."""
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {'/'.join(str(k.key) for k in path): leaf for path, leaf in leaves}
+  return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _name(path) -> str:
+  return '/'.join(str(k.key) for k in path)
 
 
 def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
@@ -157,9 +160,10 @@ def initial_params(params: dict, abstract: dict, model_dir: pathlib.Path, step: 
   target = {n: want.get(n, jax.ShapeDtypeStruct(have[n].shape, have[n].dtype)) for n in have}
   restored = flatten(source.restore_params(unflatten(target), step)[0])
   source.close()
-  kept = flatten(params) | {n: restored[n] for n in shared}
+  kept = jax.tree_util.tree_map_with_path(
+      lambda path, fresh: restored.get(_name(path), fresh), params)
   fresh, unused = sorted(set(want) - set(have)), sorted(set(have) - set(want))
   line = f'Started from {model_dir}, step {step}: {len(shared)} parameters'
   line += f'; new: {", ".join(fresh)}' if fresh else ''
   line += f'; not used: {", ".join(unused)}' if unused else ''
-  return unflatten(kept), line
+  return kept, line

@@ -84,6 +84,7 @@ class Generator:
       batch = input_pipeline.add_segments({'encoder_input_tokens': tokens}, pad_id)
       prompt, valid = decoding.left_pad([first] * len(inputs), pad_id)
     else:
+      self._check_length(1 + max(map(len, inputs)))
       prompt, valid = decoding.left_pad([np.concatenate([first, i]) for i in inputs], pad_id)
       batch = {'decoder_input_tokens': prompt}
     put = self.partitioner.put_batch(batch | {'prompt': prompt, 'valid': valid})
@@ -91,6 +92,13 @@ class Generator:
     ids, scores = jax.device_get(self._generate(
         self.params, put, put.pop('prompt'), put.pop('valid'), key))
     return [self.targets.decode(row.tolist()) for row in ids], scores
+
+  def _check_length(self, prompt: int):
+    limit, new = self.config.max_length, self.settings.max_tokens or self.data.targets_length
+    if limit is not None and prompt + new > limit:
+      raise UserError(f'A prompt of {prompt} tokens and {new} new ones are more than the model '
+                      f'takes (ModelConfig.max_length {limit}): lower InferConfig.max_tokens or '
+                      'shorten the prompts')
 
   def _fill(self, inputs: list[np.ndarray]):
     """Classes, or texts with every masked position filled in, and their log-likelihoods."""

@@ -1,0 +1,77 @@
+"""The quickstart notebook runs from its first cell to its last, in a folder of its own."""
+
+import pathlib
+
+import pytest
+
+NOTEBOOK = pathlib.Path(__file__).parents[2] / 'colab/quickstart.ipynb'
+STEPS = 5
+
+
+@pytest.fixture(scope='module')
+def executed(tmp_path_factory):
+  """The notebook after a run of few steps, and the folder it ran in."""
+  nbclient = pytest.importorskip('nbclient')
+  import nbformat
+
+  folder = tmp_path_factory.mktemp('notebook')
+  with pytest.MonkeyPatch.context() as patch:   # the kernel inherits this process's environment
+    patch.setenv('T5X_LITE_NOTEBOOK_STEPS', str(STEPS))
+    patch.setenv('JAX_PLATFORMS', 'cpu')
+    patch.setenv('PYTHONPATH', str(NOTEBOOK.parents[1]))
+    patch.delenv('XLA_FLAGS', raising=False)    # tests/conftest.py asks for eight devices
+    client = nbclient.NotebookClient(
+        nbformat.read(NOTEBOOK, as_version=4), timeout=500, kernel_name='python3',
+        resources={'metadata': {'path': str(folder)}})
+    return client.execute(), folder   # raises CellExecutionError, with the traceback of the cell
+
+
+def _outputs(notebook, source: str) -> list:
+  """The outputs of the one cell that contains `source`."""
+  cell, = [c for c in notebook.cells if c.cell_type == 'code' and source in c.source]
+  return cell.outputs
+
+
+def _printed(outputs) -> str:
+  return ''.join(o.text for o in outputs if o.output_type == 'stream' and o.name == 'stdout')
+
+
+def test_notebook_is_stored_without_outputs():
+  nbformat = pytest.importorskip('nbformat')
+  notebook = nbformat.read(NOTEBOOK, as_version=4)
+  nbformat.validate(notebook)
+  code = [c for c in notebook.cells if c.cell_type == 'code']
+  assert code and not any(c.outputs or c.execution_count for c in code)
+
+
+def test_each_code_cell_follows_a_sentence():
+  nbformat = pytest.importorskip('nbformat')
+  kinds = [c.cell_type for c in nbformat.read(NOTEBOOK, as_version=4).cells]
+  assert all(before == 'markdown' for before, kind in zip(kinds, kinds[1:]) if kind == 'code')
+
+
+@pytest.mark.slow
+def test_training_shows_a_figure_and_finishes(executed):
+  notebook, folder = executed
+  outputs = _outputs(notebook, 'trainer.train(')
+  pictures = [o.data['image/png'] for o in outputs if 'image/png' in o.get('data', {})]
+  assert len(pictures) == 1 and len(pictures[0]) > 5_000
+  assert f'Result(step={STEPS}, finished=True' in str(outputs[-1].data['text/plain'])
+  assert (folder / f'runs/notebook-{STEPS}/checkpoints/{STEPS}').is_dir()
+
+
+@pytest.mark.slow
+def test_data_is_shown_in_three_forms(executed):
+  notebook, _ = executed
+  assert 'decoder_segment_ids' in _printed(_outputs(notebook, 'for name, array in batch.items()'))
+  for experiment in ('tiny_span_corruption', 'tiny_mlm'):
+    text = _printed(_outputs(notebook, f'experiments/{experiment}.gin'))
+    assert text.startswith('inputs :') and '⟨0⟩' in text and 'targets:' in text
+
+
+@pytest.mark.slow
+def test_evaluation_and_samples_are_printed(executed):
+  notebook, _ = executed
+  assert 'stdlib_lm/bits_per_byte' in _printed(_outputs(notebook, 'evaluation.evaluate('))
+  samples = _printed(_outputs(notebook, 'inference.Generator('))
+  assert 'def __init__(self' in samples and samples.count('--- log-likelihood') == 3

@@ -1,0 +1,144 @@
+"""What the README and the docs say can be done can be done.
+
+The slow test runs every command of the README's ```sh blocks, in order, in one folder, with the
+files that its other labelled blocks (```gin mydata.gin) show. Each command is run as printed, with
+the words of SMALL for its subcommand appended, so that it takes seconds. Data sets and compiled
+programs go where a user's would, unless TFDS_DATA_DIR and JAX_COMPILATION_CACHE_DIR say otherwise.
+"""
+
+import dataclasses
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from t5x_lite import cli, configuration
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCUMENTS = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/architecture.md']
+SMALL = {
+    'train': '--gin.STEPS=2 --gin.BATCH_SIZE=8 --gin.EvalConfig.num_examples=4',
+    'eval': '--gin.EvalConfig.num_examples=4',
+    'infer': '--gin.InferConfig.num_examples=4 --gin.InferConfig.max_tokens=4',
+    'describe': '',
+    'train-vocab': '--split=validation --size=600',
+}
+NOT_RUN = {
+    'git clone https://github.com/OWNER/t5x_lite && cd t5x_lite': 'needs a network',
+    'make quickstart': 'installs and trains for minutes; see test_make_quickstart_is_a_command',
+    '. .venv/bin/activate': 'is for a shell in which a person types',
+}
+OWN_FILES = {'config.gin', 'mydata.gin'}   # gin files that a reader or a run makes
+
+
+def _blocks(text: str) -> list[tuple[str, str]]:
+  """[(info string, content)] of the fenced blocks."""
+  return re.findall(r'^```(\S.*)\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
+
+
+def _commands(text: str) -> list[str]:
+  return [line for info, body in _blocks(text) if info == 'sh'
+          for line in body.splitlines() if line and not line.startswith('#')]
+
+
+def _read(name: str) -> str:
+  return (ROOT / name).read_text(encoding='utf-8')
+
+
+def _run(command: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
+  """A shell command, with `t5x-lite` as this Python's, one CPU device and no flags of the tests."""
+  (folder / 'bin').mkdir(exist_ok=True)
+  script = folder / 'bin/t5x-lite'
+  script.write_text(f'#!/bin/sh\nexec {sys.executable} -m t5x_lite "$@"\n')
+  script.chmod(0o755)
+  env = os.environ | {'PATH': f'{script.parent}:{os.environ["PATH"]}', 'PYTHONPATH': str(ROOT)}
+  env.pop('XLA_FLAGS', None)   # tests/conftest.py asks for eight devices
+  return subprocess.run(['sh', '-c', command], cwd=folder, env=env, capture_output=True,
+                        text=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_runs(tmp_path):
+  text = _read('README.md')
+  for info, body in _blocks(text):
+    _, _, name = info.partition(' ')
+    if name:
+      (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+      (tmp_path / name).write_text(body, encoding='utf-8')
+  for command in _commands(text):
+    if command in NOT_RUN:
+      continue
+    subcommand = re.search(r'\bt5x-lite (\S+)', command)[1]
+    small = '' if '--help' in command else f' {SMALL[subcommand]}'
+    done = _run(command + small, tmp_path)
+    assert done.returncode == 0, f'$ {command}{small}\n{done.stdout}\n{done.stderr}'
+  for run in ('lm', 'mlm', 'span', 'mine', 'docstring', 'package', 'pieces', 'mesh'):
+    assert (tmp_path / 'runs' / run / 'checkpoints/2').is_dir(), run
+  assert len(list(tmp_path.glob('runs/*/inferences-*.jsonl'))) == 3
+
+
+def test_make_quickstart_is_a_command():
+  done = subprocess.run(['make', '-n', 'quickstart'], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert '-m t5x_lite.quickstart' in done.stdout
+
+
+def test_commands_that_are_not_run_are_in_the_readme():
+  assert set(NOT_RUN) <= set(_commands(_read('README.md')))
+
+
+@pytest.mark.parametrize('name', DOCUMENTS)
+def test_gin_files_exist(name):
+  for path in set(re.findall(r"[\w./-]*\w\.gin\b", _read(name))):
+    if pathlib.PurePath(path).name not in OWN_FILES:
+      known = [path, f'experiments/{path}', path.removeprefix('configs/')]
+      assert any((configuration.CONFIGS / p).is_file() for p in known), path
+
+
+@pytest.mark.parametrize('name', DOCUMENTS)
+def test_links_and_paths_exist(name):
+  text = _read(name)
+  links = [(ROOT / name).parent / link for link in re.findall(r'\]\((?!https?:)([^)#]+)\)', text)]
+  named = [ROOT / path for path in re.findall(
+      r'`((?:t5x_lite|tasks|configs|scaling|colab|benchmarks|tests|docs)/[\w/.]*)`', text)]
+  missing = [str(path) for path in links + named if not path.exists()]
+  assert not missing
+
+
+@pytest.mark.parametrize('name', DOCUMENTS)
+def test_flags_and_commands_exist(name):
+  text = _read(name)
+  for command in re.findall(r'\bt5x-lite ([a-z-]+)', text):
+    assert command in cli.COMMANDS, command
+  known = {'--gin_file', '--help', '--json', '--task', '--task_module', '--split', '--size',
+           '--output', '--xla_force_host_platform_device_count'}
+  flags = set(re.findall(r'(?<![\w-])--(?!gin\.)[a-z][\w-]+', text))
+  assert flags <= known, flags - known
+  help_text = ''.join(_help(command) for command in cli.COMMANDS)
+  assert all(flag in help_text for flag in known if not flag.startswith('--xla'))
+
+
+@pytest.mark.parametrize('name', DOCUMENTS)
+def test_settings_exist(name):
+  macros = set(re.findall(r'^([A-Z_]+) = ', ''.join(
+      path.read_text() for path in configuration.CONFIGS.rglob('*.gin')), re.MULTILINE))
+  text = _read(name)
+  for binding in set(re.findall(r'--gin\.([\w.]+)=', text)) - {'NAME'}:
+    assert '.' in binding or binding in macros, binding
+  classes = '|'.join(configuration.CONFIGURABLES)
+  for owner, field in set(re.findall(rf'\b({classes})\.(\w+)', text)):
+    module = __import__(configuration.CONFIGURABLES[owner], fromlist=[owner])
+    assert field in [f.name for f in dataclasses.fields(getattr(module, owner))] + ['register'], (
+        f'{owner}.{field}')
+
+
+def _help(command: str) -> str:
+  with pytest.MonkeyPatch.context() as patch:
+    lines = []
+    patch.setattr(sys.stdout, 'write', lines.append)
+    with pytest.raises(SystemExit):
+      cli.main([command, '--help'])
+  return ''.join(lines)
