@@ -22,8 +22,12 @@ from t5x_lite.partitioning import Partitioner
 from t5x_lite.validation import FieldError, nearest
 
 
-def make_score(config: ModelConfig, partitioner: Partitioner):
-  """Jitted (params, batch) -> for each row the sums of log p(target), of weights and of hits."""
+def make_score(config: ModelConfig, partitioner: Partitioner, byte_lengths: np.ndarray | None):
+  """Jitted (params, batch) -> sums of each row, [batch] float32.
+
+  They are log p(target), that of the targets that stand for text, the weights, the bytes of text
+  and the hits. `byte_lengths` is [vocab], the bytes each id stands for; None if ids are classes.
+  """
   graphdef, _ = models.graph(config, partitioner.shard)
   side = models.FAMILIES[config.family].target
 
@@ -33,7 +37,11 @@ def make_score(config: ModelConfig, partitioner: Partitioner):
     weights = batch[f'{side}_loss_weights'].astype(jnp.float32)
     log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
     hits = (logits.argmax(-1) == targets) * weights
-    return {'score': (log_p * weights).sum(1), 'tokens': weights.sum(1), 'correct': hits.sum(1)}
+    sums = {'score': log_p * weights, 'tokens': weights, 'correct': hits}
+    if byte_lengths is not None:
+      size = jnp.asarray(byte_lengths)[targets] * (weights > 0)
+      sums |= {'bytes': size, 'text': log_p * weights * (size > 0)}
+    return {name: x.sum(1) for name, x in sums.items()}
 
   return jax.jit(score, out_shardings=partitioner.replicated)
 
@@ -91,8 +99,10 @@ class Evaluation:
         num_examples=settings.num_examples, async_compute_metrics=False, seed=experiment.seed)
     if not self.evaluator.eval_tasks:
       raise UserError(f'Task {task.name!r} has no metrics for split {settings.split!r}')
-    self._score = make_score(config, partitioner)
-    self._byte_lengths = None
+    vocabularies = importlib.import_module('tasks.vocabularies')
+    text = config.num_classes is None
+    self._score = make_score(config, partitioner, vocabularies.byte_lengths(
+        self.targets.vocabulary) if text else None)
     if config.family == 'encoder_only':
       self._predict = make_predict(config, partitioner)
     else:
@@ -110,19 +120,13 @@ class Evaluation:
             for name, value in values.items()}
 
   def _scores(self, params, dataset):
-    """seqio's score_fn: ([(index, log-likelihood)], {'tokens', 'bytes', 'correct'} a row)."""
-    if self._byte_lengths is None:
-      vocabularies = importlib.import_module('tasks.vocabularies')
-      self._byte_lengths = vocabularies.byte_lengths(self.targets.vocabulary)
-    side = models.FAMILIES[self.config.family].target
-    scored, sums = [], {'tokens': [], 'bytes': [], 'correct': []}
+    """seqio's score_fn: ([(index, log-likelihood)], {name: the other sums of each row})."""
+    scored, sums = [], {}
     for indices, batch, real in rows(dataset, self.batch_size, self.pad_id):
       got = jax.device_get(self._score(params, self.partitioner.put_batch(batch)))
-      count = self._byte_lengths[batch[f'{side}_target_tokens']]
-      got['bytes'] = (count * (batch[f'{side}_loss_weights'] > 0)).sum(1)
-      scored += zip(indices.tolist(), got['score'][:real].tolist())
-      for name, values in sums.items():
-        values += got[name][:real].tolist()
+      scored += zip(indices.tolist(), got.pop('score')[:real].tolist())
+      for name, values in got.items():
+        sums.setdefault(name, []).extend(values[:real].tolist())
     return scored, sums
 
   def _predictions(self, params, dataset):

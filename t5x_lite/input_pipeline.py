@@ -8,6 +8,7 @@ takes its rows of every batch, so the number of processes may change between two
 
 from collections.abc import Iterator
 import dataclasses
+import functools
 import importlib
 import os
 import sys
@@ -149,23 +150,25 @@ def train_batches(data: DataConfig, model: ModelConfig, *, seed: int, start: int
                   process_index: int = 0, process_count: int = 1) -> Iterator[Batch]:
   """This process's rows of the endless stream of global batches, from batch number `start` on.
 
-  Raises UserError if the task is unknown, does not fit the model, or gives no full batch.
+  Raises UserError if the task is unknown, does not fit the model, or is empty.
   """
   seqio = import_seqio()
   task = get_task(data)
   check_vocabulary(task, model)
   if data.split not in task.splits:
     raise FieldError(data, 'split', f'task {task.name!r}: {nearest(data.split, task.splits)}')
-  ds = seqio.get_dataset(task.name, data.lengths, feature_converter(task, model, data.pack),
-                         dataset_split=data.split, shuffle=True, num_epochs=None, seed=seed,
-                         verbose=False)
+  converter = feature_converter(task, model, data.pack)
+  stream = functools.partial(seqio.get_dataset, task.name, data.lengths, converter,
+                             dataset_split=data.split, seed=seed, verbose=False)
+  # Repeating nothing for ever would never come back, so one pass is asked for an example first.
+  with quiet.silent_stderr():   # TensorFlow warns of a stream that is not read to its end
+    one = list(stream(shuffle=False, num_epochs=1).take(1)) if start == 0 else True
+  if not one:
+    raise UserError(f'Task {task.name!r}, split {data.split!r} is empty: no example is left after '
+                    'its preprocessing')
+  ds = stream(shuffle=True, num_epochs=None)
   ds = ds.batch(data.batch_size, drop_remainder=True).skip(start).prefetch(2)
   pad_id = task.output_features['targets'].vocabulary.pad_id
   rows = slice(process_index, None, process_count)
-  empty = True
   for batch in ds.as_numpy_iterator():
-    empty = False
     yield add_segments({name: x[rows] for name, x in batch.items()}, pad_id)
-  if empty:
-    raise UserError(f'Task {task.name!r}, split {data.split!r} is empty: it gave no example of at '
-                    'most the lengths asked for')

@@ -58,22 +58,24 @@ def language_modeling(targets, scores) -> Mapping[str, float]:
   Args:
     targets: ignored; the scores hold all that counts.
     scores: `(log_likelihoods, aux)`: the natural log-likelihood of each example [n], and the sums
-      of each example [n] under 'tokens' (target ids scored), 'bytes' (of text they stand for) and
-      'correct' (ids for which the model's best guess was right).
+      of each example [n] under 'tokens' (target ids scored), 'bytes' (of text they stand for),
+      'text' (log-likelihood of those that stand for text) and 'correct' (ids for which the
+      model's best guess was right).
 
   Returns:
     'loss', nats a target id; 'perplexity', exp(loss); 'bits_per_byte', which compares
-    vocabularies; 'token_accuracy', a percentage. nan where there is nothing to divide by.
+    vocabularies and objectives, since sentinels and the end of text, which stand for no byte, are
+    left out of it; 'token_accuracy', a percentage. nan where there is nothing to divide by.
   """
   del targets
   log_likelihoods, aux = scores
   nats = -float(np.sum(np.asarray(log_likelihoods, np.float64)))
-  total = {k: float(np.sum(np.asarray(aux[k], np.float64))) for k in ('tokens', 'bytes', 'correct')}
+  total = {name: float(np.sum(np.asarray(values, np.float64))) for name, values in aux.items()}
   loss = _ratio(nats, total['tokens'])
   return {
       'loss': loss,
       'perplexity': float(np.exp(loss)),
-      'bits_per_byte': _ratio(nats, total['bytes'] * math.log(2)),
+      'bits_per_byte': _ratio(-total['text'], total['bytes'] * math.log(2)),
       'token_accuracy': 100.0 * _ratio(total['correct'], total['tokens']),
   }
 

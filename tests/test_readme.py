@@ -36,7 +36,7 @@ OWN_FILES = {'config.gin', 'mydata.gin'}   # gin files that a reader or a run ma
 
 def _blocks(text: str) -> list[tuple[str, str]]:
   """[(info string, content)] of the fenced blocks."""
-  return re.findall(r'^```(\S.*)\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
+  return re.findall(r'^```(\S[^\n]*)\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
 
 
 def _commands(text: str) -> list[str]:
@@ -111,7 +111,7 @@ def test_links_and_paths_exist(name):
 @pytest.mark.parametrize('name', DOCUMENTS)
 def test_flags_and_commands_exist(name):
   text = _read(name)
-  for command in re.findall(r'\bt5x-lite ([a-z-]+)', text):
+  for command in re.findall(r'\bt5x-lite ([a-z][a-z-]*)', text):
     assert command in cli.COMMANDS, command
   known = {'--gin_file', '--help', '--json', '--task', '--task_module', '--split', '--size',
            '--output', '--xla_force_host_platform_device_count'}

@@ -105,10 +105,8 @@ def test_causal_buckets_are_t5s_and_later_keys_fall_into_the_first():
 def test_few_buckets_of_a_short_distance_are_t5s():
   np.testing.assert_array_equal(
       buckets(-np.arange(12), True, 12, 10), staircase([0, 1, 2, 3, 5, 7], 12))
-  future = np.array([7, 7, 8, 8, 9, 9, 9, 9, 9])
   np.testing.assert_array_equal(buckets(np.array([1, 2, 3, 5, 7, 11]), True, 12, 10),
                                 [7, 8, 9, 10, 11, 11])
-  del future
   # 0 to 6 exact as far as the range reaches; bucket 8 is never used.
   np.testing.assert_array_equal(buckets(-np.array([0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 99]), False, 12,
                                         10), [0, 1, 2, 3, 4, 5, 7, 9, 10, 11, 11])

@@ -33,24 +33,26 @@ def test_accuracy_and_macro_f1_by_hand():
 
 
 def test_language_modeling_is_a_corpus_figure():
-  scores = ([-2.0, -6.0], {'tokens': [1, 3], 'bytes': [4, 12], 'correct': [1, 0]})
+  scores = ([-2.0, -6.0], {'tokens': [1, 3], 'bytes': [4, 12], 'text': [-2.0, -5.0],
+                           'correct': [1, 0]})
   result = metrics.language_modeling(targets=None, scores=scores)
   assert result == pytest.approx({
       'loss': 2.0,
       'perplexity': math.exp(2),
-      'bits_per_byte': 8 / (16 * math.log(2)),
+      'bits_per_byte': 7 / (16 * math.log(2)),
       'token_accuracy': 25.0,
   })
 
 
 def test_uniform_bytes_have_eight_bits():
   n = 10
-  scores = ([-n * math.log(256)], {'tokens': [n], 'bytes': [n], 'correct': [0]})
+  nats = n * math.log(256)
+  scores = ([-nats], {'tokens': [n], 'bytes': [n], 'text': [-nats], 'correct': [0]})
   assert metrics.language_modeling([], scores)['bits_per_byte'] == pytest.approx(8.0)
 
 
 def test_nothing_to_divide_by_is_nan():
-  scores = ([], {'tokens': [], 'bytes': [], 'correct': []})
+  scores = ([], {'tokens': [], 'bytes': [], 'text': [], 'correct': []})
   assert all(math.isnan(v) for v in metrics.language_modeling([], scores).values())
   for metric in (
       metrics.exact_match, metrics.rouge_l, metrics.bleu, metrics.accuracy, metrics.macro_f1
