@@ -5,8 +5,11 @@ tests cost.
 """
 
 import dataclasses
+import atexit
 import functools
 import os
+import shutil
+import tempfile
 
 # Before anything imports jax. LLVM without optimization compiles these tests in a quarter of the
 # time; flags set outside come after it and win.
@@ -14,6 +17,12 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['XLA_FLAGS'] = ' '.join([
     '--xla_backend_optimization_level=0', os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8'])
+
+# Several tests compile the same tiny run, some in processes of their own.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='t5x_lite_xla_')
+  atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 import jax
 import numpy as np
@@ -168,3 +177,40 @@ def packed_examples():
 def packed_batch(packed_examples):
   """(config, seed=0) -> the batch of `packed_examples`, 8 rows of 16."""
   return lambda config, seed=0: pack_rows(packed_examples(config, seed))
+
+
+@pytest.fixture(scope='session')
+def stdlib_data_dir(tmp_path_factory):
+  """Returns a folder with `python_stdlib` prepared.
+
+  It is TFDS_DATA_DIR where that is set, with the whole library; otherwise a temporary folder, with
+  the library less its largest packages, which takes a third of the time.
+  """
+  from tasks import python_stdlib, stdlib_sources
+
+  folder = os.environ.get('TFDS_DATA_DIR')
+  with pytest.MonkeyPatch.context() as patch:
+    if not folder:
+      folder = str(tmp_path_factory.mktemp('tfds'))
+      library = tmp_path_factory.mktemp('python') / 'lib'
+      left_out = shutil.ignore_patterns(
+          'test', 'tests', 'lib2to3', 'encodings', 'site-packages', '__pycache__', 'config-*'
+      )
+      shutil.copytree(stdlib_sources.library_root(), library, ignore=left_out)
+      patch.setattr(stdlib_sources, 'library_root', lambda: library)
+    for config in ('modules', 'functions'):
+      python_stdlib.prepared_builder(config, folder)
+  return folder
+
+
+@pytest.fixture
+def stdlib(stdlib_data_dir):
+  """The module `tasks.stdlib`, its sources reading from the prepared folder."""
+  import seqio
+
+  from tasks import stdlib as module
+
+  before = seqio.utils._TFDS_DATA_DIR_OVERRIDE
+  seqio.set_tfds_data_dir_override(stdlib_data_dir)
+  yield module
+  seqio.set_tfds_data_dir_override(before)

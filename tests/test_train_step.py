@@ -7,10 +7,12 @@ import tempfile
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
+import optax
 import pytest
 
-from t5x_lite import models, optimizers, partitioning, train_step
+from t5x_lite import models, optimizers, train_step
 from t5x_lite.partitioning import MeshConfig, Partitioner
 
 OPTIMIZER = optimizers.AdamW(learning_rate=optimizers.Constant(rate=0.01))
@@ -60,7 +62,7 @@ def train(configs, random_params, packed_batch):
       state = first_state(config, random_params(config), optimizer, partitioner)
       metrics = []
       for i in range(steps):
-        batch = partitioner.put_batch(packed_batch(config, seed=i))
+        batch = partitioner.put_batch(packed_batch(config, seed=i % 2))
         state, sums = step(state, batch)
         metrics.append({k: float(v) for k, v in sums.items()})
       return metrics, jax.device_get(state)
@@ -80,7 +82,7 @@ def loss(metrics):
 def test_first_ten_losses_on_a_mesh_are_those_on_one_device(name, mesh, train):
   want, _, _ = train(name)
   got, _, _ = train(name, MESHES[mesh])
-  assert len(set(loss(want))) == 10 and loss(want)[-1] < loss(want)[0]
+  assert len(set(loss(want))) == 10 and loss(want)[-2] < loss(want)[0] - 0.1   # same batch
   np.testing.assert_allclose(loss(got), loss(want), rtol=1e-4)
   for key in ('grad_norm', 'update_norm'):
     np.testing.assert_allclose([m[key] for m in got], [m[key] for m in want], rtol=1e-3)
@@ -94,12 +96,13 @@ def test_compiling_for_a_mesh_replicates_nothing_against_our_will(name, mesh, tr
 
 
 def test_the_partitioners_complaint_would_be_seen():
-  """A table gathered by rows, cut along the axis that also cuts the batch."""
-  mesh = Partitioner(MeshConfig(fsdp=4, tensor=2).make())
-  table = jax.device_put(jnp.ones((64, 32)), mesh.sharding(('vocab', 'embed'), (64, 32)))
-  tokens = mesh.put_batch({'x': np.zeros((8, 16), np.int32)})['x']
-  lookup = jax.jit(lambda table, tokens: mesh.shard(table[tokens], 'batch', 'length', 'embed'))
-  _, stderr = capture_stderr(lambda: jax.block_until_ready(lookup(table, tokens)))
+  """An array cut along an axis of the mesh that is then to cut another dimension too."""
+  mesh = MeshConfig(data=2, fsdp=2, tensor=2).make()
+  cut = lambda x, *spec: jax.lax.with_sharding_constraint(
+      x, NamedSharding(mesh, PartitionSpec(*spec)))
+  x = jax.device_put(jnp.ones((8, 8, 8)), NamedSharding(mesh, PartitionSpec('data')))
+  move = jax.jit(lambda x: jnp.sin(cut(jnp.sin(cut(x, None, None, 'fsdp')), ('data', 'fsdp'))))
+  _, stderr = capture_stderr(lambda: move.lower(x).compile())
   assert INVOLUNTARY in stderr
 
 
@@ -116,27 +119,32 @@ def test_step_counts_and_the_state_stays_float32(train):
   assert {str(x.dtype) for x in jax.tree.leaves(state['params'])} == {'float32'}
 
 
-@functools.cache
-def first_step(config):
-  """(sums, params after, params before) of one step from the model's own initial values."""
-  optimizer, partitioner = OPTIMIZER.make(), partitioner_of(ONE)
-  step = train_step.make_train_step(config, optimizer, partitioner, seed=0)
-  params = jax.device_get(models.init_params(config, jax.random.key(0)))
-  return step, first_state(config, params, optimizer, partitioner)
+@pytest.fixture(scope='module')
+def first_step(configs):
+  """name -> (the step on one device, params -> a new state)."""
+
+  @functools.cache
+  def make(name):
+    config, optimizer, partitioner = configs[name], OPTIMIZER.make(), partitioner_of(ONE)
+    step = train_step.make_train_step(config, optimizer, partitioner, seed=0)
+    return step, lambda params: first_state(config, params, optimizer, partitioner)
+
+  return make
 
 
 GOLDEN = {  # loss, grad_norm, update_norm
-    'decoder': (0, 0, 0),
-    'encoder_decoder': (0, 0, 0),
-    'encoder': (0, 0, 0),
+    'decoder': (4.6320357, 3.7803411, 1.4371525),
+    'encoder_decoder': (4.7654285, 2.2154496, 2.3145700),
+    'encoder': (4.7522902, 2.7430465, 1.4439124),
 }
 
 
 @pytest.mark.parametrize('name', FAMILIES)
-def test_one_step_from_seed_zero_gives_the_pinned_figures(name, configs, packed_batch):
-  config = configs[name]
-  step, state = first_step(config)
-  _, sums = step(state, packed_batch(config))
+def test_one_step_from_seed_zero_gives_the_pinned_figures(
+    name, first_step, configs, packed_batch):
+  step, new_state = first_step(name)
+  params = jax.device_get(models.init_params(configs[name], jax.random.key(0)))
+  _, sums = step(new_state(params), packed_batch(configs[name]))
   got = tuple(float(x) for x in (sums['loss'] / sums['weight'], sums['grad_norm'],
                                  sums['update_norm']))
   if got != pytest.approx(GOLDEN[name], rel=1e-5):
@@ -148,33 +156,36 @@ def test_one_step_from_seed_zero_gives_the_pinned_figures(name, configs, packed_
 def test_dropout_draws_anew_each_step_and_the_same_for_the_same_seed(
     configs, random_params, packed_batch):
   config = dataclasses.replace(configs['decoder'], dropout_rate=0.3)
-  optimizer = optimizers.AdamW(learning_rate=optimizers.Constant(rate=1e-30)).make()
-  partitioner, batch = partitioner_of(ONE), packed_batch(config)
+  still, partitioner, batch = optax.sgd(0.0), partitioner_of(ONE), packed_batch(config)
 
-  def losses_of(seed, steps):
-    step = train_step.make_train_step(config, optimizer, partitioner, seed=seed)
-    state = first_state(config, random_params(config), optimizer, partitioner)
-    out = []
+  def losses_of(step, steps):
+    state, out = first_state(config, random_params(config), still, partitioner), []
     for _ in range(steps):
       state, sums = step(state, batch)
       out.append(float(sums['loss']))
     return out
 
-  first, second = losses_of(0, 2)
+  make = lambda seed: train_step.make_train_step(config, still, partitioner, seed=seed)
+  step = make(0)
+  first, second = losses_of(step, 2)
   assert first != second
-  assert losses_of(0, 1) == [first]
-  assert losses_of(1, 1) != [first]
+  assert losses_of(step, 2) == [first, second]
+  assert losses_of(make(1), 1) != [first]
 
 
-def test_a_batch_without_weight_moves_nothing_but_the_decay(configs, packed_batch):
+def test_a_batch_without_weight_gives_no_gradient_and_no_nan(
+    first_step, configs, random_params, packed_batch):
   config = configs['decoder']
-  step, state = first_step(config)
-  state = jax.tree.map(jnp.copy, state)
+  step, new_state = first_step('decoder')
   batch = packed_batch(config)
   batch['decoder_loss_weights'][:] = 0
-  _, sums = step(state, batch)
-  assert float(sums['grad_norm']) == 0 and float(sums['loss']) == 0
-  assert np.isfinite(float(sums['update_norm']))
+  before = random_params(config)
+  state, sums = step(new_state(before), batch)
+  assert float(sums['grad_norm']) == float(sums['loss']) == 0
+  # What is left is the decay of kernels, 0.01 * 0.1 of each.
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1.01e-3), state['params'], before)
+  scale = lambda params: params['decoder']['final_norm']['scale']
+  np.testing.assert_array_equal(scale(state['params']), scale(before))
 
 
 def test_initial_parameters_are_the_same_on_every_mesh(configs):
@@ -196,16 +207,16 @@ def test_moments_lie_like_their_parameters_on_the_mesh(configs):
              if hasattr(s, 'mu')]
   assert len(moments) == 1
   assert place(moments[0].mu) == place(moments[0].nu) == place(abstract['params'])
-  assert moments[0].count.sharding.spec == partitioning.PartitionSpec()
+  assert moments[0].count.sharding.spec == PartitionSpec()
   tokens = abstract['params']['embedder']['tokens']
-  assert tokens.sharding.spec == partitioning.PartitionSpec('tensor', 'fsdp')
+  assert tokens.sharding.spec == PartitionSpec('tensor', 'fsdp')
 
 
 def test_adafactors_sums_are_whole_and_its_unfactored_moments_lie_like_parameters(configs):
   adafactor = optimizers.Adafactor(learning_rate=optimizers.Rsqrt(), min_dim_size_to_factor=32)
   abstract = train_step.abstract_state(configs['decoder'], adafactor.make(),
                                        partitioner_of(MESHES['fsdp=4 tensor=2']))
-  whole = partitioning.PartitionSpec()
+  whole = PartitionSpec()
   state, = (s for s in jax.tree.leaves(abstract['opt_state'], is_leaf=lambda x: hasattr(x, 'v_row'))
             if hasattr(s, 'v_row'))
   row, col, v = (t['embedder']['tokens'] for t in (state.v_row, state.v_col, state.v))

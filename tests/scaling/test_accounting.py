@@ -1,0 +1,101 @@
+"""FLOPs against a count of the products in the program itself, and against XLA's."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from scaling import accounting
+from t5x_lite import models
+
+LENGTH = 12
+
+
+def abstract_batch(config, rows=1):
+  tokens = jax.ShapeDtypeStruct((rows, LENGTH), np.int32)
+  short = jax.ShapeDtypeStruct((rows, LENGTH // 2), np.int32)
+  if config.family == 'decoder_only':
+    return {'decoder_input_tokens': tokens}, (0, LENGTH)
+  if config.family == 'encoder_only':
+    return {'encoder_input_tokens': tokens}, (LENGTH, 0)
+  batch = {'encoder_input_tokens': tokens, 'decoder_input_tokens': short}
+  return batch, (LENGTH, LENGTH // 2)
+
+
+def program(config, rows=1):
+  """(function of parameters and a batch, its abstract arguments, tokens of a row)."""
+  graphdef, params = models.graph(config)
+  batch, lengths = abstract_batch(config, rows)
+  run = lambda params, batch: models.nnx.merge(graphdef, params)(batch)
+  return run, (models.nnx.to_pure_dict(params), batch), lengths
+
+
+def products(jaxpr) -> int:
+  """2 x rows x columns x contracted size of every dot_general, loops counted as often as run."""
+  total = 0
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name == 'dot_general':
+      (contracted, _), _ = eqn.params['dimension_numbers']
+      size = math.prod(eqn.invars[0].aval.shape[d] for d in contracted)
+      total += 2 * size * math.prod(eqn.outvars[0].aval.shape)
+    times = eqn.params.get('length', 1) if eqn.primitive.name == 'scan' else 1
+    for value in eqn.params.values():
+      inner = getattr(value, 'jaxpr', value)
+      if hasattr(inner, 'eqns'):
+        total += times * products(inner)
+  return total
+
+
+def variants(configs):
+  classifier = dataclasses.replace(configs['encoder'], num_classes=5)
+  decoders = dataclasses.replace(configs['encoder_decoder'], num_decoder_layers=3)
+  return configs | {'classifier': classifier, 'encoder_decoder of 2 and 3 layers': decoders}
+
+
+@pytest.mark.parametrize('name', [
+    'decoder', 'gpt', 'encoder_decoder', 'encoder_decoder of 2 and 3 layers', 'encoder',
+    'classifier'])
+def test_forward_flops_are_the_products_of_the_program(name, configs):
+  config = variants(configs)[name]
+  run, arguments, lengths = program(config)
+  want = products(jax.make_jaxpr(run)(*arguments).jaxpr)
+  assert accounting.forward_flops(config, *lengths) == want
+
+
+@pytest.mark.parametrize('name', ['decoder', 'encoder_decoder', 'encoder'])
+def test_forward_flops_are_most_of_what_xla_counts(name, configs):
+  """XLA counts norms, softmax and activations too: few where the model is wide."""
+  config = dataclasses.replace(
+      configs[name], embed_dim=512, mlp_dim=1024, head_dim=128, vocab_size=2048,
+      scan_layers=False)
+  run, arguments, lengths = program(config)
+  counted = jax.jit(run).lower(*arguments).cost_analysis()['flops']
+  assert 0.96 * counted < accounting.forward_flops(config, *lengths) <= counted
+
+
+def test_a_decoder_without_grouped_queries_costs_6n_and_12lds_a_token(configs):
+  """N are the weights of matrices, the output layer among them and the lookup not."""
+  config = dataclasses.replace(configs['gpt'], bias=False, position='rope')
+  _, params = models.graph(config)
+  n = sum(x.size for x in jax.tree.leaves(models.nnx.to_pure_dict(params)) if x.ndim > 1)
+  norms = 2 * 2 * 2 * 32   # scales and biases of two norms in two layers are stacked, so 2-D
+  n -= norms
+  want = LENGTH * (6 * n + 12 * config.num_layers * config.embed_dim * LENGTH)
+  assert accounting.train_flops(config, 0, LENGTH) == want
+
+
+def test_causal_counts_half_of_decoder_self_attention_and_all_of_the_rest(configs):
+  scores = lambda layers, q, k: layers * 4 * 32 * q * k
+  saved = lambda name, *lengths: (accounting.forward_flops(configs[name], *lengths)
+                                  - accounting.forward_flops(configs[name], *lengths, causal=True))
+  assert saved('decoder', 0, 12) == scores(2, 12, 12) // 2
+  assert saved('encoder_decoder', 12, 6) == scores(2, 6, 6) // 2
+  assert saved('encoder', 12, 0) == 0
+
+
+def test_training_costs_three_forward_passes(configs):
+  for config in configs.values():
+    assert (accounting.train_flops(config, 8, 4, causal=True)
+            == 3 * accounting.forward_flops(config, 8, 4, causal=True))

@@ -1,0 +1,216 @@
+"""Checkpoints: bit for bit, onto another mesh, kept by count, and what is said of a broken one."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from t5x_lite import checkpointing, models, optimizers, partitioning, train_step
+from t5x_lite.checkpointing import Checkpoints
+from t5x_lite.errors import UserError
+
+OPTIMIZER = optimizers.AdamW(learning_rate=optimizers.Constant(rate=0.01)).make()
+META = {'seed': 3, 'place': {'next': [1, 2]}, 'name': 'é'}
+
+
+def partitioner(**sizes):
+  return partitioning.Partitioner(partitioning.MeshConfig(**sizes).make())
+
+
+def state_on(config, params, mesh, step):
+  """A state whose moments are not zero, placed on a mesh."""
+  moments = jax.tree.map(lambda x: x + x.dtype.type(step), OPTIMIZER.init(params))
+  state = {'step': np.int32(step), 'params': params, 'opt_state': moments}
+  abstract = train_step.abstract_state(config, OPTIMIZER, mesh)
+  return jax.device_put(state, train_step.shardings_of(abstract)), abstract
+
+
+def assert_same_bits(got, want):
+  assert jax.tree.structure(got) == jax.tree.structure(want)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a, b)
+
+
+def message_of(error) -> str:
+  text = str(error.value)
+  assert '\n' not in text
+  return text
+
+
+@pytest.fixture(scope='module')
+def config(configs):
+  return configs['decoder']
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory, config, random_params):
+  """(model_dir with steps 2 and 4 of a run on fsdp=4 tensor=2, the state of step 4)."""
+  folder, mesh = tmp_path_factory.mktemp('run'), partitioner(fsdp=4, tensor=2)
+  checkpoints = Checkpoints(folder, keep=2)
+  for step in (1, 2, 4):
+    state, _ = state_on(config, random_params(config), mesh, step)
+    checkpoints.save(state, step, META | {'step': step})
+  checkpoints.close()
+  return folder, state
+
+
+@pytest.mark.parametrize('sizes', [{'fsdp': 4, 'tensor': 2}, {'data': 8}, {'fsdp': 8}])
+def test_a_state_is_restored_bit_for_bit_onto_any_mesh(sizes, run, config):
+  folder, state = run
+  abstract = train_step.abstract_state(config, OPTIMIZER, partitioner(**sizes))
+  checkpoints = Checkpoints(folder)
+  got, meta = checkpoints.restore(abstract, 4)
+  checkpoints.close()
+  assert_same_bits(got, state)
+  assert train_step.shardings_of(got) == train_step.shardings_of(abstract)
+  assert meta == META | {'step': 4}
+
+
+def test_the_newest_are_kept_and_found(run):
+  checkpoints = Checkpoints(run[0])
+  assert checkpoints.latest_step() == checkpoints.find(None) == 4
+  assert checkpoints.find(2) == 2
+  with pytest.raises(UserError) as error:
+    checkpoints.find(1)
+  checkpoints.close()
+  assert message_of(error) == f'No checkpoint of step 1 in {run[0]}/checkpoints: there are [2, 4]'
+
+
+def test_a_folder_without_checkpoints_is_named_with_the_cure(tmp_path, config):
+  with pytest.raises(UserError, match='No checkpoint in .*: train that run first'):
+    checkpointing.load_params(tmp_path, config, partitioner(), None)
+  checkpoints = Checkpoints(tmp_path, keep=1)
+  with pytest.raises(UserError, match='No checkpoint in .*: train first, or name another'):
+    checkpoints.find(None)
+  checkpoints.close()
+
+
+def test_a_step_once_saved_stays_as_it_was(tmp_path, config, random_params):
+  mesh, checkpoints = partitioner(), Checkpoints(tmp_path, keep=3)
+  for value in (5, 6):
+    state, abstract = state_on(config, random_params(config), mesh, value)
+    checkpoints.save(state, 1, {'value': value})
+  checkpoints.close()
+  checkpoints = Checkpoints(tmp_path)
+  got, meta = checkpoints.restore(abstract, 1)
+  checkpoints.close()
+  assert got['step'] == 5 and meta == {'value': 5}
+
+
+def test_parameters_alone_are_loaded(run, config, random_params):
+  params, step = checkpointing.load_params(run[0], config, partitioner(data=8), None)
+  assert step == 4
+  assert_same_bits(params, random_params(config))
+
+
+@pytest.fixture
+def broken(tmp_path, run):
+  """A copy of the run whose newest step has lost the second half of its files."""
+  import shutil
+  shutil.copytree(run[0], tmp_path / 'run')
+  files = [f for f in (tmp_path / 'run/checkpoints/4').rglob('*') if f.is_file()]
+  assert len(files) > 5
+  for file in files:
+    file.write_bytes(file.read_bytes()[:file.stat().st_size // 2])
+  return tmp_path / 'run'
+
+
+def test_a_damaged_checkpoint_is_one_line_with_the_step_to_go_on_from(broken, config):
+  abstract = train_step.abstract_state(config, OPTIMIZER, partitioner())
+  checkpoints = Checkpoints(broken)
+  with pytest.raises(UserError) as error:
+    checkpoints.restore(abstract, checkpoints.find(None))
+  text = message_of(error)
+  assert text.startswith(f'The checkpoint {broken}/checkpoints/4 is damaged')
+  assert text.endswith('remove it to go on from step 2')
+  got, _ = checkpoints.restore(abstract, 2)   # which the cure promises
+  checkpoints.close()
+  assert got['step'] == 2
+
+
+def test_parameters_of_a_damaged_checkpoint_are_one_line_too(broken, config):
+  with pytest.raises(UserError, match='is damaged') as error:
+    checkpointing.load_params(broken, config, partitioner(), None)
+  message_of(error)
+
+
+def test_a_checkpoint_of_another_model_is_refused_in_one_line(run, config):
+  wider = dataclasses.replace(config, mlp_dim=128)
+  with pytest.raises(UserError, match='damaged or of another model') as error:
+    checkpointing.load_params(run[0], wider, partitioner(), None)
+  message_of(error)
+
+
+def abstract_params(config):
+  return jax.eval_shape(lambda: models.init_params(config, jax.random.key(0)))
+
+
+def start(run, config, random_params, new=()):
+  """initial_params of `config`'s model, from the run, over fresh values of another seed."""
+  fresh = random_params(config, 1)
+  got, line = checkpointing.initial_params(fresh, abstract_params(config), run[0], None, new)
+  return fresh, got, line
+
+
+def test_a_run_starts_from_the_parameters_of_another(run, config, random_params):
+  _, got, line = start(run, config, random_params)
+  assert_same_bits(got, random_params(config))
+  assert line == f'Started from {run[0]}, step 4: 11 parameters'
+
+
+def test_a_new_parameter_keeps_its_fresh_value_and_is_named(run, config, random_params):
+  untied = dataclasses.replace(config, tied_embeddings=False)
+  fresh, got, line = start(run, untied, random_params, ('embedder/output',))
+  assert line.endswith('; new: embedder/output')
+  np.testing.assert_array_equal(got['embedder']['output'], fresh['embedder']['output'])
+  np.testing.assert_array_equal(got['embedder']['tokens'],
+                                random_params(config)['embedder']['tokens'])
+
+
+def test_a_new_parameter_that_was_not_announced_is_refused(run, config, random_params):
+  untied = dataclasses.replace(config, tied_embeddings=False)
+  with pytest.raises(UserError) as error:
+    start(run, untied, random_params, ('decoder',))
+  assert message_of(error) == (
+      f"{run[0]}, step 4, has no parameter 'embedder/output' (and 0 more): name what may be new in "
+      'InitFrom.new')
+
+
+def test_a_parameter_without_a_place_is_left_out_and_named(run, config, random_params):
+  ungated = dataclasses.replace(config, gated_mlp=False)
+  _, got, line = start(run, ungated, random_params)
+  assert line.endswith('; not used: decoder/blocks/mlp/gate/kernel')
+  assert jax.tree.structure(got) == jax.tree.structure(abstract_params(ungated))
+
+
+def test_a_parameter_of_another_shape_is_refused(run, config, random_params):
+  wider = dataclasses.replace(config, mlp_dim=128)
+  with pytest.raises(UserError) as error:
+    start(run, wider, random_params)
+  assert 'has shape (2, 64, 32), this model needs (2, 128, 32)' in message_of(error)
+
+
+def test_unrolled_layers_start_from_another_run_with_the_same_tree(tmp_path, config, random_params):
+  unrolled = dataclasses.replace(config, scan_layers=False)
+  state, _ = state_on(unrolled, random_params(unrolled), partitioner(), 1)
+  checkpoints = Checkpoints(tmp_path, keep=1)
+  checkpoints.save(state, 1, META)
+  checkpoints.close()
+  _, got, _ = start((tmp_path,), unrolled, random_params)
+  assert_same_bits(got, random_params(unrolled))
+
+
+def test_flatten_and_unflatten_are_inverse():
+  tree = {'a': {'b': 1, 'c': {'d': 2}}, 'e': 3}
+  assert checkpointing.flatten(tree) == {'a/b': 1, 'a/c/d': 2, 'e': 3}
+  assert checkpointing.unflatten(checkpointing.flatten(tree)) == tree
+
+
+def test_reading_makes_no_folder(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  assert checkpoints.latest_step() is None
+  checkpoints.close()
+  assert list(pathlib.Path(tmp_path).iterdir()) == []
