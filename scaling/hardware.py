@@ -17,6 +17,7 @@ PEAK_FLOPS = {
     'TPU v6e': 918e12,
     'NVIDIA A100': 312e12,
     'NVIDIA H100 PCIe': 756e12,
+    'NVIDIA H100 NVL': 835e12,
     'NVIDIA H100': 989e12,
     'NVIDIA H200': 989e12,
     'NVIDIA B200': 2250e12,
@@ -29,6 +30,6 @@ PEAK_FLOPS = {
 def peak_flops(device_kind: str) -> float:
   """Peak FLOP/s of a device by its `device_kind`; nan where it is not known (a CPU, say)."""
   for name, peak in PEAK_FLOPS.items():
-    if device_kind.startswith(name):
+    if device_kind == name or device_kind.startswith((f'{name} ', f'{name}-')):
       return peak
   return math.nan

@@ -91,9 +91,10 @@ class Checkpoints:
     except (ValueError, KeyError, FileNotFoundError, OSError, TypeError) as e:
       reason = re.sub(r'\s+', ' ', str(e)).strip()[:200]
       others = [s for s in sorted(self._manager.all_steps()) if s != step]
-      cure = f'remove it to go on from step {others[-1]}' if others else 'it is the only one'
+      cure = f'the one of step {others[-1]} may be whole: move this one away to use it' if (
+          others) else 'there is no other: train again in another MODEL_DIR'
       raise UserError(f'The checkpoint {self.folder / str(step)} is damaged or of another model '
-                      f'({reason}): {cure}') from e
+                      f'config ({reason}); {cure}') from e
 
 
 def load_params(model_dir: pathlib.Path, config: ModelConfig, partitioner: Partitioner,

@@ -87,7 +87,8 @@ class Evaluation:
     splits = sorted({s for t in seqio.get_subtasks(task) for s in t.splits})
     if settings.split not in splits:
       raise FieldError(settings, 'split', f'task {task.name!r}: {nearest(settings.split, splits)}')
-    self.config, self.partitioner, self.batch_size = config, partitioner, settings.batch_size
+    self.config, self.data, self.partitioner = config, data, partitioner
+    self.batch_size = settings.batch_size
     if self.batch_size % partitioner.batch_parts:
       raise FieldError(settings, 'batch_size', 'not divisible by the mesh: data x fsdp is '
                        f'{partitioner.batch_parts}')
@@ -116,7 +117,8 @@ class Evaluation:
     metrics, _ = self.evaluator.evaluate(
         compute_metrics=True, step=step, score_fn=lambda ds: self._scores(params, ds),
         predict_fn=lambda ds: self._predictions(params, ds))
-    return {f'{task}/{name}': float(value) for task, values in metrics.result().items()
+    shown = lambda task: task if isinstance(self.data.task, str) else self.data.name
+    return {f'{shown(task)}/{name}': float(value) for task, values in metrics.result().items()
             for name, value in values.items()}
 
   def _scores(self, params, dataset):

@@ -175,7 +175,7 @@ def infer(experiment: Experiment) -> tuple[pathlib.Path, list[dict[str, Any]]]:
     name = pathlib.Path(settings.input).stem
     records = generator(texts[:settings.num_examples])
   else:
-    name = f'{generator.task.name}-{settings.split}'
+    name = f'{experiment.data.name}-{settings.split}'
     ids, inputs, targets = _task_examples(generator, settings.split, settings.num_examples)
     records = [{'inputs': text} | got | {'targets': target} for text, got, target in zip(
         inputs, generator.from_ids(ids), targets)]

@@ -49,6 +49,11 @@ class DataConfig:
     lengths = {'inputs': self.inputs_length, 'targets': self.targets_length}
     return {name: length for name, length in lengths.items() if length is not None}
 
+  @property
+  def name(self) -> str:
+    """Name of the task or mixture, for people: a FileTask's own name is a hash of its content."""
+    return self.task if isinstance(self.task, str) else f'files_{self.task.objective}'
+
   def check_model(self, model: ModelConfig) -> None:
     """Raises UserError if `model` takes shorter sequences than these."""
     lengths = [*self.lengths.values()]
@@ -63,6 +68,7 @@ def import_seqio():
   """seqio, quietly: TensorFlow takes no accelerator and prints no start-up banner."""
   if 'seqio' not in sys.modules:
     quiet.quiet_logs()
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')   # what it says once it is running
     with quiet.silent_stderr():
       import tensorflow as tf
       for kind in ('GPU', 'TPU'):
@@ -77,6 +83,8 @@ def get_task(data: DataConfig):
 
   Raises UserError for a module that cannot be imported, an unknown name or missing lengths.
   """
+  if data.vocabulary is not None and not os.path.isfile(os.path.expanduser(data.vocabulary)):
+    raise FieldError(data, 'vocabulary', 'no such file: make one with t5x-lite train-vocab')
   seqio = import_seqio()
   if data.data_dir is not None:
     seqio.set_tfds_data_dir_override(os.path.expanduser(data.data_dir))
@@ -161,9 +169,7 @@ def train_batches(data: DataConfig, model: ModelConfig, *, seed: int, start: int
   stream = functools.partial(seqio.get_dataset, task.name, data.lengths, converter,
                              dataset_split=data.split, seed=seed, verbose=False)
   # Repeating nothing for ever would never come back, so one pass is asked for an example first.
-  with quiet.silent_stderr():   # TensorFlow warns of a stream that is not read to its end
-    one = list(stream(shuffle=False, num_epochs=1).take(1)) if start == 0 else True
-  if not one:
+  if start == 0 and not list(stream(shuffle=False, num_epochs=1).take(1)):
     raise UserError(f'Task {task.name!r}, split {data.split!r} is empty: no example is left after '
                     'its preprocessing')
   ds = stream(shuffle=True, num_epochs=None)

@@ -48,6 +48,11 @@ class MeshConfig:
     inner = self.fsdp * self.tensor
     data = max(len(devices) // inner, 1) if self.data == -1 else self.data
     size = data * inner
+    if self.data == -1 and size < len(devices):
+      raise UserError(
+          f'MeshConfig.fsdp = {self.fsdp} x MeshConfig.tensor = {self.tensor} does not divide the '
+          f'{len(devices)} devices: choose sizes that do, or set MeshConfig.data = {data} to leave '
+          'some idle')
     if size > len(devices):
       raise UserError(
           f'The mesh data={data} x fsdp={self.fsdp} x tensor={self.tensor} needs {size} devices '
@@ -72,7 +77,7 @@ class Partitioner:
     """
     used, spec = set(), [None] * len(axes)
     for logical, mesh_axes in self.rules:
-      if logical not in axes:
+      if logical not in axes or spec[axes.index(logical)] is not None:
         continue
       dim = axes.index(logical)
       free = tuple(a for a in mesh_axes if a not in used and self.mesh.shape[a] > 1)

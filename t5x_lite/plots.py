@@ -8,7 +8,7 @@ from t5x_lite.errors import UserError
 
 def loss_curve(model_dir: pathlib.Path | str, output: pathlib.Path | str | None = None
                ) -> pathlib.Path:
-  """Draws the training loss over tokens, and each evaluation's; returns the PNG written.
+  """Draws the training loss over steps, and each evaluation's; returns the PNG written.
 
   Default output: MODEL_DIR/loss.png. Raises UserError if the run has logged nothing yet.
   """
@@ -18,10 +18,9 @@ def loss_curve(model_dir: pathlib.Path | str, output: pathlib.Path | str | None 
   train = [r for r in records if r['kind'] == 'train' and r['loss'] is not None]
   if not train:
     raise UserError(f'No training metrics in {path}: train the run first')
-  import matplotlib
-  matplotlib.use('Agg', force=False)
-  from matplotlib import pyplot as plt
-  figure, axes = plt.subplots(figsize=(6.4, 4), layout='constrained')
+  from matplotlib.figure import Figure  # not pyplot, which has a state of its own
+  figure = Figure(figsize=(6.4, 4), layout='constrained')
+  axes = figure.subplots()
   axes.plot([r['step'] for r in train], [r['loss'] for r in train], color='tab:blue',
             label='training')
   evaluations = {}
@@ -38,5 +37,4 @@ def loss_curve(model_dir: pathlib.Path | str, output: pathlib.Path | str | None 
   axes.legend(frameon=False)
   output = pathlib.Path(output) if output is not None else model_dir / 'loss.png'
   figure.savefig(output, dpi=150)
-  plt.close(figure)
   return output

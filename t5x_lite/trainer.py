@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import pathlib
 import signal
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 
 from scaling import accounting, hardware
-from t5x_lite import checkpointing, configuration, input_pipeline, metrics, quiet, train_step
+from t5x_lite import checkpointing, configuration, input_pipeline, metrics, train_step
 from t5x_lite.checkpointing import Checkpoints
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import Evaluation
@@ -43,37 +44,44 @@ def train(experiment: Experiment, config_gin: str) -> Result:
   resuming = (folder / CONFIG).exists()
   if resuming:
     configuration.check_same_run(folder / CONFIG, experiment)
-  task = input_pipeline.get_task(experiment.data)
-  has_eval = has_metrics(task, experiment.eval.split)
-  first_batch = _open_batches(experiment, 0)   # fails here, before anything is written
-  progress = metrics.Progress(settings.steps)
-
-  optimizer = experiment.optimizer.make()
-  abstract = train_step.abstract_state(config, optimizer, partitioner)
-  checkpoints = latest = None
+  checkpoints, start = None, 0
   if resuming and (folder / checkpointing.FOLDER).is_dir():
     checkpoints = Checkpoints(folder, settings.keep_checkpoints)
-    latest = checkpoints.latest_step()
+    start = checkpoints.latest_step() or 0
+    if start >= settings.steps:
+      checkpoints.close()
+      print(f'{folder} is already trained to step {start}')
+      return Result(start, True, _last_evaluation(folder, start))
   elif experiment.init_from is not None:
     checkpointing.check_source(_path(experiment.init_from.model_dir), experiment.init_from.step)
+  task = input_pipeline.get_task(experiment.data)
+  batches = _open_batches(experiment, start)   # what is wrong with the data is said here
+  progress = metrics.Progress(settings.steps)
+  optimizer = experiment.optimizer.make()
+  abstract = train_step.abstract_state(config, optimizer, partitioner)
+  if start:
+    state, _ = checkpoints.restore(abstract, start)
+    progress.say(f'Resumed {folder} at step {start}')
+  else:
+    state = _initial_state(experiment, optimizer, abstract, progress)
 
+  # From here on the run is written.
   folder.mkdir(parents=True, exist_ok=True)
   (folder / CONFIG).write_text(config_gin)
   checkpoints = checkpoints or Checkpoints(folder, settings.keep_checkpoints)
-  if latest is not None:
-    state, _ = checkpoints.restore(abstract, latest)
-    batches = _open_batches(experiment, latest) if latest else first_batch
-    progress.say(f'Resumed {folder} at step {latest}')
-  else:
-    state = _initial_state(experiment, optimizer, abstract, progress)
-    batches, latest = first_batch, 0
-  evaluation = Evaluation(experiment, partitioner) if has_eval else None
-  loop = _Loop(experiment, partitioner, optimizer, checkpoints, evaluation, progress, latest)
+  can_evaluate = has_metrics(task, experiment.eval.split)
+  evaluation = Evaluation(experiment, partitioner) if can_evaluate else None
+  loop = _Loop(experiment, partitioner, optimizer, checkpoints, evaluation, progress, start)
   with contextlib.closing(loop), _stop_signals(loop):
-    result = loop.run(state, batches, latest)
-  with quiet.silent_stderr():   # TensorFlow warns of a stream that is not read to its end
-    del first_batch, batches
-  return result
+    return loop.run(state, batches, start)
+
+
+def _last_evaluation(folder: pathlib.Path, step: int) -> dict[str, float]:
+  """The metrics a run has logged of its evaluation at `step`, if any."""
+  records = [r for r in metrics.read(folder / metrics.FILE)
+             if r['kind'] == 'eval' and r['step'] == step]
+  values = records[-1] if records else {}
+  return {name: value for name, value in values.items() if name not in ('kind', 'step')}
 
 
 def has_metrics(task: Any, split: str) -> bool:
@@ -91,13 +99,7 @@ def _open_batches(experiment: Experiment, start: int):
   batches = input_pipeline.train_batches(
       experiment.data, experiment.model, seed=experiment.seed, start=start,
       process_index=jax.process_index(), process_count=jax.process_count())
-  first = next(batches)
-
-  def stream():
-    yield first
-    yield from batches
-
-  return stream()
+  return itertools.chain([next(batches)], batches)
 
 
 def _initial_state(experiment: Experiment, optimizer, abstract, progress):
@@ -126,50 +128,44 @@ class _Loop:
         microbatches=settings.microbatches, label_smoothing=settings.label_smoothing,
         z_loss=settings.z_loss)
     self.stopped_by = None    # name of the signal that asked to stop
-    self.evaluated = None     # (step, metrics) of the last evaluation
     devices = partitioner.mesh.devices.flat
     self.peak_flops = hardware.peak_flops(devices[0].device_kind) * len(devices)
 
   def run(self, state, batches, start: int) -> Result:
     settings = self.settings
+    step, sums, batch = start, None, None
     pending = None            # metrics of a step are fetched after the next one has started
-    step = start
     self.clock, self.logged = time.monotonic(), start   # when metrics last came, and of what step
     while step < settings.steps and self.stopped_by is None:
       batch = next(batches)
       state, sums = self.step_fn(state, self.partitioner.put_batch(batch))
       step += 1
-      if pending is not None:
-        self._log(*pending)
-        pending = None
-      last = step == settings.steps or self.stopped_by is not None
-      if step % settings.log_every == 0 or last:
+      pending = self._log(pending)
+      if step % settings.log_every == 0 or step == settings.steps:
         pending = step, sums, batch
-      due = settings.eval_every is not None and step % settings.eval_every == 0
-      if step % settings.checkpoint_every == 0 or due or last:
-        if pending is not None:
-          self._log(*pending)
-          pending = None
-        self._save(state, step, sums)
-        if due and not last:
+      evaluate = settings.eval_every is not None and step % settings.eval_every == 0
+      if step < settings.steps and (step % settings.checkpoint_every == 0 or evaluate):
+        pending = self._log(pending)
+        self._save(state, step, sums)   # first: a failing evaluation loses nothing
+        if evaluate:
           self._evaluate(state, step)
         self.clock, self.logged = time.monotonic(), step   # saving and evaluating are not steps
-    if step == start and self.stopped_by is None:
-      self.progress.say(f'{self.experiment.folder} is already trained to step {step}')
-    return self._end(state, step)
-
-  def _end(self, state, step) -> Result:
-    self.checkpoints.save(state, step, self._meta())
+    self._log(pending)
+    if sums is not None:
+      self._save(state, step, sums)
     if self.stopped_by is not None:
       self.progress.say(f'Stopped by {self.stopped_by} after step {step}: saved; the same command '
                         'takes it up again')
       return Result(step, False, {})
-    self._evaluate(state, step)
+    values = self._evaluate(state, step)
     self.progress.say(f'Trained to step {step}: {self.experiment.folder}')
-    return Result(step, True, self.evaluated[1] if self.evaluated else {})
+    return Result(step, True, values)
 
-  def _log(self, step, sums, batch):
-    """Waits for the metrics of a step and writes them."""
+  def _log(self, pending) -> None:
+    """Waits for the metrics of a step, (step, sums, batch), and writes them."""
+    if pending is None:
+      return
+    step, sums, batch = pending
     sums = {name: float(x) for name, x in jax.device_get(sums).items()}
     now = time.monotonic()
     seconds = (now - self.clock) / (step - self.logged)
@@ -204,13 +200,13 @@ class _Loop:
   def _meta(self) -> dict[str, Any]:
     return {'seed': self.experiment.seed, 'batch_size': self.experiment.data.batch_size}
 
-  def _evaluate(self, state, step):
-    if self.evaluation is None or (self.evaluated and self.evaluated[0] == step):
-      return
+  def _evaluate(self, state, step) -> dict[str, float]:
+    if self.evaluation is None:
+      return {}
     values = self.evaluation(state['params'], step)
-    self.evaluated = step, values
     self.writer.write(step, 'eval', values)
     self.progress.say(f'step {step}  ' + '  '.join(f'{k} {v:.4g}' for k, v in values.items()))
+    return values
 
   def close(self):
     """Waits for checkpoints that are being written."""

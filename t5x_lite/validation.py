@@ -19,7 +19,7 @@ class FieldError(UserError):
 
 
 def nearest(name: str, choices) -> str:
-  """' Did you mean …?' with the choice nearest to `name`, else the list of choices."""
+  """'did you mean …?' with the choice nearest to `name`, else the list of choices."""
   choices = sorted(choices)
   close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
   if close:
@@ -74,5 +74,5 @@ def check_positive(config, *names: str) -> None:
   """Raises FieldError for the first of the named fields that is set and is not above zero."""
   for name in names:
     value = getattr(config, name)
-    if value is not None and value <= 0:
+    if value is not None and not value > 0:   # nan is not
       raise FieldError(config, name, 'must be above 0')

@@ -4,8 +4,8 @@ The compiled functions are cached for the whole session by their config: compili
 tests cost.
 """
 
-import dataclasses
 import atexit
+import dataclasses
 import functools
 import os
 import shutil

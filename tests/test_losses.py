@@ -99,7 +99,8 @@ def test_gradient_is_that_of_finite_differences(options):
       x = jnp.array(flat.reshape(logits.shape), jnp.float64)
       return float(losses.cross_entropy(x, targets, weights, **options)['objective'])
   want = scipy.optimize.approx_fprime(logits.ravel().astype(np.float64), objective, 1e-6)
-  got = jax.grad(lambda x: losses.cross_entropy(x, targets, weights, **options)['objective'])(logits)
+  got = jax.grad(
+      lambda x: losses.cross_entropy(x, targets, weights, **options)['objective'])(logits)
   np.testing.assert_allclose(got.ravel(), want, atol=2e-5)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from t5x_lite import optimizers
 from t5x_lite.errors import UserError
-from t5x_lite.optimizers import WSD, AdamW, Adafactor, Constant, Rsqrt, WarmupCosine
+from t5x_lite.optimizers import WSD, Adafactor, AdamW, Constant, Rsqrt, WarmupCosine
 
 
 def rates(schedule, steps):

@@ -1,11 +1,13 @@
 """The train step: the same losses on every mesh, dropout's key, and pinned figures of one step."""
 
+import contextlib
 import dataclasses
 import functools
 import os
 import tempfile
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
@@ -34,9 +36,22 @@ def first_state(config, params, optimizer, partitioner):
   return jax.device_put(jax.tree.map(np.array, state), shardings)
 
 
+@contextlib.contextmanager
+def no_compilation_cache():
+  """What comes from the cache is not compiled, and says nothing."""
+  before = jax.config.jax_enable_compilation_cache
+  jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()   # which remembers whether it is used
+  try:
+    yield
+  finally:
+    jax.config.update('jax_enable_compilation_cache', before)
+    compilation_cache.reset_cache()
+
+
 def capture_stderr(function):
-  """(result, what native code wrote to file descriptor 2 meanwhile)."""
-  with tempfile.TemporaryFile() as file:
+  """(result, what native code wrote to file descriptor 2 meanwhile), compiling anew."""
+  with no_compilation_cache(), tempfile.TemporaryFile() as file:
     real = os.dup(2)
     os.dup2(file.fileno(), 2)
     try:
