@@ -38,8 +38,7 @@ setup(
         'tpu': ['jax[tpu]'], 'gpu': ['jax[cuda12]'],
     },
     entry_points={'console_scripts': ['t5x-lite = t5x_lite.cli:main']},
-    classifiers=['License :: OSI Approved :: Apache Software License',
-                 'Programming Language :: Python :: 3.11',
+    classifiers=['Programming Language :: Python :: 3.11',
                  'Programming Language :: Python :: 3.12',
                  'Programming Language :: Python :: 3.13'],
 )
