@@ -68,7 +68,8 @@ def import_seqio():
   """seqio, quietly: TensorFlow takes no accelerator and prints no start-up banner."""
   if 'seqio' not in sys.modules:
     quiet.quiet_logs()
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')   # what it says once it is running
+    if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':   # which JAX sets
+      os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'   # no warnings of streams not read to their end
     with quiet.silent_stderr():
       import tensorflow as tf
       for kind in ('GPU', 'TPU'):
