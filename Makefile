@@ -1,5 +1,7 @@
 # Every target sets up what it needs in .venv, from a machine that has git, make and Python >= 3.11.
-PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3.12),$(shell command -v python3.13),python3)
+# The first that runs: a version manager may have names on the path that do not.
+PYTHON ?= $(or $(shell for p in python3.11 python3.12 python3.13; do \
+  $$p -c '' 2>/dev/null && echo $$p && break; done),python3)
 VENV ?= .venv
 TESTS ?= tests
 BIN = $(VENV)/bin
