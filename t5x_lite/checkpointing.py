@@ -1,7 +1,7 @@
 """Checkpoints of a run: written asynchronously by Orbax, kept by count, restored onto any mesh.
 
 A checkpoint is `MODEL_DIR/checkpoints/<step>/` with the items `params`, `opt_state` (the optimizer
-state and the step) and `meta` (JSON: what the run's data place and vocabulary are).
+state and the step) and `meta` (JSON: the run's seed and batch size).
 """
 
 import contextlib
@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from t5x_lite import models, quiet
+from t5x_lite import quiet
 from t5x_lite.errors import UserError
 from t5x_lite.models import ModelConfig
 from t5x_lite.partitioning import Partitioner
-from t5x_lite.train_step import TrainState
+from t5x_lite.train_step import TrainState, abstract_params
 
 FOLDER = 'checkpoints'
 
@@ -101,10 +101,7 @@ def load_params(model_dir: pathlib.Path, config: ModelConfig, partitioner: Parti
                 step: int | None) -> tuple[Any, int]:
   """(parameters, step) of a checkpoint of a run, newest if step is None, placed on the mesh."""
   source, step = check_source(model_dir, step)
-  shapes = jax.eval_shape(lambda: models.init_params(config, jax.random.key(0)))
-  place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
-  abstract = jax.tree.map(place, shapes, partitioner.param_shardings(config))
-  params, _ = source.restore_params(abstract, step)
+  params, _ = source.restore_params(abstract_params(config, partitioner), step)
   source.close()
   return params, step
 

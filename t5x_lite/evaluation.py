@@ -89,9 +89,7 @@ class Evaluation:
       raise FieldError(settings, 'split', f'task {task.name!r}: {nearest(settings.split, splits)}')
     self.config, self.data, self.partitioner = config, data, partitioner
     self.batch_size = settings.batch_size
-    if self.batch_size % partitioner.batch_parts:
-      raise FieldError(settings, 'batch_size', 'not divisible by the mesh: data x fsdp is '
-                       f'{partitioner.batch_parts}')
+    partitioner.check_rows(settings)
     self.targets = task.output_features['targets']
     self.pad_id = self.targets.vocabulary.pad_id
     converter = input_pipeline.feature_converter(task, config, pack=False)

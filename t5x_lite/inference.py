@@ -27,9 +27,7 @@ class Generator:
     mesh = experiment.mesh.make()
     self.partitioner = Partitioner(mesh, experiment.mesh.rules)
     self.task = input_pipeline.get_task(self.data)
-    if self.settings.batch_size % self.partitioner.batch_parts:
-      raise FieldError(self.settings, 'batch_size', 'not divisible by the mesh: data x fsdp is '
-                       f'{self.partitioner.batch_parts}')
+    self.partitioner.check_rows(self.settings)
     self.targets = self.task.output_features['targets'].vocabulary
     self.inputs = self.task.output_features.get('inputs', self.task.output_features['targets'])
     self.step = None
@@ -79,9 +77,7 @@ class Generator:
     first = np.asarray([input_pipeline.start_id(self.targets)], np.int32)
     pad_id = self.targets.pad_id
     if self.config.family == 'encoder_decoder':
-      length = self.data.inputs_length
-      tokens = np.stack([np.pad(i, (0, length - len(i)), constant_values=pad_id) for i in inputs])
-      batch = input_pipeline.add_segments({'encoder_input_tokens': tokens}, pad_id)
+      batch = self._encoder_batch(inputs)
       prompt, valid = decoding.left_pad([first] * len(inputs), pad_id)
     else:
       self._check_length(1 + max(map(len, inputs)))
@@ -93,6 +89,12 @@ class Generator:
         self.params, put, put.pop('prompt'), put.pop('valid'), key))
     return [self.targets.decode(row.tolist()) for row in ids], scores
 
+  def _encoder_batch(self, inputs: list[np.ndarray]) -> input_pipeline.Batch:
+    """The encoder's features of unpacked rows, padded on the right to the inputs' length."""
+    length, pad_id = self.data.inputs_length, self.inputs.vocabulary.pad_id
+    tokens = np.stack([np.pad(i, (0, length - len(i)), constant_values=pad_id) for i in inputs])
+    return input_pipeline.add_segments({'encoder_input_tokens': tokens}, pad_id)
+
   def _check_length(self, prompt: int):
     limit, new = self.config.max_length, self.settings.max_tokens or self.data.targets_length
     if limit is not None and prompt + new > limit:
@@ -102,9 +104,8 @@ class Generator:
 
   def _fill(self, inputs: list[np.ndarray]):
     """Classes, or texts with every masked position filled in, and their log-likelihoods."""
-    length, pad_id = self.data.inputs_length, self.inputs.vocabulary.pad_id
-    tokens = np.stack([np.pad(i, (0, length - len(i)), constant_values=pad_id) for i in inputs])
-    batch = input_pipeline.add_segments({'encoder_input_tokens': tokens}, pad_id)
+    batch = self._encoder_batch(inputs)
+    tokens = batch['encoder_input_tokens']
     best, log_p = jax.device_get(self._predict(self.params, self.partitioner.put_batch(batch)))
     if self.config.num_classes is not None:
       return best[:, 0].tolist(), log_p[:, 0]

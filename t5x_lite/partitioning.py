@@ -111,6 +111,12 @@ class Partitioner:
     """Into how many parts a batch is cut."""
     return self.mesh.shape['data'] * self.mesh.shape['fsdp']
 
+  def check_rows(self, settings) -> None:
+    """Raises FieldError if the mesh does not divide `settings.batch_size`."""
+    if settings.batch_size % self.batch_parts:
+      raise FieldError(settings, 'batch_size', 'not divisible by the mesh: data x fsdp is '
+                       f'{self.batch_parts}')
+
   def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """This process's rows of a batch -> global arrays on the mesh."""
     put = lambda x: jax.make_array_from_process_local_data(self.batch_sharding(x.ndim), x)

@@ -23,20 +23,27 @@ def init_state(config: ModelConfig, optimizer: optax.GradientTransformation, see
   return {'step': jnp.zeros((), jnp.int32), 'params': params, 'opt_state': optimizer.init(params)}
 
 
+def _placed(x, sharding) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def abstract_params(config: ModelConfig, partitioner: Partitioner) -> dict:
+  """The parameters as ShapeDtypeStructs that carry their shardings."""
+  shapes = jax.eval_shape(lambda: models.init_params(config, jax.random.key(0)))
+  return jax.tree.map(_placed, shapes, partitioner.param_shardings(config))
+
+
 def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation,
                    partitioner: Partitioner) -> TrainState:
   """The state as ShapeDtypeStructs that carry their shardings."""
+  params = abstract_params(config, partitioner)
   state = jax.eval_shape(lambda: init_state(config, optimizer, 0))
-  shardings = partitioner.param_shardings(config)
   whole = partitioner.replicated
-  place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
   # Moments lie like their parameter; Adafactor's row and column sums are small and kept whole.
   opt_state = optax.tree.map_params(
-      optimizer, lambda x, p, s: place(x, s if x.shape == p.shape else whole),
-      state['opt_state'], state['params'], shardings,
-      transform_non_params=lambda x: place(x, whole))
-  return {'step': place(state['step'], whole), 'opt_state': opt_state,
-          'params': jax.tree.map(place, state['params'], shardings)}
+      optimizer, lambda x, p: _placed(x, p.sharding if x.shape == p.shape else whole),
+      state['opt_state'], params, transform_non_params=lambda x: _placed(x, whole))
+  return {'step': _placed(state['step'], whole), 'opt_state': opt_state, 'params': params}
 
 
 def shardings_of(abstract: TrainState) -> TrainState:
