@@ -4,6 +4,7 @@ A checkpoint is `MODEL_DIR/checkpoints/<step>/` with the items `params`, `opt_st
 state and the step) and `meta` (JSON: the run's seed and batch size).
 """
 
+from collections.abc import Iterator
 import contextlib
 import pathlib
 import re
@@ -100,9 +101,8 @@ class Checkpoints:
 def load_params(model_dir: pathlib.Path, config: ModelConfig, partitioner: Partitioner,
                 step: int | None) -> tuple[Any, int]:
   """(parameters, step) of a checkpoint of a run, newest if step is None, placed on the mesh."""
-  source, step = check_source(model_dir, step)
-  params, _ = source.restore_params(abstract_params(config, partitioner), step)
-  source.close()
+  with open_source(model_dir, step) as (source, step):
+    params, _ = source.restore_params(abstract_params(config, partitioner), step)
   return params, step
 
 
@@ -127,13 +127,14 @@ def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
   return tree
 
 
-def check_source(model_dir: pathlib.Path, step: int | None) -> tuple[Checkpoints, int]:
+@contextlib.contextmanager
+def open_source(model_dir: pathlib.Path, step: int | None) -> Iterator[tuple[Checkpoints, int]]:
   """(the checkpoints of a run, the step to read, newest if None); UserError if there is none."""
   if not (model_dir / FOLDER).is_dir():
     raise UserError(f'No checkpoint in {model_dir / FOLDER}: train that run first, or name '
                     'another folder')
-  source = Checkpoints(model_dir)
-  return source, source.find(step)
+  with contextlib.closing(Checkpoints(model_dir)) as source:
+    yield source, source.find(step)
 
 
 def initial_params(params: dict, abstract: dict, model_dir: pathlib.Path, step: int | None,
@@ -143,21 +144,20 @@ def initial_params(params: dict, abstract: dict, model_dir: pathlib.Path, step: 
   A parameter that checkpoint lacks must begin with one of `new` and keeps its fresh value; one
   that only it has is left out and named. Raises UserError for any other difference.
   """
-  source, step = check_source(model_dir, step)
-  want, have = flatten(abstract), flatten(source.param_shapes(step))
-  missing = [n for n in want if n not in have and not n.startswith(new or ('\0',))]
-  if missing:
-    raise UserError(f'{model_dir}, step {step}, has no parameter {missing[0]!r} (and '
-                    f'{len(missing) - 1} more): name what may be new in InitFrom.new')
-  shared = [n for n in want if n in have]
-  for name in shared:
-    if tuple(have[name].shape) != want[name].shape:
-      raise UserError(f'{model_dir}, step {step}: {name!r} has shape {tuple(have[name].shape)}, '
-                      f'this model needs {want[name].shape}: use the same model config')
-  # Orbax restores whole items: what only the other run has is read too, and dropped here.
-  target = {n: want.get(n, jax.ShapeDtypeStruct(have[n].shape, have[n].dtype)) for n in have}
-  restored = flatten(source.restore_params(unflatten(target), step)[0])
-  source.close()
+  with open_source(model_dir, step) as (source, step):
+    want, have = flatten(abstract), flatten(source.param_shapes(step))
+    missing = [n for n in want if n not in have and not n.startswith(new or ('\0',))]
+    if missing:
+      raise UserError(f'{model_dir}, step {step}, has no parameter {missing[0]!r} (and '
+                      f'{len(missing) - 1} more): name what may be new in InitFrom.new')
+    shared = [n for n in want if n in have]
+    for name in shared:
+      if tuple(have[name].shape) != want[name].shape:
+        raise UserError(f'{model_dir}, step {step}: {name!r} has shape {tuple(have[name].shape)}, '
+                        f'this model needs {want[name].shape}: use the same model config')
+    # Orbax restores whole items: what only the other run has is read too, and dropped here.
+    target = {n: want.get(n, jax.ShapeDtypeStruct(have[n].shape, have[n].dtype)) for n in have}
+    restored = flatten(source.restore_params(unflatten(target), step)[0])
   kept = jax.tree_util.tree_map_with_path(
       lambda path, fresh: restored.get(_name(path), fresh), params)
   fresh, unused = sorted(set(want) - set(have)), sorted(set(have) - set(want))

@@ -22,7 +22,7 @@ COMMANDS = {
     'describe': ('print parameters and FLOPs of a config',
                  't5x-lite describe --gin_file=experiments/tiny_lm.gin'),
     'train-vocab': ('train a SentencePiece vocabulary on the text of a task',
-                    't5x-lite train-vocab --task=stdlib_lm --size=4096 --output=runs/vocab'),
+                    't5x-lite train-vocab --task=stdlib_docstring --size=2048 --output=runs/vocab'),
 }
 
 
@@ -140,5 +140,5 @@ def _train_vocab(args) -> int:
   importlib.import_module(args.task_module)
   vocabularies = importlib.import_module('tasks.vocabularies')
   path = vocabularies.train_sentencepiece(args.task, args.split, args.size, args.output)
-  print(f'{path}: use it with --gin.DataConfig.vocabulary={path}')
+  print(f'{path}: use it with --gin.VOCABULARY={path}')
   return 0

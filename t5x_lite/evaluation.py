@@ -90,6 +90,7 @@ class Evaluation:
     self.config, self.data, self.partitioner = config, data, partitioner
     self.batch_size = settings.batch_size
     partitioner.check_rows(settings)
+    self.task_name = task.name
     self.targets = task.output_features['targets']
     self.pad_id = self.targets.vocabulary.pad_id
     converter = input_pipeline.feature_converter(task, config, pack=False)
@@ -115,9 +116,14 @@ class Evaluation:
     metrics, _ = self.evaluator.evaluate(
         compute_metrics=True, step=step, score_fn=lambda ds: self._scores(params, ds),
         predict_fn=lambda ds: self._predictions(params, ds))
-    shown = lambda task: task if isinstance(self.data.task, str) else self.data.name
-    return {f'{shown(task)}/{name}': float(value) for task, values in metrics.result().items()
-            for name, value in values.items()}
+    return {f'{self._shown(task)}/{name}': float(value)
+            for task, values in metrics.result().items() for name, value in values.items()}
+
+  def _shown(self, task: str) -> str:
+    """Its name less the hashes of files and of another vocabulary: the same in every run."""
+    if not isinstance(self.data.task, str):
+      return self.data.name
+    return task.removesuffix(self.task_name.removeprefix(self.data.task))
 
   def _scores(self, params, dataset):
     """seqio's score_fn: ([(index, log-likelihood)], {name: the other sums of each row})."""

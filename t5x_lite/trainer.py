@@ -53,7 +53,9 @@ def train(experiment: Experiment, config_gin: str) -> Result:
       print(f'{folder} is already trained to step {start}')
       return Result(start, True, _last_evaluation(folder, start))
   elif experiment.init_from is not None:
-    checkpointing.check_source(_path(experiment.init_from.model_dir), experiment.init_from.step)
+    source = experiment.init_from
+    with checkpointing.open_source(_path(source.model_dir), source.step):
+      pass   # it is there
   task = input_pipeline.get_task(experiment.data)
   batches = _open_batches(experiment, start)   # what is wrong with the data is said here
   progress = metrics.Progress(settings.steps)

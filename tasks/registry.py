@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 import dataclasses
-import difflib
 import functools
 import hashlib
 import os
@@ -12,6 +11,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite.errors import UserError
+from t5x_lite.validation import nearest
 
 _TOKENIZERS = frozenset({'tokenize', 'tokenize_and_append_eos', 'tokenize_text'})
 
@@ -22,11 +22,9 @@ def lookup(name: str) -> seqio.Task | seqio.Mixture:
   Raises:
     UserError: there is none of that name.
   """
-  known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
+  known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
   if name not in known:
-    nearest = difflib.get_close_matches(name, known, n=1)
-    cure = f'did you mean {nearest[0]!r}?' if nearest else f'there are: {", ".join(known)}'
-    raise UserError(f'no task or mixture {name!r} is registered; {cure}')
+    raise UserError(f'no task or mixture {name!r} is registered; {nearest(name, known)}')
   return seqio.get_mixture_or_task(name)
 
 

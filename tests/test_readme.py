@@ -24,7 +24,7 @@ SMALL = {
     'eval': '--gin.EvalConfig.num_examples=4',
     'infer': '--gin.InferConfig.num_examples=4 --gin.InferConfig.max_tokens=4',
     'describe': '',
-    'train-vocab': '--split=validation --size=600',
+    'train-vocab': '--split=validation',
 }
 NOT_RUN = {
     'git clone https://github.com/OWNER/t5x_lite && cd t5x_lite': 'needs a network',

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import os
+import random
 import signal
 import threading
 import time
 
 import pytest
 
-from t5x_lite import configuration, evaluation, inference, metrics, trainer
+from t5x_lite import cli, configuration, evaluation, inference, metrics, trainer
 from t5x_lite.errors import UserError
 
 TINY = ['ModelConfig.embed_dim=32', 'ModelConfig.num_layers=1', 'ModelConfig.num_heads=2',
@@ -151,24 +152,27 @@ def test_outputs_do_not_depend_on_what_else_is_in_the_batch(trained):
 
 
 def test_a_run_stopped_by_sigterm_and_resumed_logs_the_same_losses(stdlib_data_dir, tmp_path):
-  """On a streamed mixture of two tasks, dropout on, bit for bit."""
+  """On a streamed mixture of two tasks, dropout on, bit for bit; stopped twice, at random steps."""
   def experiment(name):
     return configuration.load(
         ['experiments/tiny_span_corruption.gin'],
-        [*TINY, 'TASK=stdlib_mixture', f"MODEL_DIR='{tmp_path / name}'", 'STEPS=14',
+        [*TINY, 'TASK=stdlib_mixture', f"MODEL_DIR='{tmp_path / name}'", 'STEPS=24',
          f"DataConfig.data_dir='{stdlib_data_dir}'", 'ModelConfig.dropout_rate=0.1',
          'TrainConfig.checkpoint_every=6', 'ModelConfig.num_decoder_layers=1'])
 
   unbroken = experiment('unbroken')
   trainer.train(*unbroken)
   broken, text = experiment('broken')
-  for at in (3, 8):
+  stops = [0]
+  for latest in (8, 16):
+    at = random.randint(stops[-1] + 1, latest)
     stop_at(broken.folder, at)
     result = trainer.train(broken, text)
     assert not result.finished and result.step >= at
+    stops.append(result.step)
   assert trainer.train(broken, text).finished
-  assert losses(broken.folder) == losses(unbroken[0].folder)
-  assert len(losses(broken.folder)) == 14
+  assert losses(broken.folder) == losses(unbroken[0].folder), f'stopped at {stops[1:]}'
+  assert len(losses(broken.folder)) == 24
 
 
 def test_a_crash_loses_only_what_came_after_the_last_checkpoint(text_file, tmp_path, monkeypatch):
@@ -264,6 +268,18 @@ def test_a_users_file_trains_every_family_without_python(objective, base, bindin
     path, records = inference.infer(experiment)
     assert len(records) == 200 and records[0]['targets'] == '0'
     assert path.parent == experiment.folder
+
+
+def test_a_run_with_a_vocabulary_of_its_own_names_its_scores_after_the_task(stdlib, tmp_path):
+  command = ['train-vocab', '--task=stdlib_docstring', '--split=validation', '--size=300',
+             f'--output={tmp_path / "vocab"}']
+  assert cli.main(command) == 0
+  experiment, text = configuration.load(
+      ['experiments/tiny_lm_pieces.gin'],
+      [*TINY, f"VOCABULARY='{tmp_path / 'vocab.model'}'", f"MODEL_DIR='{tmp_path / 'run'}'",
+       'STEPS=2', 'TARGETS_LENGTH=16'])
+  assert set(trainer.train(experiment, text).metrics) == {
+      f'stdlib_lm/{name}' for name in ('loss', 'perplexity', 'bits_per_byte', 'token_accuracy')}
 
 
 def test_an_empty_file_is_refused(tmp_path):
