@@ -271,7 +271,7 @@ def test_a_users_file_trains_every_family_without_python(objective, base, bindin
 
 
 def test_a_run_with_a_vocabulary_of_its_own_names_its_scores_after_the_task(stdlib, tmp_path):
-  command = ['train-vocab', '--task=stdlib_docstring', '--split=validation', '--size=300',
+  command = ['train-vocab', '--task=stdlib_docstring', '--split=validation', '--size=600',
              f'--output={tmp_path / "vocab"}']
   assert cli.main(command) == 0
   experiment, text = configuration.load(
