@@ -10,6 +10,8 @@ def _layer(config, cross: bool) -> tuple[int, int]:
   query_out = 2 * config.embed_dim * config.num_heads * config.head_dim
   key_value = 2 * config.embed_dim * config.num_kv_heads * config.head_dim
   mlp = (3 if config.gated_mlp else 2) * config.embed_dim * config.mlp_dim
+  if config.num_experts is not None:   # those a token is sent to, and the router
+    mlp = mlp * config.experts_per_token + config.embed_dim * config.num_experts
   own = query_out + key_value + mlp
   return (own + query_out, key_value) if cross else (own, 0)
 
@@ -47,9 +49,12 @@ def forward_flops(config, inputs_length: int, targets_length: int, *, causal: bo
     decoder = stack(config.num_decoder_layers, targets_length, causal, inputs_length)
     return flops + decoder + head * targets_length
   transform = 2 * config.embed_dim ** 2
-  if config.num_classes is not None:
-    return flops + transform + 2 * config.embed_dim * config.num_classes
-  return flops + (head + transform) * inputs_length
+  classes = 2 * config.embed_dim * (config.num_classes or 2)
+  return flops + {
+      'mlm': (head + transform) * inputs_length,
+      'mlm_nsp': (head + transform) * inputs_length + transform + classes,
+      'classifier': transform + classes, 'tagger': classes * inputs_length,
+      'pooler': transform}[config.head]
 
 
 def train_flops(config, inputs_length: int, targets_length: int, *, causal: bool = False) -> int:

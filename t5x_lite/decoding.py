@@ -65,7 +65,7 @@ def generate(model: models.Model, batch: dict[str, jax.Array], prompt_BP: jax.Ar
 
 def make_generate(config: ModelConfig, partitioner: Partitioner, **options) -> Callable:
   """`generate` jitted for a model: (params, batch, prompt, valid, key) -> (tokens, scores)."""
-  graphdef, _ = models.graph(config, partitioner.shard)
+  graphdef, _ = models.graph(config, partitioner)
 
   def run(params, batch, prompt_BP, valid_BP, key):
     return generate(nnx.merge(graphdef, params), batch, prompt_BP, valid_BP, key, **options)

@@ -28,7 +28,7 @@ def make_score(config: ModelConfig, partitioner: Partitioner, byte_lengths: np.n
   They are log p(target), that of the targets that stand for text, the weights, the bytes of text
   and the hits. `byte_lengths` is [vocab], the bytes each id stands for; None if ids are classes.
   """
-  graphdef, _ = models.graph(config, partitioner.shard)
+  graphdef, _ = models.graph(config, partitioner)
   side = models.FAMILIES[config.family].target
 
   def score(params, batch):
@@ -48,7 +48,7 @@ def make_score(config: ModelConfig, partitioner: Partitioner, byte_lengths: np.n
 
 def make_predict(config: ModelConfig, partitioner: Partitioner):
   """Jitted (params, batch) -> (best id of each position, its log-likelihood); encoder-only."""
-  graphdef, _ = models.graph(config, partitioner.shard)
+  graphdef, _ = models.graph(config, partitioner)
 
   def predict(params, batch):
     log_p = jax.nn.log_softmax(nnx.merge(graphdef, params)(batch))

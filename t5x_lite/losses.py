@@ -1,5 +1,7 @@
 """Cross-entropy as sums and weights: the mean is taken once, over the global batch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -39,3 +41,76 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Array, *,
   correct = (logits.argmax(-1) == targets) * weights
   return {'objective': (objective * weights).sum(), 'loss': (loss * weights).sum(),
           'correct': correct.sum(), 'weight': weights.sum()}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def chunked_cross_entropy(head: jax.tree_util.Partial, x: jax.Array, targets: jax.Array,
+                          weights: jax.Array, chunk: int, options: tuple[tuple[str, float], ...]
+                          ) -> dict[str, jax.Array]:
+  """`cross_entropy(head(x), targets, weights)` without ever holding the logits of more tokens than
+  those of `chunk` places of each row.
+
+  Chunks in which no token has weight are skipped. The gradient is of `objective`; it is computed
+  chunk by chunk in the forward pass, while the logits are there.
+
+  Args:
+    head: [batch, any length, embed] -> float32 logits; a pytree of its parameters.
+    x: [batch, length, embed].
+    targets, weights: [batch, length].
+    chunk: places of a row whose logits are computed at once.
+    options: keyword arguments of `cross_entropy` as items.
+  """
+  return _chunks(head, x, targets, weights, chunk, dict(options), with_gradient=False)[0]
+
+
+def _chunks(head, x, targets, weights, chunk, options, with_gradient):
+  """(sums, gradients of head and x, or None)."""
+  length = x.shape[1]
+  number = -(-length // chunk)
+  size = -(-length // number)
+  pad = lambda a: jnp.pad(a, ((0, 0), (0, number * size - length)) + ((0, 0),) * (a.ndim - 2))
+  x, targets, weights = pad(x), pad(targets), pad(weights)
+
+  def sums(head, x, targets, weights):
+    result = cross_entropy(head(x), targets, weights, **options)
+    return result['objective'], result
+
+  def one(i, carry):
+    cut = lambda a: jax.lax.dynamic_slice_in_dim(a, i * size, size, axis=1)
+    parts = cut(x), cut(targets), cut(weights)
+    total, dhead, dx = carry
+    if not with_gradient:
+      return jax.tree.map(jnp.add, total, sums(head, *parts)[1]), None, None
+    (dhead_part, dx_part), new = jax.grad(sums, argnums=(0, 1), has_aux=True)(head, *parts)
+    return (jax.tree.map(jnp.add, total, new), jax.tree.map(jnp.add, dhead, dhead_part),
+            jax.lax.dynamic_update_slice_in_dim(dx, dx_part, i * size, axis=1))
+
+  zero = {name: jnp.zeros(()) for name in ('objective', 'loss', 'correct', 'weight')}
+  gradients = (jax.tree.map(jnp.zeros_like, head), jnp.zeros_like(x)) if with_gradient else (
+      None, None)
+  # The place after the last token with weight: what comes later costs nothing.
+  last = jnp.where(weights.any(0), jnp.arange(number * size) + 1, 0).max()
+  total, dhead, dx = jax.lax.fori_loop(0, -(-last // size), one, (zero, *gradients))
+  return total, (dhead, None if dx is None else dx[:, :length])
+
+
+def _chunked_forward(head, x, targets, weights, chunk, options):
+  return _chunks(head, x, targets, weights, chunk, dict(options), with_gradient=True)
+
+
+def _chunked_backward(chunk, options, gradients, cotangents):
+  scale = lambda g: (g * cotangents['objective']).astype(g.dtype)
+  return *jax.tree.map(scale, gradients), None, None
+
+
+chunked_cross_entropy.defvjp(_chunked_forward, _chunked_backward)
+
+
+def weighted_first(x: jax.Array, targets: jax.Array, weights: jax.Array):
+  """The same with the tokens of each row that have weight moved to its beginning.
+
+  So a loss on few tokens, such as BERT's on the masked ones, needs the logits of few.
+  """
+  order = jnp.argsort(weights == 0, axis=1, stable=True)
+  take = lambda a: jnp.take_along_axis(a, order, axis=1)
+  return jnp.take_along_axis(x, order[..., None], axis=1), take(targets), take(weights)

@@ -1,7 +1,9 @@
 """The mesh, and one table of rules from logical axes to mesh axes; models never name mesh axes."""
 
+from collections.abc import Callable
 import dataclasses
 import math
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -90,11 +92,38 @@ class Partitioner:
     """As `spec`, bound to the mesh."""
     return NamedSharding(self.mesh, self.spec(axes, shape))
 
-  def shard(self, x: jax.Array, *axes: str | None) -> jax.Array:
-    """`x` constrained to its logical axes inside a jitted function: the models' `Shard`."""
+  @property
+  def platform(self) -> str:
+    """'cpu', 'gpu' or 'tpu', of the mesh's devices."""
+    platform = self.mesh.devices.flat[0].platform
+    return 'gpu' if platform in ('cuda', 'rocm') else platform
+
+  def __call__(self, x: jax.Array, *axes: str | None) -> jax.Array:
+    """`x` constrained to its logical axes inside a jitted function; this is a models' Shard."""
     if self.mesh.size == 1:
       return x
     return jax.lax.with_sharding_constraint(x, self.sharding(axes, x.shape))
+
+  def map(self, fn: Callable, in_axes: Any, out_axes: Any) -> Callable:
+    """`fn` run by each device on its own part of the arguments, cut along logical axes.
+
+    `in_axes` is like the tuple of arguments and `out_axes` like the result, with a tuple of names
+    for each array.
+    """
+    if self.mesh.size == 1:
+      return fn
+    is_axes = lambda x: isinstance(x, tuple) and all(a is None or isinstance(a, str) for a in x)
+
+    def run(*args):
+      specs = jax.tree.map(lambda axes, x: self.spec(axes, x.shape), in_axes, args,
+                           is_leaf=is_axes)
+      out_shapes = jax.eval_shape(fn, *args)
+      out_specs = jax.tree.map(lambda axes, x: self.spec(axes, x.shape), out_axes, out_shapes,
+                               is_leaf=is_axes)
+      return jax.shard_map(fn, mesh=self.mesh, in_specs=specs, out_specs=out_specs,
+                           check_vma=False)(*args)
+
+    return run
 
   @property
   def replicated(self) -> NamedSharding:

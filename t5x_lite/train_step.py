@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t5x_lite import losses, models
+from t5x_lite import models, objective
 from t5x_lite.models import ModelConfig
 from t5x_lite.partitioning import Partitioner
 
@@ -51,23 +51,24 @@ def shardings_of(abstract: TrainState) -> TrainState:
   return jax.tree.map(lambda x: x.sharding, abstract)
 
 
-def loss_and_gradients(graphdef: nnx.GraphDef, side: str, params: Any, batch: dict[str, jax.Array],
-                       key: jax.Array | None, *, microbatches: int = 1,
-                       label_smoothing: float = 0.0, z_loss: float = 0.0):
-  """(sums of losses.cross_entropy, gradient of the summed objective) over a batch.
+def loss_and_gradients(graphdef: nnx.GraphDef, config: ModelConfig, params: Any,
+                       batch: dict[str, jax.Array], key: jax.Array | None, *,
+                       microbatches: int = 1, loss_tokens: int = objective.LOSS_TOKENS['cpu'],
+                       **options):
+  """(sums of objective.batch_sums, gradient of the summed objective) over a batch.
 
   With `microbatches` the rows are computed in so many parts, one after the other, and the sums
-  added: dividing by the whole batch's weight afterwards gives the same as one part. `side` is the
-  family's `target`: whose target tokens and loss weights are taken.
+  added: dividing by the whole batch's weight afterwards gives the same as one part. `options` are
+  those of losses.cross_entropy.
   """
-  def objective(params, batch, key):
-    logits = nnx.merge(graphdef, params)(batch, key)
-    sums = losses.cross_entropy(
-        logits, batch[f'{side}_target_tokens'], batch[f'{side}_loss_weights'],
-        label_smoothing=label_smoothing, z_loss=z_loss)
+  share = objective.shares(config, batch)
+
+  def summed(params, batch, key):
+    sums = objective.batch_sums(nnx.merge(graphdef, params), batch, key, share,
+                                loss_tokens=loss_tokens, **options)
     return sums['objective'], sums
 
-  gradient = jax.grad(objective, has_aux=True)
+  gradient = jax.grad(summed, has_aux=True)
   if microbatches == 1:
     grads, sums = gradient(params, batch, key)
     return sums, grads
@@ -93,18 +94,18 @@ def make_train_step(config: ModelConfig, optimizer: optax.GradientTransformation
                     ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
   """The jitted step: (state, batch) -> (next state, metrics); the given state is donated.
 
-  Metrics are replicated scalars: the sums of losses.cross_entropy over the global batch, and
+  Metrics are replicated scalars: the sums of objective.batch_sums over the global batch, and
   `grad_norm` and `update_norm` of what was applied.
   """
-  graphdef, _ = models.graph(config, partitioner.shard)
-  side = models.FAMILIES[config.family].target
+  graphdef, _ = models.graph(config, partitioner)
 
   def step(state, batch):
     key = None
     if config.dropout_rate:
       key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state['step']), DROPOUT)
     sums, grads = loss_and_gradients(
-        graphdef, side, state['params'], batch, key, microbatches=microbatches,
+        graphdef, config, state['params'], batch, key, microbatches=microbatches,
+        loss_tokens=objective.LOSS_TOKENS[partitioner.platform] * partitioner.batch_parts,
         label_smoothing=label_smoothing, z_loss=z_loss)
     weight = jnp.maximum(sums['weight'], 1.0)
     grads = jax.tree.map(lambda g: g / weight, grads)

@@ -143,9 +143,8 @@ def forward(config: ModelConfig):
 def gradients(config: ModelConfig, microbatches: int = 1):
   """Jitted (params, batch) -> (sums, gradients), without dropout."""
   graphdef, _ = models.graph(config)
-  side = models.FAMILIES[config.family].target
   return jax.jit(lambda params, batch: train_step.loss_and_gradients(
-      graphdef, side, params, batch, None, microbatches=microbatches))
+      graphdef, config, params, batch, None, microbatches=microbatches))
 
 
 def fixture_of(function):

@@ -96,11 +96,11 @@ def test_rules_can_be_replaced():
 
 def test_shard_constrains_inside_jit_and_does_nothing_on_one_device():
   mesh = partitioner(fsdp=8)
-  x = jax.jit(lambda: mesh.shard(jax.numpy.zeros((8, 4)), 'batch', 'length'))()
+  x = jax.jit(lambda: mesh(jax.numpy.zeros((8, 4)), 'batch', 'length'))()
   assert x.sharding.spec == P('fsdp')
   alone = Partitioner(MeshConfig(data=1).make(jax.devices()[:1]))
   y = np.zeros((8, 4))
-  assert alone.shard(y, 'batch', 'length') is y
+  assert alone(y, 'batch', 'length') is y
 
 
 def test_batch_comes_back_as_it_was_put_and_rows_lie_on_their_devices():

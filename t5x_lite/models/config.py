@@ -3,7 +3,11 @@
 import dataclasses
 from typing import Literal
 
+from t5x_lite.models.positions import RopeScaling
 from t5x_lite.validation import FieldError, check_positive, check_types
+
+# Activations that the backward pass may keep rather than recompute (jax.ad_checkpoint names).
+CHECKPOINT_NAMES = ('query', 'key', 'value', 'attention', 'attention_out', 'mlp_hidden', 'mlp_out')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +21,7 @@ class ModelConfig:
   embed_dim: int                # width of the residual stream (d_model)
   num_layers: int               # blocks of the stack; of each stack in encoder-decoder
   num_heads: int                # query heads
-  mlp_dim: int                  # width of the MLP's hidden layer
+  mlp_dim: int                  # width of the MLP's hidden layer; of each expert's
   num_decoder_layers: int | None = None   # encoder-decoder only; None: as many as num_layers
   num_kv_heads: int | None = None         # key-value heads (grouped queries); None: num_heads
   head_dim: int | None = None             # None: embed_dim / num_heads
@@ -25,61 +29,131 @@ class ModelConfig:
 
   norm: Literal['rms_norm', 'layer_norm'] = 'rms_norm'
   norm_epsilon: float = 1e-6
-  norm_placement: Literal['pre', 'post'] = 'pre'   # post: after the residual sum (BERT)
+  norm_unit_offset: bool = False          # the norm's scale is 1 + its parameter (Gemma)
+  # post: after the residual sum (BERT, GPT-1); both: before and after each layer (Gemma 2)
+  norm_placement: Literal['pre', 'post', 'both'] = 'pre'
   embedding_norm: bool = False            # a norm straight after the embeddings (BERT)
   activation: Literal['relu', 'gelu', 'gelu_exact', 'silu'] = 'silu'   # gelu: the tanh form
   gated_mlp: bool = True                  # act(x W_gate) * (x W_up), as in T5 1.1 and LLaMA
   bias: bool = False                      # biases in every linear layer
-  position: Literal['learned', 'rope', 'relative', 'none'] = 'rope'
+
+  position: Literal['learned', 'sinusoidal', 'rope', 'relative', 'alibi', 'none'] = 'rope'
   rope_theta: float = 10_000.0
+  rope_scaling: RopeScaling | None = None
   relative_buckets: int = 32              # T5's relative position buckets
   relative_max_distance: int = 128
+  num_token_types: int | None = None      # encoder-only: rows of BERT's token type table
+
   attention_scale: float | None = None    # factor of q·k; None: 1 / sqrt(head_dim); T5: 1.0
+  attention_softcap: float | None = None  # scores become cap * tanh(scores / cap) (Gemma 2: 50)
+  window: int | None = None               # self-attention reaches tokens less than this far away
+  global_every: int | None = None         # each n-th layer has no window (Gemma 2: 2)
   prefix_lm: bool = False                 # decoder-only: the inputs see each other both ways
 
+  num_experts: int | None = None          # MLPs of a mixture of experts; None: one MLP
+  experts_per_token: int = 2              # those a token is sent to (top-k routing)
+  expert_capacity: float | None = None    # most tokens of an expert, in mean loads; None: no limit
+  load_balance_loss: float = 0.01         # factor of Switch Transformer's balance loss
+  router_z_loss: float = 0.001            # factor of log(Z)^2 of the router (ST-MoE)
+
   tied_embeddings: bool = True            # the output layer is the embedding table
-  num_classes: int | None = None          # encoder-only: a classifier in place of the MLM head
-  pooling: Literal['first', 'mean'] = 'first'      # what the classifier reads
+  scale_embeddings: bool = False          # embeddings times sqrt(embed_dim) (Gemma)
+  scale_logits: bool = False              # logits divided by sqrt(embed_dim) (T5 1.0)
+  logits_softcap: float | None = None     # as attention_softcap, of the logits (Gemma 2: 30)
+  # encoder-only; None: classifier if num_classes is set, else mlm
+  head: Literal['mlm', 'mlm_nsp', 'pooler', 'classifier', 'tagger'] | None = None
+  num_classes: int | None = None          # of the classifier (a row) or the tagger (a token)
+  pooling: Literal['first', 'mean'] = 'first'      # what the pooler reads
   init_std: float | None = 0.02           # None: 1/sqrt(fan in), embeddings of std 1 (T5)
   dropout_rate: float = 0.0
 
   dtype: Literal['float32', 'bfloat16'] = 'float32'   # activations; parameters are float32
+  attention: Literal['auto', 'reference', 'rows', 'blockwise', 'fused', 'splash'] = 'auto'
   scan_layers: bool = True                # one compiled block looped over stacked parameters
-  remat: Literal['none', 'dots', 'full'] = 'none'     # what the backward pass recomputes
+  # What the backward pass recomputes: nothing, all but products of matrices, or all but the
+  # activations named here (of CHECKPOINT_NAMES; `full` names none).
+  remat: Literal['none', 'dots', 'full'] | tuple[str, ...] = 'none'
 
   def __post_init__(self):
     check_types(self)
     check_positive(self, 'vocab_size', 'embed_dim', 'num_layers', 'num_heads', 'mlp_dim',
                    'num_decoder_layers', 'num_kv_heads', 'head_dim', 'max_length', 'norm_epsilon',
-                   'rope_theta', 'relative_max_distance', 'num_classes', 'init_std')
+                   'rope_theta', 'relative_max_distance', 'num_token_types', 'attention_softcap',
+                   'window', 'global_every', 'num_experts', 'experts_per_token', 'expert_capacity',
+                   'logits_softcap', 'num_classes', 'init_std')
     if self.head_dim is None:
       if self.embed_dim % self.num_heads:
         raise FieldError(self, 'num_heads', f'must divide embed_dim {self.embed_dim}, or set '
                          'head_dim')
-      object.__setattr__(self, 'head_dim', self.embed_dim // self.num_heads)
+      self._set(head_dim=self.embed_dim // self.num_heads)
     if self.num_kv_heads is None:
-      object.__setattr__(self, 'num_kv_heads', self.num_heads)
+      self._set(num_kv_heads=self.num_heads)
     if self.num_heads % self.num_kv_heads:
       raise FieldError(self, 'num_kv_heads', f'must divide num_heads {self.num_heads}')
     if self.attention_scale is None:
-      object.__setattr__(self, 'attention_scale', self.head_dim ** -0.5)
+      self._set(attention_scale=self.head_dim ** -0.5)
+    if not 0 <= self.dropout_rate < 1:
+      raise FieldError(self, 'dropout_rate', 'must be at least 0 and below 1')
+    if isinstance(self.remat, (tuple, list)):
+      self._set(remat=tuple(self.remat))
+      for name in self.remat:
+        if name not in CHECKPOINT_NAMES:
+          raise FieldError(self, 'remat', f'{name!r} is none of {", ".join(CHECKPOINT_NAMES)}')
+    self._check_positions()
+    self._check_family()
+    self._check_experts()
+
+  def _check_positions(self):
     if self.position == 'learned' and self.max_length is None:
       raise FieldError(self, 'max_length', 'learned positions need a length')
     if self.position == 'rope' and self.head_dim % 2:
       raise FieldError(self, 'head_dim', 'rotary positions need an even head size')
+    if self.position == 'sinusoidal' and self.embed_dim % 2:
+      raise FieldError(self, 'embed_dim', 'sinusoidal positions need an even width')
     if self.position == 'relative' and (self.relative_buckets < 4 or self.relative_buckets % 2):
       raise FieldError(self, 'relative_buckets', 'must be even and at least 4')
-    if not 0 <= self.dropout_rate < 1:
-      raise FieldError(self, 'dropout_rate', 'must be at least 0 and below 1')
-    self._check_family()
+    if self.rope_scaling is not None and self.position != 'rope':
+      raise FieldError(self, 'rope_scaling', f'position is {self.position!r}, not rope')
+    if self.global_every is not None:
+      if self.window is None:
+        raise FieldError(self, 'global_every', 'has no use without window')
+      for layers in (self.num_layers, self.num_decoder_layers):
+        if self.scan_layers and layers is not None and layers % self.global_every:
+          raise FieldError(self, 'global_every', f'must divide the number of layers {layers}, or '
+                           'set scan_layers = False')
 
   def _check_family(self):
     if self.family == 'encoder_decoder':
       if self.num_decoder_layers is None:
-        object.__setattr__(self, 'num_decoder_layers', self.num_layers)
+        self._set(num_decoder_layers=self.num_layers)
     elif self.num_decoder_layers is not None:
       raise FieldError(self, 'num_decoder_layers', 'only family encoder_decoder has two stacks')
-    if self.num_classes is not None and self.family != 'encoder_only':
-      raise FieldError(self, 'num_classes', 'only family encoder_only has a classifier')
+    if self.family == 'encoder_only':
+      if self.head is None:
+        self._set(head='mlm' if self.num_classes is None else 'classifier')
+      if (self.head in ('classifier', 'tagger')) != (self.num_classes is not None):
+        raise FieldError(self, 'num_classes', f'head {self.head!r} ' + (
+            'needs a number of classes' if self.num_classes is None else 'has no classes'))
+    for name in ('num_classes', 'head', 'num_token_types'):
+      if getattr(self, name) is not None and self.family != 'encoder_only':
+        raise FieldError(self, name, 'only for family encoder_only')
     if self.prefix_lm and self.family != 'decoder_only':
       raise FieldError(self, 'prefix_lm', 'only family decoder_only has prefixes')
+
+  def _check_experts(self):
+    if self.num_experts is None:
+      return
+    if self.experts_per_token > self.num_experts:
+      raise FieldError(self, 'experts_per_token', f'num_experts is {self.num_experts}')
+    if self.bias:
+      raise FieldError(self, 'bias', 'experts have no biases')
+
+  def _set(self, **fields):
+    for name, value in fields.items():
+      object.__setattr__(self, name, value)
+
+  def window_of(self, layer: int) -> int | None:
+    """The window of the layer of this index, or None if it sees all."""
+    if self.global_every is not None and (layer + 1) % self.global_every == 0:
+      return None
+    return self.window

@@ -1,30 +1,45 @@
 """Decoder-only language models (the GPT and LLaMA manners). Shape letters: see layers.py."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
 from t5x_lite.models import layers
-from t5x_lite.models.attention import attention_mask, cache_mask
 from t5x_lite.models.config import ModelConfig
+from t5x_lite.models.masks import Mask
 from t5x_lite.models.transformer import Context, Stack
 
 
+class Outputs(NamedTuple):
+  """What a network computes before its output layer, which is often applied in parts."""
+  x_BLD: jax.Array
+  head: jax.tree_util.Partial   # [batch, any length, embed] -> float32 logits
+  router_losses: dict[str, jax.Array] | None = None   # sums, of a mixture of experts
+  next_sentence_logits_BC: jax.Array | None = None    # of BERT's second objective
+
+  def logits(self) -> jax.Array:
+    """Float32 logits [batch, length, vocab or classes]."""
+    return self.head(self.x_BLD)
+
+
 def segments_and_positions(batch: dict[str, jax.Array], side: str):
-  """Segment ids and positions of `side` ('encoder' or 'decoder'), each [batch, length] int32.
+  """Segment ids (None without them) and positions of `side` ('encoder' or 'decoder'), each
+  [batch, length] int32.
 
   A batch without them is one example a row, without padding.
   """
   tokens_BL = batch[f'{side}_input_tokens']
-  segments_BL = batch.get(f'{side}_segment_ids')
   positions_BL = batch.get(f'{side}_positions')
-  if segments_BL is None:
-    segments_BL = jnp.ones_like(tokens_BL)
   if positions_BL is None:
     positions_BL = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1]), tokens_BL.shape)
-  return segments_BL, positions_BL
+  return batch.get(f'{side}_segment_ids'), positions_BL
+
+
+def valid_tokens(segments_BL: jax.Array | None) -> jax.Array | None:
+  """Bool, the tokens that are not padding; None if none is."""
+  return None if segments_BL is None else segments_BL > 0
 
 
 def decode_context(cache: dict[str, Any], valid_BL: jax.Array, causal: bool = True):
@@ -33,8 +48,10 @@ def decode_context(cache: dict[str, Any], valid_BL: jax.Array, causal: bool = Tr
   valid_BS = jax.lax.dynamic_update_slice_in_dim(cache['valid'], valid_BL, cache['index'], axis=1)
   count_BL = jnp.cumsum(valid_BL, axis=1)
   positions_BL = jnp.maximum(cache['position'][:, None] + count_BL - 1, 0)
-  context = Context(mask_B1LS=cache_mask(valid_BS, cache['index'], length, causal=causal),
-                    positions_BL=positions_BL, index=cache['index'])
+  # As segments: what is valid sees what is valid, padding sees padding and slots not yet written.
+  mask = Mask(q_segments_BL=valid_BL, k_segments_BS=valid_BS, q_start=cache['index'],
+              causal=causal)
+  context = Context(mask=mask, positions_BL=positions_BL, valid_BL=valid_BL, index=cache['index'])
   return context, cache | {'valid': valid_BS, 'index': cache['index'] + length,
                            'position': cache['position'] + count_BL[:, -1]}
 
@@ -57,8 +74,8 @@ class DecoderOnly(nnx.Module):
     self.decoder = Stack(config, config.num_layers, bidirectional=False, cross=False, rngs=rngs,
                          shard=shard)
 
-  def __call__(self, batch: dict[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
-    """Float32 logits [batch, length, vocab] of a batch of decoder features.
+  def outputs(self, batch: dict[str, jax.Array], key: jax.Array | None = None) -> Outputs:
+    """The last hidden states of a batch of decoder features.
 
     Args:
       batch: `decoder_input_tokens` [batch, length] int32 and, if packed or padded,
@@ -68,10 +85,16 @@ class DecoderOnly(nnx.Module):
     """
     segments_BL, positions_BL = segments_and_positions(batch, 'decoder')
     prefix_BL = batch.get('decoder_causal_attention') if self.config.prefix_lm else None
-    mask = attention_mask(segments_BL, segments_BL, causal=True, prefix_BL=prefix_BL)
+    mask = Mask(q_segments_BL=segments_BL, k_segments_BS=segments_BL, prefix_BL=prefix_BL,
+                causal=True)
+    context = Context(mask, positions_BL, valid_tokens(segments_BL))
     x_BLD = self.embedder(batch['decoder_input_tokens'], positions_BL, layers.subkey(key, 0))
-    x_BLD, _ = self.decoder(x_BLD, Context(mask, positions_BL), key=layers.subkey(key, 1))
-    return self.embedder.logits(x_BLD)
+    x_BLD, _, router_losses = self.decoder(x_BLD, context, key=layers.subkey(key, 1))
+    return Outputs(x_BLD, self.embedder.head(), router_losses)
+
+  def __call__(self, batch: dict[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    """Float32 logits [batch, length, vocab]; arguments as in `outputs`."""
+    return self.outputs(batch, key).logits()
 
   def start(self, batch: dict[str, jax.Array], length: int) -> dict[str, Any]:
     """An empty cache for `length` tokens a row, as many rows as `decoder_input_tokens`."""
@@ -90,5 +113,5 @@ class DecoderOnly(nnx.Module):
     causal = not (prompt and self.config.prefix_lm)
     context, cache = decode_context(cache, valid_BL, causal)
     x_BLD = self.embedder(tokens_BL, context.positions_BL)
-    x_BLD, caches = self.decoder(x_BLD, context, cache['layers'])
-    return self.embedder.logits(x_BLD[:, -1:])[:, 0], cache | {'layers': caches}
+    x_BLD, caches, _ = self.decoder(x_BLD, context, cache['layers'])
+    return self.embedder.head()(x_BLD[:, -1:])[:, 0], cache | {'layers': caches}

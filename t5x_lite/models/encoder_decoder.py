@@ -4,11 +4,13 @@ from typing import Any
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 
 from t5x_lite.models import layers
-from t5x_lite.models.attention import attention_mask
 from t5x_lite.models.config import ModelConfig
-from t5x_lite.models.decoder_only import decode_context, empty_cache, segments_and_positions
+from t5x_lite.models.decoder_only import (
+    Outputs, decode_context, empty_cache, segments_and_positions, valid_tokens)
+from t5x_lite.models.masks import Mask
 from t5x_lite.models.transformer import Context, Stack
 
 
@@ -25,15 +27,20 @@ class EncoderDecoder(nnx.Module):
     self.decoder = Stack(config, config.num_decoder_layers, bidirectional=False, cross=True,
                          rngs=rngs, shard=shard)
 
-  def encode(self, batch: dict[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
-    """The encoder's output [batch, length, embed] for the encoder features of `batch`."""
+  def _encode(self, batch, key):
     segments_BL, positions_BL = segments_and_positions(batch, 'encoder')
-    mask = attention_mask(segments_BL, segments_BL, causal=False)
+    mask = Mask(q_segments_BL=segments_BL, k_segments_BS=segments_BL, causal=False)
+    context = Context(mask, positions_BL, valid_tokens(segments_BL))
     x_BLD = self.embedder(batch['encoder_input_tokens'], positions_BL, layers.subkey(key, 0))
-    return self.encoder(x_BLD, Context(mask, positions_BL), key=layers.subkey(key, 1))[0]
+    x_BLD, _, router_losses = self.encoder(x_BLD, context, key=layers.subkey(key, 1))
+    return x_BLD, router_losses
 
-  def __call__(self, batch: dict[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
-    """Float32 logits [batch, decoder length, vocab].
+  def encode(self, batch: dict[str, jax.Array]) -> jax.Array:
+    """The encoder's output [batch, length, embed] for the encoder features of `batch`."""
+    return self._encode(batch, None)[0]
+
+  def outputs(self, batch: dict[str, jax.Array], key: jax.Array | None = None) -> Outputs:
+    """The decoder's last hidden states.
 
     Args:
       batch: `encoder_input_tokens` and `decoder_input_tokens` [batch, length] int32 and, if packed
@@ -41,16 +48,25 @@ class EncoderDecoder(nnx.Module):
         encoder tokens of its own segment.
       key: draws dropout; None for none.
     """
-    encoded_BSD = self.encode(batch, layers.subkey(key, 0))
+    encoded_BSD, encoder_losses = self._encode(batch, layers.subkey(key, 0))
     segments_BL, positions_BL = segments_and_positions(batch, 'decoder')
     encoder_segments_BS, _ = segments_and_positions(batch, 'encoder')
+    if segments_BL is None and encoder_segments_BS is not None:   # inputs alone are padded
+      segments_BL = jnp.ones(positions_BL.shape, jnp.int32)
+    if encoder_segments_BS is None and segments_BL is not None:
+      encoder_segments_BS = jnp.ones(encoded_BSD.shape[:2], jnp.int32)
     context = Context(
-        mask_B1LS=attention_mask(segments_BL, segments_BL, causal=True),
-        positions_BL=positions_BL, encoded_BSD=encoded_BSD,
-        cross_mask_B1LS=attention_mask(segments_BL, encoder_segments_BS, causal=False))
+        Mask(q_segments_BL=segments_BL, k_segments_BS=segments_BL, causal=True),
+        positions_BL, valid_tokens(segments_BL), encoded_BSD=encoded_BSD,
+        cross_mask=Mask(q_segments_BL=segments_BL, k_segments_BS=encoder_segments_BS,
+                        causal=False))
     x_BLD = self.embedder(batch['decoder_input_tokens'], positions_BL, layers.subkey(key, 1))
-    x_BLD, _ = self.decoder(x_BLD, context, key=layers.subkey(key, 2))
-    return self.embedder.logits(x_BLD)
+    x_BLD, _, losses = self.decoder(x_BLD, context, key=layers.subkey(key, 2))
+    return Outputs(x_BLD, self.embedder.head(), jax.tree.map(jnp.add, encoder_losses, losses))
+
+  def __call__(self, batch: dict[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    """Float32 logits [batch, decoder length, vocab]; arguments as in `outputs`."""
+    return self.outputs(batch, key).logits()
 
   def start(self, batch: dict[str, jax.Array], length: int) -> dict[str, Any]:
     """Encodes `batch` (one example a row) and gives an empty cache for `length` target tokens."""
@@ -60,16 +76,16 @@ class EncoderDecoder(nnx.Module):
       caches = cache['layers'] | cross
     else:
       caches = [own | read for own, read in zip(cache['layers'], cross)]
-    segments_BS, _ = segments_and_positions(batch, 'encoder')
-    return cache | {'layers': caches, 'encoder_valid': segments_BS > 0}
+    segments_BS, positions_BS = segments_and_positions(batch, 'encoder')
+    valid_BS = jnp.ones(positions_BS.shape, bool) if segments_BS is None else segments_BS > 0
+    return cache | {'layers': caches, 'encoder_valid': valid_BS}
 
   def decode(self, tokens_BL: jax.Array, cache: dict[str, Any], valid_BL: jax.Array,
              prompt: bool = False) -> tuple[jax.Array, dict[str, Any]]:
     """Logits of the last of `tokens_BL`, [batch, vocab], and the cache; as in DecoderOnly."""
     del prompt  # what starts the decoder is read from left to right
     context, cache = decode_context(cache, valid_BL)
-    cross_mask = attention_mask(valid_BL, cache['encoder_valid'], causal=False)
+    cross_mask = Mask(q_segments_BL=valid_BL, k_segments_BS=cache['encoder_valid'], causal=False)
     x_BLD = self.embedder(tokens_BL, context.positions_BL)
-    x_BLD, caches = self.decoder(x_BLD, context._replace(cross_mask_B1LS=cross_mask),
-                                 cache['layers'])
-    return self.embedder.logits(x_BLD[:, -1:])[:, 0], cache | {'layers': caches}
+    x_BLD, caches, _ = self.decoder(x_BLD, context._replace(cross_mask=cross_mask), cache['layers'])
+    return self.embedder.head()(x_BLD[:, -1:])[:, 0], cache | {'layers': caches}

@@ -1,13 +1,13 @@
-"""Encoder-only models (the BERT manner). Shape letters: see layers.py; C classes."""
+"""Encoder-only models (the BERT manner) and their heads. Shape letters: see layers.py; C classes."""
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
 from t5x_lite.models import layers
-from t5x_lite.models.attention import attention_mask
 from t5x_lite.models.config import ModelConfig
-from t5x_lite.models.decoder_only import segments_and_positions
+from t5x_lite.models.decoder_only import Outputs, segments_and_positions, valid_tokens
+from t5x_lite.models.masks import Mask
 from t5x_lite.models.transformer import Context, Stack
 
 
@@ -22,35 +22,50 @@ class MaskedLMHead(nnx.Module):
     self.norm = layers.Norm(config, rngs)
     self.bias = layers.param(rngs, (config.vocab_size,), ('vocab',), 0.0)
 
-  def __call__(self, x_BLD: jax.Array, embedder: layers.Embedder) -> jax.Array:
+  def __call__(self, x_BLD: jax.Array, project: jax.tree_util.Partial) -> jax.Array:
     h_BLD = self.norm(self.activation(self.transform(x_BLD)))
-    return embedder.logits(h_BLD) + self.bias[...]
+    return project(h_BLD) + self.bias[...]
 
 
-class Classifier(nnx.Module):
-  """One label a row, from its first token (BERT's pooler) or from the mean of its tokens."""
+class Pooler(nnx.Module):
+  """A vector a row: tanh of a linear layer of its first token (BERT), or of its tokens' mean."""
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-    self.config = config
+    self.pooling = config.pooling
     width = config.embed_dim
-    self.pooler = layers.Linear({'embed': width}, {'norm': width}, bias=True, std=config.init_std,
-                                rngs=rngs)
-    self.classes = layers.Linear({'norm': width}, {'classes': config.num_classes}, bias=True,
-                                 std=config.init_std, rngs=rngs)
+    self.transform = layers.Linear({'embed': width}, {'norm': width}, bias=True,
+                                   std=config.init_std, rngs=rngs)
 
-  def __call__(self, x_BLD: jax.Array, valid_BL: jax.Array, key: jax.Array | None) -> jax.Array:
-    """[batch, length, embed] -> logits [batch, 1, classes], as if a row were one target token."""
-    if self.config.pooling == 'first':
-      pooled_BD = x_BLD[:, 0]
+  def __call__(self, x_BLD: jax.Array, valid_BL: jax.Array | None) -> jax.Array:
+    if self.pooling == 'first':
+      x_BD = x_BLD[:, 0]
+    elif valid_BL is None:
+      x_BD = x_BLD.mean(1)
     else:
       weights_BL1 = valid_BL[:, :, None].astype(x_BLD.dtype)
-      pooled_BD = (x_BLD * weights_BL1).sum(1) / jnp.maximum(weights_BL1.sum(1), 1)
-    pooled_BD = layers.dropout(jnp.tanh(self.pooler(pooled_BD)), self.config.dropout_rate, key)
-    return self.classes(pooled_BD).astype(jnp.float32)[:, None]
+      x_BD = (x_BLD * weights_BL1).sum(1) / jnp.maximum(weights_BL1.sum(1), 1)
+    return jnp.tanh(self.transform(x_BD))
+
+
+def _function_of(module: nnx.Module, *others) -> jax.tree_util.Partial:
+  """x -> float32 module(x, *others), a pytree of the parameters of both."""
+  graphdef, state = nnx.split(module)
+
+  def run(state, others, x):
+    return nnx.merge(graphdef, state)(x, *others).astype(jnp.float32)
+
+  return jax.tree_util.Partial(run, state, others)
 
 
 class EncoderOnly(nnx.Module):
-  """Logits of masked tokens, or of the classes of whole rows if config.num_classes is set."""
+  """Tokens read both ways, with one of the heads of config.head:
+
+  mlm            logits of each token [batch, length, vocab]
+  mlm_nsp        the same, and of whether the second sentence follows the first [batch, 2]
+  classifier     logits of a row [batch, 1, classes], as if it were one target token
+  tagger         logits of each token [batch, length, classes]
+  pooler         a vector a row [batch, 1, embed], nothing to train
+  """
 
   target = 'encoder'
 
@@ -59,23 +74,50 @@ class EncoderOnly(nnx.Module):
     self.embedder = layers.Embedder(config, rngs, shard)
     self.encoder = Stack(config, config.num_layers, bidirectional=True, cross=False, rngs=rngs,
                          shard=shard)
-    if config.num_classes is None:
-      self.mlm_head = MaskedLMHead(config, rngs)
-    else:
-      self.classifier = Classifier(config, rngs)
+    has = lambda *heads: config.head in heads
+    classes = lambda number: layers.Linear({'norm': config.embed_dim}, {'classes': number},
+                                           bias=True, std=config.init_std, rngs=rngs)
+    self.mlm_head = MaskedLMHead(config, rngs) if has('mlm', 'mlm_nsp') else None
+    self.pooler = Pooler(config, rngs) if has('mlm_nsp', 'classifier', 'pooler') else None
+    self.next_sentence = classes(2) if has('mlm_nsp') else None
+    self.classifier = classes(config.num_classes) if has('classifier', 'tagger') else None
 
-  def __call__(self, batch: dict[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
-    """Float32 logits [batch, length, vocab], or [batch, 1, classes].
+  def _encode(self, batch, key):
+    segments_BL, positions_BL = segments_and_positions(batch, 'encoder')
+    mask = Mask(q_segments_BL=segments_BL, k_segments_BS=segments_BL, causal=False)
+    x_BLD = self.embedder(batch['encoder_input_tokens'], positions_BL, layers.subkey(key, 0),
+                          batch.get('encoder_token_types'))
+    context = Context(mask, positions_BL, valid_tokens(segments_BL))
+    x_BLD, _, router_losses = self.encoder(x_BLD, context, key=layers.subkey(key, 1))
+    return x_BLD, router_losses
+
+  def encode(self, batch: dict[str, jax.Array]) -> jax.Array:
+    """The last hidden states [batch, length, embed]."""
+    return self._encode(batch, None)[0]
+
+  def outputs(self, batch: dict[str, jax.Array], key: jax.Array | None = None) -> Outputs:
+    """What the head reads, and the head.
 
     Args:
       batch: `encoder_input_tokens` [batch, length] int32 and, if packed or padded,
-        `encoder_segment_ids` and `encoder_positions`.
+        `encoder_segment_ids` and `encoder_positions`; `encoder_token_types` if the model has them.
       key: draws dropout; None for none.
     """
-    segments_BL, positions_BL = segments_and_positions(batch, 'encoder')
-    mask = attention_mask(segments_BL, segments_BL, causal=False)
-    x_BLD = self.embedder(batch['encoder_input_tokens'], positions_BL, layers.subkey(key, 0))
-    x_BLD, _ = self.encoder(x_BLD, Context(mask, positions_BL), key=layers.subkey(key, 1))
-    if self.config.num_classes is None:
-      return self.mlm_head(x_BLD, self.embedder)
-    return self.classifier(x_BLD, segments_BL > 0, layers.subkey(key, 2))
+    x_BLD, router_losses = self._encode(batch, key)
+    drop = lambda x: layers.dropout(x, self.config.dropout_rate, layers.subkey(key, 2))
+    pooled_BD = None
+    if self.pooler is not None:
+      pooled_BD = self.pooler(x_BLD, valid_tokens(batch.get('encoder_segment_ids')))
+    if self.config.head == 'pooler':
+      return Outputs(pooled_BD[:, None], jax.tree_util.Partial(lambda x: x), router_losses)
+    if self.config.head == 'classifier':
+      return Outputs(drop(pooled_BD)[:, None], _function_of(self.classifier), router_losses)
+    if self.config.head == 'tagger':
+      return Outputs(drop(x_BLD), _function_of(self.classifier), router_losses)
+    head = _function_of(self.mlm_head, self.embedder.head())
+    next_sentence = None if self.next_sentence is None else self.next_sentence(pooled_BD)
+    return Outputs(x_BLD, head, router_losses, next_sentence)
+
+  def __call__(self, batch: dict[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    """What config.head gives, float32 (of mlm_nsp the tokens' logits); see `outputs`."""
+    return self.outputs(batch, key).logits()

@@ -1,21 +1,53 @@
 """The small parts of every family: parameters, linear layers, norms, MLP, embeddings, dropout.
 
 Shape letters here and in the other files of this folder:
-B batch, L (query) length, S key length, D embed, N query heads, K key-value heads, M = L N/K,
-H head dim, F mlp, V vocab.
+B batch, L (query) length, S key length, D embed, N query heads, K key-value heads, G = N / K,
+H head dim, F mlp, V vocab, T all tokens of a batch, E experts, R relative buckets.
 """
 
 from collections.abc import Callable
+import functools
 import math
+from typing import Protocol
 
 from flax import nnx
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from t5x_lite.models.config import ModelConfig
+from t5x_lite.models.positions import sinusoidal
 
-# Called as shard(x, 'batch', 'length', 'embed'): constrains an activation to its logical axes.
-Shard = Callable[..., jax.Array]
+
+class Shard(Protocol):
+  """What a model knows of the devices it runs on."""
+
+  @property
+  def platform(self) -> str:
+    """'cpu', 'gpu' or 'tpu'."""
+
+  def __call__(self, x: jax.Array, *axes: str | None) -> jax.Array:
+    """`x` constrained to the devices of its logical axes, such as 'batch', 'length', 'embed'."""
+
+  def map(self, fn: Callable, in_axes: tuple, out_axes: tuple) -> Callable:
+    """`fn` run on each device's own part of arguments and result, cut along logical axes."""
+
+
+class Unsharded:
+  """The Shard of a model that lives on one device."""
+
+  @property
+  def platform(self) -> str:
+    return jax.default_backend()
+
+  def __call__(self, x: jax.Array, *axes: str | None) -> jax.Array:
+    return x
+
+  def map(self, fn: Callable, in_axes: tuple, out_axes: tuple) -> Callable:
+    return fn
+
+
+unsharded = Unsharded()
 
 ACTIVATIONS = {
     'relu': jax.nn.relu,
@@ -23,12 +55,6 @@ ACTIVATIONS = {
     'gelu_exact': lambda x: jax.nn.gelu(x, approximate=False),
     'silu': jax.nn.silu,
 }
-
-
-def unsharded(x: jax.Array, *axes: str | None) -> jax.Array:
-  """The Shard of a model that lives on one device."""
-  del axes
-  return x
 
 
 def param(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...], std: float,
@@ -55,6 +81,27 @@ def subkey(key: jax.Array | None, n: int) -> jax.Array | None:
   return None if key is None else jax.random.fold_in(key, n)
 
 
+@jax.custom_vjp
+def matmul(x_TI: jax.Array, kernel_IO: jax.Array) -> jax.Array:
+  """x W, with a gradient of W that XLA's CPU backend runs at full speed.
+
+  It runs a product that contracts the first axis of both operands at half of it. The barrier keeps
+  it from folding the transposition, done for real, back into the product.
+  """
+  return x_TI @ kernel_IO
+
+
+def _matmul_gradients(residuals, dy_TO):
+  x_TI, kernel_IO = residuals
+  dkernel_IO = jax.lax.platform_dependent(
+      x_TI, dy_TO, cpu=lambda x, dy: jax.lax.optimization_barrier(x.T) @ dy,
+      default=lambda x, dy: x.T @ dy)
+  return dy_TO @ kernel_IO.T, dkernel_IO
+
+
+matmul.defvjp(lambda x_TI, kernel_IO: (x_TI @ kernel_IO, (x_TI, kernel_IO)), _matmul_gradients)
+
+
 class Linear(nnx.Module):
   """x W + b over one or several input and output axes, e.g. embed -> (heads, head_dim).
 
@@ -75,10 +122,8 @@ class Linear(nnx.Module):
     """[..., *in] -> [..., *out], in the dtype of `x`."""
     lead, out_shape = x.shape[:x.ndim - self.num_in], self.kernel[...].shape[self.num_in:]
     kernel = self.kernel[...].astype(x.dtype)
-    # As a product of two matrices: XLA's CPU backend runs the gradient of any other form at half
-    # the speed, and other backends do not mind.
     fan_in = math.prod(kernel.shape[:self.num_in])
-    y = x.reshape(-1, fan_in) @ kernel.reshape(fan_in, -1)
+    y = matmul(x.reshape(-1, fan_in), kernel.reshape(fan_in, -1))
     y = y.reshape(*lead, *out_shape)
     return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
@@ -89,7 +134,8 @@ class Norm(nnx.Module):
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
     shape = (config.embed_dim,)
     self.epsilon = config.norm_epsilon
-    self.scale = param(rngs, shape, ('norm',), 0.0, mean=1.0)
+    self.offset = 1.0 if config.norm_unit_offset else 0.0
+    self.scale = param(rngs, shape, ('norm',), 0.0, mean=1.0 - self.offset)
     centred = config.norm == 'layer_norm'
     self.bias = param(rngs, shape, ('norm',), 0.0) if centred else None
 
@@ -98,7 +144,7 @@ class Norm(nnx.Module):
     if self.bias is not None:
       x = x - x.mean(-1, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
-    x = x * self.scale[...]
+    x = x * (self.scale[...] + self.offset if self.offset else self.scale[...])
     if self.bias is not None:
       x = x + self.bias[...]
     return x.astype(x_BLD.dtype)
@@ -118,48 +164,74 @@ class MLP(nnx.Module):
 
   def __call__(self, x_BLD: jax.Array, key: jax.Array | None = None) -> jax.Array:
     act = ACTIVATIONS[self.config.activation]
-    h_BLF = self.up(x_BLD)
-    h_BLF = act(h_BLF) if self.gate is None else act(self.gate(x_BLD)) * h_BLF
+    h_BLF = checkpoint_name(self.up(x_BLD), 'mlp_hidden')
+    if self.gate is None:
+      h_BLF = act(h_BLF)
+    else:
+      h_BLF = act(checkpoint_name(self.gate(x_BLD), 'mlp_hidden')) * h_BLF
     h_BLF = self.shard(h_BLF, 'batch', 'length', 'mlp')
     if self.config.gated_mlp:  # where T5 1.1 puts one more dropout
       h_BLF = dropout(h_BLF, self.config.dropout_rate, key)
-    return self.down(h_BLF)
+    return checkpoint_name(self.down(h_BLF), 'mlp_out')
+
+
+def softcap(x: jax.Array, cap: float | None) -> jax.Array:
+  """cap * tanh(x / cap), which keeps |x| below `cap` (Gemma 2); `x` if there is none."""
+  return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+def project(kernel_DV: jax.Array, x_BLD: jax.Array, *, config: ModelConfig, shard: Shard
+            ) -> jax.Array:
+  """[batch, length, embed] -> float32 logits [batch, length, vocab]."""
+  if config.scale_logits:
+    x_BLD = x_BLD * config.embed_dim ** -0.5
+  logits_TV = matmul(x_BLD.reshape(-1, x_BLD.shape[-1]), kernel_DV.astype(x_BLD.dtype))
+  logits_BLV = logits_TV.reshape(*x_BLD.shape[:-1], -1).astype(jnp.float32)
+  return shard(softcap(logits_BLV, config.logits_softcap), 'batch', 'length', 'vocab')
 
 
 class Embedder(nnx.Module):
-  """Token embeddings, learned positions if any, and the way back to logits."""
+  """Token embeddings, those of positions and token types if any, and the way back to logits."""
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs, shard: Shard):
     self.config, self.shard = config, shard
     vocab, embed = config.vocab_size, config.embed_dim
     self.tokens = param(rngs, (vocab, embed), ('vocab', 'embed'), config.init_std or 1.0)
-    if config.position == 'learned':
-      shape, std = (config.max_length, embed), config.init_std or 1.0
-      self.positions = param(rngs, shape, (None, 'embed'), std)
+    table = lambda rows: param(rngs, (rows, embed), (None, 'embed'), config.init_std or 1.0)
+    self.positions = table(config.max_length) if config.position == 'learned' else None
+    self.types = table(config.num_token_types) if config.num_token_types else None
     self.norm = Norm(config, rngs) if config.embedding_norm else None
-    # A classifier has no output layer, a tied model uses `tokens`.
-    untied = not config.tied_embeddings and config.num_classes is None
+    # An encoder without a language-modelling head has no output layer, a tied model uses `tokens`.
+    untied = not config.tied_embeddings and config.head in (None, 'mlm', 'mlm_nsp')
     self.output = param(rngs, (embed, vocab), ('embed', 'vocab'),
                         config.init_std or embed ** -0.5) if untied else None
 
-  def __call__(self, tokens_BL: jax.Array, positions_BL: jax.Array,
-               key: jax.Array | None = None) -> jax.Array:
-    """[batch, length] int32 ids and positions -> [batch, length, embed] in the model's dtype."""
+  def __call__(self, tokens_BL: jax.Array, positions_BL: jax.Array, key: jax.Array | None = None,
+               types_BL: jax.Array | None = None) -> jax.Array:
+    """Int32 ids, positions, token types [batch, length] -> [batch, length, embed], model's dtype.
+
+    Token types are 0 if none are given.
+    """
     # The table is gathered over `embed` first: looking up rows of a table cut along the axis that
     # also cuts the batch would make the partitioner replicate the whole activation.
     x_BLD = self.shard(self.tokens[...], 'vocab', None)[tokens_BL]
-    if self.config.position == 'learned':
+    if self.config.scale_embeddings:  # rounded to the model's dtype first, as Gemma's weights expect
+      x_BLD = x_BLD * jnp.asarray(self.config.embed_dim ** 0.5, self.config.dtype).astype(jnp.float32)
+    if self.positions is not None:
       x_BLD = x_BLD + self.shard(self.positions[...], None, None)[positions_BL]
+    if self.config.position == 'sinusoidal':
+      x_BLD = x_BLD + sinusoidal(positions_BL, self.config.embed_dim)
+    if self.types is not None:
+      types = self.shard(self.types[...], None, None)
+      x_BLD = x_BLD + (types[0] if types_BL is None else types[types_BL])
     x_BLD = x_BLD.astype(self.config.dtype)
     if self.norm is not None:
       x_BLD = self.norm(x_BLD)
     x_BLD = dropout(x_BLD, self.config.dropout_rate, key)
     return self.shard(x_BLD, 'batch', 'length', 'embed')
 
-  def logits(self, x_BLD: jax.Array) -> jax.Array:
-    """[batch, length, embed] -> float32 logits [batch, length, vocab]."""
-    if self.output is None:
-      logits_BLV = jnp.einsum('bld,vd->blv', x_BLD, self.tokens[...].astype(x_BLD.dtype))
-    else:
-      logits_BLV = x_BLD @ self.output[...].astype(x_BLD.dtype)
-    return self.shard(logits_BLV.astype(jnp.float32), 'batch', 'length', 'vocab')
+  def head(self) -> jax.tree_util.Partial:
+    """The function from [batch, length, embed] to float32 logits, a pytree of its parameters."""
+    kernel_DV = self.tokens[...].T if self.output is None else self.output[...]
+    return jax.tree_util.Partial(
+        functools.partial(project, config=self.config, shard=self.shard), kernel_DV)

@@ -92,7 +92,7 @@ def test_remat_full_saves_no_activation_of_a_layer(scan, configs, random_params,
     config = dataclasses.replace(configs['decoder'], remat=remat, scan_layers=scan)
     graphdef, _ = models.graph(config)
     run = lambda params, batch: train_step.loss_and_gradients(
-        graphdef, 'decoder', params, batch, None)
+        graphdef, config, params, batch, None)
     text = str(jax.make_jaxpr(run)(random_params(config), packed_batch(config)))
     return text.count('dot_general')
 

@@ -160,12 +160,12 @@ def test_tied_logits_read_the_embedding_table(configs):
   embedder = layers.Embedder(configs['gpt'], rngs(), layers.unsharded)
   x = draw(2, 3, 32)
   assert embedder.output is None
-  np.testing.assert_allclose(embedder.logits(jnp.array(x)), x @ np.asarray(embedder.tokens[...]).T,
+  np.testing.assert_allclose(embedder.head()(jnp.array(x)), x @ np.asarray(embedder.tokens[...]).T,
                              atol=1e-5)
 
 
 def test_untied_logits_read_the_output_table_and_are_float32(configs):
   embedder = layers.Embedder(configs['encoder_decoder'], rngs(), layers.unsharded)
   x = draw(2, 3, 32)
-  np.testing.assert_allclose(embedder.logits(jnp.array(x)), x @ embedder.output[...], atol=1e-4)
-  assert embedder.logits(jnp.array(x, jnp.bfloat16)).dtype == jnp.float32
+  np.testing.assert_allclose(embedder.head()(jnp.array(x)), x @ embedder.output[...], atol=1e-4)
+  assert embedder.head()(jnp.array(x, jnp.bfloat16)).dtype == jnp.float32

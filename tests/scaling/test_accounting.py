@@ -49,14 +49,16 @@ def products(jaxpr) -> int:
 
 
 def variants(configs):
-  classifier = dataclasses.replace(configs['encoder'], num_classes=5)
   decoders = dataclasses.replace(configs['encoder_decoder'], num_decoder_layers=3)
-  return configs | {'classifier': classifier, 'encoder_decoder of 2 and 3 layers': decoders}
+  heads = {head: dataclasses.replace(configs['encoder'], head=head, num_classes=classes)
+           for head, classes in (('mlm_nsp', None), ('classifier', 5), ('tagger', 5),
+                                 ('pooler', None))}
+  return configs | heads | {'encoder_decoder of 2 and 3 layers': decoders}
 
 
 @pytest.mark.parametrize('name', [
-    'decoder', 'gpt', 'encoder_decoder', 'encoder_decoder of 2 and 3 layers', 'encoder',
-    'classifier'])
+    'decoder', 'gpt', 'encoder_decoder', 'encoder_decoder of 2 and 3 layers', 'encoder', 'mlm_nsp',
+    'classifier', 'tagger', 'pooler'])
 def test_forward_flops_are_the_products_of_the_program(name, configs):
   config = variants(configs)[name]
   run, arguments, lengths = program(config)

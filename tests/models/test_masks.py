@@ -1,0 +1,108 @@
+"""Masks, whole and in blocks, against loops."""
+
+import hypothesis
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_lite.models.masks import Mask
+
+B, L = 2, 7
+SEGMENTS = hnp.arrays(np.int32, (B, L), elements=st.integers(0, 3))
+BITS = hnp.arrays(np.int32, (B, L), elements=st.integers(0, 1))
+few = hypothesis.settings(max_examples=50, deadline=None, derandomize=True)
+
+
+def whole(mask, queries=L, keys=L):
+  return np.broadcast_to(mask.block(0, queries, 0, keys), (B, 1, queries, keys))
+
+
+def loop_mask(q_segments, k_segments, causal, prefix=None, window=None, q_start=0):
+  """Who sees whom, one pair at a time."""
+  mask = np.zeros((B, 1, q_segments.shape[1], L), bool)
+  for b, q, k in np.ndindex(B, q_segments.shape[1], L):
+    seen = q_segments[b, q] == k_segments[b, k]
+    if causal and k > q_start + q:
+      seen = seen and prefix is not None and prefix[b, q] and prefix[b, k]
+    if window is not None:
+      seen = seen and abs(q_start + q - k) < window
+    mask[b, 0, q, k] = seen
+  return mask
+
+
+@few
+@hypothesis.given(q=SEGMENTS, k=SEGMENTS, causal=st.booleans(), prefix=st.none() | BITS,
+                  window=st.none() | st.integers(1, L + 1))
+def test_a_mask_is_what_a_loop_over_pairs_gives(q, k, causal, prefix, window):
+  mask = Mask(q_segments_BL=jnp.array(q), k_segments_BS=jnp.array(k), causal=causal, window=window,
+              prefix_BL=None if prefix is None else jnp.array(prefix))
+  np.testing.assert_array_equal(whole(mask), loop_mask(q, k, causal, prefix, window))
+
+
+@few
+@hypothesis.given(segments=SEGMENTS, causal=st.booleans(), prefix=st.none() | BITS,
+                  window=st.none() | st.integers(1, L), q_from=st.integers(0, L - 1),
+                  k_from=st.integers(0, L - 1), traced=st.booleans(), data=st.data())
+def test_a_block_is_that_part_of_the_whole_and_key_range_leaves_nothing_out(
+    segments, causal, prefix, window, q_from, k_from, traced, data):
+  q_size, k_size = (data.draw(st.integers(1, L - start)) for start in (q_from, k_from))
+  mask = Mask(q_segments_BL=jnp.array(segments), k_segments_BS=jnp.array(segments), causal=causal,
+              window=window, prefix_BL=None if prefix is None else jnp.array(prefix))
+  place = jnp.int32 if traced else int
+  got = mask.block(place(q_from), q_size, place(k_from), k_size)
+  want = whole(mask)
+  np.testing.assert_array_equal(
+      got, want[:, :, q_from:q_from + q_size, k_from:k_from + k_size])
+  first, last = mask.key_range(place(q_from), q_size, L)
+  outside = np.delete(want[:, :, q_from:q_from + q_size], np.s_[int(first):int(last)], axis=3)
+  assert not outside.any()
+
+
+def test_key_range_of_a_causal_window_is_tight():
+  mask = Mask(causal=True, window=3)
+  assert mask.key_range(4, 2, 100) == (2, 6)      # query 4 sees 2 3 4, query 5 sees 3 4 5
+  assert Mask(causal=True).key_range(4, 2, 100) == (0, 6)
+  assert Mask(causal=False, window=3).key_range(4, 2, 100) == (2, 8)
+
+
+def test_prefix_mask_of_two_packed_examples_and_padding():
+  """Prefixes 1 1 0 and 1 1 0 in segments of 3, then one token of padding."""
+  segments, prefix = jnp.array([[1, 1, 1, 2, 2, 2, 0]]), jnp.array([[1, 1, 0, 1, 1, 0, 0]])
+  mask = Mask(q_segments_BL=segments, k_segments_BS=segments, causal=True, prefix_BL=prefix)
+  np.testing.assert_array_equal(mask.block(0, 7, 0, 7)[0, 0].astype(int), [
+      [1, 1, 0, 0, 0, 0, 0],
+      [1, 1, 0, 0, 0, 0, 0],
+      [1, 1, 1, 0, 0, 0, 0],
+      [0, 0, 0, 1, 1, 0, 0],
+      [0, 0, 0, 1, 1, 0, 0],
+      [0, 0, 0, 1, 1, 1, 0],
+      [0, 0, 0, 0, 0, 0, 1]])
+
+
+def test_a_mask_without_segments_is_a_constant():
+  """Nothing of it is computed in the compiled program."""
+  block = Mask(causal=True, window=2).block(0, 4, 0, 4)
+  assert isinstance(block, np.ndarray)
+  np.testing.assert_array_equal(block[0, 0].astype(int), [
+      [1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]])
+
+
+@few
+@hypothesis.given(valid=hnp.arrays(bool, (B, L)), index=st.integers(0, L - 3), causal=st.booleans())
+def test_queries_written_at_an_index_of_the_cache_see_valid_slots(valid, index, causal):
+  queries = jnp.ones((B, 3), bool)
+  mask = Mask(q_segments_BL=queries, k_segments_BS=jnp.array(valid), q_start=jnp.int32(index),
+              causal=causal)
+  want = loop_mask(np.ones((B, 3), bool), valid, causal, q_start=index)
+  np.testing.assert_array_equal(whole(mask, 3), want)
+
+
+@pytest.mark.parametrize('segmented', [True, False])
+def test_padding_of_a_mask_sees_nothing_and_is_not_seen(segmented):
+  ones = jnp.ones((1, 3), jnp.int32) if segmented else None
+  mask = Mask(q_segments_BL=ones, k_segments_BS=ones, causal=False).padded(4, 5, 3, 3)
+  want = np.zeros((4, 5), int)
+  want[:3, :3] = 1
+  np.testing.assert_array_equal(mask.block(0, 4, 0, 5)[0, 0], want)
