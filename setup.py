@@ -14,10 +14,14 @@ REQUIRES = [
     'seqio>=0.0.20,<0.1', 'tensorflow-datasets>=4.9.10,<5', 'tensorflow>=2.21,<2.23',
     'gin-config>=0.5,<0.6', 'array_record>=0.8,<0.9', 'sentencepiece>=0.2,<0.3',
     'tensorboardX>=2.6,<3', 'numpy>=1.26,<3', 'scipy>=1.14,<2', 'matplotlib>=3.8,<4',
+    # Models of Hugging Face and T5X in and out: the readers that their own writers use.
+    'safetensors>=0.5,<0.9', 'tensorstore>=0.1.60,<0.2',
     # The metrics of the tasks.
     'rouge-score>=0.1.2,<0.2', 'sacrebleu>=2.4,<3', 'scikit-learn>=1.4,<2',
 ]
-TEST = ['pytest>=8,<10', 'hypothesis>=6.100,<7', 'ruff>=0.6,<1']
+# The oracle of imported models is torch; of this version there is a CPU build for Python 3.11.
+ORACLE = ['torch==2.13.0; python_version < "3.12"', 'transformers>=5,<6; python_version < "3.12"']
+TEST = ['pytest>=8,<10', 'hypothesis>=6.100,<7', 'ruff>=0.6,<1', *ORACLE]
 NOTEBOOKS = ['nbclient>=0.10,<1', 'nbformat>=5.10,<6', 'ipykernel>=6.29,<8']
 
 setup(

@@ -1,24 +1,50 @@
-"""FLOPs of a model, by a stated convention; only multiplications of matrices are counted.
+"""FLOPs of a model, by a stated convention, and parameters that a mixture of experts leaves idle.
 
-A multiply-add is 2 FLOPs; a backward pass costs twice its forward pass; recomputation (remat) is
-not counted, as in PaLM's model-FLOPs utilisation (Chowdhery et al. 2022, appendix B).
+Only multiplications of matrices count as FLOPs. A multiply-add is 2 of them; a backward pass costs
+twice its forward pass; recomputation (remat) is not counted, as in PaLM's model-FLOPs utilisation
+(Chowdhery et al. 2022, appendix B).
 """
+
+
+def idle_parameters(config) -> int:
+  """Parameters of the experts that a token is not sent to, in all layers; 0 without experts.
+
+  The parameters active for a token are all the others, embeddings, router and norms among them.
+  """
+  if config.num_experts is None:
+    return 0
+  layers = config.num_layers + (config.num_decoder_layers or 0)
+  return layers * (config.num_experts - config.experts_per_token) * _mlp(config)
+
+
+def _mlp(config) -> int:
+  """Weights of a block's MLP, or of one of its experts."""
+  return (3 if config.gated_mlp else 2) * config.embed_dim * config.mlp_dim
 
 
 def _layer(config, cross: bool) -> tuple[int, int]:
   """Weights of a block's matrices: (what its own tokens pass, what the encoder's tokens pass)."""
   query_out = 2 * config.embed_dim * config.num_heads * config.head_dim
   key_value = 2 * config.embed_dim * config.num_kv_heads * config.head_dim
-  mlp = (3 if config.gated_mlp else 2) * config.embed_dim * config.mlp_dim
+  mlp = _mlp(config)
   if config.num_experts is not None:   # those a token is sent to, and the router
     mlp = mlp * config.experts_per_token + config.embed_dim * config.num_experts
   own = query_out + key_value + mlp
   return (own + query_out, key_value) if cross else (own, 0)
 
 
-def _attention(config, length: int, keys: int, causal: bool) -> int:
-  """FLOPs of q·k and p·v of one layer and `length` queries; causal counts half."""
-  return 4 * config.num_heads * config.head_dim * length * keys // (2 if causal else 1)
+def _attention(config, pairs: int) -> int:
+  """FLOPs of q·k and p·v of one layer, for so many pairs of a query and a key."""
+  return 4 * config.num_heads * config.head_dim * pairs
+
+
+def _self_attention(config, layer: int, length: int, bidirectional: bool, causal: bool) -> int:
+  """FLOPs of q·k and p·v of the layer of this index; `causal` as in `forward_flops`."""
+  if not causal:
+    return _attention(config, length * length)
+  reach = min(config.window_of(layer) or length, length)
+  both_ways = _attention(config, reach * (2 * length - reach))   # length² without a window
+  return both_ways if bidirectional else both_ways // 2
 
 
 def forward_flops(config, inputs_length: int, targets_length: int, *, causal: bool = False) -> int:
@@ -28,25 +54,25 @@ def forward_flops(config, inputs_length: int, targets_length: int, *, causal: bo
   encoder-decoder pays each stack for its own tokens only (6·N·D would charge both stacks for all).
 
   Args:
-    config: a ModelConfig (any object with its fields).
+    config: a ModelConfig (any object with its fields and its `window_of`).
     inputs_length: tokens of the row that an encoder reads; 0 if there is no encoder.
     targets_length: tokens of the row that a decoder reads; 0 if there is no decoder.
-    causal: count only the half of causal self-attention that is not masked; the usual convention
-      (False) counts all of it, which gives 6N + 12·L·D·S a token for training.
+    causal: count only what the mask leaves of self-attention, the causal half or less where there
+      is a window; the usual convention (False) counts all of it, which gives 6N + 12·L·D·S a token
+      for training.
   """
-  def stack(layers, length, causal, cross_length=0):
+  def stack(layers, length, bidirectional, cross_length=0):
     own, read = _layer(config, bool(cross_length))
-    flops = 2 * (own * length + read * cross_length) + _attention(config, length, length, causal)
-    if cross_length:
-      flops += _attention(config, length, cross_length, False)
-    return layers * flops
+    flops = 2 * (own * length + read * cross_length) + _attention(config, length * cross_length)
+    return layers * flops + sum(_self_attention(config, layer, length, bidirectional, causal)
+                                for layer in range(layers))
 
   head = 2 * config.embed_dim * config.vocab_size
   if config.family == 'decoder_only':
-    return stack(config.num_layers, targets_length, causal) + head * targets_length
-  flops = stack(config.num_layers, inputs_length, False)
+    return stack(config.num_layers, targets_length, False) + head * targets_length
+  flops = stack(config.num_layers, inputs_length, True)
   if config.family == 'encoder_decoder':
-    decoder = stack(config.num_decoder_layers, targets_length, causal, inputs_length)
+    decoder = stack(config.num_decoder_layers, targets_length, False, inputs_length)
     return flops + decoder + head * targets_length
   transform = 2 * config.embed_dim ** 2
   classes = 2 * config.embed_dim * (config.num_classes or 2)

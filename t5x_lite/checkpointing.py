@@ -47,6 +47,11 @@ class Checkpoints:
         params=ocp.args.StandardSave(state['params']), opt_state=ocp.args.StandardSave(rest),
         meta=ocp.args.JsonSave(meta)))
 
+  def save_params(self, params: Any, step: int, meta: dict[str, Any]) -> None:
+    """Writes parameters alone, for others to start from."""
+    self._manager.save(step, args=ocp.args.Composite(
+        params=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(meta)))
+
   def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
     """(state laid out as the ShapeDtypeStructs of `abstract`, meta) of `step`."""
     rest = {'opt_state': abstract['opt_state'], 'step': abstract['step']}
@@ -108,10 +113,11 @@ def load_params(model_dir: pathlib.Path, config: ModelConfig, partitioner: Parti
 
 def flatten(tree: Any) -> dict[str, Any]:
   """{'a/b': leaf} of nested dicts."""
-  return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+  return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _name(path) -> str:
+def name_of(path) -> str:
+  """'a/b' of a path into nested dicts."""
   return '/'.join(str(k.key) for k in path)
 
 
@@ -159,7 +165,7 @@ def initial_params(params: dict, abstract: dict, model_dir: pathlib.Path, step: 
     target = {n: want.get(n, jax.ShapeDtypeStruct(have[n].shape, have[n].dtype)) for n in have}
     restored = flatten(source.restore_params(unflatten(target), step)[0])
   kept = jax.tree_util.tree_map_with_path(
-      lambda path, fresh: restored.get(_name(path), fresh), params)
+      lambda path, fresh: restored.get(name_of(path), fresh), params)
   fresh, unused = sorted(set(want) - set(have)), sorted(set(have) - set(want))
   line = f'Started from {model_dir}, step {step}: {len(shared)} parameters'
   line += f'; new: {", ".join(fresh)}' if fresh else ''

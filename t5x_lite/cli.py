@@ -19,8 +19,12 @@ COMMANDS = {
              't5x-lite eval --gin_file=runs/lm/config.gin --gin.EvalConfig.split=test'),
     'infer': ('write what a trained model says to a file or a task',
               't5x-lite infer --gin_file=runs/lm/config.gin --gin.InferConfig.input=prompts.txt'),
-    'describe': ('print parameters and FLOPs of a config',
+    'describe': ('print parameters, FLOPs and memory of a config, or of a model alone',
                  't5x-lite describe --gin_file=experiments/tiny_lm.gin'),
+    'import': ('make a run of a Hugging Face folder or a T5X checkpoint',
+               't5x-lite import --from=downloads/gpt2 --to=runs/gpt2'),
+    'export': ('write a checkpoint of a run as Hugging Face transformers reads it',
+               't5x-lite export --from=runs/gpt2 --to=exports/gpt2'),
     'train-vocab': ('train a SentencePiece vocabulary on the text of a task',
                     't5x-lite train-vocab --task=stdlib_docstring --size=2048 --output=runs/vocab'),
 }
@@ -31,11 +35,12 @@ def main(argv: list[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else argv
   args, rest = _parser().parse_known_args(argv)
   try:
-    if args.command == 'train-vocab':
+    if args.command in FLAGGED:
       if rest:
-        raise UserError(f'{rest[0]}: not an option of train-vocab; see t5x-lite train-vocab --help')
+        raise UserError(f'{rest[0]}: not an option of {args.command}; see t5x-lite {args.command} '
+                        '--help')
       set_up_process()
-      return _train_vocab(args)
+      return FLAGGED[args.command](args)
     files, bindings = _gin_arguments(rest)
     set_up_process()
     return _run(args, files, bindings)
@@ -57,12 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         name, help=summary, description=summary[0].upper() + summary[1:] + '.',
         epilog=f'example: {example}', allow_abbrev=False)
-    if name == 'train-vocab':
-      command.add_argument('--task', required=True, help='a registered seqio task')
-      command.add_argument('--task_module', default='tasks.stdlib', help='module registering it')
-      command.add_argument('--split', default='train')
-      command.add_argument('--size', type=int, required=True, help='number of pieces')
-      command.add_argument('--output', required=True, help='writes OUTPUT.model and OUTPUT.vocab')
+    if name in FLAGGED:
+      _add_flags(command, name)
       continue
     command.add_argument('--gin_file', metavar='FILE', help='a gin file; may be given again')
     command.add_argument('--gin.NAME', metavar='VALUE', dest='gin', help=(
@@ -76,6 +77,26 @@ def _parser() -> argparse.ArgumentParser:
         for option in action.option_strings:
           del command._option_string_actions[option]  # pylint: disable=protected-access
   return parser
+
+
+def _add_flags(command: argparse.ArgumentParser, name: str) -> None:
+  add = command.add_argument
+  if name == 'train-vocab':
+    add('--task', required=True, help='a registered seqio task')
+    add('--task_module', default='tasks.stdlib', help='module registering it')
+    add('--split', default='train')
+    add('--size', type=int, required=True, help='number of pieces')
+    add('--output', required=True, help='writes OUTPUT.model and OUTPUT.vocab')
+    return
+  source, target = (('FOLDER', 'MODEL_DIR') if name == 'import' else ('MODEL_DIR', 'FOLDER'))
+  add('--from', required=True, dest='source', metavar=source, type=pathlib.Path)
+  add('--to', required=True, dest='target', metavar=target, type=pathlib.Path,
+      help='must not exist, or be empty')
+  if name == 'import':
+    add('--activation', help='of a T5X checkpoint that is not T5 (UL2: silu)')
+  else:
+    add('--step', type=int, help='of the checkpoint; default: the newest')
+    add('--dtype', choices=('float32', 'bfloat16'), default='float32')
 
 
 def _gin_arguments(rest: list[str]) -> tuple[list[str], list[str]]:
@@ -109,13 +130,13 @@ def set_up_process() -> None:
 
 def _run(args, files: list[str], bindings: list[str]) -> int:
   from t5x_lite import configuration  # imports JAX: half a second
-  experiment, config_gin = configuration.load(
-      files, bindings, model_dir_needed=args.command != 'describe')
   if args.command == 'describe':
     from t5x_lite import describe
-    table = describe.describe(experiment)
+    table = describe.describe(configuration.load_described(files, bindings))
     print(json.dumps(table, indent=2) if args.json else describe.as_text(table))
-  elif args.command == 'train':
+    return 0
+  experiment, config_gin = configuration.load(files, bindings)
+  if args.command == 'train':
     from t5x_lite import trainer
     trainer.train(experiment, config_gin)
   elif args.command == 'eval':
@@ -142,3 +163,21 @@ def _train_vocab(args) -> int:
   path = vocabularies.train_sentencepiece(args.task, args.split, args.size, args.output)
   print(f'{path}: use it with --gin.VOCABULARY={path}')
   return 0
+
+
+def _import(args) -> int:
+  from t5x_lite.interop import runs
+  overrides = {'activation': args.activation} if args.activation else {}
+  print(runs.import_run(args.source, args.target, overrides))
+  print(f'Look at it: t5x-lite describe --gin_file={args.target}/config.gin')
+  return 0
+
+
+def _export(args) -> int:
+  from t5x_lite.interop import runs
+  print(runs.export_run(args.source, args.target, args.step, args.dtype))
+  return 0
+
+
+# Commands that take flags of their own and no gin files.
+FLAGGED = {'train-vocab': _train_vocab, 'import': _import, 'export': _export}

@@ -5,6 +5,7 @@ comes out is a frozen dataclass and the operative config as text.
 """
 
 from collections.abc import Iterator, Sequence
+import contextlib
 import dataclasses
 import importlib
 import pathlib
@@ -14,7 +15,10 @@ import gin
 from gin import config_parser
 
 from t5x_lite.errors import UserError
-from t5x_lite.experiment import Experiment
+from t5x_lite.experiment import Experiment, TrainConfig
+from t5x_lite.input_pipeline import DataConfig
+from t5x_lite.optimizers import AdamW, Constant
+from t5x_lite.partitioning import MeshConfig
 from t5x_lite.validation import FieldError, nearest
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / 'configs'
@@ -23,41 +27,73 @@ CONFIGURABLES = {
     'Experiment': 't5x_lite.experiment', 'TrainConfig': 't5x_lite.experiment',
     'EvalConfig': 't5x_lite.experiment', 'InferConfig': 't5x_lite.experiment',
     'InitFrom': 't5x_lite.experiment', 'ModelConfig': 't5x_lite.models',
+    'RopeScaling': 't5x_lite.models.positions',
     'DataConfig': 't5x_lite.input_pipeline', 'MeshConfig': 't5x_lite.partitioning',
     'AdamW': 't5x_lite.optimizers', 'Adafactor': 't5x_lite.optimizers',
     'Constant': 't5x_lite.optimizers', 'Rsqrt': 't5x_lite.optimizers',
     'WarmupCosine': 't5x_lite.optimizers', 'WSD': 't5x_lite.optimizers',
     'FileTask': 'tasks.files',
 }
+_PASS_ONE = 'pass one that does, e.g. --gin_file=experiments/tiny_lm.gin'
+LENGTH = 2048   # tokens of a row of a model that is described alone and has no max_length
 # What a run may change when it is taken up again; everything else decides what its numbers mean.
 MAY_CHANGE = ('model_dir', 'train', 'mesh', 'eval', 'infer', 'init_from')
 TRAIN_MAY_CHANGE = ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'keep_checkpoints',
                     'microbatches')
 
 
-def load(gin_files: Sequence[str], bindings: Sequence[str] = (),
-         model_dir_needed: bool = True) -> tuple[Experiment, str]:
+def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[Experiment, str]:
   """The experiment that gin files and bindings ('NAME=VALUE') describe, and its operative config.
 
   Files are looked for in the working directory, then in configs/. Raises UserError, in one line
   with file and line, for anything that is not known, not found, not set or of the wrong type.
   """
+  with _parsed(gin_files, bindings) as source:
+    if 'Experiment' not in source.owners():
+      raise UserError(f'No file binds an Experiment: {_PASS_ONE}')
+    return gin.get_configurable('Experiment')(), gin.operative_config_str()
+
+
+def load_described(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> Experiment:
+  """As `load`, for looking at: no MODEL_DIR is needed, and a model may stand alone.
+
+  A model alone, with or without a mesh, gets one step of AdamW on one row of its max_length, or of
+  LENGTH tokens if it has none (on either side of an encoder-decoder).
+  """
+  with _parsed(gin_files, ["MODEL_DIR = ''", *bindings]) as source:
+    bound = source.owners()
+    if 'Experiment' in bound:
+      return gin.get_configurable('Experiment')()
+    if unused := sorted(bound - {'ModelConfig', 'RopeScaling', 'MeshConfig'}):
+      raise UserError(f'{unused[0]} is set, and no file binds the Experiment that it would be part '
+                      f'of: {_PASS_ONE}')
+    if 'ModelConfig' not in bound:
+      raise UserError(f'No file binds an Experiment or a ModelConfig: {_PASS_ONE}')
+    model = gin.get_configurable('ModelConfig')()
+    mesh = gin.get_configurable('MeshConfig')() if 'MeshConfig' in bound else MeshConfig()
+  length = model.max_length or LENGTH
+  inputs_length = None if model.family == 'decoder_only' else length
+  return Experiment(
+      model_dir='', model=model, mesh=mesh, train=TrainConfig(steps=1),
+      optimizer=AdamW(learning_rate=Constant(rate=1e-3)),
+      data=DataConfig(task='', inputs_length=inputs_length, targets_length=length, batch_size=1))
+
+
+@contextlib.contextmanager
+def _parsed(gin_files: Sequence[str], bindings: Sequence[str]) -> Iterator['_Source']:
+  """gin with all of it parsed, until the context ends; errors inside become UserErrors."""
   if not gin_files:
     raise UserError('No gin file: pass --gin_file=FILE, e.g. --gin_file=experiments/tiny_lm.gin')
   paths = [find(name) for name in gin_files]
-  bindings = [_statement(b) for b in bindings]
-  if not model_dir_needed and not any(re.match(r'MODEL_DIR\s*=', b) for b in bindings):
-    bindings.append("MODEL_DIR = ''")
   source = _Source()
   for path in paths:
     source.read_file(path)
-  source.read('\n'.join([*_header(), *bindings]), 'the command line')
+  source.read('\n'.join([*_header(), *map(_statement, bindings)]), 'the command line')
   source.check()
   gin.clear_config()
   try:
     gin.parse_config(source.text())
-    experiment = gin.get_configurable('Experiment')()
-    return experiment, gin.operative_config_str()
+    yield source
   except UserError as e:
     message = str(e).splitlines()[0]
     place = source.place(e) if isinstance(e, FieldError) else ''
@@ -187,6 +223,10 @@ class _Source:
     if field is not None and field not in fields:
       raise UserError(f'{place}: {owner} has no {field!r}; {nearest(field, fields)}')
     return owner
+
+  def owners(self) -> set[str]:
+    """The classes of which some field is set."""
+    return {owner for owner, _ in self.bindings}
 
   def check(self):
     """Raises UserError for a macro that is used and not set, or required and not set."""

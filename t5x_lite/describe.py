@@ -1,55 +1,126 @@
-"""What a config builds: parameters by module and FLOPs a token; no array is allocated."""
+"""What a config builds: parameters by module, FLOPs a token, memory of the train state.
+
+All of it is read off shapes, and the mesh is an abstract one: no array is allocated, and the
+devices of the mesh need not be there.
+"""
 
 import math
 from typing import Any
 
 import jax
+from jax.sharding import AbstractMesh
 
 from scaling import accounting
-from t5x_lite import models
+from t5x_lite import train_step
 from t5x_lite.checkpointing import flatten
 from t5x_lite.experiment import Experiment
+from t5x_lite.partitioning import MESH_AXES, MeshConfig, Partitioner
 
 
 def describe(experiment: Experiment) -> dict[str, Any]:
-  """Parameters (by module and in all, embeddings apart) and training FLOPs a token and a step."""
-  config, data = experiment.model, experiment.data
-  shapes = jax.eval_shape(lambda: models.init_params(config, jax.random.key(0)))
-  sizes = {name: math.prod(x.shape) for name, x in flatten(shapes).items()}
+  """Parameters (by module, of embeddings, in all, active for a token), training FLOPs, and memory.
+
+  `memory` is in bytes; see `_memory`. The FLOPs of a token are those of a row over its tokens: all
+  of attention, and the part of it that its mask leaves (`_causal`); see scaling/accounting.py.
+  """
+  mesh = _mesh(experiment.mesh)
+  state = train_step.abstract_state(experiment.model, experiment.optimizer.make(),
+                                    Partitioner(mesh, experiment.mesh.rules))
+  sizes = {name: math.prod(x.shape) for name, x in flatten(state['params']).items()}
   modules = {}
   for name, size in sizes.items():
-    module = '/'.join(name.split('/')[:3 if '/blocks/' in name else 2])
-    modules[module] = modules.get(module, 0) + size
-  inputs = data.inputs_length or 0
-  targets = data.targets_length
+    modules[_module(name)] = modules.get(_module(name), 0) + size
+  parameters = sum(sizes.values())
+  return {
+      'family': experiment.model.family, 'modules': modules, 'parameters': parameters,
+      'embedding_parameters': sum(s for n, s in sizes.items() if n.startswith('embedder/')),
+      'active_parameters': parameters - accounting.idle_parameters(experiment.model),
+      **_flops(experiment), 'memory': _memory(state, mesh),
+  }
+
+
+def _module(name: str) -> str:
+  """'decoder/blocks/0/mlp/up/kernel' -> 'decoder/blocks/mlp': the same for all layers."""
+  parts = [part for part in name.split('/') if not part.isdigit()]
+  return '/'.join(parts[:3 if 'blocks' in parts else 2])
+
+
+def _mesh(config: MeshConfig) -> AbstractMesh:
+  """The mesh without its devices; an axis that takes all devices left over (-1) has one."""
+  return AbstractMesh(tuple(max(getattr(config, axis), 1) for axis in MESH_AXES), MESH_AXES)
+
+
+def _flops(experiment: Experiment) -> dict[str, Any]:
+  """FLOPs to train on a token, a step and the whole run, and how long and how many the rows are."""
+  config, data = experiment.model, experiment.data
+  inputs, targets = data.inputs_length or 0, data.targets_length
   if config.family == 'decoder_only':
     inputs, targets = 0, inputs + targets
   elif config.family == 'encoder_only':
     targets = 0
-  flops = {name: accounting.train_flops(config, inputs, targets, causal=causal)
-           for name, causal in (('full', False), ('causal', True))}
   tokens = inputs + targets
+  row = accounting.train_flops(config, inputs, targets)
+  causal_row = accounting.train_flops(config, inputs, targets, causal=True)
   return {
-      'family': config.family, 'modules': modules, 'parameters': sum(sizes.values()),
-      'embedding_parameters': sum(s for n, s in sizes.items() if n.startswith('embedder/')),
       'tokens_per_row': tokens, 'rows_per_batch': data.batch_size,
-      'train_flops_per_token': flops['full'] / tokens,
-      'train_flops_per_token_causal': flops['causal'] / tokens,
-      'train_flops_per_step': flops['full'] * data.batch_size,
-      'train_flops': flops['full'] * data.batch_size * experiment.train.steps,
+      'train_flops_per_token': row / tokens, 'train_flops_per_token_causal': causal_row / tokens,
+      'train_flops_per_step': row * data.batch_size,
+      'train_flops': row * data.batch_size * experiment.train.steps,
   }
+
+
+def _memory(state: train_step.TrainState, mesh: AbstractMesh) -> dict[str, dict[str, int]]:
+  """Bytes of parameters, gradients and optimizer state, `total` and `per_device` of the mesh.
+
+  Gradients are as large as the parameters and lie like them. Activations, logits and what the
+  compiler needs besides are not counted.
+  """
+  def held(shape_of):
+    count = lambda tree: sum(math.prod(shape_of(x)) * x.dtype.itemsize
+                             for x in jax.tree.leaves(tree))
+    params = count(state['params'])
+    optimizer = count(state['opt_state'])
+    return {'parameters': params, 'gradients': params, 'optimizer': optimizer,
+            'sum': 2 * params + optimizer}
+
+  return {'mesh': dict(mesh.shape), 'total': held(lambda x: x.shape),
+          'per_device': held(lambda x: x.sharding.shard_shape(x.shape))}
 
 
 def as_text(table: dict[str, Any]) -> str:
   """The table of `describe` for people."""
+  total, embeddings = table['parameters'], table['embedding_parameters']
+  counts = {**table['modules'], 'total': total, '  of them embeddings': embeddings,
+            '  of them others': total - embeddings}
+  if table['active_parameters'] != total:
+    counts['  active for a token'] = table['active_parameters']
   lines = [f'{"module":<40}{"parameters":>16}']
-  lines += [f'{name:<40}{size:>16,}' for name, size in table['modules'].items()]
-  lines += [f'{"total":<40}{table["parameters"]:>16,}',
-            f'{"  of them embeddings":<40}{table["embedding_parameters"]:>16,}',
-            '',
-            f'A step: {table["rows_per_batch"]} rows x {table["tokens_per_row"]} tokens, '
+  lines += [f'{name:<40}{size:>16,}' for name, size in counts.items()]
+  rows = f'{table["rows_per_batch"]} row{"s" if table["rows_per_batch"] > 1 else ""}'
+  lines += ['',
+            f'A step: {rows} x {table["tokens_per_row"]} tokens, '
             f'{table["train_flops_per_step"]:.3e} FLOPs to train on',
             f'A token: {table["train_flops_per_token"]:.3e} FLOPs (all of attention), '
-            f'{table["train_flops_per_token_causal"]:.3e} (causal half)',
-            f'The run: {table["train_flops"]:.3e} FLOPs']
-  return '\n'.join(lines)
+            f'{table["train_flops_per_token_causal"]:.3e} (what its mask leaves)']
+  if table['train_flops'] > table['train_flops_per_step']:
+    lines.append(f'The run: {table["train_flops"]:.3e} FLOPs')
+  return '\n'.join([*lines, '', *_memory_lines(table['memory'])])
+
+
+def _memory_lines(memory: dict[str, dict[str, int]]) -> list[str]:
+  axes = ' x '.join(f'{axis} {size}' for axis, size in memory['mesh'].items() if size > 1)
+  columns = {'in all': memory['total']}
+  if axes:
+    columns['a device'] = memory['per_device']
+  lines = [f'{"memory, without activations":<40}' + ''.join(f'{name:>16}' for name in columns)]
+  lines += [f'{name:<40}' + ''.join(f'{_size(held[key]):>16}' for held in columns.values())
+            for key, name in (('parameters', 'parameters'), ('gradients', 'gradients'),
+                              ('optimizer', 'optimizer state'), ('sum', 'total'))]
+  return [*lines, f'A device of the mesh {axes}.'] if axes else lines
+
+
+def _size(num_bytes: int) -> str:
+  """Bytes for people: '5.20 GiB'."""
+  power = min(max(num_bytes.bit_length() - 1, 0) // 10, 4)
+  unit = ('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]
+  return f'{num_bytes / 1024 ** power:.{2 if power else 0}f} {unit}'

@@ -74,3 +74,19 @@ def test_describe_counts_parameters_and_flops(capsys):
   assert table['train_flops_per_step'] == per_token * length * rows
   status, text, _ = run(capsys, 'describe', LM)
   assert f'{table["parameters"]:,}' in text
+  assert 'The run:' in text
+
+
+def test_describe_takes_a_model_alone_and_a_mesh_of_devices_that_are_not_there(capsys):
+  model = '--gin_file=models/llama_65b.gin'
+  status, out, _ = run(capsys, 'describe', model, '--json')
+  table = json.loads(out)
+  assert status == 0
+  assert (table['parameters'], table['tokens_per_row']) == (65_285_660_672, 2048)
+  status, text, _ = run(capsys, 'describe', model, '--gin_file=hardware/accelerator.gin',
+                        '--gin.FSDP=1024')
+  assert status == 0
+  assert 'A device of the mesh fsdp 1024.' in text and '972.83 GiB' in text
+  assert 'The run:' not in text   # there is none
+  status, out, err = run(capsys, 'describe', '--gin_file=runs/pretrain.gin')
+  assert status == 1 and not out and err.count('\n') == 1

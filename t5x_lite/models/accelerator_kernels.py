@@ -65,8 +65,8 @@ def splash(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, scores: Scor
            shard: layers.Shard) -> jax.Array:
   """JAX's splash attention (Pallas) on each device's own rows and heads; interpreted off TPUs."""
   # Imports Pallas' TPU backend: seconds that other platforms need not pay.
-  from jax.experimental.pallas.ops.tpu.splash_attention import (
-      splash_attention_kernel as kernels, splash_attention_mask as masks)
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
   length, num_keys, mask = q_BNLH.shape[2], k_BKSH.shape[2], scores.mask
   shape = length, num_keys

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from t5x_lite.models import layers
 from t5x_lite.models.config import ModelConfig
 from t5x_lite.models.decoder_only import (
-    Outputs, decode_context, empty_cache, segments_and_positions, valid_tokens)
+  Outputs,
+  decode_context,
+  empty_cache,
+  segments_and_positions,
+  valid_tokens,
+)
 from t5x_lite.models.masks import Mask
 from t5x_lite.models.transformer import Context, Stack
 

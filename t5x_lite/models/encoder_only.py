@@ -1,4 +1,4 @@
-"""Encoder-only models (the BERT manner) and their heads. Shape letters: see layers.py; C classes."""
+"""Encoder-only models (the BERT manner) and heads. Shape letters: see layers.py; C classes."""
 
 from flax import nnx
 import jax

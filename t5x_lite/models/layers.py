@@ -215,8 +215,9 @@ class Embedder(nnx.Module):
     # The table is gathered over `embed` first: looking up rows of a table cut along the axis that
     # also cuts the batch would make the partitioner replicate the whole activation.
     x_BLD = self.shard(self.tokens[...], 'vocab', None)[tokens_BL]
-    if self.config.scale_embeddings:  # rounded to the model's dtype first, as Gemma's weights expect
-      x_BLD = x_BLD * jnp.asarray(self.config.embed_dim ** 0.5, self.config.dtype).astype(jnp.float32)
+    if self.config.scale_embeddings:  # by a number of the model's dtype, as Gemma was trained
+      scale = jnp.asarray(self.config.embed_dim ** 0.5, self.config.dtype)
+      x_BLD = x_BLD * scale.astype(jnp.float32)
     if self.positions is not None:
       x_BLD = x_BLD + self.shard(self.positions[...], None, None)[positions_BL]
     if self.config.position == 'sinusoidal':

@@ -19,8 +19,8 @@ class Mask:
 
   A query sees a key if both are of one segment and nothing below hides the key.
   """
-  q_segments_BL: jax.Array | None = None   # int, the packed example of each query; padding is 0;
-  k_segments_BS: jax.Array | None = None   # the same for keys; None: rows of one example, no padding
+  q_segments_BL: jax.Array | None = None   # int, the packed example of each query, 0 for padding;
+  k_segments_BS: jax.Array | None = None   # the same of keys; None: one example a row, no padding
   prefix_BL: jax.Array | None = None       # 1 on a prefix, whose tokens see each other both ways
   q_start: Place = 0                       # place of the first query among the keys
   causal: bool = dataclasses.field(metadata={'static': True})   # keys after the query are hidden
@@ -32,7 +32,7 @@ class Mask:
     """Bool, broadcastable to [batch, 1, queries, keys], for `q_size` queries from `q_from`."""
     queries = lambda x_BL: jax.lax.dynamic_slice_in_dim(x_BL, q_from, q_size, axis=1)
     keys = lambda x_BS: jax.lax.dynamic_slice_in_dim(x_BS, k_from, k_size, axis=1)
-    # NumPy where the places are known, so that a mask of moderate size is a constant of the program.
+    # NumPy where the places are known: a mask of moderate size is a constant of the program.
     known = all(isinstance(x, int) for x in (self.q_start, q_from, k_from))
     arange = np.arange if known and q_size * k_size <= 2 ** 20 else jnp.arange
     distance_LS = (self.q_start + q_from + arange(q_size))[:, None] - (k_from + arange(k_size))

@@ -42,7 +42,7 @@ class ExpertMLP(nnx.Module):
     log(Z)^2 of the router's logits (ST-MoE, equation 5).
     """
     config = self.config
-    E, X = config.num_experts, config.experts_per_token
+    X = config.experts_per_token
     logits_BLE = x_BLD.astype(jnp.float32) @ self.router[...]
     prob_BLE = jax.nn.softmax(logits_BLE)
     weight_BLX, expert_BLX = jax.lax.top_k(prob_BLE, X)
@@ -113,4 +113,5 @@ class ExpertMLP(nnx.Module):
     mean = lambda x_BLE: (x_BLE * valid_BL[..., None]).sum(1) / count_B[:, None]
     balance_B = E * (mean(chosen_BLE) * mean(prob_BLE)).sum(-1)
     z_BL = jnp.square(jax.nn.logsumexp(logits_BLE, axis=-1))
-    return {'load_balance': (balance_B * valid_BL.sum(-1)).sum(), 'router_z': (z_BL * valid_BL).sum()}
+    return {'load_balance': (balance_B * valid_BL.sum(-1)).sum(),
+            'router_z': (z_BL * valid_BL).sum()}

@@ -51,7 +51,8 @@ def masks(length=L):
   prefix = jnp.array(rng.random((B, length)) < 0.3)
   packed = dict(q_segments_BL=segments, k_segments_BS=segments)
   return {
-      'all': Mask(causal=False), 'causal': Mask(causal=True), 'packed': Mask(causal=False, **packed),
+      'all': Mask(causal=False), 'causal': Mask(causal=True),
+      'packed': Mask(causal=False, **packed),
       'causal packed': Mask(causal=True, **packed),
       'prefix packed': Mask(causal=True, prefix_BL=prefix, **packed),
       'window': Mask(causal=True, window=5), 'window of 1': Mask(causal=True, window=1),
@@ -59,8 +60,8 @@ def masks(length=L):
       'window packed': Mask(causal=True, window=11, **packed)}
 
 
-RELATIVE = RelativeBias(table_RN=jnp.array(np.random.default_rng(2).normal(size=(8, N)), jnp.float32),
-                        bidirectional=True, max_distance=16)
+TABLE = np.random.default_rng(2).normal(size=(8, N)).astype(np.float32)
+RELATIVE = RelativeBias(table_RN=jnp.array(TABLE), bidirectional=True, max_distance=16)
 EXTRAS = {'plain': {}, 'relative': dict(bias=RELATIVE), 'alibi': dict(bias=AlibiBias(num_heads=N)),
           'softcap': dict(softcap=2.0), 'softcap relative': dict(softcap=2.0, bias=RELATIVE)}
 

@@ -96,7 +96,8 @@ def llama3_frequencies(frequencies, factor, low, high, original):
   return np.array(scaled)
 
 
-@pytest.mark.parametrize('factor, low, high, original', [(8.0, 1.0, 4.0, 8192), (32.0, 1.0, 2.0, 64)])
+@pytest.mark.parametrize('factor, low, high, original', [
+    (8.0, 1.0, 4.0, 8192), (32.0, 1.0, 2.0, 64)])
 def test_scaled_frequencies_are_llama_3s(factor, low, high, original):
   scaling = positions.RopeScaling(factor=factor, low_frequency_factor=low,
                                   high_frequency_factor=high, original_length=original)

@@ -97,6 +97,31 @@ def test_causal_counts_half_of_decoder_self_attention_and_all_of_the_rest(config
   assert saved('encoder', 12, 0) == 0
 
 
+def test_causal_counts_only_what_a_window_leaves(configs):
+  """Of 11 keys a query sees the 4 nearest before it, and on an encoder's side those after it."""
+  for name, lengths, sides in (('decoder', (0, 11), 1), ('encoder', (11, 0), 2)):
+    config = dataclasses.replace(configs[name], window=4, global_every=2)
+    pairs = sides * (11 * 4 - 4 ** 2 / 2) + sides * 11 ** 2 / 2   # of a layer with and one without
+    saved = (accounting.forward_flops(config, *lengths)
+             - accounting.forward_flops(config, *lengths, causal=True))
+    assert saved == 4 * 32 * (2 * 11 ** 2 - pairs)
+    wide = dataclasses.replace(config, window=11)
+    assert (accounting.forward_flops(wide, *lengths, causal=True)
+            == accounting.forward_flops(configs[name], *lengths, causal=True))
+
+
+def test_idle_parameters_are_those_of_the_experts_not_chosen(configs):
+  for name, stacks in (('decoder', 2), ('encoder_decoder', 4)):
+    config = dataclasses.replace(configs[name], num_experts=5, experts_per_token=2)
+    _, params = models.graph(config)
+    flat = models.nnx.to_flat_state(params)
+    experts = sum(math.prod(v.get_value().shape) for path, v in flat
+                  if 'experts' in v.axes and path[-1] != 'router')
+    assert accounting.idle_parameters(config) == experts * 3 // 5
+    assert experts == stacks * 5 * 3 * 32 * 64
+    assert accounting.idle_parameters(configs[name]) == 0
+
+
 def test_training_costs_three_forward_passes(configs):
   for config in configs.values():
     assert (accounting.train_flops(config, 8, 4, causal=True)
