@@ -16,10 +16,10 @@ TrainState = dict[str, Any]   # 'step' int32, 'params' and 'opt_state' trees of 
 DROPOUT = 1                   # what a key folded from (seed, step, purpose) is for
 
 
-def init_state(config: ModelConfig, optimizer: optax.GradientTransformation, seed: int
-               ) -> TrainState:
-  """The state before step 0, drawn from `seed`."""
-  params = models.init_params(config, jax.random.key(seed))
+def init_state(config: ModelConfig, optimizer: optax.GradientTransformation, seed: int,
+               one_device: bool = False) -> TrainState:
+  """The state before step 0, drawn from `seed`; on `one_device` compiled sooner."""
+  params = models.init_params(config, jax.random.key(seed), one_device)
   return {'step': jnp.zeros((), jnp.int32), 'params': params, 'opt_state': optimizer.init(params)}
 
 

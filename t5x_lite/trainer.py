@@ -107,8 +107,9 @@ def _open_batches(experiment: Experiment, start: int):
 def _initial_state(experiment: Experiment, optimizer, abstract, progress):
   """Parameters drawn from the seed, or taken from another run."""
   shardings = train_step.shardings_of(abstract)
-  state = jax.jit(lambda: train_step.init_state(experiment.model, optimizer, experiment.seed),
-                  out_shardings=shardings)()
+  one_device = all(len(s.device_set) == 1 for s in jax.tree.leaves(shardings))
+  state = jax.jit(lambda: train_step.init_state(
+      experiment.model, optimizer, experiment.seed, one_device), out_shardings=shardings)()
   source = experiment.init_from
   if source is not None:
     state['params'], line = checkpointing.initial_params(

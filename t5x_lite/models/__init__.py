@@ -3,6 +3,7 @@
 from flax import nnx
 import jax
 
+from t5x_lite.models import initialization
 from t5x_lite.models.config import ModelConfig
 from t5x_lite.models.decoder_only import DecoderOnly
 from t5x_lite.models.encoder_decoder import EncoderDecoder
@@ -17,23 +18,19 @@ FAMILIES = {
 Model = EncoderOnly | EncoderDecoder | DecoderOnly
 
 
-def build(config: ModelConfig, key: jax.Array, shard: Shard = unsharded) -> Model:
-  """The network of `config` with parameters drawn from `key`."""
-  return FAMILIES[config.family](config, nnx.Rngs(params=key), shard)
-
-
 def graph(config: ModelConfig, shard: Shard = unsharded):
   """(graph definition, parameters as ShapeDtypeStructs): the network without its arrays.
 
   `nnx.merge(graph definition, parameters)` gives the network back from a plain nested dict of
-  parameters. Each abstract parameter carries its logical axes as metadata `axes`.
+  parameters. Each abstract parameter carries its logical axes as metadata `axes`, and `std` and
+  `mean` of its initial values.
   """
-  return nnx.split(nnx.eval_shape(lambda: build(config, jax.random.key(0), shard)))
+  return nnx.split(nnx.eval_shape(lambda: FAMILIES[config.family](config, shard)))
 
 
-def init_params(config: ModelConfig, key: jax.Array) -> dict:
-  """Initial parameters as a nested dict of float32 arrays."""
-  return nnx.to_pure_dict(nnx.state(build(config, key)))
+def init_params(config: ModelConfig, key: jax.Array, one_device: bool = False) -> dict:
+  """Initial parameters as a nested dict of float32 arrays; see initialization.draw."""
+  return initialization.draw(graph(config)[1], key, one_device)
 
 
 def logical_axes(params: nnx.State) -> dict:

@@ -58,12 +58,11 @@ def _say_once(message: str) -> None:
 class Attention(nnx.Module):
   """Multi-head attention, of a sequence to itself or to the encoder's output."""
 
-  def __init__(self, config: ModelConfig, out_std: float | None, rngs: nnx.Rngs,
-               shard: layers.Shard):
+  def __init__(self, config: ModelConfig, out_std: float | None, shard: layers.Shard):
     self.config, self.shard = config, shard
     embed, head = {'embed': config.embed_dim}, {'head_dim': config.head_dim}
     heads, kv = {'heads': config.num_heads} | head, {'kv': config.num_kv_heads} | head
-    linear = functools.partial(layers.Linear, bias=config.bias, rngs=rngs)
+    linear = functools.partial(layers.Linear, bias=config.bias)
     # Without 1/sqrt(head_dim) in the scores, T5 puts it in the initialisation of q.
     q_std = config.init_std or (config.embed_dim * config.head_dim) ** -0.5
     self.query = linear(embed, heads, std=q_std)

@@ -68,10 +68,10 @@ class DecoderOnly(nnx.Module):
 
   target = 'decoder'  # whose target tokens and loss weights belong to the logits
 
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs, shard: layers.Shard = layers.unsharded):
+  def __init__(self, config: ModelConfig, shard: layers.Shard = layers.unsharded):
     self.config = config
-    self.embedder = layers.Embedder(config, rngs, shard)
-    self.decoder = Stack(config, config.num_layers, bidirectional=False, cross=False, rngs=rngs,
+    self.embedder = layers.Embedder(config, shard)
+    self.decoder = Stack(config, config.num_layers, bidirectional=False, cross=False,
                          shard=shard)
 
   def outputs(self, batch: dict[str, jax.Array], key: jax.Array | None = None) -> Outputs:

@@ -24,13 +24,13 @@ class EncoderDecoder(nnx.Module):
 
   target = 'decoder'
 
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs, shard: layers.Shard = layers.unsharded):
+  def __init__(self, config: ModelConfig, shard: layers.Shard = layers.unsharded):
     self.config = config
-    self.embedder = layers.Embedder(config, rngs, shard)
-    self.encoder = Stack(config, config.num_layers, bidirectional=True, cross=False, rngs=rngs,
+    self.embedder = layers.Embedder(config, shard)
+    self.encoder = Stack(config, config.num_layers, bidirectional=True, cross=False,
                          shard=shard)
     self.decoder = Stack(config, config.num_decoder_layers, bidirectional=False, cross=True,
-                         rngs=rngs, shard=shard)
+                         shard=shard)
 
   def _encode(self, batch, key):
     segments_BL, positions_BL = segments_and_positions(batch, 'encoder')

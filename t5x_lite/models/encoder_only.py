@@ -14,13 +14,13 @@ from t5x_lite.models.transformer import Context, Stack
 class MaskedLMHead(nnx.Module):
   """BERT's transform before the output layer, and the output's bias."""
 
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+  def __init__(self, config: ModelConfig):
     self.activation = layers.ACTIVATIONS[config.activation]
     width = config.embed_dim
     self.transform = layers.Linear({'embed': width}, {'norm': width}, bias=config.bias,
-                                   std=config.init_std, rngs=rngs)
-    self.norm = layers.Norm(config, rngs)
-    self.bias = layers.param(rngs, (config.vocab_size,), ('vocab',), 0.0)
+                                   std=config.init_std)
+    self.norm = layers.Norm(config)
+    self.bias = layers.param((config.vocab_size,), ('vocab',), 0.0)
 
   def __call__(self, x_BLD: jax.Array, project: jax.tree_util.Partial) -> jax.Array:
     h_BLD = self.norm(self.activation(self.transform(x_BLD)))
@@ -30,11 +30,11 @@ class MaskedLMHead(nnx.Module):
 class Pooler(nnx.Module):
   """A vector a row: tanh of a linear layer of its first token (BERT), or of its tokens' mean."""
 
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+  def __init__(self, config: ModelConfig):
     self.pooling = config.pooling
     width = config.embed_dim
     self.transform = layers.Linear({'embed': width}, {'norm': width}, bias=True,
-                                   std=config.init_std, rngs=rngs)
+                                   std=config.init_std)
 
   def __call__(self, x_BLD: jax.Array, valid_BL: jax.Array | None) -> jax.Array:
     if self.pooling == 'first':
@@ -69,16 +69,16 @@ class EncoderOnly(nnx.Module):
 
   target = 'encoder'
 
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs, shard: layers.Shard = layers.unsharded):
+  def __init__(self, config: ModelConfig, shard: layers.Shard = layers.unsharded):
     self.config = config
-    self.embedder = layers.Embedder(config, rngs, shard)
-    self.encoder = Stack(config, config.num_layers, bidirectional=True, cross=False, rngs=rngs,
+    self.embedder = layers.Embedder(config, shard)
+    self.encoder = Stack(config, config.num_layers, bidirectional=True, cross=False,
                          shard=shard)
     has = lambda *heads: config.head in heads
     classes = lambda number: layers.Linear({'norm': config.embed_dim}, {'classes': number},
-                                           bias=True, std=config.init_std, rngs=rngs)
-    self.mlm_head = MaskedLMHead(config, rngs) if has('mlm', 'mlm_nsp') else None
-    self.pooler = Pooler(config, rngs) if has('mlm_nsp', 'classifier', 'pooler') else None
+                                           bias=True, std=config.init_std)
+    self.mlm_head = MaskedLMHead(config) if has('mlm', 'mlm_nsp') else None
+    self.pooler = Pooler(config) if has('mlm_nsp', 'classifier', 'pooler') else None
     self.next_sentence = classes(2) if has('mlm_nsp') else None
     self.classifier = classes(config.num_classes) if has('classifier', 'tagger') else None
 

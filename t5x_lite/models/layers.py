@@ -57,15 +57,14 @@ ACTIVATIONS = {
 }
 
 
-def param(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...], std: float,
+def param(shape: tuple[int, ...], axes: tuple[str | None, ...], std: float,
           mean: float = 0.0) -> nnx.Param:
-  """A float32 parameter drawn from N(mean, std), with the logical name of each axis."""
+  """A float32 parameter that begins as N(mean, std), with the logical name of each axis.
+
+  It holds zeros: initialization.py draws the values of all parameters of a network at once.
+  """
   assert len(shape) == len(axes), (shape, axes)
-  if std:
-    value = mean + std * jax.random.normal(rngs.params(), shape, jnp.float32)
-  else:
-    value = jnp.full(shape, mean, jnp.float32)
-  return nnx.Param(value, axes=axes)
+  return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, std=std, mean=mean)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -109,14 +108,14 @@ class Linear(nnx.Module):
   """
 
   def __init__(self, in_shape: dict[str, int], out_shape: dict[str, int], *, bias: bool,
-               std: float | None, rngs: nnx.Rngs):
+               std: float | None):
     fan_in = math.prod(in_shape.values())
     shape = (*in_shape.values(), *out_shape.values())
     self.num_in = len(in_shape)
-    self.kernel = param(rngs, shape, (*in_shape, *out_shape), std or fan_in ** -0.5)
+    self.kernel = param(shape, (*in_shape, *out_shape), std or fan_in ** -0.5)
     # A bias over `embed` is as small as a norm's scale and is kept whole like one.
     bias_axes = tuple('norm' if a == 'embed' else a for a in out_shape)
-    self.bias = param(rngs, tuple(out_shape.values()), bias_axes, 0.0) if bias else None
+    self.bias = param(tuple(out_shape.values()), bias_axes, 0.0) if bias else None
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., *in] -> [..., *out], in the dtype of `x`."""
@@ -131,13 +130,13 @@ class Linear(nnx.Module):
 class Norm(nnx.Module):
   """RMSNorm (Zhang & Sennrich 2019: no mean, no bias) or LayerNorm, computed in float32."""
 
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+  def __init__(self, config: ModelConfig):
     shape = (config.embed_dim,)
     self.epsilon = config.norm_epsilon
     self.offset = 1.0 if config.norm_unit_offset else 0.0
-    self.scale = param(rngs, shape, ('norm',), 0.0, mean=1.0 - self.offset)
+    self.scale = param(shape, ('norm',), 0.0, mean=1.0 - self.offset)
     centred = config.norm == 'layer_norm'
-    self.bias = param(rngs, shape, ('norm',), 0.0) if centred else None
+    self.bias = param(shape, ('norm',), 0.0) if centred else None
 
   def __call__(self, x_BLD: jax.Array) -> jax.Array:
     x = x_BLD.astype(jnp.float32)
@@ -153,14 +152,14 @@ class Norm(nnx.Module):
 class MLP(nnx.Module):
   """act(x W_up) W_down, or the gated form act(x W_gate) * (x W_up) (Shazeer 2020)."""
 
-  def __init__(self, config: ModelConfig, out_std: float | None, rngs: nnx.Rngs, shard: Shard):
+  def __init__(self, config: ModelConfig, out_std: float | None, shard: Shard):
     self.config, self.shard = config, shard
     up = dict(in_shape={'embed': config.embed_dim}, out_shape={'mlp': config.mlp_dim},
-              bias=config.bias, std=config.init_std, rngs=rngs)
+              bias=config.bias, std=config.init_std)
     self.gate = Linear(**up) if config.gated_mlp else None
     self.up = Linear(**up)
     self.down = Linear({'mlp': config.mlp_dim}, {'embed': config.embed_dim}, bias=config.bias,
-                       std=out_std, rngs=rngs)
+                       std=out_std)
 
   def __call__(self, x_BLD: jax.Array, key: jax.Array | None = None) -> jax.Array:
     act = ACTIVATIONS[self.config.activation]
@@ -193,17 +192,17 @@ def project(kernel_DV: jax.Array, x_BLD: jax.Array, *, config: ModelConfig, shar
 class Embedder(nnx.Module):
   """Token embeddings, those of positions and token types if any, and the way back to logits."""
 
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs, shard: Shard):
+  def __init__(self, config: ModelConfig, shard: Shard):
     self.config, self.shard = config, shard
     vocab, embed = config.vocab_size, config.embed_dim
-    self.tokens = param(rngs, (vocab, embed), ('vocab', 'embed'), config.init_std or 1.0)
-    table = lambda rows: param(rngs, (rows, embed), (None, 'embed'), config.init_std or 1.0)
+    self.tokens = param((vocab, embed), ('vocab', 'embed'), config.init_std or 1.0)
+    table = lambda rows: param((rows, embed), (None, 'embed'), config.init_std or 1.0)
     self.positions = table(config.max_length) if config.position == 'learned' else None
     self.types = table(config.num_token_types) if config.num_token_types else None
-    self.norm = Norm(config, rngs) if config.embedding_norm else None
+    self.norm = Norm(config) if config.embedding_norm else None
     # An encoder without a language-modelling head has no output layer, a tied model uses `tokens`.
     untied = not config.tied_embeddings and config.head in (None, 'mlm', 'mlm_nsp')
-    self.output = param(rngs, (embed, vocab), ('embed', 'vocab'),
+    self.output = param((embed, vocab), ('embed', 'vocab'),
                         config.init_std or embed ** -0.5) if untied else None
 
   def __call__(self, tokens_BL: jax.Array, positions_BL: jax.Array, key: jax.Array | None = None,

@@ -22,16 +22,15 @@ class ExpertMLP(nnx.Module):
   the first ceil(capacity * length * choices / experts) tokens that chose it; the others pass by.
   """
 
-  def __init__(self, config: ModelConfig, out_std: float | None, rngs: nnx.Rngs,
-               shard: layers.Shard):
+  def __init__(self, config: ModelConfig, out_std: float | None, shard: layers.Shard):
     self.config, self.shard = config, shard
     E, D, F = config.num_experts, config.embed_dim, config.mlp_dim
     std = config.init_std or D ** -0.5
-    self.router = layers.param(rngs, (D, E), ('embed', 'experts'), std)
-    up = lambda: layers.param(rngs, (E, D, F), ('experts', 'embed', 'mlp'), std)
+    self.router = layers.param((D, E), ('embed', 'experts'), std)
+    up = lambda: layers.param((E, D, F), ('experts', 'embed', 'mlp'), std)
     self.gate = up() if config.gated_mlp else None
     self.up = up()
-    self.down = layers.param(rngs, (E, F, D), ('experts', 'mlp', 'embed'), out_std or F ** -0.5)
+    self.down = layers.param((E, F, D), ('experts', 'mlp', 'embed'), out_std or F ** -0.5)
 
   def __call__(self, x_BLD: jax.Array, valid_BL: jax.Array | None
                ) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -32,20 +32,19 @@ class Context(NamedTuple):
 class Block(nnx.Module):
   """Self-attention, cross-attention if asked for, and an MLP, each with norm and residual."""
 
-  def __init__(self, config: ModelConfig, num_layers: int, cross: bool, rngs: nnx.Rngs,
-               shard: layers.Shard):
+  def __init__(self, config: ModelConfig, num_layers: int, cross: bool, shard: layers.Shard):
     self.config, self.shard = config, shard
     out_std = config.init_std
     if out_std and config.norm_placement == 'pre':
       out_std /= (2 * num_layers) ** 0.5  # GPT-2: the residual stream's variance stays put
-    norm = lambda: layers.Norm(config, rngs)
+    norm = lambda: layers.Norm(config)
     second = lambda: norm() if config.norm_placement == 'both' else None
-    self.attention = Attention(config, out_std, rngs, shard)
+    self.attention = Attention(config, out_std, shard)
     self.attention_norm, self.attention_post_norm = norm(), second()
-    self.cross = Attention(config, out_std, rngs, shard) if cross else None
+    self.cross = Attention(config, out_std, shard) if cross else None
     self.cross_norm, self.cross_post_norm = (norm(), second()) if cross else (None, None)
     self.mlp = (layers.MLP if config.num_experts is None else ExpertMLP)(
-        config, out_std, rngs, shard)
+        config, out_std, shard)
     self.mlp_norm, self.mlp_post_norm = norm(), second()
 
   def __call__(self, x_BLD: jax.Array, context: Context, cache: dict[str, jax.Array] | None,
@@ -104,18 +103,18 @@ class Stack(nnx.Module):
   """
 
   def __init__(self, config: ModelConfig, num_layers: int, *, bidirectional: bool, cross: bool,
-               rngs: nnx.Rngs, shard: layers.Shard):
+               shard: layers.Shard):
     self.config, self.num_layers, self.bidirectional = config, num_layers, bidirectional
-    make = lambda key: Block(config, num_layers, cross, nnx.Rngs(params=key), shard)
-    keys = jax.random.split(rngs.params(), num_layers)
+    make = lambda: Block(config, num_layers, cross, shard)
     if config.scan_layers:
-      block_def = nnx.graphdef(nnx.eval_shape(lambda: make(keys[0])))
-      self.blocks = nnx.merge(block_def, jax.vmap(lambda key: nnx.state(make(key)))(keys))
+      state = nnx.state(make())
+      stacked = jax.tree.map(lambda x: jnp.zeros((num_layers, *x.shape), x.dtype), state)
+      self.blocks = nnx.merge(nnx.graphdef(make()), stacked)
     else:
-      self.blocks = nnx.List([make(key) for key in keys])
-    self.final_norm = layers.Norm(config, rngs) if config.norm_placement != 'post' else None
+      self.blocks = nnx.List([make() for _ in range(num_layers)])
+    self.final_norm = layers.Norm(config) if config.norm_placement != 'post' else None
     self.relative_bias = layers.param(
-        rngs, (config.relative_buckets, config.num_heads), (None, 'heads'),
+        (config.relative_buckets, config.num_heads), (None, 'heads'),
         config.init_std or config.embed_dim ** -0.5) if config.position == 'relative' else None
 
   def _bias(self) -> Bias | None:

@@ -12,8 +12,11 @@ import scipy.special
 from t5x_lite.models import layers
 
 
-def rngs():
-  return nnx.Rngs(params=0)
+def drawn(module):
+  """The module with every parameter drawn: new ones hold zeros."""
+  for i, (_, variable) in enumerate(nnx.to_flat_state(nnx.state(module))):
+    variable.set_value(jnp.array(0.3 * draw(*variable.get_value().shape, seed=100 + i)))
+  return module
 
 
 def draw(*shape, seed=0):
@@ -26,7 +29,7 @@ def draw(*shape, seed=0):
     ({'heads': 3, 'head_dim': 4}, {'embed': 6}),
     ({'heads': 3, 'head_dim': 4}, {'heads': 2, 'head_dim': 5})])
 def test_linear_contracts_all_its_input_axes(inputs, outputs):
-  layer = layers.Linear(inputs, outputs, bias=True, std=None, rngs=rngs())
+  layer = drawn(layers.Linear(inputs, outputs, bias=True, std=None))
   layer.bias.set_value(jnp.array(draw(*outputs.values())))
   x = draw(2, 7, *inputs.values(), seed=1)
   want = np.tensordot(x, layer.kernel[...], len(inputs)) + layer.bias[...]
@@ -34,19 +37,19 @@ def test_linear_contracts_all_its_input_axes(inputs, outputs):
 
 
 def test_linear_computes_in_the_dtype_of_its_input():
-  layer = layers.Linear({'embed': 4}, {'mlp': 3}, bias=True, std=0.1, rngs=rngs())
+  layer = drawn(layers.Linear({'embed': 4}, {'mlp': 3}, bias=True, std=0.1))
   assert layer.kernel[...].dtype == layer.bias[...].dtype == jnp.float32
   assert layer(jnp.ones((1, 4), jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def test_a_bias_over_embed_is_not_cut_with_it():
-  layer = layers.Linear({'mlp': 4}, {'embed': 3}, bias=True, std=0.1, rngs=rngs())
+  layer = drawn(layers.Linear({'mlp': 4}, {'embed': 3}, bias=True, std=0.1))
   assert layer.kernel.axes == ('mlp', 'embed')
   assert layer.bias.axes == ('norm',)
 
 
 def norm_of(config, **changes):
-  norm = layers.Norm(dataclasses.replace(config, **changes), rngs())
+  norm = layers.Norm(dataclasses.replace(config, **changes))
   norm.scale.set_value(jnp.array(draw(32, seed=2)))
   if norm.bias is not None:
     norm.bias.set_value(jnp.array(draw(32, seed=3)))
@@ -129,7 +132,7 @@ def test_subkeys_differ_and_none_stays_none():
 @pytest.mark.parametrize('gated', [True, False])
 def test_mlp_is_its_formula(gated, configs):
   config = dataclasses.replace(configs['decoder'], gated_mlp=gated)
-  mlp = layers.MLP(config, 0.1, rngs(), layers.unsharded)
+  mlp = drawn(layers.MLP(config, 0.1, layers.unsharded))
   x = draw(2, 3, 32)
   hidden = x @ mlp.up.kernel[...]
   gate = x @ mlp.gate.kernel[...] if gated else hidden
@@ -142,7 +145,7 @@ def test_relu_mlp_gives_the_figures_worked_out_for_t5(configs):
   config = dataclasses.replace(
       configs['decoder'], embed_dim=2, num_heads=1, num_kv_heads=1, mlp_dim=4, gated_mlp=False,
       activation='relu')
-  mlp = layers.MLP(config, 0.1, rngs(), layers.unsharded)
+  mlp = drawn(layers.MLP(config, 0.1, layers.unsharded))
   mlp.up.kernel.set_value(jnp.array([[1.0, -1.0, 2.0, 0.5], [3.0, 1.0, -4.0, 0.5]]))
   mlp.down.kernel.set_value(jnp.array([[1.0, 0.0], [0.0, 1.0], [5.0, 5.0], [2.0, -2.0]]))
   # [1, 1] W = [4, 0, -2, 1]; [2, 0] W = [2, -2, 4, 1]
@@ -150,14 +153,14 @@ def test_relu_mlp_gives_the_figures_worked_out_for_t5(configs):
 
 
 def test_embedder_looks_up_tokens_and_positions(configs):
-  embedder = layers.Embedder(configs['gpt'], rngs(), layers.unsharded)
+  embedder = drawn(layers.Embedder(configs['gpt'], layers.unsharded))
   tokens, positions = np.array([[5, 0, 63]]), np.array([[0, 1, 15]])
   want = np.asarray(embedder.tokens[...])[tokens] + np.asarray(embedder.positions[...])[positions]
   np.testing.assert_array_equal(embedder(jnp.array(tokens), jnp.array(positions)), want)
 
 
 def test_tied_logits_read_the_embedding_table(configs):
-  embedder = layers.Embedder(configs['gpt'], rngs(), layers.unsharded)
+  embedder = drawn(layers.Embedder(configs['gpt'], layers.unsharded))
   x = draw(2, 3, 32)
   assert embedder.output is None
   np.testing.assert_allclose(embedder.head()(jnp.array(x)), x @ np.asarray(embedder.tokens[...]).T,
@@ -165,7 +168,7 @@ def test_tied_logits_read_the_embedding_table(configs):
 
 
 def test_untied_logits_read_the_output_table_and_are_float32(configs):
-  embedder = layers.Embedder(configs['encoder_decoder'], rngs(), layers.unsharded)
+  embedder = drawn(layers.Embedder(configs['encoder_decoder'], layers.unsharded))
   x = draw(2, 3, 32)
   np.testing.assert_allclose(embedder.head()(jnp.array(x)), x @ embedder.output[...], atol=1e-4)
   assert embedder.head()(jnp.array(x, jnp.bfloat16)).dtype == jnp.float32

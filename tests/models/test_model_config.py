@@ -82,6 +82,15 @@ def test_scanned_parameters_are_the_stack_of_the_unrolled_ones(name, configs, un
   jax.tree.map(np.testing.assert_array_equal, unstack(scanned), listed)
 
 
+@pytest.mark.parametrize('scan_layers', [True, False])
+def test_parameters_drawn_in_one_kernel_are_those_drawn_one_by_one(scan_layers, configs):
+  """But for the last bit, which depends on what is computed beside."""
+  config = dataclasses.replace(configs['gpt'], scan_layers=scan_layers, vocab_size=100)
+  many, one = (jax.jit(lambda one=one: models.init_params(config, jax.random.key(5), one))()
+               for one in (False, True))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), one, many)
+
+
 def test_initial_values_have_their_standard_deviations():
   """init_std everywhere, less by sqrt(2 layers) where a layer writes into the residual stream."""
   config = ModelConfig(**BASE | dict(embed_dim=64, num_layers=8, mlp_dim=128, vocab_size=256,
