@@ -25,6 +25,8 @@ SMALL = {
     'infer': '--gin.InferConfig.num_examples=4 --gin.InferConfig.max_tokens=4',
     'describe': '',
     'train-vocab': '--split=validation',
+    'import': '',
+    'export': '',
 }
 NOT_RUN = {
     'git clone https://github.com/OWNER/t5x_lite && cd t5x_lite': 'needs a network',
@@ -75,7 +77,8 @@ def test_every_command_of_the_readme_runs(tmp_path):
     small = '' if '--help' in command else f' {SMALL[subcommand]}'
     done = _run(command + small, tmp_path)
     assert done.returncode == 0, f'$ {command}{small}\n{done.stdout}\n{done.stderr}'
-  for run in ('lm', 'mlm', 'span', 'mine', 'docstring', 'package', 'pieces', 'mesh'):
+  for run in ('lm', 'mlm', 'span', 'mine', 'docstring', 'package', 'pieces', 'mesh',
+              'tuned'):
     assert (tmp_path / 'runs' / run / 'checkpoints/2').is_dir(), run
   assert len(list(tmp_path.glob('runs/*/inferences-*.jsonl'))) == 3
 
@@ -114,7 +117,7 @@ def test_flags_and_commands_exist(name):
   for command in re.findall(r'\bt5x-lite ([a-z][a-z-]*)', text):
     assert command in cli.COMMANDS, command
   known = {'--gin_file', '--help', '--json', '--task', '--task_module', '--split', '--size',
-           '--output', '--xla_force_host_platform_device_count'}
+           '--output', '--from', '--to', '--xla_force_host_platform_device_count'}
   flags = set(re.findall(r'(?<![\w-])--(?!gin\.)[a-z][\w-]+', text))
   assert flags <= known, flags - known
   help_text = ''.join(_help(command) for command in cli.COMMANDS)
