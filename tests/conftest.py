@@ -147,6 +147,19 @@ def gradients(config: ModelConfig, microbatches: int = 1):
       graphdef, config, params, batch, None, microbatches=microbatches))
 
 
+def assert_gradients_close(got, want, tolerance: float = 1e-5) -> None:
+  """Every leaf, to `tolerance` of its largest value.
+
+  The gradient of a bias of keys is zero but for rounding, as softmax ignores a constant; so a
+  leaf's largest value counts for no less than a hundredth of the largest of all.
+  """
+  assert jax.tree.structure(got) == jax.tree.structure(want)
+  largest = max(np.abs(x).max() for x in jax.tree.leaves(want))
+  for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want)):
+    atol = tolerance * max(np.abs(b).max(), 1e-2 * largest)
+    np.testing.assert_allclose(a, b, rtol=0, atol=atol, err_msg=jax.tree_util.keystr(path))
+
+
 def fixture_of(function):
   """A session fixture that gives `function` itself: test folders cannot import each other."""
   return pytest.fixture(scope='session', name=function.__name__)(lambda: function)
@@ -158,6 +171,7 @@ _random_params = fixture_of(random_params)
 _unstack = fixture_of(unstack)
 _forward = fixture_of(forward)
 _gradients = fixture_of(gradients)
+_assert_gradients_close = fixture_of(assert_gradients_close)
 
 
 @pytest.fixture(scope='session')

@@ -19,7 +19,8 @@ class ExpertMLP(nnx.Module):
   The weights of the chosen are scaled to a sum of 1 (Mixtral), unless one is chosen, whose weight
   carries the router's gradient (Switch). Without config.expert_capacity no token is dropped: tokens
   are sorted by expert and multiplied by `jax.lax.ragged_dot`. With it an expert takes, of each row,
-  the first ceil(capacity * length * choices / experts) tokens that chose it; the others pass by.
+  the first ceil(capacity * length * choices / experts) tokens that chose it, padding not among
+  them; the others pass by.
   """
 
   def __init__(self, config: ModelConfig, out_std: float | None, shard: layers.Shard):
@@ -56,6 +57,8 @@ class ExpertMLP(nnx.Module):
                                               for n, k in kernels.items()}), rows)
     else:
       run = self._with_capacity
+      if valid_BL is not None:   # padding chooses none
+        expert_BLX = jnp.where(valid_BL[..., None], expert_BLX, config.num_experts)
     y_BLD = run(x_BLD, expert_BLX, weight_BLX, kernels)
     return y_BLD, self._losses(logits_BLE, prob_BLE, expert_BLX, valid_BL)
 
@@ -87,7 +90,8 @@ class ExpertMLP(nnx.Module):
       token = jnp.tile(jnp.arange(L), X)
       chosen = jax.nn.one_hot(expert, E, dtype=jnp.int32)
       slot = (jnp.cumsum(chosen, 0) * chosen).sum(-1) - 1
-      place = jnp.where(slot < C, expert * C + slot, E * C)   # one past the end: dropped
+      kept = (slot >= 0) & (slot < C)   # the slot of what chose no expert is -1
+      place = jnp.where(kept, expert * C + slot, E * C)   # one past the end: dropped
       x_ECD = jnp.zeros((E * C, D), x_LD.dtype).at[place].set(x_LD[token], mode='drop')
       return x_ECD.reshape(E, C, D), place, token, weight_LX.T.reshape(-1)
 

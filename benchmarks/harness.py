@@ -1,0 +1,112 @@
+"""What the workers of speed.py share: the sizes, the batches, and how a worker is driven.
+
+A worker is a process that holds one case, warmed up. It reads a number of seconds on each line of
+stdin, repeats its step for as long, and answers with a JSON list of [wall, CPU] seconds a step; the
+line 'stop' ends it with its peak memory. Workers of all sides are warm at once and take turns, so
+that a machine that slows down slows all of them.
+"""
+
+from collections.abc import Callable
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+# GPT-2, LLaMA, BERT of so many layers; T5 has them in each of its stacks. The gated MLPs (LLaMA,
+# T5) have `gated_mlp` hidden units, the others four times the width.
+SIZES = {
+    'S': dict(layers=4, width=256, heads=4, length=256, batch=8, vocab=8192, gated_mlp=704),
+    'M': dict(layers=8, width=512, heads=8, length=512, batch=4, vocab=32000, gated_mlp=1408),
+}
+FAMILIES = ('gpt2', 'llama', 't5', 'bert')
+PROMPT, NEW = 16, 128   # tokens of a prompt, and those generated after it
+MASKED = 0.15           # share of BERT's tokens that have a loss
+# Keeps the memory of a step for the next one, on all sides.
+MALLOC = ('glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:'
+          'glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864')
+
+
+def batches(family: str, size: str, number: int = 4) -> list[dict[str, np.ndarray]]:
+  """`inputs`, `targets` and `weights`, which say what targets count, [batch, length] each."""
+  c, rng, result = SIZES[size], np.random.default_rng(0), []
+  shape = c['batch'], c['length']
+  for _ in range(number):
+    inputs = rng.integers(1, c['vocab'], shape, dtype=np.int32)
+    if family == 't5':
+      targets, weights = rng.integers(1, c['vocab'], shape, dtype=np.int32), np.ones(shape)
+    elif family == 'bert':
+      targets, weights = inputs, rng.random(shape) < MASKED
+    else:
+      targets, weights = np.roll(inputs, -1, 1), np.ones(shape)
+      weights[:, -1] = 0
+    result.append({'inputs': inputs, 'targets': targets, 'weights': weights.astype(np.float32)})
+  return result
+
+
+def prompt(family: str, size: str, rows: int) -> np.ndarray:
+  """What generation starts from, [rows, tokens]: a prompt, or T5's input."""
+  c = SIZES[size]
+  tokens = c['length'] if family == 't5' else PROMPT
+  return np.random.default_rng(0).integers(1, c['vocab'], (rows, tokens), dtype=np.int32)
+
+
+def serve(prepare: Callable[[dict[str, Any]], tuple[Callable[[], Any], dict[str, Any]]]) -> None:
+  """Runs a worker: `prepare(case)` gives the step, and what is to be reported of getting there."""
+  case = json.loads(sys.argv[1])
+  step, info = prepare(case)
+  step()
+  info['first_step_cpu_s'] = sum(os.times()[:4])
+  for _ in range(2):
+    step()
+  print(json.dumps(info), flush=True)
+  for line in sys.stdin:
+    if line.strip() == 'stop':
+      break
+    times, end = [], time.perf_counter() + float(line)
+    while not times or time.perf_counter() < end:
+      wall, cpu = time.perf_counter(), time.process_time()
+      step()
+      times.append((time.perf_counter() - wall, time.process_time() - cpu))
+    print(json.dumps(times), flush=True)
+  print(json.dumps({'peak_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+class Worker:
+  """The other end of `serve`: a process of this Python, started when made."""
+
+  def __init__(self, script: str, case: dict[str, Any], threads: int, python: str = sys.executable):
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), script)
+    env = os.environ | {
+        'GLIBC_TUNABLES': MALLOC, 'OMP_NUM_THREADS': str(threads), 'NPROC': str(threads),
+        'HF_HUB_OFFLINE': '1', 'JAX_PLATFORMS': 'cpu',
+        'JAX_ENABLE_COMPILATION_CACHE': case.get('cache', 'false')}
+    self.process = subprocess.Popen([python, path, json.dumps(case)], env=env, text=True,
+                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                    stderr=subprocess.DEVNULL)
+    self.info = self._read()
+
+  def run(self, seconds: float) -> list[tuple[float, float]]:
+    """[(wall, CPU)] seconds of each step of a turn."""
+    return self._send(str(seconds))
+
+  def stop(self) -> dict[str, float]:
+    """Ends the process; returns its peak memory, `peak_mb`."""
+    result = self._send('stop')
+    self.process.wait()
+    return result
+
+  def _send(self, line: str):
+    self.process.stdin.write(line + '\n')
+    self.process.stdin.flush()
+    return self._read()
+
+  def _read(self):
+    for line in self.process.stdout:
+      if line[0] in '[{':
+        return json.loads(line)
+    raise RuntimeError(f'{self.process.args} ended with {self.process.wait()}: run it by hand')

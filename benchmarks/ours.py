@@ -1,0 +1,88 @@
+"""A worker of speed.py: this project's train step, and its cached greedy decoding."""
+
+import time
+
+import harness
+
+
+def config_of(family: str, size: str, **changes):
+  """The ModelConfig of a family at a size; layers unrolled, as they are few."""
+  from t5x_lite.models import ModelConfig
+
+  c = harness.SIZES[size]
+  usual = dict(vocab_size=c['vocab'], embed_dim=c['width'], num_layers=c['layers'],
+               num_heads=c['heads'], scan_layers=False)
+  biased = dict(norm='layer_norm', gated_mlp=False, bias=True, position='learned',
+                max_length=c['length'], mlp_dim=4 * c['width'])
+  families = {
+      'gpt2': biased | dict(family='decoder_only', norm_epsilon=1e-5, activation='gelu'),
+      'llama': dict(family='decoder_only', mlp_dim=c['gated_mlp'], tied_embeddings=False),
+      't5': dict(family='encoder_decoder', mlp_dim=c['gated_mlp'], activation='gelu',
+                 position='relative', attention_scale=1.0, tied_embeddings=False, init_std=None),
+      'bert': biased | dict(family='encoder_only', norm_epsilon=1e-12, norm_placement='post',
+                            embedding_norm=True, activation='gelu_exact', num_token_types=2)}
+  return ModelConfig(**usual | families[family] | changes)
+
+
+def features(family: str, batch):
+  """A batch of the harness in the names of ours."""
+  import numpy as np
+
+  side = 'encoder' if family == 'bert' else 'decoder'
+  result = {f'{side}_input_tokens': batch['inputs'], f'{side}_target_tokens': batch['targets'],
+            f'{side}_loss_weights': batch['weights']}
+  if family == 't5':
+    result['encoder_input_tokens'] = batch['inputs']
+    result['decoder_input_tokens'] = np.pad(batch['targets'][:, :-1], ((0, 0), (1, 0)))
+  return result
+
+
+def prepare(case):
+  import jax
+  import numpy as np
+
+  from t5x_lite import decoding, models, optimizers, train_step
+  from t5x_lite.partitioning import MeshConfig, Partitioner
+
+  family, size = case['family'], case['size']
+  config = config_of(family, size, **case.get('config', {}))
+  partitioner = Partitioner(MeshConfig(data=1).make(jax.devices()[:1]))
+  info = {'jax': jax.__version__}
+  if case['task'] == 'decode':
+    params = jax.jit(lambda: models.init_params(config, jax.random.key(0), True))()
+    tokens = harness.prompt(family, size, case['rows'])
+    batch = {'encoder_input_tokens' if family == 't5' else 'decoder_input_tokens': tokens}
+    start = np.zeros((case['rows'], 1), np.int32) if family == 't5' else tokens
+    run = decoding.make_generate(config, partitioner, max_tokens=harness.NEW, temperature=0.0,
+                                 eos_id=-1, pad_id=0, num_ids=config.vocab_size)
+    args = params, batch, start, np.ones(start.shape, bool), jax.random.key(0)
+    begun = time.perf_counter()
+    compiled = run.lower(*args).compile()
+    info['compile_s'] = time.perf_counter() - begun
+    return lambda: jax.block_until_ready(compiled(*args)), info
+
+  optimizer = optimizers.AdamW(learning_rate=optimizers.Constant(rate=1e-4), clip_norm=None).make()
+  abstract = train_step.abstract_state(config, optimizer, partitioner)
+  state = jax.jit(lambda: train_step.init_state(config, optimizer, 0, one_device=True),
+                  out_shardings=train_step.shardings_of(abstract))()
+  info['parameters'] = sum(x.size for x in jax.tree.leaves(state['params']))
+  data = [partitioner.put_batch(features(family, b)) for b in harness.batches(family, size)]
+  begun = time.perf_counter()
+  lowered = train_step.make_train_step(config, optimizer, partitioner, seed=0).lower(state, data[0])
+  info['trace_s'] = time.perf_counter() - begun
+  begun = time.perf_counter()
+  compiled = lowered.compile()
+  info['compile_s'] = time.perf_counter() - begun
+  info['temporary_mb'] = compiled.memory_analysis().temp_size_in_bytes / 2 ** 20
+  held, count = [state], iter(range(10 ** 9))
+
+  def step():
+    held[0], sums = compiled(held[0], data[next(count) % len(data)])
+    jax.block_until_ready(held[0])
+    return float(sums['loss'])
+
+  return step, info
+
+
+if __name__ == '__main__':
+  harness.serve(prepare)

@@ -1,0 +1,76 @@
+"""A worker of speed.py: transformers on torch, eager, in its own idiom."""
+
+import os
+
+import harness
+
+
+def _model(family: str, size: str):
+  import transformers as tr
+
+  c = harness.SIZES[size]
+  gpt = dict(vocab_size=c['vocab'], n_positions=c['length'], n_embd=c['width'],
+             n_layer=c['layers'], n_head=c['heads'], resid_pdrop=0.0, embd_pdrop=0.0,
+             attn_pdrop=0.0, bos_token_id=0, eos_token_id=None)
+  usual = dict(vocab_size=c['vocab'], hidden_size=c['width'], num_hidden_layers=c['layers'],
+               num_attention_heads=c['heads'], max_position_embeddings=c['length'])
+  if family == 'gpt2':
+    return tr.GPT2LMHeadModel(tr.GPT2Config(**gpt))
+  if family == 'llama':
+    return tr.LlamaForCausalLM(tr.LlamaConfig(
+        **usual, intermediate_size=c['gated_mlp'], bos_token_id=0, eos_token_id=None))
+  if family == 't5':
+    return tr.T5ForConditionalGeneration(tr.T5Config(
+        vocab_size=c['vocab'], d_model=c['width'], d_kv=c['width'] // c['heads'],
+        d_ff=c['gated_mlp'], num_layers=c['layers'], num_heads=c['heads'], dropout_rate=0.0,
+        feed_forward_proj='gated-gelu', tie_word_embeddings=False, decoder_start_token_id=0,
+        pad_token_id=0, eos_token_id=None))
+  return tr.BertForMaskedLM(tr.BertConfig(
+      **usual, intermediate_size=4 * c['width'], hidden_dropout_prob=0.0,
+      attention_probs_dropout_prob=0.0))
+
+
+def prepare(case):
+  import torch
+
+  torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
+  torch.manual_seed(0)
+  family, size = case['family'], case['size']
+  model = _model(family, size)
+  info = {'parameters': sum(p.numel() for p in model.parameters()), 'torch': torch.__version__}
+  if case['task'] == 'decode':
+    model.eval()
+    tokens = torch.tensor(harness.prompt(family, size, case['rows'])).long()
+
+    def generate():
+      with torch.inference_mode():
+        return model.generate(tokens, attention_mask=torch.ones_like(tokens), do_sample=False,
+                              max_new_tokens=harness.NEW, min_new_tokens=harness.NEW,
+                              pad_token_id=0)
+    return generate, info
+
+  optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1,
+                                fused=True)
+  data = []
+  for batch in harness.batches(family, size):
+    inputs = torch.tensor(batch['inputs']).long()
+    labels = inputs if family in ('gpt2', 'llama') else torch.tensor(batch['targets']).long()
+    if family == 'bert':
+      labels = torch.where(torch.tensor(batch['weights']) > 0, labels, -100)
+    data.append((inputs, labels))
+  more = {'use_cache': False} if family in ('gpt2', 'llama') else {}
+  count = iter(range(10 ** 9))
+
+  def step():
+    inputs, labels = data[next(count) % len(data)]
+    loss = model(input_ids=inputs, labels=labels, **more).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.item()
+
+  return step, info
+
+
+if __name__ == '__main__':
+  harness.serve(prepare)

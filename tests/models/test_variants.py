@@ -1,0 +1,169 @@
+"""Scanned, unrolled, rematerialised and sharded variants of a family agree on loss and gradients.
+
+A variant changes everything at once. Two of them show a family both kernels, both meshes, layers
+scanned and unrolled, and two kinds of rematerialisation; over all families every choice meets every
+other.
+"""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from t5x_lite import models, objective, train_step
+from t5x_lite.models import ModelConfig, attention, attention_kernels
+from t5x_lite.partitioning import MeshConfig, Partitioner
+
+LENGTH = 16
+SIZES = dict(vocab_size=64, embed_dim=32, num_layers=2, num_heads=4, mlp_dim=64, init_std=0.2)
+GPT = dict(family='decoder_only', norm='layer_norm', activation='gelu', gated_mlp=False, bias=True,
+           position='learned', max_length=LENGTH)
+LLAMA = dict(family='decoder_only', num_kv_heads=2)
+GEMMA = dict(family='decoder_only', num_kv_heads=1, head_dim=16, norm_unit_offset=True,
+             activation='gelu', scale_embeddings=True, init_std=0.1)   # as its scales are near 2
+T5 = dict(family='encoder_decoder', position='relative', relative_buckets=8,
+          relative_max_distance=16, attention_scale=1.0, init_std=None)
+FAMILIES = {
+    'gpt1': dict(GPT, norm_placement='post'),
+    'gpt2': GPT,
+    'llama': dict(LLAMA, tied_embeddings=False),
+    'mistral': dict(LLAMA, tied_embeddings=False, window=5),
+    'gemma': GEMMA,
+    'gemma2': dict(GEMMA, num_kv_heads=2, norm_placement='both', attention_scale=0.3,
+                   attention_softcap=3.0, logits_softcap=4.0, window=6, global_every=2,
+                   num_layers=4),
+    't5_1_0': dict(T5, activation='relu', gated_mlp=False, scale_logits=True,
+                   num_layers=1, num_decoder_layers=2),
+    't5_1_1': dict(T5, activation='gelu', tied_embeddings=False, num_decoder_layers=1),
+    'bert': dict(GPT, family='encoder_only', norm_epsilon=1e-12, norm_placement='post',
+                 embedding_norm=True, activation='gelu_exact', num_token_types=2, head='mlm_nsp'),
+    'alibi': dict(GPT, position='alibi'),
+    'sinusoidal': dict(family='decoder_only', position='sinusoidal', activation='relu',
+                       gated_mlp=False),
+    'prefix_lm': dict(LLAMA, prefix_lm=True),
+    'mixture': dict(LLAMA, num_experts=4, load_balance_loss=0.3, router_z_loss=0.1),
+}
+ONE = MeshConfig(data=1)
+CHOICES = dict(
+    scan_layers=(False, True),
+    attention=('rows', 'blockwise'),
+    mesh=(MeshConfig(data=8), MeshConfig(fsdp=4, tensor=2)),
+    remat=('full', 'dots', ('attention', 'mlp_hidden')),
+)
+QUICK_TO_COMPILE = {'xla_cpu_use_fusion_emitters': False}   # in half the time
+
+
+def config_of(name: str, **changes) -> ModelConfig:
+  return ModelConfig(**SIZES | FAMILIES[name] | dict(attention='reference') | changes)
+
+
+def variants_of(name: str) -> tuple[dict, dict]:
+  """What two variants change of the base: scanned, nothing computed again, `reference`, a device.
+  """
+  i = list(FAMILIES).index(name)
+  pick = lambda scan, attention, mesh, remat: {
+      choice: values[n % len(values)]
+      for (choice, values), n in zip(CHOICES.items(), (scan, attention, mesh, remat))}
+  return pick(0, i, i // 2, i), pick(1, i + 1, i // 2 + 1, i + 1)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def small_blocks():
+  """Several slices of `rows` and blocks of `blockwise` in 16 tokens, the last cut short."""
+  with pytest.MonkeyPatch.context() as patch:
+    for module in (attention, attention_kernels):
+      patch.setattr(module, 'ROWS', 10)
+    patch.setattr(attention, 'blockwise', functools.partial(attention_kernels.blockwise, block=6))
+    yield
+
+
+@pytest.fixture(scope='module')
+def batch_of(packed_batch):
+  def make(config):
+    batch, rng = packed_batch(config), np.random.default_rng(1)
+    if config.head == 'mlm_nsp':
+      batch['encoder_token_types'] = rng.integers(0, 2, (8, LENGTH), dtype=np.int32)
+      batch['next_sentence_labels'] = rng.integers(0, 2, 8, dtype=np.int32)
+    return batch
+  return make
+
+
+@pytest.fixture(scope='module')
+def run(batch_of, random_params, unstack):
+  """(config, mesh) -> (sums, gradients)."""
+
+  @functools.cache
+  def go(config, mesh=ONE):
+    partitioner = Partitioner(mesh.make(jax.devices()[:1] if mesh is ONE else None), mesh.rules)
+    graphdef, _ = models.graph(config, partitioner)
+    shardings = partitioner.param_shardings(config)
+    compute = jax.jit(
+        lambda params, batch: train_step.loss_and_gradients(
+            graphdef, config, params, batch, None, loss_tokens=64),
+        out_shardings=(partitioner.replicated, shardings), compiler_options=QUICK_TO_COMPILE)
+    params = random_params(dataclasses.replace(config, scan_layers=True))
+    params = jax.device_put(params if config.scan_layers else unstack(params), shardings)
+    return jax.device_get(compute(params, partitioner.put_batch(batch_of(config))))
+
+  return go
+
+
+@pytest.mark.parametrize('variant', range(2))
+@pytest.mark.parametrize('name', FAMILIES)
+def test_variants_of_a_family_agree_on_loss_and_gradients(
+    name, variant, run, unstack, assert_gradients_close):
+  want, want_grads = run(config_of(name))
+  changes = variants_of(name)[variant]
+  mesh = changes.pop('mesh')
+  config = config_of(name, **changes)
+  got, grads = run(config, mesh)
+  assert got.keys() == want.keys() and want['weight'] > 0
+  for key in want:
+    np.testing.assert_allclose(got[key], want[key], rtol=1e-5, err_msg=key)
+  assert_gradients_close(grads, want_grads if config.scan_layers else unstack(want_grads))
+
+
+def test_every_choice_meets_every_other():
+  variants = [variants_of(name) for name in FAMILIES]
+  for choice, values in CHOICES.items():
+    assert all(one[choice] != other[choice] for one, other in variants), choice
+    assert {v[choice] for v in itertools.chain(*variants)} == set(values)
+  for a, b in itertools.combinations(CHOICES, 2):
+    met = {(v[a], v[b]) for v in itertools.chain(*variants)}
+    assert met == set(itertools.product(CHOICES[a], CHOICES[b])), (a, b)
+
+
+@pytest.mark.parametrize('name, changes', [
+    ('mistral', dict(window=None)), ('gemma2', dict(global_every=None)),
+    ('gemma2', dict(attention_softcap=None)), ('gemma2', dict(logits_softcap=None)),
+    ('alibi', dict(position='none')), ('sinusoidal', dict(position='none')),
+    ('prefix_lm', dict(prefix_lm=False)), ('t5_1_0', dict(scale_logits=False))])
+def test_what_a_family_is_named_for_shows_in_its_loss(name, changes, run, batch_of, random_params):
+  """Else the variants would agree on a model that has lost it."""
+  base, config = config_of(name), config_of(name, **changes)
+  batch = batch_of(base)
+  graphdef, _ = models.graph(config)
+  compute = jax.jit(lambda params: objective.batch_sums(
+      models.nnx.merge(graphdef, params), batch, None, objective.shares(config, batch),
+      loss_tokens=64)['loss'], compiler_options=QUICK_TO_COMPILE)
+  got, want = compute(random_params(config)), run(base)[0]['loss']
+  assert abs(got - want) > 1e-4 * want
+
+
+@pytest.mark.parametrize('scan, between', [(True, ('attention', 'mlp_hidden')), (False, 'dots')])
+def test_remat_decides_what_the_backward_pass_computes_again(
+    scan, between, batch_of, random_params):
+  """Products in the program, which costs no compilation."""
+
+  def products(remat):
+    config = config_of('llama', remat=remat, scan_layers=scan)
+    graphdef, _ = models.graph(config)
+    run = lambda params, batch: train_step.loss_and_gradients(
+        graphdef, config, params, batch, None)
+    text = str(jax.make_jaxpr(run)(random_params(config), batch_of(config)))
+    return text.count('dot_general')
+
+  assert products('full') > products(between) > products('none')
