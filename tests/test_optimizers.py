@@ -127,7 +127,7 @@ def test_decay_mask_of_every_parameter_of_the_models(configs):
     shapes = models.nnx.to_pure_dict(params)
     decayed = checkpointing.flatten(optimizers.decay_mask(shapes))
     kept = {name.split('/')[-1] for name, yes in decayed.items() if not yes}
-    assert kept <= {'scale', 'bias', 'positions', 'table'}
+    assert kept <= {'scale', 'bias', 'positions', 'relative_bias'}
     assert {name.split('/')[-1] for name, yes in decayed.items() if yes} <= {
         'kernel', 'tokens', 'output'}
 

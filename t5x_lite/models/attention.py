@@ -4,8 +4,8 @@ Shape letters: see layers.py.
 """
 
 import functools
+import logging
 
-from absl import logging
 from flax import nnx
 import jax
 from jax.ad_checkpoint import checkpoint_name
@@ -52,7 +52,7 @@ def attend(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, scores: Scor
 
 @functools.cache
 def _say_once(message: str) -> None:
-  logging.info(message)
+  logging.getLogger(__name__).warning(message)
 
 
 class Attention(nnx.Module):

@@ -261,7 +261,6 @@ def test_which_kernel_runs(kernel, platform, options, want, chosen):
 
 
 def test_what_a_kernel_cannot_do_falls_to_one_that_can_and_is_said_once(chosen, caplog):
-  caplog.set_level('INFO')
   attention._say_once.cache_clear()
   for _ in range(2):
     scores = dataclasses.replace(CAUSAL, bias=AlibiBias(num_heads=N))
