@@ -14,7 +14,6 @@ from t5x_lite import losses, models, objective, train_step
 from t5x_lite.models import ModelConfig
 
 B, L, D, V = 4, 12, 6, 11
-QUICK_TO_COMPILE = {'xla_cpu_use_fusion_emitters': False}   # in half the time
 OPTIONS = {'plain': {}, 'smoothed': dict(label_smoothing=0.2, z_loss=0.05)}
 BERT = ModelConfig(family='encoder_only', vocab_size=64, embed_dim=32, num_layers=1, num_heads=4,
                    mlp_dim=64, num_token_types=2, head='mlm_nsp', init_std=0.2)
@@ -57,8 +56,7 @@ def sums_and_gradients(run, params, x, targets, weights, **options):
   def scalar(params, x):
     sums = run(params, x, targets, weights, **options)
     return 0.25 * sums['objective'], sums
-  grads, sums = jax.jit(jax.grad(scalar, argnums=(0, 1), has_aux=True),
-                        compiler_options=QUICK_TO_COMPILE)(params, x)
+  grads, sums = jax.jit(jax.grad(scalar, argnums=(0, 1), has_aux=True))(params, x)
   return sums, grads
 
 
@@ -76,8 +74,7 @@ def test_chunks_have_the_sums_and_gradients_of_the_whole(
     np.testing.assert_allclose(got[name], want[name], rtol=1e-5, err_msg=name)
   assert_gradients_close(grads, want_grads)
   # Without gradients, as an evaluation runs it, the loop is another.
-  alone = jax.jit(functools.partial(run, chunk=chunk, **options),
-                  compiler_options=QUICK_TO_COMPILE)
+  alone = jax.jit(functools.partial(run, chunk=chunk, **options))
   for name, value in alone(*args).items():
     np.testing.assert_allclose(value, want[name], rtol=1e-5, err_msg=name)
 
@@ -159,8 +156,7 @@ def test_weighted_first_keeps_the_order_of_both_kinds():
 def compiled_loss(config, params, batch, **options):
   graphdef, _ = models.graph(config)
   return jax.jit(lambda params, batch: train_step.loss_and_gradients(
-      graphdef, config, params, batch, None, **options),
-      compiler_options=QUICK_TO_COMPILE).lower(params, batch).compile()
+      graphdef, config, params, batch, None, **options)).lower(params, batch).compile()
 
 
 def of_all_logits(config, params, batch, **options):
@@ -173,7 +169,7 @@ def of_all_logits(config, params, batch, **options):
                                 batch[f'{side}_loss_weights'], **options)
     return sums['objective'], sums
 
-  grads, sums = jax.jit(jax.grad(scalar, has_aux=True), compiler_options=QUICK_TO_COMPILE)(params)
+  grads, sums = jax.jit(jax.grad(scalar, has_aux=True))(params)
   return sums, grads
 
 
@@ -223,8 +219,8 @@ def test_the_next_sentence_loss_is_a_mean_over_the_rows_that_hold_an_example(
     sentences, random_params):
   params = random_params(BERT)
   graphdef, _ = models.graph(BERT)
-  outputs = jax.jit(lambda params, batch: nnx.merge(graphdef, params).outputs(batch),
-                    compiler_options=QUICK_TO_COMPILE)(params, sentences)
+  compute = jax.jit(lambda params, batch: nnx.merge(graphdef, params).outputs(batch))
+  outputs = compute(params, sentences)
   log_p = scipy.special.log_softmax(np.float64(outputs.next_sentence_logits_BC), -1)
   want = -log_p[np.arange(6), sentences['next_sentence_labels'][:6]].sum()
   sums, _ = compiled_loss(BERT, params, sentences)(params, sentences)

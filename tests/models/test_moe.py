@@ -27,7 +27,6 @@ FORMS = {
     'capacity, one choice': dict(expert_capacity=0.8, experts_per_token=1),
     'capacity, three choices': dict(expert_capacity=0.6, experts_per_token=3),
 }
-QUICK_TO_COMPILE = {'xla_cpu_use_fusion_emitters': False}   # in half the time
 MESHES = {'data=8': MeshConfig(data=8), 'fsdp=4 tensor=2': MeshConfig(fsdp=4, tensor=2)}
 
 
@@ -62,8 +61,8 @@ def draw_inputs(seed=1):
 
 def apply(config, params, x_BLD, valid_BL):
   graphdef, _ = abstract_layer(config)
-  return jax.jit(lambda params, x, valid: nnx.merge(graphdef, params)(x, valid),
-                 compiler_options=QUICK_TO_COMPILE)(params, x_BLD, valid_BL)
+  layer = lambda params, x, valid: nnx.merge(graphdef, params)(x, valid)
+  return jax.jit(layer)(params, x_BLD, valid_BL)
 
 
 def loop(config, params, x_BLD, valid_BL):
@@ -154,8 +153,7 @@ def test_gradients_are_those_of_every_expert_computed_for_every_token(form, asse
   layer = lambda params, x: nnx.merge(graphdef, params)(x, valid_BL)
   twin = functools.partial(dense, config, valid_BL=valid_BL, taken_BLE=taken_BLE)
   got, want = (
-      jax.jit(jax.grad(objective_of(run, direction_BLD, valid_BL), argnums=(0, 1)),
-              compiler_options=QUICK_TO_COMPILE)(params, x_BLD)
+      jax.jit(jax.grad(objective_of(run, direction_BLD, valid_BL), argnums=(0, 1)))(params, x_BLD)
       for run in (layer, twin))
   assert_gradients_close(got, want)
   assert not np.any(got[0]['up'][-1]) and np.all(np.abs(got[0]['router'][:, :-1]).max(0) > 1e-2)
@@ -273,8 +271,7 @@ def test_on_a_mesh_the_layer_computes_what_it_does_on_one_device(
     layer = lambda params, x: nnx.merge(graphdef, params)(x, valid_BL)
     with_output = lambda params, x: (
         objective_of(layer, direction_BLD, valid_BL)(params, x), layer(params, x))
-    return jax.jit(jax.value_and_grad(with_output, argnums=(0, 1), has_aux=True),
-                   compiler_options=QUICK_TO_COMPILE)
+    return jax.jit(jax.value_and_grad(with_output, argnums=(0, 1), has_aux=True))
 
   (_, want), want_grads = compute(layers.unsharded, valid_BL)(params, x_BLD)
   placed = partitioner.put_batch({'x': x_BLD, 'valid': valid_BL})
@@ -299,7 +296,7 @@ def test_a_decoder_of_experts_learns_a_batch(capacity, mixture, packed_batch):
   partitioner = Partitioner(MeshConfig(data=1).make(jax.devices()[:1]))
   state, batch = train_step.init_state(config, optimizer, 0), packed_batch(config)
   step = train_step.make_train_step(config, optimizer, partitioner, seed=0)
-  step = step.lower(state, batch).compile(QUICK_TO_COMPILE)
+  step = step.lower(state, batch).compile()
   history = []
   for _ in range(20):
     state, metrics = step(state, batch)
@@ -327,8 +324,7 @@ def test_parts_of_unequal_weight_give_the_routers_losses_of_one_batch(
   assert max(each) > 2 * min(each), 'the share of a part would be that of the batch'
   graphdef, _ = models.graph(config)
   compute = lambda parts: jax.jit(lambda params, batch: train_step.loss_and_gradients(
-      graphdef, config, params, batch, None, microbatches=parts),
-      compiler_options=QUICK_TO_COMPILE)(random_params(config), batch)
+      graphdef, config, params, batch, None, microbatches=parts))(random_params(config), batch)
   sums, grads = compute(1)
   assert sums['objective'] > 1.05 * sums['loss']
   for parts in (2, 4):
@@ -347,9 +343,9 @@ def test_the_routers_losses_of_two_stacks_are_means_over_the_tokens_of_both(
   share = objective.shares(config, batch)
   assert float(share['token']) == pytest.approx(batch['decoder_loss_weights'].sum() / tokens)
   graphdef, _ = models.graph(config)
-  sums = jax.jit(lambda params, batch: objective.batch_sums(
-      nnx.merge(graphdef, params), batch, None, share, loss_tokens=64),
-      compiler_options=QUICK_TO_COMPILE)(random_params(config), batch)
+  compute = jax.jit(lambda params, batch: objective.batch_sums(
+      nnx.merge(graphdef, params), batch, None, share, loss_tokens=64))
+  sums = compute(random_params(config), batch)
   assert 0.9 < sums['load_balance'] / (config.num_layers * tokens) < 2
   assert float(sums['objective']) == pytest.approx(
       float(sums['loss'] + share['token'] * sums['load_balance']))
