@@ -77,7 +77,7 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[Callable[[], Any], dict[str,
 
 
 class Worker:
-  """The other end of `serve`: a process of this Python, started when made."""
+  """The other end of `serve`: a process of this Python, begun when made."""
 
   def __init__(self, script: str, case: dict[str, Any], threads: int, python: str = sys.executable):
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), script)
@@ -88,7 +88,10 @@ class Worker:
     self.process = subprocess.Popen([python, path, json.dumps(case)], env=env, text=True,
                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                     stderr=subprocess.DEVNULL)
-    self.info = self._read()
+
+  def warm_up(self) -> dict[str, Any]:
+    """Waits for the worker to be ready; returns what it reports of getting there."""
+    return self._read()
 
   def run(self, seconds: float) -> list[tuple[float, float]]:
     """[(wall, CPU)] seconds of each step of a turn."""

@@ -26,6 +26,7 @@ def compare(case: dict[str, Any], rounds: int, seconds: float, threads: int) -> 
   """Times of all sides on one case, interleaved, and ours as ratios to the others'."""
   workers = {'ours': Worker('ours.py', case, threads)}
   workers |= {name: Worker(script, case, threads) for name, script in SIDES.items()}
+  info = {name: worker.warm_up() for name, worker in workers.items()}
   times = {name: [] for name in workers}
   for turn in range(rounds):
     order = list(workers)[::1 if turn % 2 == 0 else -1]
@@ -33,9 +34,9 @@ def compare(case: dict[str, Any], rounds: int, seconds: float, threads: int) -> 
       times[name].append(statistics.median(wall for wall, _ in workers[name].run(seconds)))
   result = {'case': case}
   for name, worker in workers.items():
-    info = worker.info | worker.stop()
-    result[name] = {'seconds': statistics.median(times[name])} | {
-        key: round(value, 2) if isinstance(value, float) else value for key, value in info.items()}
+    figures = {'seconds': statistics.median(times[name])} | info[name] | worker.stop()
+    result[name] = {key: round(value, 4) if isinstance(value, float) else value
+                    for key, value in figures.items()}
   for name in SIDES:
     ratios = [theirs / ours for theirs, ours in zip(times[name], times['ours'])]
     quarters = statistics.quantiles(ratios, n=4)

@@ -13,10 +13,11 @@ from jax.extend.random import threefry2x32_p
 import jax.numpy as jnp
 import numpy as np
 
-# Up to so many numbers are drawn by one kernel, in several times their memory. Compiling a kernel
-# for each shape is most of what a small model's first step takes.
+# Up to so many numbers are drawn by one kernel, in twice their memory. Compiling a kernel for each
+# shape is most of what a small model's first step takes.
 ONE_KERNEL = 2 ** 26
 BLOCK = 1024   # numbers of one array that lie together there
+AT_ONCE = 512  # blocks, as drawing takes several times their memory
 
 
 def draw(params: nnx.State, key: jax.Array, one_device: bool = False) -> dict[str, Any]:
@@ -86,18 +87,24 @@ def _in_one_kernel(keys, shapes) -> dict[tuple, jax.Array]:
   """
   sizes = [math.prod(shape) for number, shape in shapes.values() for _ in range(number)]
   blocks = [-(-size // BLOCK) for size in sizes]
+  rows = -(-sum(blocks) // AT_ONCE) * AT_ONCE
+  pad = lambda x: np.pad(x, (0, rows - len(x))).reshape(-1, AT_ONCE)
+  owner = pad(np.repeat(np.arange(len(sizes)), blocks))
+  place = pad(np.concatenate([np.arange(n) for n in blocks]).astype(np.uint32))
   words = jax.random.key_data(keys)
-  owner = np.repeat(np.arange(len(sizes)), blocks)
-  place = np.concatenate([np.arange(n) for n in blocks]).astype(np.uint32)
-  counter = jnp.asarray(place)[:, None] * np.uint32(BLOCK) + jnp.arange(BLOCK, dtype=jnp.uint32)
-  word = lambda i: jnp.broadcast_to(words[owner, i][:, None], counter.shape)
-  high, low = threefry2x32_p.bind(word(0), word(1), jnp.zeros_like(counter), counter)
-  # 23 bits become the fraction of a number in [1, 2), then one in (-1, 1).
-  bits = (high ^ low) >> 9 | jnp.uint32(0x3F800000)
-  unit = jax.lax.bitcast_convert_type(bits, jnp.float32) - 1.0
-  least = np.nextafter(np.float32(-1), np.float32(0))
-  uniform = jnp.maximum(least, unit * (np.float32(1) - least) + least)
-  normal = (np.float32(np.sqrt(2)) * jax.lax.erf_inv(uniform)).reshape(-1)
+
+  def some(owner, place):
+    counter = place[:, None] * np.uint32(BLOCK) + jnp.arange(BLOCK, dtype=jnp.uint32)
+    word = lambda i: jnp.broadcast_to(words[owner, i][:, None], counter.shape)
+    high, low = threefry2x32_p.bind(word(0), word(1), jnp.zeros_like(counter), counter)
+    # 23 bits become the fraction of a number in [1, 2), then one in (-1, 1).
+    bits = (high ^ low) >> 9 | jnp.uint32(0x3F800000)
+    unit = jax.lax.bitcast_convert_type(bits, jnp.float32) - 1.0
+    least = np.nextafter(np.float32(-1), np.float32(0))
+    uniform = jnp.maximum(least, unit * (np.float32(1) - least) + least)
+    return np.float32(np.sqrt(2)) * jax.lax.erf_inv(uniform)
+
+  normal = jax.lax.map(lambda x: some(*x), (jnp.asarray(owner), jnp.asarray(place))).reshape(-1)
   result, start = {}, 0
   for path, (number, shape) in shapes.items():
     size = math.prod(shape)

@@ -80,27 +80,6 @@ def subkey(key: jax.Array | None, n: int) -> jax.Array | None:
   return None if key is None else jax.random.fold_in(key, n)
 
 
-@jax.custom_vjp
-def matmul(x_TI: jax.Array, kernel_IO: jax.Array) -> jax.Array:
-  """x W, with a gradient of W that XLA's CPU backend runs at full speed.
-
-  It runs a product that contracts the first axis of both operands at half of it. The barrier keeps
-  it from folding the transposition, done for real, back into the product.
-  """
-  return x_TI @ kernel_IO
-
-
-def _matmul_gradients(residuals, dy_TO):
-  x_TI, kernel_IO = residuals
-  dkernel_IO = jax.lax.platform_dependent(
-      x_TI, dy_TO, cpu=lambda x, dy: jax.lax.optimization_barrier(x.T) @ dy,
-      default=lambda x, dy: x.T @ dy)
-  return dy_TO @ kernel_IO.T, dkernel_IO
-
-
-matmul.defvjp(lambda x_TI, kernel_IO: (x_TI @ kernel_IO, (x_TI, kernel_IO)), _matmul_gradients)
-
-
 class Linear(nnx.Module):
   """x W + b over one or several input and output axes, e.g. embed -> (heads, head_dim).
 
@@ -122,7 +101,7 @@ class Linear(nnx.Module):
     lead, out_shape = x.shape[:x.ndim - self.num_in], self.kernel[...].shape[self.num_in:]
     kernel = self.kernel[...].astype(x.dtype)
     fan_in = math.prod(kernel.shape[:self.num_in])
-    y = matmul(x.reshape(-1, fan_in), kernel.reshape(fan_in, -1))
+    y = x.reshape(-1, fan_in) @ kernel.reshape(fan_in, -1)
     y = y.reshape(*lead, *out_shape)
     return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
@@ -184,7 +163,7 @@ def project(kernel_DV: jax.Array, x_BLD: jax.Array, *, config: ModelConfig, shar
   """[batch, length, embed] -> float32 logits [batch, length, vocab]."""
   if config.scale_logits:
     x_BLD = x_BLD * config.embed_dim ** -0.5
-  logits_TV = matmul(x_BLD.reshape(-1, x_BLD.shape[-1]), kernel_DV.astype(x_BLD.dtype))
+  logits_TV = x_BLD.reshape(-1, x_BLD.shape[-1]) @ kernel_DV.astype(x_BLD.dtype)
   logits_BLV = logits_TV.reshape(*x_BLD.shape[:-1], -1).astype(jnp.float32)
   return shard(softcap(logits_BLV, config.logits_softcap), 'batch', 'length', 'vocab')
 
