@@ -13,6 +13,10 @@ REQUIRES = [
     'jax>=0.10,<0.13', 'flax>=0.12.8,<0.13', 'optax>=0.2.8,<0.3', 'orbax-checkpoint>=0.12,<0.13',
     'seqio>=0.0.20,<0.1', 'tensorflow-datasets>=4.9.10,<5', 'tensorflow>=2.21,<2.23',
     'gin-config>=0.5,<0.6', 'array_record>=0.8,<0.9', 'sentencepiece>=0.2,<0.3',
+    # A user's own tokenizer.json.
+    'tokenizers>=0.20,<0.24',
+    # A user's own files: Parquet, Arrow, Zstandard; URLs.
+    'pyarrow>=18,<28', 'fsspec>=2024.6',
     'tensorboardX>=2.6,<3', 'numpy>=1.26,<3', 'scipy>=1.14,<2', 'matplotlib>=3.8,<4',
     # Models of Hugging Face and T5X in and out: the readers that their own writers use.
     'safetensors>=0.5,<0.9', 'tensorstore>=0.1.60,<0.2',

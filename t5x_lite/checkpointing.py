@@ -1,7 +1,7 @@
 """Checkpoints of a run: written asynchronously by Orbax, kept by count, restored onto any mesh.
 
 A checkpoint is `MODEL_DIR/checkpoints/<step>/` with the items `params`, `opt_state` (the optimizer
-state and the step) and `meta` (JSON: the run's seed and batch size).
+state and the step) and `meta` (JSON: the run's seed, batch size and vocabulary).
 """
 
 from collections.abc import Iterator
@@ -104,11 +104,24 @@ class Checkpoints:
 
 
 def load_params(model_dir: pathlib.Path, config: ModelConfig, partitioner: Partitioner,
-                step: int | None) -> tuple[Any, int]:
-  """(parameters, step) of a checkpoint of a run, newest if step is None, placed on the mesh."""
+                step: int | None, vocabulary: str | None = None) -> tuple[Any, int]:
+  """(parameters, step) of a checkpoint of a run, newest if step is None, placed on the mesh.
+
+  Raises UserError if it was trained with another vocabulary than the one of this fingerprint.
+  """
   with open_source(model_dir, step) as (source, step):
-    params, _ = source.restore_params(abstract_params(config, partitioner), step)
+    params, meta = source.restore_params(abstract_params(config, partitioner), step)
+  check_vocabulary(meta, vocabulary, f'{model_dir}, step {step}')
   return params, step
+
+
+def check_vocabulary(meta: dict[str, Any], vocabulary: str | None, where: str) -> None:
+  """Raises UserError if a checkpoint's meta tells of another vocabulary; None is not compared."""
+  trained = meta.get('vocabulary')
+  if None not in (trained, vocabulary) and trained != vocabulary:
+    raise UserError(f'{where}, was trained with the vocabulary {trained!r}, and this run has '
+                    f'{vocabulary!r}: the same ids would be other words; set VOCABULARY to the '
+                    'file it was trained with')
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -144,7 +157,7 @@ def open_source(model_dir: pathlib.Path, step: int | None) -> Iterator[tuple[Che
 
 
 def initial_params(params: dict, abstract: dict, model_dir: pathlib.Path, step: int | None,
-                   new: tuple[str, ...]) -> tuple[dict, str]:
+                   new: tuple[str, ...], vocabulary: str | None = None) -> tuple[dict, str]:
   """`params` with the values of another run's checkpoint, and one line saying what was taken.
 
   A parameter that checkpoint lacks must begin with one of `new` and keeps its fresh value; one
@@ -163,7 +176,9 @@ def initial_params(params: dict, abstract: dict, model_dir: pathlib.Path, step: 
                         f'this model needs {want[name].shape}: use the same model config')
     # Orbax restores whole items: what only the other run has is read too, and dropped here.
     target = {n: want.get(n, jax.ShapeDtypeStruct(have[n].shape, have[n].dtype)) for n in have}
-    restored = flatten(source.restore_params(unflatten(target), step)[0])
+    restored, meta = source.restore_params(unflatten(target), step)
+  check_vocabulary(meta, vocabulary, f'{model_dir}, step {step}')
+  restored = flatten(restored)
   kept = jax.tree_util.tree_map_with_path(
       lambda path, fresh: restored.get(name_of(path), fresh), params)
   fresh, unused = sorted(set(want) - set(have)), sorted(set(have) - set(want))

@@ -21,11 +21,13 @@ COMMANDS = {
               't5x-lite infer --gin_file=runs/lm/config.gin --gin.InferConfig.input=prompts.txt'),
     'describe': ('print parameters, FLOPs and memory of a config, or of a model alone',
                  't5x-lite describe --gin_file=experiments/tiny_lm.gin'),
+    'data': ('print what a run will read: shares, tokens, epochs, waste, and examples',
+             't5x-lite data describe --gin_file=experiments/tiny_lm.gin'),
     'import': ('make a run of a Hugging Face folder or a T5X checkpoint',
                't5x-lite import --from=downloads/gpt2 --to=runs/gpt2'),
     'export': ('write a checkpoint of a run as Hugging Face transformers reads it',
                't5x-lite export --from=runs/gpt2 --to=exports/gpt2'),
-    'train-vocab': ('train a SentencePiece vocabulary on the text of a task',
+    'train-vocab': ('train a SentencePiece vocabulary on the text of a task, or of files',
                     't5x-lite train-vocab --task=stdlib_docstring --size=2048 --output=runs/vocab'),
 }
 
@@ -68,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument('--gin_file', metavar='FILE', help='a gin file; may be given again')
     command.add_argument('--gin.NAME', metavar='VALUE', dest='gin', help=(
         'sets a macro (--gin.STEPS=100) or a field (--gin.ModelConfig.num_layers=2)'))
-    if name in ('eval', 'describe'):
+    if name == 'data':
+      command.add_argument('action', choices=('describe',))
+    if name in ('eval', 'describe', 'data'):
       command.add_argument('--json', action='store_true', help='print JSON')
   # Each may be given any number of times, in any order: _gin_arguments reads them.
   for command in commands.choices.values():
@@ -82,9 +86,14 @@ def _parser() -> argparse.ArgumentParser:
 def _add_flags(command: argparse.ArgumentParser, name: str) -> None:
   add = command.add_argument
   if name == 'train-vocab':
-    add('--task', required=True, help='a registered seqio task')
-    add('--task_module', default='tasks.stdlib', help='module registering it')
-    add('--split', default='train')
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument('--task', help='a registered seqio task')
+    source.add_argument('--files', help='path, URL or glob of files of any format FileTask reads')
+    add('--task_module', default='tasks.stdlib', help='module registering the task')
+    add('--split', default='train', help='of the task')
+    add('--text', default='text', help='of the files: a field, or a text with {names} of fields')
+    add('--model_type', choices=('unigram', 'bpe'), default='unigram')
+    add('--user_symbols', nargs='+', default=(), help='texts that are always one piece')
     add('--size', type=int, required=True, help='number of pieces')
     add('--output', required=True, help='writes OUTPUT.model and OUTPUT.vocab')
     return
@@ -135,6 +144,8 @@ def _run(args, files: list[str], bindings: list[str]) -> int:
     table = describe.describe(configuration.load_described(files, bindings))
     print(json.dumps(table, indent=2) if args.json else describe.as_text(table))
     return 0
+  if args.command == 'data':
+    return _describe_data(args, configuration.load_described(files, bindings))
   experiment, config_gin = configuration.load(files, bindings)
   if args.command == 'train':
     from t5x_lite import trainer
@@ -153,14 +164,31 @@ def _run(args, files: list[str], bindings: list[str]) -> int:
   return 0
 
 
-def _train_vocab(args) -> int:
+def _describe_data(args, experiment) -> int:
   import importlib
 
   from t5x_lite.input_pipeline import import_seqio
   import_seqio()
-  importlib.import_module(args.task_module)
-  vocabularies = importlib.import_module('tasks.vocabularies')
-  path = vocabularies.train_sentencepiece(args.task, args.split, args.size, args.output)
+  description = importlib.import_module('tasks.description')
+  members = description.describe(experiment)
+  colour = sys.stdout.isatty() and 'NO_COLOR' not in os.environ
+  print(json.dumps(description.as_json(members), indent=2) if args.json
+        else description.as_text(members, colour))
+  return 0
+
+
+def _train_vocab(args) -> int:
+  import importlib
+
+  from t5x_lite.input_pipeline import import_seqio
+  if args.files:
+    texts = importlib.import_module('tasks.files').texts(args.files, args.text, '--files')
+  else:
+    import_seqio()
+    importlib.import_module(args.task_module)
+    texts = importlib.import_module('tasks.registry').raw_texts(args.task, args.split)
+  path = importlib.import_module('tasks.train_vocabulary').train_sentencepiece(
+      texts, args.size, args.output, model_type=args.model_type, user_symbols=args.user_symbols)
   print(f'{path}: use it with --gin.VOCABULARY={path}')
   return 0
 

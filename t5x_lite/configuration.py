@@ -32,7 +32,7 @@ CONFIGURABLES = {
     'AdamW': 't5x_lite.optimizers', 'Adafactor': 't5x_lite.optimizers',
     'Constant': 't5x_lite.optimizers', 'Rsqrt': 't5x_lite.optimizers',
     'WarmupCosine': 't5x_lite.optimizers', 'WSD': 't5x_lite.optimizers',
-    'FileTask': 'tasks.files',
+    'FileTask': 'tasks.files', 'Mixture': 'tasks.mixtures',
 }
 _PASS_ONE = 'pass one that does, e.g. --gin_file=experiments/tiny_lm.gin'
 LENGTH = 2048   # tokens of a row of a model that is described alone and has no max_length

@@ -48,7 +48,7 @@ def generate(model: models.Model, batch: dict[str, jax.Array], prompt_BP: jax.Ar
     if temperature:
       token_B = jax.random.categorical(jax.random.fold_in(key, i), logits_BV / temperature)
     else:
-      token_B = logits_BV.argmax(-1)
+      token_B = _argmax(logits_BV)
     log_p_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B[:, None], -1)[:, 0]
     score_B = score_B + jnp.where(done_B, 0.0, log_p_B)
     token_B = jnp.where(done_B, pad_id, token_B).astype(jnp.int32)
@@ -61,6 +61,12 @@ def generate(model: models.Model, batch: dict[str, jax.Array], prompt_BP: jax.Ar
            jnp.zeros(B, bool))
   *_, tokens_BT, score_B, _ = jax.lax.while_loop(unfinished, step, start)
   return tokens_BT, score_B
+
+
+def _argmax(x_BV: jax.Array) -> jax.Array:
+  """The lowest index of the largest value. XLA's argmax, of pairs, is ten times slower on a CPU."""
+  index = jnp.where(x_BV == x_BV.max(-1, keepdims=True), jnp.arange(x_BV.shape[-1]), x_BV.shape[-1])
+  return index.min(-1)
 
 
 def make_generate(config: ModelConfig, partitioner: Partitioner, **options) -> Callable:

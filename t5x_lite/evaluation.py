@@ -66,13 +66,13 @@ def prompts_of(batch: Batch, config: ModelConfig) -> list[np.ndarray]:
   return [row[:n] for row, n in zip(tokens, prefix)]
 
 
-def rows(dataset: Any, batch_size: int, pad_id: int) -> Iterator[tuple[np.ndarray, Batch, int]]:
+def rows(dataset: Any, batch_size: int, vocabulary: Any) -> Iterator[tuple[np.ndarray, Batch, int]]:
   """(indices, features, real rows) of an enumerated dataset; a short batch repeats its last row."""
   for indices, batch in dataset.batch(batch_size).as_numpy_iterator():
     missing = batch_size - len(indices)
     fill = lambda x: np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
-    yield indices, input_pipeline.add_segments(
-        {name: fill(x) for name, x in batch.items()}, pad_id), len(indices)
+    yield indices, input_pipeline.for_model(
+        {name: fill(x) for name, x in batch.items()}, vocabulary), len(indices)
 
 
 class Evaluation:
@@ -90,10 +90,10 @@ class Evaluation:
     self.config, self.data, self.partitioner = config, data, partitioner
     self.batch_size = settings.batch_size
     partitioner.check_rows(settings)
-    self.task_name = task.name
     self.targets = task.output_features['targets']
-    self.pad_id = self.targets.vocabulary.pad_id
-    converter = input_pipeline.feature_converter(task, config, pack=False)
+    self.vocabulary = input_pipeline.text_vocabulary(task)
+    self.pad_id = self.vocabulary.pad_id
+    converter = input_pipeline.feature_converter(task, config, packing='none')
     self.evaluator = seqio.Evaluator(
         task.name, converter, eval_split=settings.split, sequence_length=data.lengths,
         num_examples=settings.num_examples, async_compute_metrics=False, seed=experiment.seed)
@@ -116,19 +116,13 @@ class Evaluation:
     metrics, _ = self.evaluator.evaluate(
         compute_metrics=True, step=step, score_fn=lambda ds: self._scores(params, ds),
         predict_fn=lambda ds: self._predictions(params, ds))
-    return {f'{self._shown(task)}/{name}': float(value)
+    return {f'{self.data.shown(task)}/{name}': float(value)
             for task, values in metrics.result().items() for name, value in values.items()}
-
-  def _shown(self, task: str) -> str:
-    """Its name less the hashes of files and of another vocabulary: the same in every run."""
-    if not isinstance(self.data.task, str):
-      return self.data.name
-    return task.removesuffix(self.task_name.removeprefix(self.data.task))
 
   def _scores(self, params, dataset):
     """seqio's score_fn: ([(index, log-likelihood)], {name: the other sums of each row})."""
     scored, sums = [], {}
-    for indices, batch, real in rows(dataset, self.batch_size, self.pad_id):
+    for indices, batch, real in rows(dataset, self.batch_size, self.vocabulary):
       got = jax.device_get(self._score(params, self.partitioner.put_batch(batch)))
       scored += zip(indices.tolist(), got.pop('score')[:real].tolist())
       for name, values in got.items():
@@ -138,7 +132,7 @@ class Evaluation:
   def _predictions(self, params, dataset):
     """seqio's predict_fn: [(index, ids)]."""
     predicted = []
-    for indices, batch, real in rows(dataset, self.batch_size, self.pad_id):
+    for indices, batch, real in rows(dataset, self.batch_size, self.vocabulary):
       if self.config.family == 'encoder_only':
         ids, _ = jax.device_get(self._predict(params, self.partitioner.put_batch(batch)))
       else:
@@ -153,6 +147,7 @@ class Evaluation:
 def evaluate(experiment: Experiment) -> dict[str, float]:
   """Metrics of a checkpoint of the run (eval.step, or the newest) on its evaluation split."""
   partitioner = Partitioner(experiment.mesh.make(), experiment.mesh.rules)
+  vocabulary = input_pipeline.fingerprint(input_pipeline.get_task(experiment.data))
   params, step = checkpointing.load_params(experiment.folder, experiment.model, partitioner,
-                                           experiment.eval.step)
+                                           experiment.eval.step, vocabulary)
   return Evaluation(experiment, partitioner)(params, step)

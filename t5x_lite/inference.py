@@ -33,7 +33,8 @@ class Generator:
     self.step = None
     if params is None:
       params, self.step = checkpointing.load_params(
-          experiment.folder, self.config, self.partitioner, self.settings.step)
+          experiment.folder, self.config, self.partitioner, self.settings.step,
+          input_pipeline.fingerprint(self.task))
     self.params = params
     if self.config.family == 'encoder_only':
       self._predict = make_predict(self.config, self.partitioner)
@@ -81,7 +82,9 @@ class Generator:
       prompt, valid = decoding.left_pad([first] * len(inputs), pad_id)
     else:
       self._check_length(1 + max(map(len, inputs)))
-      prompt, valid = decoding.left_pad([np.concatenate([first, i]) for i in inputs], pad_id)
+      own_ids = importlib.import_module('tasks.vocabularies').own_ids
+      prompt, valid = decoding.left_pad([
+          own_ids(self.targets, np.concatenate([first, i])) for i in inputs], pad_id)
       batch = {'decoder_input_tokens': prompt}
     put = self.partitioner.put_batch(batch | {'prompt': prompt, 'valid': valid})
     key = jax.random.fold_in(jax.random.key(self.seed), start)
@@ -93,7 +96,7 @@ class Generator:
     """The encoder's features of unpacked rows, padded on the right to the inputs' length."""
     length, pad_id = self.data.inputs_length, self.inputs.vocabulary.pad_id
     tokens = np.stack([np.pad(i, (0, length - len(i)), constant_values=pad_id) for i in inputs])
-    return input_pipeline.add_segments({'encoder_input_tokens': tokens}, pad_id)
+    return input_pipeline.for_model({'encoder_input_tokens': tokens}, self.inputs.vocabulary)
 
   def _check_length(self, prompt: int):
     limit, new = self.config.max_length, self.settings.max_tokens or self.data.targets_length

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib
 import os
+import re
 import sys
 from typing import Any
 
@@ -22,24 +23,30 @@ from t5x_lite.models.config import ModelConfig
 from t5x_lite.validation import FieldError, check_positive, check_types, nearest
 
 Batch = dict[str, np.ndarray]
+PACKING = ('best_fit', 'greedy', 'none')   # greedy is seqio's own
+
+# Features that no length is given for: as long as another one, or a single id.
+_LENGTH_OF = {'token_types': 'inputs', 'next_sentence_label': None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
   """Which task or mixture, at which lengths, how many rows a step."""
-  task: Any                          # name of a seqio task or mixture, or a tasks.files.FileTask
+  task: Any                          # name of a seqio task or mixture; or a FileTask or Mixture
   targets_length: int                # longest targets, in tokens
   inputs_length: int | None = None   # longest inputs; None: the task has only targets
   batch_size: int                    # rows of a global batch
   task_module: str = 'tasks.stdlib'  # the Python module whose import registers `task`
   split: str = 'train'
-  pack: bool = True                  # several short examples in a row, kept apart by segments
-  vocabulary: str | None = None      # a SentencePiece .model in place of the task's own
+  packing: str = 'best_fit'          # of several examples in a row: one of PACKING
+  vocabulary: str | None = None      # a SentencePiece .model or a tokenizer.json for the task's
   data_dir: str | None = None        # where TFDS keeps data; None: TFDS's own default
 
   def __post_init__(self):
     check_types(self)
     check_positive(self, 'targets_length', 'inputs_length', 'batch_size')
+    if self.packing not in PACKING:
+      raise FieldError(self, 'packing', f'{self.packing!r}; {nearest(self.packing, PACKING)}')
     if not isinstance(self.task, str) and not hasattr(self.task, 'register'):
       raise FieldError(self, 'task', 'expected the name of a seqio task or mixture, or a FileTask')
 
@@ -52,7 +59,14 @@ class DataConfig:
   @property
   def name(self) -> str:
     """Name of the task or mixture, for people: a FileTask's own name is a hash of its content."""
-    return self.task if isinstance(self.task, str) else f'files_{self.task.objective}'
+    return self.task if isinstance(self.task, str) else self.task.label
+
+  def shown(self, name: str) -> str:
+    """A task's name, for people: less the hashes of files and of another vocabulary than its own,
+    so that it is the same in every run."""
+    if self.vocabulary is not None:
+      name = name.rsplit('__', 1)[0]
+    return re.sub(r'_[0-9a-f]{12}$', '', name)
 
   def check_model(self, model: ModelConfig) -> None:
     """Raises UserError if `model` takes shorter sequences than these."""
@@ -85,7 +99,8 @@ def get_task(data: DataConfig):
   Raises UserError for a module that cannot be imported, an unknown name or missing lengths.
   """
   if data.vocabulary is not None and not os.path.isfile(os.path.expanduser(data.vocabulary)):
-    raise FieldError(data, 'vocabulary', 'no such file: make one with t5x-lite train-vocab')
+    raise FieldError(data, 'vocabulary', 'no such file: make one with t5x-lite train-vocab, or '
+                     'name a tokenizer.json')
   seqio = import_seqio()
   if data.data_dir is not None:
     seqio.set_tfds_data_dir_override(os.path.expanduser(data.data_dir))
@@ -102,11 +117,19 @@ def get_task(data: DataConfig):
     vocabularies = importlib.import_module('tasks.vocabularies')
     name = vocabularies.with_vocabulary(name, vocabularies.load_vocabulary(data.vocabulary))
   task = seqio.get_mixture_or_task(name)
-  if set(task.output_features) != set(data.lengths):
-    needs = ' and '.join(f'{feature}_length' for feature in task.output_features)
-    raise UserError(f'Task {name!r} has the features {", ".join(task.output_features)}: set '
+  given = [feature for feature in task.output_features if feature not in _LENGTH_OF]
+  if set(given) != set(data.lengths):
+    needs = ' and '.join(f'{feature}_length' for feature in given)
+    raise UserError(f'Task {name!r} has the features {", ".join(given)}: set '
                     f'DataConfig.{needs}, and no other length')
   return task
+
+
+def feature_lengths(task, data: DataConfig) -> dict[str, int]:
+  """Length of each feature of the task, those that follow from other lengths included."""
+  lengths = data.lengths
+  derived = {name: of for name, of in _LENGTH_OF.items() if name in task.output_features}
+  return lengths | {name: lengths[of] if of else 1 for name, of in derived.items()}
 
 
 def start_id(vocabulary) -> int:
@@ -116,6 +139,16 @@ def start_id(vocabulary) -> int:
   except NotImplementedError:
     bos = None
   return vocabulary.pad_id if bos is None or bos < 0 else bos
+
+
+def text_vocabulary(task):
+  """The vocabulary of a task's text: of its inputs, if it has them; targets may be labels."""
+  return task.output_features.get('inputs', task.output_features['targets']).vocabulary
+
+
+def fingerprint(task) -> str:
+  """What tells the vocabulary of a task from others; it goes with every checkpoint."""
+  return importlib.import_module('tasks.vocabularies').fingerprint(text_vocabulary(task))
 
 
 def check_vocabulary(task, model: ModelConfig) -> None:
@@ -130,29 +163,51 @@ def check_vocabulary(task, model: ModelConfig) -> None:
                        f'{spec.vocabulary.vocab_size} ids; raise {field} to at least that')
 
 
-def feature_converter(task, model: ModelConfig, pack: bool):
-  """The seqio FeatureConverter that turns the task's features into what `model` reads."""
+def feature_converter(task, model: ModelConfig, packing: str):
+  """The seqio FeatureConverter that turns the task's features into what `model` reads.
+
+  Raises UserError for a head that no task trains, or if just one of the two is of sentence pairs.
+  """
   seqio = import_seqio()
+  if model.head in ('pooler', 'tagger'):
+    raise FieldError(model, 'head', 'no task trains it: set head to mlm, mlm_nsp or classifier')
+  pairs = 'next_sentence_label' in task.output_features
+  if pairs and model.head != 'mlm_nsp':
+    raise FieldError(model, 'head', f'task {task.name!r} has sentence pairs: set head to mlm_nsp')
+  if model.head == 'mlm_nsp' and not pairs:
+    raise FieldError(model, 'head', f'task {task.name!r} has no sentence pairs: set head to mlm, '
+                     'or choose a task of the objective mlm_nsp')
   if model.family == 'encoder_only':
     converters = importlib.import_module('tasks.feature_converters')
-    if model.num_classes is None:
-      return converters.MaskedLMFeatureConverter(pack=pack)
-    return converters.ClassificationFeatureConverter(pack=False)
-  bos_id = start_id(task.output_features['targets'].vocabulary)
-  if model.family == 'encoder_decoder':
-    return seqio.EncDecFeatureConverter(pack=pack, bos_id=bos_id)
-  if 'inputs' in task.output_features:
-    return seqio.PrefixLMFeatureConverter(pack=pack, bos_id=bos_id)
-  return seqio.LMFeatureConverter(pack=pack, bos_id=bos_id)
+    if model.head == 'mlm_nsp':      # one label a row, as of a classification
+      return converters.NextSentenceFeatureConverter(pack=False)
+    if model.head == 'classifier':
+      return converters.ClassificationFeatureConverter(pack=False)
+    kind, options = converters.MaskedLMFeatureConverter, {}
+  else:
+    options = {'bos_id': start_id(task.output_features['targets'].vocabulary)}
+    kind = seqio.LMFeatureConverter
+    if model.family == 'encoder_decoder':
+      kind = seqio.EncDecFeatureConverter
+    elif 'inputs' in task.output_features:
+      kind = seqio.PrefixLMFeatureConverter
+  if packing == 'best_fit':
+    kind = importlib.import_module('tasks.packing').best_fit(kind)
+  return kind(pack=packing != 'none', **options)
 
 
-def add_segments(batch: Batch, pad_id: int) -> Batch:
-  """`batch` with the segment ids of unpacked rows: 1 for tokens, 0 for padding."""
+def for_model(batch: Batch, vocabulary: Any) -> Batch:
+  """`batch` as models read it: with segments, and the ids of the vocabulary's own.
+
+  Segment ids of unpacked rows are 1 for tokens and 0 for padding.
+  """
   batch = dict(batch)
   for side, tokens in (('encoder', 'encoder_input_tokens'), ('decoder', 'decoder_target_tokens')):
     if tokens in batch and f'{side}_segment_ids' not in batch:
-      batch[f'{side}_segment_ids'] = (batch[tokens] != pad_id).astype(np.int32)
-  return batch
+      batch[f'{side}_segment_ids'] = (batch[tokens] != vocabulary.pad_id).astype(np.int32)
+  own_ids = importlib.import_module('tasks.vocabularies').own_ids
+  return {name: own_ids(vocabulary, x) if name.endswith('_tokens') else x
+          for name, x in batch.items()}
 
 
 def train_batches(data: DataConfig, model: ModelConfig, *, seed: int, start: int = 0,
@@ -166,8 +221,8 @@ def train_batches(data: DataConfig, model: ModelConfig, *, seed: int, start: int
   check_vocabulary(task, model)
   if data.split not in task.splits:
     raise FieldError(data, 'split', f'task {task.name!r}: {nearest(data.split, task.splits)}')
-  converter = feature_converter(task, model, data.pack)
-  stream = functools.partial(seqio.get_dataset, task.name, data.lengths, converter,
+  converter = feature_converter(task, model, data.packing)
+  stream = functools.partial(seqio.get_dataset, task.name, feature_lengths(task, data), converter,
                              dataset_split=data.split, seed=seed, verbose=False)
   # Repeating nothing for ever would never come back, so one pass is asked for an example first.
   if start == 0 and not list(stream(shuffle=False, num_epochs=1).take(1)):
@@ -175,7 +230,7 @@ def train_batches(data: DataConfig, model: ModelConfig, *, seed: int, start: int
                     'its preprocessing')
   ds = stream(shuffle=True, num_epochs=None)
   ds = ds.batch(data.batch_size, drop_remainder=True).skip(start).prefetch(2)
-  pad_id = task.output_features['targets'].vocabulary.pad_id
+  vocabulary = text_vocabulary(task)
   rows = slice(process_index, None, process_count)
   for batch in ds.as_numpy_iterator():
-    yield add_segments({name: x[rows] for name, x in batch.items()}, pad_id)
+    yield for_model({name: x[rows] for name, x in batch.items()}, vocabulary)

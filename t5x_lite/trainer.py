@@ -57,15 +57,17 @@ def train(experiment: Experiment, config_gin: str) -> Result:
     with checkpointing.open_source(_path(source.model_dir), source.step):
       pass   # it is there
   task = input_pipeline.get_task(experiment.data)
+  vocabulary = input_pipeline.fingerprint(task)
   batches = _open_batches(experiment, start)   # what is wrong with the data is said here
   progress = metrics.Progress(settings.steps)
   optimizer = experiment.optimizer.make()
   abstract = train_step.abstract_state(config, optimizer, partitioner)
   if start:
-    state, _ = checkpoints.restore(abstract, start)
+    state, meta = checkpoints.restore(abstract, start)
+    checkpointing.check_vocabulary(meta, vocabulary, f'{folder}, step {start}')
     progress.say(f'Resumed {folder} at step {start}')
   else:
-    state = _initial_state(experiment, optimizer, abstract, progress)
+    state = _initial_state(experiment, optimizer, abstract, vocabulary, progress)
 
   # From here on the run is written.
   folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +75,9 @@ def train(experiment: Experiment, config_gin: str) -> Result:
   checkpoints = checkpoints or Checkpoints(folder, settings.keep_checkpoints)
   can_evaluate = has_metrics(task, experiment.eval.split)
   evaluation = Evaluation(experiment, partitioner) if can_evaluate else None
-  loop = _Loop(experiment, partitioner, optimizer, checkpoints, evaluation, progress, start)
+  meta = {'seed': experiment.seed, 'batch_size': experiment.data.batch_size,
+          'vocabulary': vocabulary}
+  loop = _Loop(experiment, partitioner, optimizer, checkpoints, evaluation, progress, start, meta)
   with contextlib.closing(loop), _stop_signals(loop):
     return loop.run(state, batches, start)
 
@@ -104,7 +108,7 @@ def _open_batches(experiment: Experiment, start: int):
   return itertools.chain([next(batches)], batches)
 
 
-def _initial_state(experiment: Experiment, optimizer, abstract, progress):
+def _initial_state(experiment: Experiment, optimizer, abstract, vocabulary: str, progress):
   """Parameters drawn from the seed, or taken from another run."""
   shardings = train_step.shardings_of(abstract)
   one_device = all(len(s.device_set) == 1 for s in jax.tree.leaves(shardings))
@@ -113,7 +117,8 @@ def _initial_state(experiment: Experiment, optimizer, abstract, progress):
   source = experiment.init_from
   if source is not None:
     state['params'], line = checkpointing.initial_params(
-        state['params'], abstract['params'], _path(source.model_dir), source.step, source.new)
+        state['params'], abstract['params'], _path(source.model_dir), source.step, source.new,
+        vocabulary)
     progress.say(line)
   return state
 
@@ -121,11 +126,12 @@ def _initial_state(experiment: Experiment, optimizer, abstract, progress):
 class _Loop:
   """One call of `train`: steps, and what happens between them."""
 
-  def __init__(self, experiment, partitioner, optimizer, checkpoints, evaluation, progress, start):
+  def __init__(self, experiment, partitioner, optimizer, checkpoints, evaluation, progress, start,
+               meta):
     settings = experiment.train
     self.experiment, self.settings, self.partitioner = experiment, settings, partitioner
     self.checkpoints, self.evaluation, self.progress = checkpoints, evaluation, progress
-    self.writer = metrics.MetricWriter(experiment.folder, start)
+    self.writer, self.meta = metrics.MetricWriter(experiment.folder, start), meta
     self.step_fn = train_step.make_train_step(
         experiment.model, optimizer, partitioner, seed=experiment.seed,
         microbatches=settings.microbatches, label_smoothing=settings.label_smoothing,
@@ -198,10 +204,7 @@ class _Loop:
 
   def _save(self, state, step, sums):
     self._check_finite(step, {name: float(x) for name, x in jax.device_get(sums).items()})
-    self.checkpoints.save(state, step, self._meta())
-
-  def _meta(self) -> dict[str, Any]:
-    return {'seed': self.experiment.seed, 'batch_size': self.experiment.data.batch_size}
+    self.checkpoints.save(state, step, self.meta)
 
   def _evaluate(self, state, step) -> dict[str, float]:
     if self.evaluation is None:

@@ -11,7 +11,7 @@ _INT32 = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
 
 
 class _EncoderConverter(seqio.FeatureConverter):
-  """What the two converters share: the names and types of features."""
+  """What the converters share: the names and types of features."""
 
   TASK_FEATURES = {'inputs': _INT32, 'targets': _INT32}
   MODEL_FEATURES = {
@@ -66,14 +66,72 @@ class MaskedLMFeatureConverter(_EncoderConverter):
     Raises:
       UserError: inputs and targets are given different lengths.
     """
-    length = task_feature_lengths['inputs']
-    if task_feature_lengths['targets'] != length:
-      raise UserError(
-          f'masked language modelling needs inputs and targets of one length, got {length} and '
-          f'{task_feature_lengths["targets"]}: set both to {length}'
-      )
+    length = _common_length(task_feature_lengths)
     names = list(self.MODEL_FEATURES) + (list(self.PACKING_FEATURE_DTYPES) if self.pack else [])
     return {name: length for name in names}
+
+
+class NextSentenceFeatureConverter(_EncoderConverter):
+  """Masked pairs of segments, as `tasks.sentence_pairs.bert_pairs` makes them, one a row.
+
+  Beside the features of MaskedLMFeatureConverter, `encoder_token_types` [length] and
+  `next_sentence_labels`, a scalar, so [batch] in a batch. An example, at length 6:
+
+      inputs [8, 9, 1, 7, 1], targets [0, 6, 0, 0, 0], token_types [0, 0, 0, 1, 1],
+      next_sentence_label [1]
+
+      encoder_input_tokens  [8, 9, 1, 7, 1, 0]
+      encoder_target_tokens [0, 6, 0, 0, 0, 0]
+      encoder_loss_weights  [0, 1, 0, 0, 0, 0]
+      encoder_token_types   [0, 0, 0, 1, 1, 0]
+      next_sentence_labels  1
+  """
+
+  TASK_FEATURES = {
+      **_EncoderConverter.TASK_FEATURES, 'token_types': _INT32, 'next_sentence_label': _INT32
+  }
+  MODEL_FEATURES = {
+      **_EncoderConverter.MODEL_FEATURES,
+      'encoder_token_types': _INT32,
+      'next_sentence_labels': seqio.FeatureConverter.FeatureSpec(dtype=tf.int32, rank=0),
+  }
+
+  def __init__(self, pack: bool = False, **kwargs):
+    """Refuses `pack`: the label is read from the first token of a row.
+
+    Raises:
+      UserError: pack is true.
+    """
+    if pack:
+      raise UserError(
+          'next-sentence prediction cannot be packed: one row has one pair; set pack = False'
+      )
+    super().__init__(pack=False, **kwargs)
+
+  def _convert_features(
+      self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    length = task_feature_lengths['inputs']
+    # Not the lengths given: seqio's Evaluator gives the longest token types that it has found.
+    ds = self._pack_or_pad(ds, dict.fromkeys(('inputs', 'targets', 'token_types'), length))
+    return ds.map(
+        lambda features: {
+            'encoder_input_tokens': features['inputs'],
+            'encoder_target_tokens': features['targets'],
+            'encoder_loss_weights': tf.cast(features['targets'] > 0, tf.int32),
+            'encoder_token_types': features['token_types'],
+            'next_sentence_labels': tf.reshape(features['next_sentence_label'], []),
+        },
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+  def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]):
+    """Returns the length of inputs for every model feature; the label's, a scalar, is not read.
+
+    Raises:
+      UserError: inputs and targets are given different lengths.
+    """
+    return dict.fromkeys(self.MODEL_FEATURES, _common_length(task_feature_lengths))
 
 
 class ClassificationFeatureConverter(_EncoderConverter):
@@ -118,3 +176,13 @@ class ClassificationFeatureConverter(_EncoderConverter):
         'encoder_target_tokens': 1,
         'encoder_loss_weights': 1,
     }
+
+
+def _common_length(task_feature_lengths: Mapping[str, int]) -> int:
+  length = task_feature_lengths['inputs']
+  if task_feature_lengths['targets'] != length:
+    raise UserError(
+        f'masked language modelling needs inputs and targets of one length, got {length} and '
+        f'{task_feature_lengths["targets"]}: set both to {length}'
+    )
+  return length

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
-from tasks import file_index, objectives, random_access, vocabularies
+from tasks import classification, file_index, objectives, random_access, vocabularies
 
 
 class IndexedFileSource(seqio.DataSource):
@@ -39,7 +39,7 @@ class IndexedFileSource(seqio.DataSource):
     del sequence_length, use_cached, num_epochs
     shard_info = shard_info or seqio.ShardInfo(index=0, num_shards=1)
     examples = self._indices[split]
-    names = sorted(examples.fields)
+    names = sorted(examples.templates)
 
     def read(index):
       lookup = lambda i: [examples[int(i)][name].encode() for name in names]
@@ -55,17 +55,33 @@ class IndexedFileSource(seqio.DataSource):
     ).map(read)
 
 
-def register(
-    name: str, objective: str, indices: Mapping[str, file_index.FileIndex]
-) -> None:
-  """Registers the task of that name, over the byte vocabulary, unless it is registered."""
+def register(name: str, objective: str, indices: Mapping[str, file_index.FileIndex], *,
+             num_classes: int = 0) -> None:
+  """Registers the task of that name, over the byte vocabulary, unless it is registered.
+
+  Args:
+    name: of the task.
+    objective: of objectives.PREPROCESSORS, or 'classification'.
+    indices: the examples of each split.
+    num_classes: of a classification, whose targets are class numbers as text.
+  """
   if name in seqio.TaskRegistry.names():
     return
-  seqio.TaskRegistry.add(
-      name,
-      source=IndexedFileSource(indices),
-      preprocessors=objectives.PREPROCESSORS[objective],
-      output_features=objectives.output_features(objective, vocabularies.BYTE_VOCABULARY),
-      metric_fns=objectives.METRICS[objective],
-      shuffle_buffer_size=objectives.SHUFFLE_BUFFER_SIZE,
-  )
+  vocabulary = vocabularies.BYTE_VOCABULARY
+  if objective == 'classification':
+    parts = classification.task_parts(vocabulary, num_classes, text='inputs', label='targets',
+                                      before=(class_numbers,))
+  else:
+    parts = dict(
+        preprocessors=objectives.PREPROCESSORS[objective],
+        output_features=objectives.output_features(objective, vocabulary),
+        metric_fns=objectives.METRICS[objective],
+    )
+  seqio.TaskRegistry.add(name, source=IndexedFileSource(indices),
+                         shuffle_buffer_size=objectives.SHUFFLE_BUFFER_SIZE, **parts)
+
+
+def class_numbers(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """Makes `targets`, a number as text, an int32."""
+  return dataset.map(
+      lambda example: example | {'targets': tf.strings.to_number(example['targets'], tf.int32)})

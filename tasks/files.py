@@ -1,90 +1,172 @@
-"""Tasks over a user's own .jsonl and .txt files, made from gin without any Python.
+"""Tasks over a user's own files, made from gin without any Python.
 
 Only `FileTask.register` loads TensorFlow, so that gin can read this file anywhere.
 """
 
+from collections.abc import Iterator, Sequence
 import dataclasses
 import hashlib
+import re
+import sys
 
 from t5x_lite.errors import UserError
 from tasks import file_index
+from tasks.file_index import Template
 
-_OBJECTIVES = ('lm', 'span_corruption', 'mlm', 'text_to_text')
+_PAIRS = ('text_to_text', 'classification')
+_OBJECTIVES = ('lm', 'prefix_lm', 'fim', 'span_corruption', 'iid_denoising', 'ul2', 'mlm',
+               'mlm_nsp', *_PAIRS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FileTask:
-  """A seqio task over files: .jsonl, an object a line, or .txt, an example a line.
+  """A seqio task over files of any format that tasks/file_formats.py names.
 
-  Blank lines are skipped. `text_to_text` is scored by exact match and ROUGE-L, the other
-  objectives as language models.
+  An example is a line of text, a JSON object, or a row of a table. Blank lines are skipped. A
+  feature is the name of a field, or a text with {names} of fields, such as
+  'premise: {premise} hypothesis: {hypothesis}'; the field of a line of text is `text`.
+  `text_to_text` is scored by exact match and ROUGE-L, `classification` by accuracy and macro-F1,
+  the other objectives as language models.
 
   Attributes:
-    train: glob of the training files; `**` stands for any folders.
-    validation: glob of the validation files, or None.
-    objective: lm, span_corruption, mlm or text_to_text.
-    inputs: field of the inputs in .jsonl; for text_to_text only, which needs it.
-    targets: field of the text, or for text_to_text of the targets, in .jsonl; a line of a .txt
-      file is the text itself.
+    train: path, URL or glob of the training files; `**` stands for any folders.
+    validation: the same of the validation files; or a share of the training examples, chosen by a
+      hash of their features, so that equal examples are on one side; or None.
+    objective: a pre-training one of tasks/objectives.py, text_to_text or classification.
+    inputs: the inputs of text_to_text and classification.
+    targets: the text, the targets of text_to_text, or the label.
+    labels: what targets may be; of a classification, which needs them, the first is class 0.
+    columns: the names of the columns of .csv and .tsv files that have no line of names.
+    skip_bad: leave out examples that are not as they should be, and say how many, instead of
+      refusing the files.
+    name: what it is called in tables and metrics, followed by the objective.
   """
 
   train: str
-  validation: str | None = None
+  validation: str | float | None = None
   objective: str = 'lm'
   inputs: str | None = None
   targets: str = 'text'
+  labels: Sequence[str] = ()
+  columns: Sequence[str] | None = None
+  skip_bad: bool = False
+  name: str = 'files'
 
   def __post_init__(self):
     for field in ('train', 'objective', 'targets'):
       self._check_text(field)
-    for field in ('validation', 'inputs'):
-      if getattr(self, field) is not None:
-        self._check_text(field)
+    if isinstance(self.validation, float):
+      if not 0 < self.validation < 1:
+        raise UserError('FileTask.validation must be between 0 and 1 if it is a share, got '
+                        f'{self.validation}')
+    elif self.validation is not None:
+      self._check_text('validation')
     if self.objective not in _OBJECTIVES:
       raise UserError(
           f'FileTask.objective must be one of {", ".join(_OBJECTIVES)}, got {self.objective!r}'
       )
-    if self.objective == 'text_to_text' and self.inputs is None:
+    pairs = self.objective in _PAIRS
+    if pairs and self.inputs is None:
+      raise UserError('FileTask.inputs must name the field of the inputs when objective is '
+                      f'{self.objective!r}, got None')
+    if not pairs and self.inputs is not None:
       raise UserError(
-          "FileTask.inputs must name the JSONL field of the inputs when objective is "
-          "'text_to_text', got None"
-      )
-    if self.objective != 'text_to_text' and self.inputs is not None:
-      raise UserError(
-          f"FileTask.inputs is for objective 'text_to_text' only, got {self.inputs!r} with "
-          f'objective {self.objective!r}: leave it out'
+          f"FileTask.inputs is for objective 'text_to_text' or 'classification' only, got "
+          f'{self.inputs!r} with objective {self.objective!r}: leave it out'
       )
     if self.inputs == self.targets:
       raise UserError(f'FileTask.inputs and FileTask.targets are both {self.inputs!r}')
+    for field in ('labels', 'columns'):
+      self._check_names(field)
+    if self.objective == 'classification' and not self.labels:
+      raise UserError("FileTask.labels must say what labels there are when objective is "
+                      "'classification', such as ('0', '1')")
+    if self.labels and not pairs:
+      raise UserError(f'FileTask.labels is for targets that are labels, got objective '
+                      f'{self.objective!r}: leave it out')
+    if len(self.labels) == 1:
+      raise UserError(f'FileTask.labels needs two labels or more, got {tuple(self.labels)}')
+    if not isinstance(self.skip_bad, bool):
+      raise UserError(f'FileTask.skip_bad must be True or False, got {self.skip_bad!r}')
+    if not isinstance(self.name, str) or not re.fullmatch(r'[A-Za-z]\w*', self.name):
+      raise UserError('FileTask.name must be letters, digits and _, with a letter first, got '
+                      f'{self.name!r}')
+    for field in ('inputs', 'targets'):
+      try:
+        text = getattr(self, field)
+        text is None or Template(text).fields
+      except ValueError as error:
+        raise UserError(f'FileTask.{field} {text!r} is no template: {error}; write {{{{ and }}}} '
+                        'for braces that stand for themselves') from error
+
+  @property
+  def label(self) -> str:
+    """Its name for people, which does not change with the files."""
+    return f'{self.name}_{self.objective}'
 
   def register(self) -> str:
-    """Checks every line, registers the seqio task and returns its name.
+    """Checks every example, registers the seqio task and returns its name.
 
     The name follows from the fields, paths and content of the files: the same data registers
     once, and changed data gets another name.
 
     Raises:
-      UserError: a file or line is not as it should be; the message names both.
+      UserError: a file or example is not as it should be; the message names file and line.
     """
-    fields = {'targets': self.targets}
+    templates = {'targets': Template(self.targets, tuple(self.labels),
+                                     number=self.objective == 'classification')}
     if self.inputs is not None:
-      fields['inputs'] = self.inputs
-    digest = hashlib.sha256(repr((self.objective, fields)).encode())
-    splits = {'train': self.train}
-    if self.validation is not None:
-      splits['validation'] = self.validation
-    indices = {}
-    for split, pattern in splits.items():
-      indices[split] = file_index.index_files(pattern, fields, where=f'FileTask.{split}')
-      digest.update(indices[split].digest)
-    name = f'files_{self.objective}_{digest.hexdigest()[:12]}'
+      templates['inputs'] = Template(self.inputs)
+    share = self.validation if isinstance(self.validation, float) else 0.0
+    index = lambda pattern, split: file_index.index_files(
+        pattern, templates, f'FileTask.{split}', columns=self.columns, skip_bad=self.skip_bad,
+        held_out=share)
+    indices = {'train': index(self.train, 'train')}
+    if share:
+      whole = indices['train']
+      indices = {'train': whole.where(~whole.held_out), 'validation': whole.where(whole.held_out)}
+      empty = [split for split, part in indices.items() if not len(part)]
+      if empty:
+        raise UserError(f'FileTask.validation: a share of {share} of {len(whole)} example(s) '
+                        f'leaves none for {empty[0]}: choose another, or give files')
+    elif self.validation is not None:
+      indices['validation'] = index(self.validation, 'validation')
+    digest = hashlib.sha256(repr((self.objective, templates, share, self.skip_bad)).encode())
+    for split, examples in indices.items():
+      digest.update(split.encode() + examples.digest)
+      if examples.skipped and (split == 'train' or not share):
+        print(f'FileTask.{split}: left out {len(examples.skipped)} bad example(s) beside '
+              f'{len(examples)} good ones; the first: {examples.skipped[0]}', file=sys.stderr)
+    name = f'{self.label}_{digest.hexdigest()[:12]}'
 
     from tasks import file_source
 
-    file_source.register(name, self.objective, indices)
+    file_source.register(name, self.objective, indices, num_classes=len(self.labels))
     return name
 
   def _check_text(self, field: str) -> None:
     value = getattr(self, field)
     if not isinstance(value, str) or not value:
       raise UserError(f'FileTask.{field} must be a non-empty string, got {value!r}')
+
+  def _check_names(self, field: str) -> None:
+    value = getattr(self, field)
+    good = value is None or isinstance(value, list | tuple) and all(
+        isinstance(x, str) for x in value) and len(set(value)) == len(value)
+    if not good:
+      raise UserError(f'FileTask.{field} must be strings in brackets, none of them twice, got '
+                      f'{value!r}')
+
+
+def texts(pattern: str, text: str, where: str = 'files') -> Iterator[str]:
+  """The texts of files, in order, as `FileTask.targets` would be.
+
+  Args:
+    pattern, text: as FileTask.train and FileTask.targets.
+    where: the setting that gave the pattern, for messages.
+
+  Raises:
+    UserError: as FileTask.register.
+  """
+  examples = file_index.index_files(pattern, {'targets': Template(text)}, where)
+  return (examples[i]['targets'] for i in range(len(examples)))

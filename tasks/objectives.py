@@ -17,13 +17,33 @@ PREPROCESSORS = {
         seqio.preprocessors.append_eos,
         preprocessors.chunk_targets,
     ),
+    'fim': (
+        preprocessors.tokenize_text,
+        preprocessors.fill_in_middle,
+    ),
+    'prefix_lm': (
+        preprocessors.tokenize_text,
+        preprocessors.prefix_lm,
+    ),
     'span_corruption': (
         preprocessors.tokenize_text,
         preprocessors.span_corruption,
     ),
+    'iid_denoising': (
+        preprocessors.tokenize_text,
+        preprocessors.iid_denoising,
+    ),
+    'ul2': (
+        preprocessors.tokenize_text,
+        preprocessors.ul2,
+    ),
     'mlm': (
         preprocessors.tokenize_text,
         preprocessors.mask_language_model,
+    ),
+    'mlm_nsp': (
+        preprocessors.tokenize_text,
+        preprocessors.bert_pairs,
     ),
     'text_to_text': (
         seqio.preprocessors.tokenize,
@@ -31,10 +51,7 @@ PREPROCESSORS = {
     ),
 }
 
-METRICS = {
-    'lm': (metrics.language_modeling,),
-    'span_corruption': (metrics.language_modeling,),
-    'mlm': (metrics.language_modeling,),
+METRICS = {name: (metrics.language_modeling,) for name in PREPROCESSORS} | {
     'text_to_text': (metrics.exact_match, metrics.rouge_l),
 }
 
@@ -42,4 +59,10 @@ METRICS = {
 def output_features(objective: str, vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
   """Returns the seqio features of a task with this objective."""
   feature = seqio.Feature(vocabulary, add_eos=True)
-  return {'targets': feature} if objective == 'lm' else {'inputs': feature, 'targets': feature}
+  if objective in ('lm', 'fim'):
+    return {'targets': feature}
+  features = {'inputs': feature, 'targets': feature}
+  if objective == 'mlm_nsp':
+    two = seqio.Feature(seqio.PassThroughVocabulary(2), add_eos=False)
+    features |= {'token_types': two, 'next_sentence_label': two}
+  return features

@@ -11,18 +11,24 @@ from tasks import vocabularies
 
 # One place to look for a preprocessor, whichever file holds it.
 from tasks.chunking import chunk, chunk_targets
+from tasks.fill_in_middle import fill_in_middle
+from tasks.iid_denoising import iid_denoising
 from tasks.masking import mask_language_model
+from tasks.prefix_lm import prefix_lm, s_denoising
+from tasks.sentence_pairs import bert_pairs
 from tasks.span_corruption import (
   random_spans_noise_mask,
   span_corruption,
   span_corruption_lengths,
   spans_to_sentinels,
 )
+from tasks.ul2 import ul2
 
 __all__ = [
-    'chunk', 'chunk_targets', 'classify', 'keep_frequent', 'mask_language_model',
-    'random_spans_noise_mask', 'span_corruption', 'span_corruption_lengths',
-    'spans_to_sentinels', 'tokenize_text',
+    'bert_pairs', 'chunk', 'chunk_targets', 'classify', 'fill_in_middle', 'iid_denoising',
+    'keep_frequent', 'mask_language_model', 'prefix_lm', 'random_spans_noise_mask',
+    's_denoising', 'span_corruption', 'span_corruption_lengths', 'spans_to_sentinels',
+    'tokenize_text', 'ul2',
 ]
 
 

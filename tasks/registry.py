@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from t5x_lite.errors import UserError
 from t5x_lite.validation import nearest
+from tasks.tokenizer_vocabulary import TokenizerVocabulary
 
 _TOKENIZERS = frozenset({'tokenize', 'tokenize_and_append_eos', 'tokenize_text'})
 
@@ -99,9 +100,11 @@ def _label(vocabulary: seqio.Vocabulary) -> str:
     stem = os.path.splitext(os.path.basename(vocabulary.sentencepiece_model_file))[0]
     digest = hashlib.sha256(vocabulary.sp_model).hexdigest()[:8]
     return re.sub(r'\W', '_', f'{stem}_{digest}')
+  if isinstance(vocabulary, TokenizerVocabulary):
+    return re.sub(r'\W', '_', f'{vocabulary.path.parent.name}_{vocabulary.digest[:8]}')
   raise UserError(
       f'with_vocabulary: a {type(vocabulary).__name__} does not encode text; use a '
-      'ByteVocabulary or a SentencePieceVocabulary'
+      'ByteVocabulary, a SentencePieceVocabulary or a TokenizerVocabulary'
   )
 
 

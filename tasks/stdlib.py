@@ -15,7 +15,7 @@ import functools
 import seqio
 import tensorflow as tf
 
-from tasks import metrics, objectives, preprocessors, python_stdlib, vocabularies
+from tasks import classification, metrics, objectives, preprocessors, python_stdlib, vocabularies
 
 VOCABULARY = vocabularies.BYTE_VOCABULARY
 NUM_PACKAGES = 20
@@ -79,11 +79,6 @@ class StdlibSource(seqio.TfdsDataSource):
     return [f.filename for f in self.builder.info.splits[split].file_instructions]
 
 
-def label_of(decoded, **unused_kwargs) -> int:
-  """Returns the label of a target or prediction: a sequence of one id."""
-  return int(decoded[0])
-
-
 _MODULES = StdlibSource('modules')
 _FUNCTIONS = StdlibSource('functions')
 
@@ -118,18 +113,13 @@ seqio.TaskRegistry.add(
 seqio.TaskRegistry.add(
     'stdlib_package',
     source=_FUNCTIONS,
-    preprocessors=(
-        functools.partial(
-            preprocessors.keep_frequent, rank='package_rank', num_classes=NUM_PACKAGES
+    **classification.task_parts(
+        VOCABULARY, NUM_PACKAGES, text='code', label='package_rank', before=(
+            functools.partial(
+                preprocessors.keep_frequent, rank='package_rank', num_classes=NUM_PACKAGES
+            ),
         ),
-        functools.partial(preprocessors.classify, text='code', label='package_rank'),
     ),
-    output_features={
-        'inputs': seqio.Feature(VOCABULARY, add_eos=False),
-        'targets': seqio.Feature(seqio.PassThroughVocabulary(NUM_PACKAGES), add_eos=False),
-    },
-    postprocess_fn=label_of,
-    metric_fns=(metrics.accuracy, metrics.macro_f1),
 )
 
 seqio.MixtureRegistry.add(

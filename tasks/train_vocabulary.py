@@ -1,15 +1,13 @@
-"""Trains a SentencePiece vocabulary on the text of a task."""
+"""Trains a SentencePiece vocabulary on texts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 import io
-import itertools
 import os
 
 from absl import logging
 import sentencepiece
 
 from t5x_lite.errors import UserError
-from tasks import registry
 
 _MODEL_TYPES = ('unigram', 'bpe')
 # SentencePiece drops longer sentences; it counts bytes.
@@ -19,29 +17,27 @@ _SENTENCES = 200_000
 
 
 def train_sentencepiece(
-    task: str,
-    split: str,
+    texts: Iterable[str],
     vocab_size: int,
     output_prefix: str,
     *,
-    max_examples: int | None = None,
     model_type: str = 'unigram',
+    user_symbols: Sequence[str] = (),
     seed: int = 0,
 ) -> str:
-  """Trains a vocabulary on the raw text of a registered task or mixture; returns its file.
+  """Trains a vocabulary on texts; returns its file.
 
   Ids 0, 1 and 2 are padding, end of text and unknown, as in T5, without a start id. Text is
   neither normalised nor stripped and bytes stand in for unknown characters, so that decoding
   gives back what was encoded, spaces and newlines included.
 
   Args:
-    task: name of a registered task or mixture.
-    split: of its text.
+    texts: such as `registry.raw_texts` or `files.texts` give.
     vocab_size: number of pieces, the 256 bytes and 3 special ids included; extra ids come on
       top when the model is loaded.
     output_prefix: `PREFIX.model` and `PREFIX.vocab` are written.
-    max_examples: how many texts to read; None for all.
     model_type: 'unigram' or 'bpe'.
+    user_symbols: texts that are always one piece.
     seed: of the choice among lines where there are more than 200,000.
 
   Raises:
@@ -53,13 +49,10 @@ def train_sentencepiece(
     raise UserError(
         f'vocab_size must be at least 260 (256 bytes, 3 special ids and a piece), got {vocab_size}'
     )
-  if max_examples is not None and max_examples < 1:
-    raise UserError(f'max_examples must be at least 1 or None, got {max_examples}')
   model_path = f'{output_prefix}.model'
   for path in (model_path, f'{output_prefix}.vocab'):
     if os.path.exists(path):
       raise UserError(f'{path} exists and is not overwritten: choose another output_prefix')
-  texts = itertools.islice(registry.raw_texts(task, split), max_examples)
   model = io.BytesIO()
   sentencepiece.set_random_generator_seed(seed)
   try:
@@ -68,6 +61,7 @@ def train_sentencepiece(
         model_writer=model,
         vocab_size=vocab_size,
         model_type=model_type,
+        user_defined_symbols=list(user_symbols),
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
         byte_fallback=True,
         normalization_rule_name='identity',
@@ -83,7 +77,7 @@ def train_sentencepiece(
   except RuntimeError as error:
     reason = ' '.join(str(error).split())
     raise UserError(
-        f'SentencePiece could not make {vocab_size} pieces of {task}/{split}: {reason}'
+        f'SentencePiece could not make {vocab_size} pieces: {reason}'
     ) from error
   _write_new(model_path, model.getvalue())
   _write_new(f'{output_prefix}.vocab', _listing(model.getvalue()))

@@ -1,5 +1,6 @@
-"""Vocabularies: the byte vocabulary, SentencePiece models, and what tasks ask of either."""
+"""Vocabularies: bytes, SentencePiece models, Hugging Face tokenizers; what tasks ask of them."""
 
+import hashlib
 import os
 
 import numpy as np
@@ -9,11 +10,11 @@ from t5x_lite.errors import UserError
 
 # One place to look for what concerns vocabularies.
 from tasks.registry import with_vocabulary
-from tasks.train_vocabulary import train_sentencepiece
+from tasks.tokenizer_vocabulary import TokenizerVocabulary
 
 __all__ = [
-    'BYTE_VOCABULARY', 'byte_lengths', 'cls_id', 'first_extra_id', 'load_vocabulary', 'mask_id',
-    'ordinary_ids', 'train_sentencepiece', 'with_vocabulary',
+    'BYTE_VOCABULARY', 'byte_lengths', 'cls_id', 'fingerprint', 'first_extra_id', 'load_vocabulary',
+    'mask_id', 'ordinary_ids', 'own_ids', 'with_vocabulary',
 ]
 
 # 3 special ids, 256 bytes and 125 extra ids are 384 ids: three tiles of 128, with a sentinel for
@@ -22,15 +23,38 @@ BYTE_VOCABULARY = seqio.ByteVocabulary(extra_ids=125)
 
 
 def mask_id(vocabulary: seqio.Vocabulary) -> int:
-  """Returns the id that stands for a masked position: the last of the extra ids."""
+  """Returns the id that stands for a masked position: the tokenizer's own, or the last extra id."""
+  own = getattr(vocabulary, 'mask_id', None)
+  if own is not None:
+    return own
   _require_extra_ids(vocabulary, 2, 'a mask id and a class id')
   return vocabulary.vocab_size - 1
 
 
 def cls_id(vocabulary: seqio.Vocabulary) -> int:
-  """Returns the id that begins the inputs of an encoder-only task: the last extra id but one."""
+  """Returns the id that begins the inputs of an encoder-only task: as `mask_id`, last but one."""
+  own = getattr(vocabulary, 'cls_id', None)
+  if own is not None:
+    return own
   _require_extra_ids(vocabulary, 2, 'a mask id and a class id')
   return vocabulary.vocab_size - 2
+
+
+def own_ids(vocabulary: seqio.Vocabulary, ids: np.ndarray) -> np.ndarray:
+  """seqio's ids -> those that models read, which differ for some tokenizers alone."""
+  return vocabulary.own_ids(ids) if isinstance(vocabulary, TokenizerVocabulary) else ids
+
+
+def fingerprint(vocabulary: seqio.Vocabulary) -> str:
+  """A short text that is the same for vocabularies that give the same ids, wherever they lie."""
+  if isinstance(vocabulary, seqio.ByteVocabulary):
+    return f'bytes+{vocabulary.extra_ids}'
+  if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    digest = hashlib.sha256(vocabulary.sp_model).hexdigest()
+    return f'sentencepiece {digest[:16]}+{vocabulary.extra_ids}'
+  if isinstance(vocabulary, TokenizerVocabulary):
+    return f'tokenizer {vocabulary.digest[:16]}'
+  return str(vocabulary)
 
 
 def ordinary_ids(vocabulary: seqio.Vocabulary) -> tuple[int, int]:
@@ -56,6 +80,8 @@ def byte_lengths(vocabulary: seqio.Vocabulary) -> np.ndarray:
     low, high = ordinary_ids(vocabulary)
     lengths[low:high] = 1
     return lengths
+  if isinstance(vocabulary, TokenizerVocabulary):
+    return vocabulary.byte_lengths()
   if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
     raise UserError(
         f'byte_lengths: a {type(vocabulary).__name__} has no text; use a ByteVocabulary or a '
@@ -71,18 +97,20 @@ def byte_lengths(vocabulary: seqio.Vocabulary) -> np.ndarray:
 
 
 def load_vocabulary(path: str) -> seqio.Vocabulary:
-  """Returns the vocabulary named by `path`: 'byte', or the file of a SentencePiece model.
+  """Returns the vocabulary named by `path`: 'byte', a SentencePiece model or a tokenizer.json.
 
   Raises:
-    UserError: there is no such file, or it is not a SentencePiece model.
+    UserError: there is no such file, or it is neither.
   """
   if path == 'byte':
     return BYTE_VOCABULARY
   if not os.path.isfile(path):
     raise UserError(
-        f"load_vocabulary: no file {path!r}; give 'byte' or the .model file of a SentencePiece "
-        'model, such as tasks.vocabularies.train_sentencepiece writes'
+        f"load_vocabulary: no file {path!r}; give 'byte', a tokenizer.json or the .model file of a "
+        'SentencePiece model, such as t5x-lite train-vocab writes'
     )
+  if path.endswith('.json'):
+    return TokenizerVocabulary(path)
   vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=100)
   try:
     vocabulary.load_model()

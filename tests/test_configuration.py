@@ -19,9 +19,12 @@ def load(*bindings, file='experiments/tiny_lm.gin'):
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
 def test_every_experiment_builds_and_its_operative_config_builds_the_same(name, tmp_path):
+  written = (configuration.CONFIGS / 'experiments' / name).read_text()
+  files = [f'{macro}=data/{macro}.txt' for macro in re.findall(r'^(\w+) = %gin.REQUIRED', written,
+                                                               re.MULTILINE)]
   experiment, text = configuration.load(
       [f'experiments/{name}'],
-      ['MODEL_DIR=runs/x', 'INIT_FROM=runs/y', 'VOCABULARY=runs/v.model'])
+      ['MODEL_DIR=runs/x', 'INIT_FROM=runs/y', 'VOCABULARY=runs/v.model', *files])
   (tmp_path / 'config.gin').write_text(text)
   again, _ = configuration.load([str(tmp_path / 'config.gin')])
   assert again == experiment

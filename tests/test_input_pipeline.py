@@ -37,7 +37,7 @@ def test_a_batch_has_the_names_of_seqios_converter_and_packs_rows(data):
 
 def test_unpacked_rows_get_the_segments_that_hide_their_padding(data):
   import dataclasses
-  (batch,) = take(dataclasses.replace(data, pack=False), 1)
+  (batch,) = take(dataclasses.replace(data, packing='none'), 1)
   np.testing.assert_array_equal(batch['decoder_segment_ids'],
                                 batch['decoder_target_tokens'] != 0)
   assert batch['decoder_segment_ids'].max() == 1 and batch['decoder_segment_ids'].min() == 0

@@ -74,14 +74,15 @@ def _appearing(folder: pathlib.Path):
 
 
 def _keep(source: pathlib.Path, folder: pathlib.Path) -> str | None:
-  """Copies tokenizer files and config.json; returns the name of the SentencePiece model, if any."""
+  """Copies tokenizer files and config.json; returns the name of the one to read, if any."""
   kept = folder / KEPT
   for name in ('config.json', *_TOKENIZER_FILES):
     if (source / name).is_file():
       kept.mkdir(exist_ok=True)
       shutil.copyfile(source / name, kept / name)
-  models = [name for name in ('spiece.model', 'tokenizer.model') if (kept / name).exists()]
-  return models[0] if models else None
+  readable = (name for name in ('tokenizer.json', 'spiece.model', 'tokenizer.model')
+              if (kept / name).exists())
+  return next(readable, None)
 
 
 def _gin(config: ModelConfig, source, vocabulary: str | None) -> str:
@@ -108,7 +109,7 @@ def _gin(config: ModelConfig, source, vocabulary: str | None) -> str:
 def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, dtype: str) -> str:
   """Writes a run's checkpoint as transformers reads it; returns a line on it.
 
-  Tokenizer files go along if the run was imported with them, or has a SentencePiece vocabulary.
+  Tokenizer files go along if the run was imported with them, or has a vocabulary from a file.
 
   Args:
     model_dir: the folder of the run.
@@ -130,9 +131,19 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
     for name in names:
       shutil.copyfile(kept / name, partial / name)
     if not names and vocabulary not in (None, 'byte'):
-      name = 'spiece.model' if model_type == 't5' else 'tokenizer.model'
-      shutil.copyfile(vocabulary, partial / name)
+      _export_vocabulary(pathlib.Path(vocabulary), partial, model_type)
   return f'{folder}: step {step} of {model_dir} as {model_type!r}, {dtype}'
+
+
+def _export_vocabulary(path: pathlib.Path, folder: pathlib.Path, model_type: str) -> None:
+  """Copies the vocabulary of a run under the name that transformers looks for."""
+  if path.suffix == '.json':
+    shutil.copyfile(path, folder / 'tokenizer.json')
+    beside = path.with_name('tokenizer_config.json')
+    if beside.is_file():
+      shutil.copyfile(beside, folder / beside.name)
+  else:
+    shutil.copyfile(path, folder / ('spiece.model' if model_type == 't5' else 'tokenizer.model'))
 
 
 def _token_ids(kept: pathlib.Path, vocabulary: str | None) -> dict[str, Any]:
@@ -142,6 +153,11 @@ def _token_ids(kept: pathlib.Path, vocabulary: str | None) -> dict[str, Any]:
     return {name: hf[name] for name in _SPECIAL if name in hf}
   if vocabulary in (None, 'byte'):
     ids = {'pad_token_id': 0, 'eos_token_id': 1}   # of seqio's ByteVocabulary
+  elif vocabulary.endswith('.json'):
+    from tasks.tokenizer_vocabulary import TokenizerVocabulary  # imports TensorFlow
+    read = TokenizerVocabulary(vocabulary)
+    ids = {'eos_token_id': read.eos_id, 'bos_token_id': -1 if read.bos_id is None else read.bos_id,
+           'pad_token_id': 0 if read.stand_in is None else read.eos_id}
   else:
     import sentencepiece
     model = sentencepiece.SentencePieceProcessor(vocabulary)

@@ -29,6 +29,16 @@ class Context(NamedTuple):
   index: jax.Array | None = None              # where the cache is written; None: no cache
 
 
+def _write(cache_BKSH: jax.Array, new_BKLH: jax.Array, index: jax.Array) -> jax.Array:
+  """The cache with new keys or values at place `index`."""
+  write = lambda cache, new, index: jax.lax.dynamic_update_slice_in_dim(cache, new, index, axis=2)
+  # Inside a loop of one turn, as XLA for CPUs else computes the update once for the attention and
+  # once for the next token, each on a copy of the whole cache.
+  alone = lambda cache, new, index: jax.lax.fori_loop(
+      index, index + 1, lambda i, cache: write(cache, new, i), cache)
+  return jax.lax.platform_dependent(cache_BKSH, new_BKLH, index, cpu=alone, default=write)
+
+
 class Block(nnx.Module):
   """Self-attention, cross-attention if asked for, and an MLP, each with norm and residual."""
 
@@ -57,8 +67,7 @@ class Block(nnx.Module):
       nonlocal cache
       k, v = self.attention.keys_values(h_BLD, context.positions_BL)
       if cache is not None:
-        k = jax.lax.dynamic_update_slice_in_dim(cache['key'], k, context.index, axis=2)
-        v = jax.lax.dynamic_update_slice_in_dim(cache['value'], v, context.index, axis=2)
+        k, v = _write(cache['key'], k, context.index), _write(cache['value'], v, context.index)
         cache = cache | {'key': k, 'value': v}
       return self.attention(h_BLD, k, v, mask=context.mask, bias=context.bias,
                             positions_BL=context.positions_BL, key=layers.subkey(key, 0))

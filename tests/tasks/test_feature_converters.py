@@ -89,3 +89,36 @@ def test_classification_refuses_packing_and_several_labels():
     feature_converters.ClassificationFeatureConverter()(
         _dataset(_EXAMPLES), {'inputs': 6, 'targets': 6}
     )
+
+
+def _pairs(examples):
+  names = ('inputs', 'targets', 'token_types', 'next_sentence_label')
+  signature = {k: tf.TensorSpec([None], tf.int32) for k in names}
+  return tf.data.Dataset.from_generator(lambda: iter(examples), output_signature=signature)
+
+
+_PAIR = {'inputs': [8, 9, 1, 7, 1], 'targets': [0, 6, 0, 0, 0], 'token_types': [0, 0, 0, 1, 1],
+         'next_sentence_label': [1]}
+
+
+@pytest.mark.parametrize('types_length', [5, 6])  # seqio's Evaluator gives the longest it found.
+def test_next_sentence_pairs(types_length):
+  lengths = {'inputs': 6, 'targets': 6, 'token_types': types_length, 'next_sentence_label': 1}
+  converted = feature_converters.NextSentenceFeatureConverter()(_pairs([_PAIR, _PAIR]), lengths)
+  expected = {
+      'encoder_input_tokens': [8, 9, 1, 7, 1, 0],
+      'encoder_target_tokens': [0, 6, 0, 0, 0, 0],
+      'encoder_loss_weights': [0, 1, 0, 0, 0, 0],
+      'encoder_token_types': [0, 0, 0, 1, 1, 0],
+      'next_sentence_labels': 1,
+  }
+  _check(list(converted.as_numpy_iterator()), [expected, expected])
+  assert next(converted.batch(2).as_numpy_iterator())['next_sentence_labels'].shape == (2,)
+
+
+def test_next_sentence_refuses_packing_and_two_lengths():
+  with pytest.raises(UserError, match='pack = False'):
+    feature_converters.NextSentenceFeatureConverter(pack=True)
+  lengths = {'inputs': 6, 'targets': 5, 'token_types': 6, 'next_sentence_label': 1}
+  with pytest.raises(UserError, match='set both to 6'):
+    feature_converters.NextSentenceFeatureConverter()(_pairs([_PAIR]), lengths)

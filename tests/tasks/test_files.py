@@ -1,3 +1,4 @@
+import gzip
 import json
 import re
 import subprocess
@@ -111,8 +112,19 @@ def test_objectives_give_their_features(tmp_path, objective):
     ({'targets': None}, 'FileTask.targets .* got None'),
     ({'objective': 'causal'}, 'FileTask.objective must be one of lm, .* got \'causal\''),
     ({'objective': 'text_to_text'}, 'FileTask.inputs must name'),
-    ({'inputs': 'q'}, "FileTask.inputs is for objective 'text_to_text' only"),
+    ({'inputs': 'q'}, "FileTask.inputs is for objective 'text_to_text' or 'classification' only"),
     ({'objective': 'text_to_text', 'inputs': 'text'}, 'are both \'text\''),
+    ({'targets': 'a {} b'}, r"FileTask.targets 'a {} b' is no template: it names no field"),
+    ({'targets': 'a {b'}, r"FileTask.targets 'a {b' is no template: .*; write {{ and }}"),
+    ({'targets': '{b!r}'}, 'is no template: only plain {names}'),
+    ({'validation': 1.5}, 'FileTask.validation must be between 0 and 1'),
+    ({'validation': 0.0}, 'FileTask.validation must be between 0 and 1'),
+    ({'labels': ('a', 'b')}, "FileTask.labels is for targets that are labels, got objective 'lm'"),
+    ({'objective': 'classification', 'inputs': 'x'}, "FileTask.labels must say .* such as"),
+    ({'objective': 'classification', 'inputs': 'x', 'labels': ('a',)}, 'two labels or more'),
+    ({'objective': 'classification', 'inputs': 'x', 'labels': ('a', 'a')}, 'none of them twice'),
+    ({'columns': 'ab'}, 'FileTask.columns must be strings in brackets'),
+    ({'skip_bad': 1}, 'FileTask.skip_bad must be True or False'),
 ])
 def test_wrong_fields(fields, message):
   with pytest.raises(UserError, match=message):
@@ -124,10 +136,22 @@ def test_wrong_fields(fields, message):
     ('a.jsonl', ['[1]'], r'a.jsonl:1: expected a JSON object, got list'),
     ('a.jsonl', ['', '{"texts": "a", "id": 1}'],
      r"a.jsonl:2: no field 'text' \(did you mean 'texts'\?\); there are texts, id"),
-    ('a.jsonl', ['{"text": 3}'], r"a.jsonl:1: field 'text' must be a string, got int"),
+    ('a.jsonl', ['{"text": [3]}'], r"field 'text' must be a string or a number, got list"),
+    ('a.jsonl', ['{"text": null}'], r"a.jsonl:1: field 'text' must be .* got null"),
+    ('a.jsonl', ['{"text": true}'], r"a.jsonl:1: field 'text' must be .* got bool"),
+    ('a.csv', ['id,text', '1,a', '2,b,c'], r'a.csv:3: 3 cell\(s\) where there are 2 columns'),
+    ('a.csv', ['id,text', '1,"a', '', 'b"', '2,"c"d'], r'a.csv:5: not CSV'),
+    ('a.csv', ['id,id'], r'a.csv:1: the line of column names has one twice .* FileTask.columns'),
+    ('a.tsv', ['id\ttxt', '1\ta'], r"a.tsv:2: no field 'text' \(did you mean 'txt'\?\)"),
+    ('a.txt', ['x' * 10_000_000], r'a.txt:1: 10,000,000 bytes, more than .* \(8,388,608\)'),
     ('a.jsonl', ['{"text": "\\ud800"}'], r'a.jsonl:1: field .* surrogate'),
     ('a.txt', ['fine', b'\xff'], r'a.txt:2: not UTF-8 at byte 1'),
-    ('a.csv', ['x'], r'a.csv must end in .jsonl or .txt'),
+    ('a.doc', ['x'], r'a.doc must end in .txt, .jsonl, .csv, .tsv, .parquet'),
+    ('a.parquet.gz', ['x'], r'a.parquet.gz must end in .* or in .gz or .zst after'),
+    ('a.jsonl.gz', ['x'], r'cannot read .*a.jsonl.gz, which is damaged or cut off'),
+    ('a.parquet', ['x'], r'cannot read .*a.parquet, which is damaged'),
+    ('a.tfrecord', ['x'], r'cannot read .*a.tfrecord, which is damaged'),
+    ('a.arrayrecord', ['x'], r'cannot read .*a.arrayrecord, which is damaged'),
     ('a.txt', ['', '  '], 'hold no text'),
     ('a.txt', [], 'hold no text'),
 ])
@@ -147,7 +171,207 @@ def test_glob_without_a_match(tmp_path):
     files.FileTask(train=str(tmp_path / 'a.txt'), validation=pattern).register()
 
 
-def test_text_to_text_refuses_txt(tmp_path):
+def test_a_line_of_text_has_one_field(tmp_path):
   path = _write(tmp_path / 'a.txt', 'x')
-  with pytest.raises(UserError, match='use .jsonl'):
+  with pytest.raises(UserError, match="a.txt:1: no field 'q'; there are text"):
     files.FileTask(train=str(path), objective='text_to_text', inputs='q').register()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+  monkeypatch.setenv('T5X_LITE_CACHE', str(tmp_path / 'cache'))
+  return tmp_path / 'cache' / 'files'
+
+
+ROWS = [{'text': 'one\ntwo "three"', 'label': 1}, {'text': 'é, 世界', 'label': 0},
+        {'text': '  tab', 'label': 1}]
+
+
+def _jsonl():
+  return ''.join(json.dumps(row) + '\n' for row in ROWS).encode()
+
+
+def _csv_text():
+  import csv
+  import io
+  text = io.StringIO()
+  writer = csv.DictWriter(text, ['label', 'text'])
+  writer.writeheader()
+  writer.writerows(ROWS)
+  return ('\ufeff' + text.getvalue()).encode()
+
+
+def _parquet(path):
+  import pyarrow
+  from pyarrow import parquet
+  more = [row | {'tags': ['a'], 'none': None} for row in ROWS]
+  parquet.write_table(pyarrow.Table.from_pylist(more), path, row_group_size=2)
+
+
+def _example(row):
+  import tensorflow as tf
+  feature = {'text': tf.train.Feature(bytes_list=tf.train.BytesList(value=[row['text'].encode()])),
+             'label': tf.train.Feature(int64_list=tf.train.Int64List(value=[row['label']])),
+             'many': tf.train.Feature(int64_list=tf.train.Int64List(value=[1, 2]))}
+  return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+
+
+def _tfrecord(path):
+  import tensorflow as tf
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    for row in ROWS:
+      writer.write(_example(row))
+
+
+def _array_record(path):
+  from array_record.python import array_record_module
+  writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
+  for row in ROWS:
+    writer.write(_example(row))
+  writer.close()
+
+
+def _zstd(path):
+  import pyarrow
+  with pyarrow.output_stream(str(path), compression='zstd') as file:
+    file.write(_jsonl())
+
+
+WRITERS = {
+    'a.jsonl': lambda path: path.write_bytes(_jsonl()),
+    'a.jsonl.gz': lambda path: path.write_bytes(gzip.compress(_jsonl())),
+    # What `cat a.gz b.gz` gives.
+    'b.jsonl.gz': lambda path: path.write_bytes(
+        b''.join(gzip.compress(line) for line in _jsonl().splitlines(keepends=True))),
+    'a.jsonl.zst': _zstd,
+    'a.csv': lambda path: path.write_bytes(_csv_text()),
+    'a.csv.gz': lambda path: path.write_bytes(gzip.compress(_csv_text())),
+    'a.parquet': _parquet,
+    'a.tfrecord': _tfrecord,
+    'a.arrayrecord': _array_record,
+}
+
+
+@pytest.mark.parametrize('name', WRITERS)
+def test_every_format_gives_the_same_examples(tmp_path, name):
+  WRITERS[name](tmp_path / name)
+  task = files.FileTask(train=str(tmp_path / name), objective='text_to_text',
+                        inputs='say {{{text}}}', targets='label')
+  want = [{'inputs': f'say {{{row["text"]}}}', 'targets': str(row['label'])} for row in ROWS]
+  assert _records(task.register(), shuffle=False) == want
+
+
+def test_a_folder_of_hugging_face_datasets(tmp_path):
+  import pyarrow
+
+  folder = tmp_path / 'set' / 'train'
+  folder.mkdir(parents=True)
+  names = []
+  for i, rows in enumerate((ROWS[:1], ROWS[1:])):   # as Dataset.save_to_disk lays them out
+    table = pyarrow.Table.from_pylist(rows)
+    names.append(f'data-{i:05}-of-00002.arrow')
+    with pyarrow.OSFile(str(folder / names[-1]), 'wb') as file:
+      with pyarrow.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+  (folder / 'state.json').write_text(json.dumps(
+      {'_data_files': [{'filename': name} for name in names]}))
+  name = files.FileTask(train=str(folder)).register()
+  assert [r['targets'] for r in _records(name, shuffle=False)] == [r['text'] for r in ROWS]
+  (folder.parent / 'dataset_dict.json').write_text('{"splits": ["train", "test"]}')
+  with pytest.raises(UserError, match='holds the splits train, test: name one, .*set/train'):
+    files.FileTask(train=str(folder.parent)).register()
+  with pytest.raises(UserError, match=r'is a folder: name its files, such as .*\*.jsonl'):
+    files.FileTask(train=str(tmp_path)).register()
+
+
+def test_a_url_is_fetched_once(cache):
+  import fsspec
+
+  system = fsspec.filesystem('memory')
+  for name, text in (('a', 'one\n'), ('b', 'two\n')):
+    with system.open(f'/texts/{name}.txt', 'wb') as file:
+      file.write(text.encode())
+  task = files.FileTask(train='memory://texts/*.txt')
+  assert [r['targets'] for r in _records(task.register(), shuffle=False)] == ['one', 'two']
+  assert sorted(p.read_text() for p in cache.iterdir()) == ['one\n', 'two\n']
+  with pytest.raises(UserError, match="FileTask.train: no file matches 'memory://nowhere"):
+    files.FileTask(train='memory://nowhere/*.txt').register()
+  with pytest.raises(UserError, match="FileTask.train: cannot look for 'nosuch://x': "):
+    files.FileTask(train='nosuch://x').register()
+
+
+def test_an_unpacked_file_is_made_anew_when_its_original_changes(tmp_path, cache):
+  path = tmp_path / 'a.txt.gz'
+  path.write_bytes(gzip.compress(b'one\n'))
+  task = files.FileTask(train=str(path))
+  first = task.register()
+  assert task.register() == first and len(list(cache.iterdir())) == 1
+  path.write_bytes(gzip.compress(b'three\n'))
+  assert [r['targets'] for r in _records(task.register(), shuffle=False)] == ['three']
+
+
+@pytest.mark.parametrize('name', ['a.jsonl.gz', 'a.jsonl.zst', 'a.parquet', 'a.tfrecord',
+                                  'a.arrayrecord'])
+def test_a_file_cut_off_is_refused_and_leaves_nothing(tmp_path, cache, name):
+  WRITERS[name](tmp_path / name)
+  content = (tmp_path / name).read_bytes()
+  (tmp_path / name).write_bytes(content[:len(content) // 2])
+  with pytest.raises(UserError, match=f'{name}, which is damaged or cut off') as error:
+    files.FileTask(train=str(tmp_path / name)).register()
+  assert '\n' not in str(error.value)
+  assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_tsv_has_no_quotes_and_columns_may_be_named(tmp_path):
+  path = _write(tmp_path / 'a.tsv', '1\t"a', '0\tb" c')
+  task = files.FileTask(train=str(path), objective='classification', inputs='sentence',
+                        targets='label', labels=('0', '1'), columns=('label', 'sentence'))
+  assert _records(task.register(), shuffle=False) == [
+      {'inputs': '"a', 'targets': '1'}, {'inputs': 'b" c', 'targets': '0'}]
+
+
+def test_classification_gives_class_numbers(tmp_path):
+  import seqio
+
+  path = _write(tmp_path / 'a.csv', 'text,mood', 'ab,good', 'c,bad')
+  task = files.FileTask(train=str(path), validation=str(path), objective='classification',
+                        inputs='text', targets='mood', labels=('bad', 'good'))
+  registered = seqio.TaskRegistry.get(task.register())
+  assert [f.__name__ for f in registered.metric_fns] == ['accuracy', 'macro_f1']
+  dataset = registered.get_dataset({'inputs': 8, 'targets': 1}, 'validation', shuffle=False)
+  got = [{k: ex[k].tolist() for k in ('inputs', 'targets')} for ex in dataset.as_numpy_iterator()]
+  assert got == [
+      {'inputs': [382, 100, 101], 'targets': [1]}, {'inputs': [382, 102], 'targets': [0]}]
+  with pytest.raises(UserError, match="a.csv:2: 'good' is none of the labels a, b"):
+    files.FileTask(train=str(path), objective='classification', inputs='text', targets='mood',
+                   labels=('a', 'b')).register()
+
+
+def test_a_share_by_hash_is_stable_and_keeps_equal_examples_together(tmp_path):
+  lines = [str(i % 400) for i in range(800)]
+  path = _write(tmp_path / 'a.txt', *lines)
+  split = lambda path: {
+      name: [r['targets'] for r in _records(files.FileTask(
+          train=str(path), validation=0.25).register(), name, shuffle=False)]
+      for name in ('train', 'validation')}
+  got = split(path)
+  assert not set(got['train']) & set(got['validation'])
+  assert sorted(got['train'] + got['validation']) == sorted(lines)
+  # A binomial share of 400 kinds: 100 with a standard deviation of 8.7.
+  assert abs(len(set(got['validation'])) - 100) < 35
+  more = split(_write(tmp_path / 'b.txt', 'new', *reversed(lines)))
+  assert set(got['validation']) - {'new'} == set(more['validation']) - {'new'}
+  with pytest.raises(UserError, match='leaves none for'):
+    files.FileTask(train=str(_write(tmp_path / 'c.txt', 'x')), validation=0.5).register()
+
+
+def test_bad_examples_are_left_out_and_counted_when_asked(tmp_path, capsys):
+  path = _write(tmp_path / 'a.jsonl', '{"text": "a"}', '{', b'{"text": "\xff"}', '{"text": "b"}')
+  task = files.FileTask(train=str(path), skip_bad=True)
+  assert [r['targets'] for r in _records(task.register(), shuffle=False)] == ['a', 'b']
+  said = capsys.readouterr().err
+  assert 'FileTask.train: left out 2 bad example(s) beside 2 good ones; the first:' in said
+  assert 'a.jsonl:2: not JSON' in said
+  path = _write(tmp_path / 'b.jsonl', '{')
+  with pytest.raises(UserError, match='hold no text, only 1 bad line.*b.jsonl:1: not JSON'):
+    files.FileTask(train=str(path), skip_bad=True).register()

@@ -6,20 +6,21 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite.errors import UserError
-from tasks import preprocessors, vocabularies
+from tasks import masking, preprocessors, vocabularies
 
 _VOCABULARY = vocabularies.BYTE_VOCABULARY
 _FEATURES = {name: seqio.Feature(_VOCABULARY) for name in ('inputs', 'targets')}
 _CLS, _MASK, _EOS = 382, 383, 1
 
 
-def _masked(texts, length, seed=0):
+def _masked(texts, length, seed=0, **options):
   dataset = tf.data.Dataset.from_generator(
       lambda: ({'targets': t} for t in texts),
       output_signature={'targets': tf.TensorSpec([None], tf.int32)},
   )
   with seqio.utils.map_seed_manager(seed):
-    dataset = preprocessors.mask_language_model(dataset, {'inputs': length}, _FEATURES)
+    dataset = preprocessors.mask_language_model(
+        dataset, {'inputs': length}, _FEATURES, **options)
   return list(dataset.as_numpy_iterator())
 
 
@@ -82,3 +83,59 @@ def test_needs_extra_ids_and_a_length():
   features = {'inputs': seqio.Feature(seqio.ByteVocabulary(extra_ids=1))}
   with pytest.raises(UserError, match='extra_ids=2'):
     preprocessors.mask_language_model(dataset, {'inputs': 9}, features)
+
+
+def test_static_masks_follow_from_the_tokens_alone():
+  texts = [np.arange(3, 200), np.arange(4, 201)]
+  static = lambda texts, seed: [
+      (p['inputs'].tolist(), p['targets'].tolist()) for p in _masked(texts, 256, seed, static=True)
+  ]
+  first = static(texts, 0)
+  assert first == static(texts, 1) == static(texts, None)  # In every run and epoch alike.
+  assert static(texts[::-1], 0) == first[::-1]             # Whatever comes before.
+  masks = [np.flatnonzero(targets).tolist() for _, targets in first]
+  assert masks[0] != masks[1]
+  # The figures do not change from release to release, or a cached epoch would not be the same.
+  assert masking.hashed_seeds(tf.constant([3, 4, 5]), 2)[1].numpy().tolist() == [
+      723304275, 1483401534]
+
+
+@pytest.mark.parametrize('options', [
+    {}, {'static': True}, {'whole_words': True}, {'whole_words': True, 'static': True}])
+def test_frequencies_of_a_million_tokens(options):
+  length, pieces = 1000, 1000
+  rng = np.random.default_rng(0)
+  texts = rng.integers(97, 123, (pieces, length)) + 3
+  texts[rng.random((pieces, length)) < 0.2] = 35  # Words of 5 letters with their space, on average.
+  found = _masked(texts, length + 2, **options)
+  inputs = np.stack([p['inputs'] for p in found])[:, 1:-1]
+  targets = np.stack([p['targets'] for p in found])[:, 1:-1]
+  selected = targets > 0
+  n, total = selected.sum(), selected.size
+  assert (targets[selected] == texts[selected]).all()
+  assert (inputs[~selected] == texts[~selected]).all()
+  # A budget of 150 is used up, or all but a few tokens of it where words must fit.
+  each = selected.sum(1)
+  assert each.max() == 150 and n >= 0.999 * 0.15 * total
+  chosen, original = inputs[selected], texts[selected]
+  same = (chosen == original).sum()
+  for count, p in (
+      ((chosen == _MASK).sum(), 0.8),
+      (same, 0.1 + 0.1 / 256),
+      (n - same - (chosen == _MASK).sum(), 0.1 * 255 / 256),
+  ):
+    assert abs(count - n * p) < 5 * math.sqrt(n * p * (1 - p))
+  # Every place is selected alike.
+  places = selected.sum(0)
+  if 'whole_words' not in options:
+    assert abs(places - 150).max() < 5 * math.sqrt(pieces * 0.15 * 0.85)
+
+
+def test_whole_words_are_selected_whole():
+  text = [b + 3 for b in b'the quick brown fox jumps over the lazy dog and runs away ' * 6]
+  (piece,) = _masked([text], 512, whole_words=True)
+  selected = piece['targets'][1:-1] > 0
+  word = np.cumsum(np.array(text) == 35)
+  for i in range(word.max() + 1):
+    assert selected[word == i].all() or not selected[word == i].any()
+  assert 0 < selected.sum() <= round(len(text) * 0.15)

@@ -55,11 +55,68 @@ def test_nothing_to_divide_by_is_nan():
   scores = ([], {'tokens': [], 'bytes': [], 'text': [], 'correct': []})
   assert all(math.isnan(v) for v in metrics.language_modeling([], scores).values())
   for metric in (
-      metrics.exact_match, metrics.rouge_l, metrics.bleu, metrics.accuracy, metrics.macro_f1
+      metrics.exact_match, metrics.rouge_l, metrics.rouge, metrics.bleu, metrics.bleu_intl,
+      metrics.accuracy, metrics.f1, metrics.macro_f1, metrics.mean_class_f1(3), metrics.matthews,
+      metrics.correlations,
   ):
     assert all(math.isnan(v) for v in metric([], []).values())
 
 
-def test_lengths_must_agree():
+@pytest.mark.parametrize('metric', [
+    metrics.exact_match, metrics.accuracy, metrics.f1, metrics.macro_f1, metrics.mean_class_f1(2),
+    metrics.matthews, metrics.correlations, metrics.rouge,
+])
+def test_lengths_must_agree(metric):
   with pytest.raises(ValueError):
-    metrics.exact_match(['a'], [])
+    metric(['a'] if metric in (metrics.exact_match, metrics.rouge) else [1], [])
+
+
+def test_f1_by_hand():
+  # One hit, one miss, and -1 counts as the wrong label of each: P 1/2, R 1/3.
+  assert metrics.f1([1, 1, 1, 0, 0], [1, 0, -1, 0, -1])['f1'] == pytest.approx(40)
+  assert metrics.f1([0, 1], [0, 1]) == {'f1': 100.0}
+  assert metrics.f1([0, 0], [0, 0]) == {'f1': 0.0}
+
+
+def test_f1_leaves_its_arguments_alone():
+  predictions = [1, -1]
+  metrics.f1([1, 1], predictions)
+  assert predictions == [1, -1]
+
+
+def test_mean_class_f1_counts_classes_that_do_not_occur_and_no_others():
+  metric = metrics.mean_class_f1(3)
+  # F1 of 0: 2/3, of 1: 1, of 2, which does not occur: 0; the -1 is no class.
+  assert metric([0, 0, 1], [0, -1, 1])['mean_3class_f1'] == pytest.approx(100 * (2 / 3 + 1) / 3)
+
+
+def test_matthews_by_hand():
+  # TP 2, TN 1, FP 1, FN 0: (2 * 1 - 0) / sqrt(3 * 2 * 2 * 1).
+  score = metrics.matthews([1, 1, 0, 0], [1, 1, 1, 0])['matthews_corrcoef']
+  assert score == pytest.approx(100 * 2 / math.sqrt(12))
+  assert metrics.matthews([1, 0], [1, 1]) == {'matthews_corrcoef': 0.0}
+  assert metrics.matthews([1, 0], [0, 1]) == {'matthews_corrcoef': -100.0}
+
+
+def test_correlations_by_hand():
+  scores = metrics.correlations([1.0, 2.0, 3.0], [1.0, 4.0, 9.0])
+  # Covariance 8, variances 2 and 98/3; the ranks are equal.
+  assert scores['pearson_corrcoef'] == pytest.approx(100 * 8 / math.sqrt(2 * 98 / 3))
+  assert scores['spearman_corrcoef'] == pytest.approx(100)
+  for constant in ([2.0, 2.0], [-1.0, -1.0]):
+    assert all(math.isnan(v) for v in metrics.correlations([0.0, 1.0], constant).values())
+
+
+def test_rouge_by_hand():
+  # 'a b' of 'a b c': unigrams P 1 R 2/3, bigrams P 1 R 1/2, the subsequence as the unigrams.
+  scores = metrics.rouge(['a b c', 'x'], ['a b', 'x'])
+  assert scores == pytest.approx({'rouge1': 90, 'rouge2': 100 * (2 / 3 + 0) / 2, 'rougeLsum': 90})
+  # Sentences are compared one by one, whatever their order.
+  assert metrics.rouge(['b c . d e'], ['d e . b c'])['rougeLsum'] == pytest.approx(100)
+
+
+def test_bleu_intl_parts_symbols():
+  # 13a leaves the dash inside words, international tokens do not.
+  targets, predictions = ['a–b c d e'], ['a – b c d e']
+  assert metrics.bleu_intl(targets, predictions)['bleu'] == pytest.approx(100)
+  assert metrics.bleu(targets, predictions)['bleu'] < 90

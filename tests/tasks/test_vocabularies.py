@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import seqio
@@ -5,6 +7,7 @@ import tensorflow as tf
 
 from t5x_lite.errors import UserError
 from tasks import files, registry, vocabularies
+from tasks.train_vocabulary import train_sentencepiece
 
 _SYLLABLES = ['de', 'f', 'ret', 'urn', 'se', 'lf', 'va', 'lue', 'é', 'ran', 'ge', 'print']
 
@@ -23,7 +26,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope='module')
 def model(corpus, tmp_path_factory):
   prefix = tmp_path_factory.mktemp('spm') / 'tiny'
-  return vocabularies.train_sentencepiece(corpus, 'train', 320, str(prefix))
+  return train_sentencepiece(registry.raw_texts(corpus, 'train'), 320, str(prefix))
 
 
 def test_byte_vocabulary():
@@ -60,13 +63,13 @@ def test_trained_vocabulary_shortens_its_text(corpus, model):
   assert ids < 0.6 * sum(len(text.encode()) for text in texts)
 
 
-def test_training_is_deterministic_and_reads_max_examples(corpus, model, tmp_path):
+def test_training_is_deterministic(corpus, model, tmp_path):
   read = lambda path: open(path, 'rb').read()
-  train = lambda name, **kwargs: vocabularies.train_sentencepiece(
-      corpus, 'train', 320, str(tmp_path / name), **kwargs
-  )
+  train = lambda name, number=None, **kwargs: train_sentencepiece(
+      itertools.islice(registry.raw_texts(corpus, 'train'), number), 320, str(tmp_path / name),
+      **kwargs)
   assert read(train('same')) == read(model)
-  assert read(train('fewer', max_examples=100)) != read(model)
+  assert read(train('fewer', 100)) != read(model)
   assert read(train('bpe', model_type='bpe')) != read(model)
   assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
       f'{name}.{kind}' for name in ('same', 'fewer', 'bpe') for kind in ('model', 'vocab')
@@ -75,25 +78,37 @@ def test_training_is_deterministic_and_reads_max_examples(corpus, model, tmp_pat
 
 def test_training_refuses_to_overwrite(corpus, model):
   with pytest.raises(UserError, match='is not overwritten'):
-    vocabularies.train_sentencepiece(corpus, 'train', 320, model.removesuffix('.model'))
+    train_sentencepiece(['any'], 320, model.removesuffix('.model'))
+
+
+def test_user_symbols_are_one_piece(corpus, tmp_path):
+  path = train_sentencepiece(registry.raw_texts(corpus, 'train'), 320, str(tmp_path / 'x'),
+                             user_symbols=['<turn>', '=>'])
+  vocabulary = vocabularies.load_vocabulary(path)
+  for symbol in ('<turn>', '=>'):
+    assert len(vocabulary.encode(symbol)) == 1
+    assert vocabulary.decode(vocabulary.encode(f'a{symbol}b')) == f'a{symbol}b'
 
 
 @pytest.mark.parametrize('kwargs, message', [
     ({'vocab_size': 100}, 'at least 260'),
     ({'model_type': 'word'}, 'one of unigram, bpe'),
-    ({'max_examples': 0}, 'max_examples'),
-    ({'split': 'test'}, "no split 'test'; it has train"),
-    ({'task': 'nothing_like_it'}, "no task or mixture 'nothing_like_it'"),
     ({'vocab_size': 5000}, 'could not make 5000 pieces'),
 ])
 def test_training_errors(corpus, tmp_path, kwargs, message):
-  arguments = {
-      'task': corpus, 'split': 'train', 'vocab_size': 320,
-      'output_prefix': str(tmp_path / 'x'), **kwargs,
-  }
+  arguments = {'vocab_size': 320, 'output_prefix': str(tmp_path / 'x'), **kwargs}
   with pytest.raises(UserError, match=message):
-    vocabularies.train_sentencepiece(**arguments)
+    train_sentencepiece(registry.raw_texts(corpus, 'train'), **arguments)
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('task, split, message', [
+    (None, 'test', "no split 'test'; it has train"),
+    ('nothing_like_it', 'train', "no task or mixture 'nothing_like_it'"),
+])
+def test_raw_text_errors(corpus, task, split, message):
+  with pytest.raises(UserError, match=message):
+    next(registry.raw_texts(task or corpus, split))
 
 
 def test_loading_errors(tmp_path):
@@ -137,4 +152,4 @@ def test_with_vocabulary_copies_a_mixture_and_leaves_labels_alone(stdlib, model)
 
 def test_raw_text_needs_a_tokenising_task(stdlib):
   with pytest.raises(UserError, match="'stdlib_package' has no tokenising step"):
-    vocabularies.train_sentencepiece('stdlib_package', 'train', 300, 'unused')
+    next(registry.raw_texts('stdlib_package', 'train'))

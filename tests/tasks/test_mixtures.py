@@ -1,0 +1,117 @@
+"""Mixtures from gin: what is drawn, beside what the rates say."""
+
+import collections
+import re
+
+import pytest
+import scipy.stats
+import seqio
+
+from t5x_lite import configuration, input_pipeline
+from t5x_lite.errors import UserError
+from tasks.files import FileTask
+from tasks.mixtures import Mixture
+
+
+@pytest.fixture
+def tasks(tmp_path):
+  """Three FileTasks of 10, 40 and 160 examples, each of a word of its own."""
+  made = []
+  for name, number in (('few', 10), ('some', 40), ('many', 160)):
+    (tmp_path / f'{name}.txt').write_text(''.join(f'{name}\n' for _ in range(number)))
+    made.append(FileTask(train=str(tmp_path / f'{name}.txt'), name=name))
+  return tuple(made)
+
+
+def drawn(name: str, number: int) -> dict[str, int]:
+  """How many of so many examples are from each task."""
+  dataset = seqio.get_mixture_or_task(name).get_dataset(
+      {'targets': 8}, 'train', seed=3, num_epochs=None)
+  rows = dataset.map(lambda ex: ex['targets'][0]).batch(1000).take(number // 1000)
+  letters = {ord(x[0]) + 3: x for x in ('few', 'some', 'many')}
+  return collections.Counter(letters[i] for batch in rows.as_numpy_iterator() for i in batch)
+
+
+@pytest.mark.parametrize('options, want', [
+    pytest.param(dict(rates='equal'), [1, 1, 1], marks=pytest.mark.slow),
+    pytest.param(dict(), [10, 40, 160], marks=pytest.mark.slow),
+    pytest.param(dict(cap=40), [10, 40, 40], marks=pytest.mark.slow),
+    (dict(temperature=2.0), [10 ** 0.5, 40 ** 0.5, 160 ** 0.5]),
+    (dict(rates=(5.0, 0.5, 4.5)), [5, 0.5, 4.5]),
+    (dict(rates=(1, 0, 3)), [1, 0, 3]),
+])
+def test_examples_are_drawn_by_their_rates(tasks, options, want):
+  counts = drawn(Mixture(tasks=tasks, **options).register(), 5_000)
+  got = [counts.get(task.name, 0) for task in tasks]
+  expected = [5_000 * w / sum(want) for w in want]
+  held = [(g, e) for g, e in zip(got, expected) if e]
+  assert sum(got) == sum(g for g, _ in held)
+  assert scipy.stats.chisquare(*zip(*held)).pvalue > 1e-3
+
+
+def test_a_mixture_registers_once_and_its_name_follows_its_parts(tasks):
+  name = Mixture(tasks=tasks).register()
+  assert Mixture(tasks=tasks).register() == name != Mixture(tasks=tasks[:2]).register()
+  assert Mixture(tasks=tasks, rates='equal').register() != name
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(tasks=()), 'Mixture.tasks must be tasks in brackets'),
+    (dict(tasks='lm'), 'Mixture.tasks must be tasks in brackets'),
+    (dict(tasks=(3,)), 'Mixture.tasks: 3 is neither the name of a task nor a FileTask'),
+    (dict(rates='even'), "Mixture.rates must be 'equal' or 'proportional' or a number"),
+    (dict(rates=(1.0,)), 'Mixture.rates must be 3 numbers'),
+    (dict(rates=(1.0, -1.0, 2.0)), 'at least 0 and not all 0'),
+    (dict(rates=(0, 0, 0)), 'at least 0 and not all 0'),
+])
+def test_wrong_fields(tasks, change, message):
+  with pytest.raises(UserError, match=message):
+    Mixture(**{'tasks': tasks, **change})
+
+
+def test_parts_that_do_not_belong_together(tasks, tmp_path):
+  with pytest.raises(UserError, match="no task or mixture 'nothing' is registered"):
+    Mixture(tasks=('nothing',)).register()
+  with pytest.raises(UserError, match='is there twice: raise its rate'):
+    Mixture(tasks=(tasks[0], tasks[0])).register()
+  other = FileTask(train=str(tmp_path / 'few.txt'), objective='span_corruption')
+  with pytest.raises(UserError, match='has the features inputs, targets.* choose one objective'):
+    Mixture(tasks=(tasks[0], other)).register()
+
+
+def test_a_mixture_of_files_from_gin(tasks, tmp_path):
+  gin = tmp_path / 'mixed.gin'
+  gin.write_text('''
+from __gin__ import dynamic_registration
+from tasks import files
+from tasks import mixtures
+include 'experiments/tiny_lm.gin'
+a/files.FileTask.train = 'TMP/few.txt'
+a/files.FileTask.name = 'few'
+b/files.FileTask.train = 'TMP/many.txt'
+b/files.FileTask.name = 'many'
+mixtures.Mixture:
+  tasks = (@a/files.FileTask(), @b/files.FileTask())
+  rates = (3, 1)
+TASK = @mixtures.Mixture()
+'''.replace('TMP', str(tmp_path)))
+  experiment, _ = configuration.load([str(gin)], ["MODEL_DIR='x'"])
+  assert experiment.data.task == Mixture(tasks=(tasks[0], tasks[2]), rates=(3, 1))
+  assert experiment.data.name == 'mixture'
+  task = input_pipeline.get_task(experiment.data)
+  assert [experiment.data.shown(t.name) for t in task.tasks] == ['few_lm', 'many_lm']
+  assert [task.get_rate(t) for t in task.tasks] == [3.0, 1.0]
+
+
+def test_llamas_mixture_has_its_published_shares(tmp_path):
+  """Touvron et al. 2023, table 1."""
+  names = ['COMMON_CRAWL', 'C4', 'GITHUB', 'WIKIPEDIA', 'BOOKS', 'ARXIV', 'STACK_EXCHANGE']
+  for name in names:
+    (tmp_path / f'{name}.txt').write_text(f'{name}\n')
+  experiment = configuration.load_described(
+      ['experiments/llama_mixture.gin'], [f"{n}='{tmp_path / n}.txt'" for n in names])
+  task = input_pipeline.get_task(experiment.data)
+  got = {experiment.data.shown(t.name): task.get_rate(t) for t in task.tasks}
+  assert got == {'common_crawl_lm': 67, 'c4_lm': 15, 'github_lm': 4.5, 'wikipedia_lm': 4.5,
+                 'books_lm': 4.5, 'arxiv_lm': 2.5, 'stack_exchange_lm': 2}
+  assert all(re.fullmatch(r'\w+', t.name) for t in task.tasks)

@@ -1,0 +1,126 @@
+"""Each objective, from text to a batch that its model reads."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from t5x_lite import input_pipeline, models, objective
+from t5x_lite.errors import UserError
+from t5x_lite.input_pipeline import DataConfig
+from tasks import objectives, vocabularies
+
+_SMALL = dict(vocab_size=384, embed_dim=8, num_layers=1, num_heads=1, mlp_dim=8)
+_ENCODER = models.ModelConfig(family='encoder_only', num_token_types=2, **_SMALL)
+_MODELS = {
+    'decoder_only': models.ModelConfig(family='decoder_only', **_SMALL),
+    'encoder_decoder': models.ModelConfig(family='encoder_decoder', **_SMALL),
+    'mlm': _ENCODER,
+    'mlm_nsp': dataclasses.replace(_ENCODER, head='mlm_nsp'),
+}
+_TEXTS = [f'line {i} of a text ' + 'and more ' * (i % 9) for i in range(40)]
+
+
+@pytest.fixture(scope='module')
+def tasks():
+  """Registers a task for each objective of plain text, named after it."""
+  source = seqio.FunctionDataSource(
+      lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensor_slices(
+          {'targets': _TEXTS}), splits=['train'])
+  names = {}
+  for name in objectives.PREPROCESSORS:
+    if name == 'text_to_text':
+      continue
+    names[name] = f'test_objectives_{name}'
+    if names[name] not in seqio.TaskRegistry.names():
+      seqio.TaskRegistry.add(
+          names[name], source=source, preprocessors=objectives.PREPROCESSORS[name],
+          output_features=objectives.output_features(name, vocabularies.BYTE_VOCABULARY),
+          metric_fns=objectives.METRICS[name], shuffle_buffer_size=16)
+  return names
+
+
+def _data(tasks, name):
+  inputs = None if name in ('lm', 'fim') else 48
+  return DataConfig(task=tasks[name], inputs_length=inputs, targets_length=48, batch_size=4,
+                    task_module='tasks.objectives', packing='greedy')
+
+
+@pytest.mark.parametrize('name, model', [
+    ('lm', 'decoder_only'), ('fim', 'decoder_only'),
+    ('prefix_lm', 'decoder_only'), ('prefix_lm', 'encoder_decoder'),
+    ('span_corruption', 'encoder_decoder'), ('iid_denoising', 'encoder_decoder'),
+    ('ul2', 'encoder_decoder'), ('mlm', 'mlm'), ('mlm_nsp', 'mlm_nsp'),
+])
+def test_batches(tasks, name, model):
+  data, config = _data(tasks, name), _MODELS[model]
+  batch = next(input_pipeline.train_batches(data, config, seed=0))
+  for feature, value in batch.items():
+    assert value.shape[0] == 4 and (value.ndim == 2 or feature == 'next_sentence_labels')
+  side = 'encoder' if config.family == 'encoder_only' else 'decoder'
+  assert batch[f'{side}_loss_weights'].sum() > 0
+
+
+@pytest.mark.parametrize('name, model', [
+    pytest.param('ul2', 'encoder_decoder', marks=pytest.mark.slow), ('mlm_nsp', 'mlm_nsp')])
+def test_a_stream_that_begins_later_goes_on_as_it_would_have(tasks, name, model):
+  stream = lambda start: input_pipeline.train_batches(
+      _data(tasks, name), _MODELS[model], seed=0, start=start)
+  first = stream(0)
+  expected = [next(first) for _ in range(4)][3]
+  for feature, value in next(stream(3)).items():
+    np.testing.assert_array_equal(value, expected[feature])
+
+
+def test_a_model_of_pairs_reads_its_batches(tasks):
+  config = _MODELS['mlm_nsp']
+  batch = next(input_pipeline.train_batches(_data(tasks, 'mlm_nsp'), config, seed=0))
+  assert batch['encoder_token_types'].shape == (4, 48)
+  assert batch['next_sentence_labels'].shape == (4,)
+  model = models.nnx.merge(models.graph(config)[0], models.init_params(config, jax.random.key(0)))
+  sums = objective.batch_sums(
+      model, batch, None, objective.shares(config, batch), loss_tokens=64)
+  # Untrained: a guess among 384 ids and among 2 labels.
+  assert abs(sums['loss'] / batch['encoder_loss_weights'].sum() - np.log(384)) < 0.5
+  assert abs(sums['next_sentence_loss'] / 4 - np.log(2)) < 0.5
+
+
+def test_names_of_objectives_agree():
+  assert set(objectives.PREPROCESSORS) == set(objectives.METRICS)
+
+
+@pytest.mark.parametrize('name, head, message', [
+    ('mlm', 'pooler', r"ModelConfig.head = 'pooler': .*set head to mlm"),
+    ('mlm', 'tagger', r"ModelConfig.head = 'tagger': .*set head to mlm"),
+    ('mlm', 'mlm_nsp', 'set head to mlm, or choose a task of the objective mlm_nsp'),
+    ('mlm_nsp', 'mlm', 'set head to mlm_nsp'),
+])
+def test_heads_that_do_not_fit_their_task(tasks, name, head, message):
+  classes = 3 if head == 'tagger' else None
+  config = dataclasses.replace(_ENCODER, head=head, num_classes=classes)
+  with pytest.raises(UserError, match=message) as caught:
+    input_pipeline.feature_converter(seqio.get_mixture_or_task(tasks[name]), config, 'none')
+  assert '\n' not in str(caught.value)
+
+
+def test_the_converters_of_the_heads(tasks):
+  names = lambda config, name: type(input_pipeline.feature_converter(
+      seqio.get_mixture_or_task(tasks[name]), config, 'none')).__name__
+  assert names(_MODELS['mlm'], 'mlm') == 'MaskedLMFeatureConverter'
+  assert names(_MODELS['mlm_nsp'], 'mlm_nsp') == 'NextSentenceFeatureConverter'
+  classifier = dataclasses.replace(_ENCODER, head='classifier', num_classes=3)
+  assert names(classifier, 'mlm') == 'ClassificationFeatureConverter'
+
+
+def test_seqios_evaluator_reads_pairs(tasks):
+  data = _data(tasks, 'mlm_nsp')
+  task = seqio.get_mixture_or_task(tasks['mlm_nsp'])
+  converter = input_pipeline.feature_converter(task, _MODELS['mlm_nsp'], 'none')
+  evaluator = seqio.Evaluator(task.name, converter, 'train', sequence_length=data.lengths, seed=0)
+  ((name, dataset),) = evaluator.cached_model_datasets.items()
+  (_, batch) = next(dataset.batch(8).as_numpy_iterator())
+  assert name == task.name and batch['encoder_token_types'].shape == (8, 48)
+  assert batch['next_sentence_labels'].shape == (8,)
