@@ -18,14 +18,13 @@ from typing import Any
 
 from harness import FAMILIES, Worker
 
-SIDES = {'plain_jax': 'plain_jax.py', 'torch': 'torch_peer.py'}
+SCRIPTS = {'ours': 'ours.py', 'plain_jax': 'plain_jax.py', 'torch': 'torch_peer.py'}
 ROUNDS = {'S': 10, 'M': 6}
 
 
 def compare(case: dict[str, Any], rounds: int, seconds: float, threads: int) -> dict[str, Any]:
   """Times of all sides on one case, interleaved, and ours as ratios to the others'."""
-  workers = {'ours': Worker('ours.py', case, threads)}
-  workers |= {name: Worker(script, case, threads) for name, script in SIDES.items()}
+  workers = {name: Worker(script, case, threads) for name, script in SCRIPTS.items()}
   info = {name: worker.warm_up() for name, worker in workers.items()}
   times = {name: [] for name in workers}
   for turn in range(rounds):
@@ -34,14 +33,23 @@ def compare(case: dict[str, Any], rounds: int, seconds: float, threads: int) -> 
       times[name].append(statistics.median(wall for wall, _ in workers[name].run(seconds)))
   result = {'case': case}
   for name, worker in workers.items():
-    figures = {'seconds': statistics.median(times[name])} | info[name] | worker.stop()
+    worker.stop()
+    figures = {'seconds': statistics.median(times[name])} | info[name] | peak(name, case, threads)
     result[name] = {key: round(value, 4) if isinstance(value, float) else value
                     for key, value in figures.items()}
-  for name in SIDES:
+  for name in ('plain_jax', 'torch'):
     ratios = [theirs / ours for theirs, ours in zip(times[name], times['ours'])]
     quarters = statistics.quantiles(ratios, n=4)
     result[f'ratio_{name}'] = [round(q, 2) for q in quarters]
   return result
+
+
+def peak(name: str, case: dict[str, Any], threads: int) -> dict[str, float]:
+  """Peak memory of a side, `peak_mb`, alone and with the usual allocator."""
+  worker = Worker(SCRIPTS[name], case, threads, malloc='')
+  worker.warm_up()
+  worker.run(1.0)
+  return worker.stop()
 
 
 def cases(sizes: list[str], families: list[str], tasks: list[str]):

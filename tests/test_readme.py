@@ -117,7 +117,8 @@ def test_flags_and_commands_exist(name):
   for command in re.findall(r'\bt5x-lite ([a-z][a-z-]*)', text):
     assert command in cli.COMMANDS, command
   known = {'--gin_file', '--help', '--json', '--task', '--task_module', '--split', '--size',
-           '--output', '--from', '--to', '--xla_force_host_platform_device_count'}
+           '--output', '--files', '--text', '--from', '--to',
+           '--xla_force_host_platform_device_count'}
   flags = set(re.findall(r'(?<![\w-])--(?!gin\.)[a-z][\w-]+', text))
   assert flags <= known, flags - known
   help_text = ''.join(_help(command) for command in cli.COMMANDS)
