@@ -24,6 +24,7 @@ SMALL = {
     'eval': '--gin.EvalConfig.num_examples=4',
     'infer': '--gin.InferConfig.num_examples=4 --gin.InferConfig.max_tokens=4',
     'describe': '',
+    'data': '',
     'train-vocab': '--split=validation',
     'import': '',
     'export': '',
