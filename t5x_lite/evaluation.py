@@ -78,11 +78,13 @@ def rows(dataset: Any, batch_size: int, vocabulary: Any) -> Iterator[tuple[np.nd
 class Evaluation:
   """The examples of one split, ready to be evaluated any number of times."""
 
-  def __init__(self, experiment: Experiment, partitioner: Partitioner):
-    """Reads the split into memory. Raises UserError if the task, split or mesh do not fit."""
+  def __init__(self, experiment: Experiment, partitioner: Partitioner, task: Any):
+    """Reads the split of `task`, the experiment's, into memory.
+
+    Raises UserError if the task, split or mesh do not fit.
+    """
     seqio = input_pipeline.import_seqio()
     config, data, settings = experiment.model, experiment.data, experiment.eval
-    task = input_pipeline.get_task(data)
     input_pipeline.check_vocabulary(task, config)
     splits = sorted({s for t in seqio.get_subtasks(task) for s in t.splits})
     if settings.split not in splits:
@@ -147,7 +149,7 @@ class Evaluation:
 def evaluate(experiment: Experiment) -> dict[str, float]:
   """Metrics of a checkpoint of the run (eval.step, or the newest) on its evaluation split."""
   partitioner = Partitioner(experiment.mesh.make(), experiment.mesh.rules)
-  vocabulary = input_pipeline.fingerprint(input_pipeline.get_task(experiment.data))
+  task = input_pipeline.get_task(experiment.data)
   params, step = checkpointing.load_params(experiment.folder, experiment.model, partitioner,
-                                           experiment.eval.step, vocabulary)
-  return Evaluation(experiment, partitioner)(params, step)
+                                           experiment.eval.step, input_pipeline.fingerprint(task))
+  return Evaluation(experiment, partitioner, task)(params, step)

@@ -74,7 +74,7 @@ def train(experiment: Experiment, config_gin: str) -> Result:
   (folder / CONFIG).write_text(config_gin)
   checkpoints = checkpoints or Checkpoints(folder, settings.keep_checkpoints)
   can_evaluate = has_metrics(task, experiment.eval.split)
-  evaluation = Evaluation(experiment, partitioner) if can_evaluate else None
+  evaluation = Evaluation(experiment, partitioner, task) if can_evaluate else None
   meta = {'seed': experiment.seed, 'batch_size': experiment.data.batch_size,
           'vocabulary': vocabulary}
   loop = _Loop(experiment, partitioner, optimizer, checkpoints, evaluation, progress, start, meta)

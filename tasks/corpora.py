@@ -53,14 +53,11 @@ for _objective in ('lm', 'span_corruption', 'mlm'):
     seqio.TaskRegistry.add(
         f'{_name}_{_objective}',
         source=_source,
-        preprocessors=(
+        shuffle_buffer_size=objectives.SHUFFLE_BUFFER_SIZE,
+        **objectives.task_parts(_objective, VOCABULARY, before=(
             functools.partial(seqio.preprocessors.rekey, key_map={'targets': 'text'}),
             drop_blank,
-            *objectives.PREPROCESSORS[_objective],
-        ),
-        output_features=objectives.output_features(_objective, VOCABULARY),
-        metric_fns=objectives.METRICS[_objective],
-        shuffle_buffer_size=objectives.SHUFFLE_BUFFER_SIZE,
+        )),
     )
   seqio.MixtureRegistry.add(
       f'mc4_{_objective}', [f'{name}_{_objective}' for name in MC4], default_rate=_MT5_RATE

@@ -10,6 +10,7 @@ import seqio
 
 from t5x_lite import input_pipeline
 from t5x_lite.experiment import Experiment
+from tasks import vocabularies
 
 SAMPLE = 500     # examples of the source that are read of each member
 SHOWN = 5
@@ -84,13 +85,13 @@ class _Sample:
 
   def __init__(self, task: seqio.Task, experiment: Experiment):
     data = experiment.data
+    lengths = input_pipeline.feature_lengths(task, data)
     source = task.source.get_dataset(split=data.split, shuffle=True, seed=experiment.seed)
-    read = list(source.take(SAMPLE).as_numpy_iterator())
-    source = source.take(SAMPLE)
-    seqio_seed = seqio.utils.map_seed_manager(experiment.seed)
-    with seqio_seed:
+    source = source.take(SAMPLE).cache()
+    read = sum(1 for _ in source)
+    with seqio.utils.map_seed_manager(experiment.seed):
       ds = task.preprocess_precache(source, seed=experiment.seed)
-      ds = task.preprocess_postcache(ds, data.lengths, seed=experiment.seed)
+      ds = task.preprocess_postcache(ds, lengths, seed=experiment.seed)
       examples = list(ds.as_numpy_iterator())
     sizes = {name: np.array([len(ex[name]) for ex in examples]) for name in data.lengths}
     cut = {name: np.minimum(size, data.lengths[name]) for name, size in sizes.items()}
@@ -100,10 +101,11 @@ class _Sample:
     self.p95 = {name: float(np.percentile(size, 95)) for name, size in cut.items()}
     self.truncated = float(1 - kept / total)
     self.tokens_of_example = kept / len(examples)
-    self.tokens_of_source = float(kept / len(read))
-    trimmed = [{name: ex[name][:n] for name, n in data.lengths.items()} for ex in examples]
+    self.tokens_of_source = float(kept / read)
+    trimmed = [{name: ex[name][:n] for name, n in lengths.items()} for ex in examples]
     self.filled = _filled(trimmed, task, experiment)
-    self.shown = tuple(_render(ex, task, experiment) for ex in trimmed[:SHOWN])
+    shown = _convert(trimmed[:SHOWN], task, experiment, 'none')
+    self.shown = tuple(_render(row, task, experiment) for row in shown)
 
 
 def _dataset(examples: Iterable[Mapping[str, np.ndarray]]):
@@ -116,7 +118,8 @@ def _dataset(examples: Iterable[Mapping[str, np.ndarray]]):
 def _convert(examples, task, experiment, packing: str) -> list[input_pipeline.Batch]:
   data = experiment.data
   converter = input_pipeline.feature_converter(task, experiment.model, packing)
-  rows = converter(_dataset(examples), data.lengths).batch(1).as_numpy_iterator()
+  lengths = input_pipeline.feature_lengths(task, data)
+  rows = converter(_dataset(examples), lengths).batch(1).as_numpy_iterator()
   return [input_pipeline.for_model(row, input_pipeline.text_vocabulary(task)) for row in rows]
 
 
@@ -127,9 +130,8 @@ def _filled(examples, task, experiment) -> float:
   return float(sum(x.sum() for x in held) / sum(x.size for x in held))
 
 
-def _render(example, task, experiment) -> str:
+def _render(row: input_pipeline.Batch, task, experiment) -> str:
   """An example as the model meets it: green where there is a loss, grey where there is none."""
-  (row,) = _convert([example], task, experiment, 'none')
   side = 'encoder' if experiment.model.family == 'encoder_only' else 'decoder'
   lines = []
   if 'encoder_input_tokens' in row:
@@ -156,7 +158,7 @@ def _render(example, task, experiment) -> str:
 def _text(vocabulary: seqio.Vocabulary, ids: np.ndarray) -> str:
   """Text of ids; ids that stand for none, such as sentinels, as <id>."""
   pieces, run = [], []
-  low_extra = vocabulary.vocab_size - vocabulary.extra_ids
+  low_extra = vocabularies.first_extra_id(vocabulary)
   special = {vocabulary.eos_id: '</s>', vocabulary.pad_id: '<pad>'}
   for i in [*ids.tolist(), None]:
     if i is not None and i < low_extra and i not in special:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import csv
 import dataclasses
 import difflib
+import functools
 import hashlib
 import io
 import json
@@ -41,27 +42,22 @@ class Template:
   labels: tuple[str, ...] = ()
   number: bool = False
 
-  @property
-  def fields(self) -> list[str]:
-    """The fields it reads. Raises ValueError for a text that is no template."""
+  @functools.cached_property
+  def pieces(self) -> list[tuple[str, str | None]]:
+    """Text, and the field after it or None. Raises ValueError for a text that is no template."""
     if '{' not in self.text and '}' not in self.text:
-      return [self.text]
+      return [('', self.text)]
     parts = list(string.Formatter().parse(self.text))
     if any(spec or conversion for _, _, spec, conversion in parts):
       raise ValueError('only plain {names} of fields can stand in it')
     names = [name for _, name, _, _ in parts if name is not None]
     if not names or '' in names:
       raise ValueError('it names no field in braces')
-    return names
+    return [(text, name) for text, name, _, _ in parts]
 
   def __call__(self, record: Mapping[str, object]) -> str:
     """The feature of a record. Raises BadExample."""
-    values = {name: _text(record, name) for name in self.fields}
-    if '{' in self.text:
-      pieces = string.Formatter().parse(self.text)
-      value = ''.join(text + (values[name] if name else '') for text, name, _, _ in pieces)
-    else:
-      value = values[self.text]
+    value = ''.join(text + (_text(record, name) if name else '') for text, name in self.pieces)
     if self.labels and value not in self.labels:
       raise BadExample(f'{value!r} is none of the labels {", ".join(self.labels)}')
     return str(self.labels.index(value)) if self.number else value

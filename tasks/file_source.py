@@ -72,11 +72,7 @@ def register(name: str, objective: str, indices: Mapping[str, file_index.FileInd
     parts = classification.task_parts(vocabulary, num_classes, text='inputs', label='targets',
                                       before=(class_numbers,))
   else:
-    parts = dict(
-        preprocessors=objectives.PREPROCESSORS[objective],
-        output_features=objectives.output_features(objective, vocabulary),
-        metric_fns=objectives.METRICS[objective],
-    )
+    parts = objectives.task_parts(objective, vocabulary)
   seqio.TaskRegistry.add(name, source=IndexedFileSource(indices),
                          shuffle_buffer_size=objectives.SHUFFLE_BUFFER_SIZE, **parts)
 

@@ -94,7 +94,7 @@ class FileTask:
     for field in ('inputs', 'targets'):
       try:
         text = getattr(self, field)
-        text is None or Template(text).fields
+        text is None or Template(text).pieces
       except ValueError as error:
         raise UserError(f'FileTask.{field} {text!r} is no template: {error}; write {{{{ and }}}} '
                         'for braces that stand for themselves') from error

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import seqio
 import tensorflow as tf
 
-from t5x_lite.errors import UserError
-from tasks import chunking
+from tasks import chunking, vocabularies
 
 
 class Marks(NamedTuple):
@@ -26,11 +25,7 @@ def marks(vocabulary: seqio.Vocabulary) -> Marks:
   Raises:
     UserError: the vocabulary has fewer than 5 extra ids.
   """
-  if vocabulary.extra_ids < 5:
-    raise UserError(
-        f'fill-in-the-middle needs 5 extra ids, but the vocabulary has {vocabulary.extra_ids}: '
-        'make it with extra_ids=5 or more'
-    )
+  vocabularies.require_extra_ids(vocabulary, 5, 'the marks of fill-in-the-middle')
   return Marks(*(vocabulary.vocab_size - i for i in (3, 4, 5)))
 
 

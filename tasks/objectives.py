@@ -3,6 +3,8 @@
 Preprocessors begin from a string feature `targets`; those of `text_to_text` have `inputs` too.
 """
 
+from typing import Any
+
 import seqio
 
 from tasks import metrics, preprocessors
@@ -66,3 +68,19 @@ def output_features(objective: str, vocabulary: seqio.Vocabulary) -> dict[str, s
     two = seqio.Feature(seqio.PassThroughVocabulary(2), add_eos=False)
     features |= {'token_types': two, 'next_sentence_label': two}
   return features
+
+
+def task_parts(objective: str, vocabulary: seqio.Vocabulary, *, before: tuple = ()
+               ) -> dict[str, Any]:
+  """The arguments of TaskRegistry.add that make a task of this objective.
+
+  Args:
+    objective: one of PREPROCESSORS.
+    vocabulary: of its text.
+    before: preprocessors that come first.
+  """
+  return dict(
+      preprocessors=(*before, *PREPROCESSORS[objective]),
+      output_features=output_features(objective, vocabulary),
+      metric_fns=METRICS[objective],
+  )

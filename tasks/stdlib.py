@@ -86,13 +86,10 @@ for _objective in ('lm', 'span_corruption', 'mlm'):
   seqio.TaskRegistry.add(
       f'stdlib_{_objective}',
       source=_MODULES,
-      preprocessors=(
-          functools.partial(seqio.preprocessors.rekey, key_map={'targets': 'text'}),
-          *objectives.PREPROCESSORS[_objective],
-      ),
-      output_features=objectives.output_features(_objective, VOCABULARY),
-      metric_fns=objectives.METRICS[_objective],
       shuffle_buffer_size=objectives.SHUFFLE_BUFFER_SIZE,
+      **objectives.task_parts(_objective, VOCABULARY, before=(
+          functools.partial(seqio.preprocessors.rekey, key_map={'targets': 'text'}),
+      )),
   )
 
 seqio.TaskRegistry.add(

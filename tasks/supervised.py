@@ -61,11 +61,9 @@ class Supervised:
       postprocess = functools.partial(postprocessors.label_id, labels=self.labels)
     seqio.TaskRegistry.add(
         self.name,
-        preprocessors=(*self._texts(self.keep), *objectives.PREPROCESSORS['text_to_text']),
-        output_features=objectives.output_features('text_to_text', VOCABULARY),
         postprocess_fn=postprocess,
-        metric_fns=self.metrics,
-        **shared,
+        **(objectives.task_parts('text_to_text', VOCABULARY, before=self._texts(self.keep))
+           | {'metric_fns': self.metrics} | shared),
     )
     if self.classification_name:
       parts = classification.task_parts(

@@ -59,8 +59,8 @@ class TokenizerVocabulary(seqio.Vocabulary):
     self._unk = None if unknown is None else ids.get(unknown)
     self.cls_id = ids.get('[CLS]')
     self.mask_id = ids.get('[MASK]', ids.get('<mask>'))
-    special = {t['id'] for t in self._json.get('added_tokens', ()) if t['special']}
-    self.stand_in = None if 0 in special or self._unk == 0 else self._size
+    self._specials = {t['id'] for t in self._json.get('added_tokens', ()) if t['special']}
+    self.stand_in = None if 0 in self._specials or self._unk == 0 else self._size
     if self._bos is None and self.stand_in is not None:
       self._bos = self._eos   # as GPT-2 has it; seqio's padding would be a piece of text
 
@@ -126,11 +126,10 @@ class TokenizerVocabulary(seqio.Vocabulary):
     A word that WordPiece begins counts its space; what it lower-cases and strips is not counted.
     """
     kinds = set(_types(self._json.get('decoder')))
-    special = {t['id'] for t in self._json.get('added_tokens', ()) if t['special']}
 
     def size(i: int) -> int:
       piece = self.tokenizer.id_to_token(i)
-      if piece is None or i in special or i == self._unk:
+      if piece is None or i in self._specials or i == self._unk:
         return 0
       if 'ByteLevel' in kinds:   # each byte is one character there
         return len(piece)

@@ -14,7 +14,7 @@ from tasks.tokenizer_vocabulary import TokenizerVocabulary
 
 __all__ = [
     'BYTE_VOCABULARY', 'byte_lengths', 'cls_id', 'fingerprint', 'first_extra_id', 'load_vocabulary',
-    'mask_id', 'ordinary_ids', 'own_ids', 'with_vocabulary',
+    'mask_id', 'ordinary_ids', 'own_ids', 'require_extra_ids', 'with_vocabulary',
 ]
 
 # 3 special ids, 256 bytes and 125 extra ids are 384 ids: three tiles of 128, with a sentinel for
@@ -27,7 +27,7 @@ def mask_id(vocabulary: seqio.Vocabulary) -> int:
   own = getattr(vocabulary, 'mask_id', None)
   if own is not None:
     return own
-  _require_extra_ids(vocabulary, 2, 'a mask id and a class id')
+  require_extra_ids(vocabulary, 2, 'a mask id and a class id')
   return vocabulary.vocab_size - 1
 
 
@@ -36,7 +36,7 @@ def cls_id(vocabulary: seqio.Vocabulary) -> int:
   own = getattr(vocabulary, 'cls_id', None)
   if own is not None:
     return own
-  _require_extra_ids(vocabulary, 2, 'a mask id and a class id')
+  require_extra_ids(vocabulary, 2, 'a mask id and a class id')
   return vocabulary.vocab_size - 2
 
 
@@ -119,7 +119,8 @@ def load_vocabulary(path: str) -> seqio.Vocabulary:
   return vocabulary
 
 
-def _require_extra_ids(vocabulary: seqio.Vocabulary, count: int, use: str) -> None:
+def require_extra_ids(vocabulary: seqio.Vocabulary, count: int, use: str) -> None:
+  """Raises UserError if the vocabulary has fewer extra ids than `use` needs."""
   if vocabulary.extra_ids < count:
     raise UserError(
         f'{vocabulary} has {vocabulary.extra_ids} extra ids, but {use} need {count}: make it with '
