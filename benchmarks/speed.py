@@ -22,9 +22,10 @@ SCRIPTS = {'ours': 'ours.py', 'plain_jax': 'plain_jax.py', 'torch': 'torch_peer.
 ROUNDS = {'S': 10, 'M': 6}
 
 
-def compare(case: dict[str, Any], rounds: int, seconds: float, threads: int) -> dict[str, Any]:
-  """Times of all sides on one case, interleaved, and ours as ratios to the others'."""
-  workers = {name: Worker(script, case, threads) for name, script in SCRIPTS.items()}
+def compare(case: dict[str, Any], peers: list[str], rounds: int, seconds: float, threads: int
+            ) -> dict[str, Any]:
+  """Times of us and the peers on one case, interleaved, and ours as ratios to theirs."""
+  workers = {name: Worker(SCRIPTS[name], case, threads) for name in ('ours', *peers)}
   info = {name: worker.warm_up() for name, worker in workers.items()}
   times = {name: [] for name in workers}
   for turn in range(rounds):
@@ -37,7 +38,7 @@ def compare(case: dict[str, Any], rounds: int, seconds: float, threads: int) -> 
     figures = {'seconds': statistics.median(times[name])} | info[name] | peak(name, case, threads)
     result[name] = {key: round(value, 4) if isinstance(value, float) else value
                     for key, value in figures.items()}
-  for name in ('plain_jax', 'torch'):
+  for name in peers:
     ratios = [theirs / ours for theirs, ours in zip(times[name], times['ours'])]
     quarters = statistics.quantiles(ratios, n=4)
     result[f'ratio_{name}'] = [round(q, 2) for q in quarters]
@@ -111,6 +112,8 @@ def main() -> None:
   parser.add_argument('--sizes', nargs='+', default=['S', 'M'])
   parser.add_argument('--families', nargs='+', default=list(FAMILIES))
   parser.add_argument('--tasks', nargs='+', default=['train', 'decode'])
+  parser.add_argument('--peers', nargs='+', default=['plain_jax', 'torch'], help=(
+      'fewer where all of them do not fit in memory at once'))
   parser.add_argument('--rounds', type=int, help='default: 10 at S, 6 at M')
   parser.add_argument('--seconds', type=float, default=2.0, help='of a turn')
   parser.add_argument('--threads', type=int, default=2)
@@ -119,13 +122,14 @@ def main() -> None:
   results = {'machine': machine(), 'step_of_24_layers': dispatch_and_trace(), 'cases': []}
   print(json.dumps(results['step_of_24_layers']))
   for case in cases(args.sizes, args.families, args.tasks):
-    row = compare(case, args.rounds or ROUNDS[case['size']], args.seconds, args.threads)
+    row = compare(case, args.peers, args.rounds or ROUNDS[case['size']], args.seconds,
+                  args.threads)
     results['cases'].append(row)
-    ours, torch = row['ours'], row['torch']
-    print(f'{case["task"]} {case["family"]} {case["size"]} {case.get("rows", "")}: '
-          f'plain JAX {row["ratio_plain_jax"]}  torch {row["ratio_torch"]}  '
-          f'first step {ours["first_step_cpu_s"]} s of CPU  '
-          f'memory {ours["peak_mb"] / torch["peak_mb"]:.2f} of torch', flush=True)
+    ratios = '  '.join(f'{name} {row[f"ratio_{name}"]} (memory '
+                       f'{row["ours"]["peak_mb"] / row[name]["peak_mb"]:.2f})'
+                       for name in args.peers)
+    print(f'{case["task"]} {case["family"]} {case["size"]} {case.get("rows", "")}: {ratios}  '
+          f'first step {row["ours"]["first_step_cpu_s"]} s of CPU', flush=True)
     if args.output:
       args.output.write_text(json.dumps(results, indent=1) + '\n')
 

@@ -21,7 +21,7 @@ COMMANDS = {
               't5x-lite infer --gin_file=runs/lm/config.gin --gin.InferConfig.input=prompts.txt'),
     'describe': ('print parameters, FLOPs and memory of a config, or of a model alone',
                  't5x-lite describe --gin_file=experiments/tiny_lm.gin'),
-    'data': ('print what a run will read: shares, tokens, epochs, waste, and examples',
+    'data': ('print what a run will read (shares, tokens, epochs, waste, examples), or tokenise it',
              't5x-lite data describe --gin_file=experiments/tiny_lm.gin'),
     'import': ('make a run of a Hugging Face folder or a T5X checkpoint',
                't5x-lite import --from=downloads/gpt2 --to=runs/gpt2'),
@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument('--gin.NAME', metavar='VALUE', dest='gin', help=(
         'sets a macro (--gin.STEPS=100) or a field (--gin.ModelConfig.num_layers=2)'))
     if name == 'data':
-      command.add_argument('action', choices=('describe',))
+      command.add_argument('action', choices=('describe', 'cache'), help=(
+          'cache: tokenise all of it into the folder DataConfig.cache_dir'))
+      command.add_argument('--processes', type=int, default=os.cpu_count(), help='of cache')
     if name in ('eval', 'describe', 'data'):
       command.add_argument('--json', action='store_true', help='print JSON')
   # Each may be given any number of times, in any order: _gin_arguments reads them.
@@ -145,7 +147,8 @@ def _run(args, files: list[str], bindings: list[str]) -> int:
     print(json.dumps(table, indent=2) if args.json else describe.as_text(table))
     return 0
   if args.command == 'data':
-    return _describe_data(args, configuration.load_described(files, bindings))
+    action = _cache_data if args.action == 'cache' else _describe_data
+    return action(args, configuration.load_described(files, bindings))
   experiment, config_gin = configuration.load(files, bindings)
   if args.command == 'train':
     from t5x_lite import trainer
@@ -174,6 +177,21 @@ def _describe_data(args, experiment) -> int:
   colour = sys.stdout.isatty() and 'NO_COLOR' not in os.environ
   print(json.dumps(description.as_json(members), indent=2) if args.json
         else description.as_text(members, colour))
+  return 0
+
+
+def _cache_data(args, experiment) -> int:
+  import importlib
+
+  if args.processes < 1:
+    raise UserError(f'--processes={args.processes}: give 1 or more')
+  from t5x_lite.input_pipeline import import_seqio
+  import_seqio()
+  for name, counts in importlib.import_module('tasks.caching').write(
+      experiment.data, args.processes):
+    tokens = sum(n for key, n in counts.items() if key.endswith('_tokens') and '_max_' not in key)
+    print(json.dumps({name: counts}) if args.json
+          else f'{name}: {counts["examples"]:,} examples, {tokens:,} tokens', flush=True)
   return 0
 
 

@@ -39,8 +39,9 @@ class DataConfig:
   task_module: str = 'tasks.stdlib'  # the Python module whose import registers `task`
   split: str = 'train'
   packing: str = 'best_fit'          # of several examples in a row: one of PACKING
-  vocabulary: str | None = None      # a SentencePiece .model or a tokenizer.json for the task's
+  vocabulary: str | None = None      # a SentencePiece .model, tokenizer.json or rank file
   data_dir: str | None = None        # where TFDS keeps data; None: TFDS's own default
+  cache_dir: str | None = None       # of t5x-lite data cache; None: tokenise while training
 
   def __post_init__(self):
     check_types(self)
@@ -100,7 +101,7 @@ def get_task(data: DataConfig):
   """
   if data.vocabulary is not None and not os.path.isfile(os.path.expanduser(data.vocabulary)):
     raise FieldError(data, 'vocabulary', 'no such file: make one with t5x-lite train-vocab, or '
-                     'name a tokenizer.json')
+                     'name a tokenizer.json or a rank file of tiktoken')
   seqio = import_seqio()
   if data.data_dir is not None:
     seqio.set_tfds_data_dir_override(os.path.expanduser(data.data_dir))
@@ -216,21 +217,41 @@ def train_batches(data: DataConfig, model: ModelConfig, *, seed: int, start: int
 
   Raises UserError if the task is unknown, does not fit the model, or is empty.
   """
-  seqio = import_seqio()
   task = get_task(data)
   check_vocabulary(task, model)
-  if data.split not in task.splits:
-    raise FieldError(data, 'split', f'task {task.name!r}: {nearest(data.split, task.splits)}')
-  converter = feature_converter(task, model, data.packing)
-  stream = functools.partial(seqio.get_dataset, task.name, feature_lengths(task, data), converter,
-                             dataset_split=data.split, seed=seed, verbose=False)
-  # Repeating nothing for ever would never come back, so one pass is asked for an example first.
-  if start == 0 and not list(stream(shuffle=False, num_epochs=1).take(1)):
-    raise UserError(f'Task {task.name!r}, split {data.split!r} is empty: no example is left after '
-                    'its preprocessing')
-  ds = stream(shuffle=True, num_epochs=None)
+  importlib.import_module('tasks.caching').use(task, data)
+  phases = getattr(data.task, 'phases', ())
+  parts = [task]
+  if phases:
+    parts = [import_seqio().get_mixture_or_task(name) for name in task.rate_per_task_name]
+  for part in parts:
+    check_split(part, data)
+    # Repeating nothing for ever would never come back, so one pass is asked for an example first.
+    if start == 0 and not list(_rows(part, data, model, shuffle=False, num_epochs=1).take(1)):
+      raise UserError(f'Task {part.name!r}, split {data.split!r} is empty: no example is left '
+                      'after its preprocessing')
+  endless = functools.partial(_rows, data=data, model=model, seed=seed, shuffle=True,
+                              num_epochs=None)
+  if phases:
+    schedules = importlib.import_module('tasks.schedules')
+    ds = schedules.scheduled([*map(endless, parts)], phases, data.batch_size, seed)
+  else:
+    ds = endless(task)
   ds = ds.batch(data.batch_size, drop_remainder=True).skip(start).prefetch(2)
   vocabulary = text_vocabulary(task)
   rows = slice(process_index, None, process_count)
   for batch in ds.as_numpy_iterator():
     yield for_model({name: x[rows] for name, x in batch.items()}, vocabulary)
+
+
+def check_split(task, data: DataConfig) -> None:
+  """Raises UserError if the task has no split `data.split`."""
+  if data.split not in task.splits:
+    raise FieldError(data, 'split', f'task {task.name!r}: {nearest(data.split, task.splits)}')
+
+
+def _rows(task, data: DataConfig, model: ModelConfig, **options):
+  """The tf.data.Dataset of a task's rows, as its feature converter makes them."""
+  return import_seqio().get_dataset(
+      task.name, feature_lengths(task, data), feature_converter(task, model, data.packing),
+      dataset_split=data.split, use_cached=data.cache_dir is not None, verbose=False, **options)

@@ -17,6 +17,9 @@ class FieldError(UserError):
     value = '' if isinstance(owner, type) else f' = {getattr(owner, field)!r}'
     super().__init__(f'{self.owner.__name__}.{field}{value}: {rule}')
 
+  def __reduce__(self):   # on its way from another process
+    return UserError, self.args
+
 
 def nearest(name: str, choices) -> str:
   """'did you mean …?' with the choice nearest to `name`, else the list of choices."""

@@ -20,7 +20,7 @@ def task_parts(vocabulary: seqio.Vocabulary, num_classes: int, *, text: str, lab
   """
   classify = functools.partial(preprocessors.classify, text=text, label=label)
   return dict(
-      preprocessors=(*before, classify),
+      preprocessors=(*before, classify, seqio.CacheDatasetPlaceholder()),
       output_features={
           'inputs': seqio.Feature(vocabulary, add_eos=False),
           'targets': seqio.Feature(seqio.PassThroughVocabulary(num_classes), add_eos=False),

@@ -10,7 +10,7 @@ import seqio
 
 from t5x_lite import input_pipeline
 from t5x_lite.experiment import Experiment
-from tasks import vocabularies
+from tasks import caching, schedules, vocabularies
 
 SAMPLE = 500     # examples of the source that are read of each member
 SHOWN = 5
@@ -29,7 +29,8 @@ class Member:
     share: of the examples drawn.
     token_share: of the tokens drawn.
     examples: in the source; None if it does not say.
-    tokens: in all of them, estimated from the sample; None likewise.
+    tokens: in all of them, of its outputs: counted in a cache, else estimated from the sample;
+      None likewise.
     epochs: times that each token is seen in the planned steps; None likewise.
     mean_length, p95_length: tokens of each feature of an example that reaches the model.
     truncated: share of the tokens that are cut off.
@@ -53,18 +54,21 @@ class Member:
 def describe(experiment: Experiment) -> list[Member]:
   """The members of an experiment's training data, the largest share first.
 
-  Raises UserError as input_pipeline.get_task.
+  Raises UserError as input_pipeline.get_task, check_split and caching.use.
   """
   data = experiment.data
   provider = input_pipeline.get_task(data)
-  rate_of = lambda t: provider.get_rate(t) if isinstance(provider, seqio.Mixture) else 1.0
-  read = [t for t in seqio.get_subtasks(provider) if rate_of(t) and data.split in t.splits]
-  tasks = sorted(read, key=lambda t: (-rate_of(t), t.name))
-  rates = [rate_of(t) for t in tasks]
+  input_pipeline.check_split(provider, data)
+  caching.use(provider, data)
+  rates = _rates(provider, experiment)
+  tasks = sorted(rates, key=lambda t: (-rates[t], t.name))
   samples = [_Sample(task, experiment) for task in tasks]
-  shares = np.asarray(rates) / sum(rates)
-  weights = shares * [s.tokens_of_example for s in samples]
-  token_shares = weights / weights.sum()
+  shares = np.asarray([rates[t] for t in tasks]) / sum(rates.values())
+  tokens_of_example = np.asarray([s.tokens_of_example for s in samples])
+  if _phases(data):   # rates of rows
+    shares = shares * [s.filled for s in samples] / tokens_of_example
+    shares /= shares.sum()
+  token_shares = shares * tokens_of_example / (shares * tokens_of_example).sum()
   length = sum(data.lengths.values())
   # A row of a mixture is filled as its members fill theirs, each for its share of the tokens.
   filled = 1 / sum(share / s.filled for share, s in zip(token_shares, samples))
@@ -73,11 +77,33 @@ def describe(experiment: Experiment) -> list[Member]:
   for task, share, token_share, sample in zip(tasks, shares, token_shares, samples):
     examples = task.num_input_examples(data.split)
     tokens = None if examples is None else examples * sample.tokens_of_source
+    if counted := caching.counts(task, data):
+      before = sum(counted.get(f'{name}_tokens', 0) for name in data.lengths)
+      examples, tokens = counted['examples'], before * sample.growth
     members.append(Member(
         data.shown(task.name), float(share), float(token_share), examples, tokens,
         None if not tokens else float(token_share * drawn / tokens), sample.mean, sample.p95,
         sample.truncated, sample.filled, sample.shown))
   return members
+
+
+def _phases(data: input_pipeline.DataConfig):
+  return getattr(data.task, 'phases', ())
+
+
+def _rates(provider, experiment: Experiment) -> dict[seqio.Task, float]:
+  """How often each task is drawn, over all steps; those that never are, are left out."""
+  data = experiment.data
+  if isinstance(provider, seqio.Task):
+    return {provider: 1.0}
+  tasks = [t for t in provider.tasks if data.split in t.splits]
+  if phases := _phases(data):
+    means = dict(zip(provider.rate_per_task_name,
+                     schedules.mean_rates(phases, experiment.train.steps)))
+    rates = {t: float(means[t.name]) for t in tasks}
+  else:
+    rates = {t: provider.get_rate(t) for t in tasks}
+  return {t: rate for t, rate in rates.items() if rate}
 
 
 class _Sample:
@@ -90,8 +116,8 @@ class _Sample:
     source = source.take(SAMPLE).cache()
     read = sum(1 for _ in source)
     with seqio.utils.map_seed_manager(experiment.seed):
-      ds = task.preprocess_precache(source, seed=experiment.seed)
-      ds = task.preprocess_postcache(ds, lengths, seed=experiment.seed)
+      tokenized = task.preprocess_precache(source, seed=experiment.seed).cache()
+      ds = task.preprocess_postcache(tokenized, lengths, seed=experiment.seed)
       examples = list(ds.as_numpy_iterator())
     sizes = {name: np.array([len(ex[name]) for ex in examples]) for name in data.lengths}
     cut = {name: np.minimum(size, data.lengths[name]) for name, size in sizes.items()}
@@ -102,6 +128,9 @@ class _Sample:
     self.truncated = float(1 - kept / total)
     self.tokens_of_example = kept / len(examples)
     self.tokens_of_source = float(kept / read)
+    if task.supports_caching:   # of a token, when it is tokenised
+      self.growth = float(kept / sum(len(ex[name]) for ex in tokenized.as_numpy_iterator()
+                                     for name in data.lengths if name in ex))
     trimmed = [{name: ex[name][:n] for name, n in lengths.items()} for ex in examples]
     self.filled = _filled(trimmed, task, experiment)
     shown = _convert(trimmed[:SHOWN], task, experiment, 'none')

@@ -22,6 +22,17 @@ class _EncoderConverter(seqio.FeatureConverter):
   PACKING_FEATURE_DTYPES = {'encoder_segment_ids': tf.int32, 'encoder_positions': tf.int32}
 
 
+class _UnpackedConverter(_EncoderConverter):
+  """One whose rows have one label each, so that they hold one example each."""
+
+  def __init__(self, pack: bool = False, **kwargs):
+    """Raises UserError if pack is true."""
+    if pack:
+      raise UserError(f'{type(self).__name__}: a row has one label and cannot hold several '
+                      'examples; set pack = False')
+    super().__init__(pack=False, **kwargs)
+
+
 class MaskedLMFeatureConverter(_EncoderConverter):
   """Aligned `inputs` and `targets`, with a loss wherever there is a target.
 
@@ -71,7 +82,7 @@ class MaskedLMFeatureConverter(_EncoderConverter):
     return {name: length for name in names}
 
 
-class NextSentenceFeatureConverter(_EncoderConverter):
+class NextSentenceFeatureConverter(_UnpackedConverter):
   """Masked pairs of segments, as `tasks.sentence_pairs.bert_pairs` makes them, one a row.
 
   Beside the features of MaskedLMFeatureConverter, `encoder_token_types` [length] and
@@ -95,18 +106,6 @@ class NextSentenceFeatureConverter(_EncoderConverter):
       'encoder_token_types': _INT32,
       'next_sentence_labels': seqio.FeatureConverter.FeatureSpec(dtype=tf.int32, rank=0),
   }
-
-  def __init__(self, pack: bool = False, **kwargs):
-    """Refuses `pack`: the label is read from the first token of a row.
-
-    Raises:
-      UserError: pack is true.
-    """
-    if pack:
-      raise UserError(
-          'next-sentence prediction cannot be packed: one row has one pair; set pack = False'
-      )
-    super().__init__(pack=False, **kwargs)
 
   def _convert_features(
       self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
@@ -134,18 +133,8 @@ class NextSentenceFeatureConverter(_EncoderConverter):
     return dict.fromkeys(self.MODEL_FEATURES, _common_length(task_feature_lengths))
 
 
-class ClassificationFeatureConverter(_EncoderConverter):
+class ClassificationFeatureConverter(_UnpackedConverter):
   """One label for a whole text: `targets` is [label], and the weight of a label is always 1."""
-
-  def __init__(self, pack: bool = False, **kwargs):
-    """Refuses `pack`: a packed row would have several labels.
-
-    Raises:
-      UserError: pack is true.
-    """
-    if pack:
-      raise UserError('classification cannot be packed: one row has one label; set pack = False')
-    super().__init__(pack=False, **kwargs)
 
   def _convert_features(
       self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]

@@ -80,7 +80,7 @@ def plain_file(path: str, where: str) -> pathlib.Path:
   try:
     target = _cached(path, kind if kind in PLAIN else '.jsonl')
     if not target.exists():
-      with _appearing(target) as file:
+      with appearing(target) as file:
         if kind in PLAIN:
           _unpack(path, packing, file)
         else:
@@ -119,7 +119,7 @@ def _cached(path: str, suffix: str) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _appearing(target: pathlib.Path):
+def appearing(target: pathlib.Path):
   """A file to write that has its name once it is whole; several processes may write the same."""
   target.parent.mkdir(parents=True, exist_ok=True)
   partial = target.with_name(f'{target.name}.{os.getpid()}.partial')

@@ -5,6 +5,7 @@ Python and NumPy only. An example is then read by its index, without reading the
 
 import array
 from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import csv
 import dataclasses
 import difflib
@@ -14,6 +15,8 @@ import io
 import json
 import pathlib
 import string
+import time
+import zipfile
 
 import numpy as np
 
@@ -21,6 +24,7 @@ from t5x_lite.errors import UserError
 from tasks import file_formats
 
 LONGEST = 2 ** 23   # bytes of an example: more is a file without line ends, or a quote left open
+_KEPT_FROM = 2 ** 23   # bytes of all files from which on an index is kept for the next run
 _BOM = b'\xef\xbb\xbf'
 
 
@@ -124,6 +128,10 @@ class FileIndex:
                                size=self.size[chosen], held_out=self.held_out[chosen])
 
 
+_FORMAT = 1   # of kept indices: another one when they are made in another way
+_ARRAYS = ('file_of', 'start', 'size', 'held_out')
+
+
 def index_files(pattern: str, templates: Mapping[str, Template], where: str, *,
                 columns: Sequence[str] | None = None, skip_bad: bool = False,
                 held_out: float = 0.0) -> FileIndex:
@@ -138,16 +146,22 @@ def index_files(pattern: str, templates: Mapping[str, Template], where: str, *,
     held_out: share of the examples chosen by a hash of their features, so that equal ones are on
       one side.
 
+  The index of large files is kept in file_formats.cache_folder(), and found there as long as their
+  names, sizes and times are the same.
+
   Raises:
     UserError: as file_formats, or an example is not UTF-8, not a JSON object, of another number of
       cells than its table has columns, too long, lacks a field, or there is no example at all.
   """
   names = file_formats.find(pattern, where)
   paths = tuple(file_formats.plain_file(name, where) for name in names)
+  kept = _kept_path(names, paths, (sorted(templates.items()), columns, skip_bad, held_out))
+  if kept and (index := _load(kept, paths, templates)):
+    return index
   file_of, start, size, chosen = (array.array(kind) for kind in 'iqqb')
   digest, skipped, headers, has_text = hashlib.sha256(), [], [], False
   for number, (name, path) in enumerate(zip(names, paths)):
-    digest.update(f'\0{name}\0'.encode())
+    digest.update(f'\0{path.suffix}\0'.encode())   # where files lie does not matter
     table = path.suffix in ('.csv', '.tsv')
     header = tuple(columns) if table and columns else None
     try:
@@ -178,10 +192,48 @@ def index_files(pattern: str, templates: Mapping[str, Template], where: str, *,
     raise UserError(
         f'{where}: {pattern!r} matches {len(paths)} file(s), but they hold no text{said}')
   as_array = lambda values, dtype: np.frombuffer(values, dtype)
-  return FileIndex(
+  index = FileIndex(
       paths, tuple(headers), dict(templates), as_array(file_of, np.int32),
       as_array(start, np.int64), as_array(size, np.int64), as_array(chosen, np.bool_),
       tuple(skipped), digest.digest())
+  if kept:
+    _save(index, kept)
+  return index
+
+
+def _kept_path(names: Sequence[str], paths: Sequence[pathlib.Path], settings: object
+               ) -> pathlib.Path | None:
+  """Where the index of these files is kept; None for small files, and for such as may change still.
+  """
+  folder = file_formats.cache_folder()
+  stats = [path.stat() for path in paths]
+  # A user's file of this moment can change again without another time.
+  young = any(stat.st_mtime > time.time() - 2 and path.parent != folder
+              for path, stat in zip(paths, stats))
+  if young or sum(stat.st_size for stat in stats) < _KEPT_FROM:
+    return None
+  facts = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats)]
+  key = hashlib.sha256(repr((_FORMAT, facts, settings)).encode()).hexdigest()[:24]
+  return folder / f'{key}.index.npz'
+
+
+def _save(index: FileIndex, path: pathlib.Path) -> None:
+  arrays = {name: getattr(index, name) for name in _ARRAYS}
+  rest = json.dumps([index.columns, index.skipped, index.digest.hex()])
+  with contextlib.suppress(OSError), file_formats.appearing(path) as file:
+    np.savez(file, rest=np.array(rest), **arrays)   # a full disk is no reason to stop
+
+
+def _load(path: pathlib.Path, paths: tuple[pathlib.Path, ...], templates: Mapping[str, Template]
+          ) -> FileIndex | None:
+  try:
+    with np.load(path) as file:
+      columns, skipped, digest = json.loads(str(file['rest']))
+      return FileIndex(
+          paths=paths, columns=tuple(c and tuple(c) for c in columns), templates=dict(templates),
+          skipped=tuple(skipped), digest=bytes.fromhex(digest), **{n: file[n] for n in _ARRAYS})
+  except (OSError, ValueError, KeyError, zipfile.BadZipFile):   # none yet, or damaged
+    return None
 
 
 def parse(line: bytes, suffix: str, columns: Sequence[str] | None) -> dict[str, object]:

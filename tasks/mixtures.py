@@ -3,7 +3,7 @@
 Only `Mixture.register` loads TensorFlow, so that gin can read this file anywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 from typing import Any
@@ -22,12 +22,15 @@ class Mixture:
     rates: a number for each task, of which only the ratios count; 'equal'; or 'proportional' to
       min(examples, cap) ** (1 / temperature), as T5 has it.
     cap, temperature: of 'proportional'; see tasks/rates.py.
+    changes: from which training step on the rates are others, such as {1000: (1.0, 1.0)}. Then
+      rates, and these, are of the rows of a batch: a packed row is of one task alone.
   """
 
   tasks: Sequence[Any]
   rates: str | Sequence[float] = 'proportional'
   cap: float = 2 ** 19
   temperature: float = 1.0
+  changes: Mapping[int, Sequence[float]] | None = None
 
   label = 'mixture'   # its name for people, as a FileTask has one
 
@@ -37,23 +40,36 @@ class Mixture:
     for task in self.tasks:
       if not isinstance(task, str) and not hasattr(task, 'register'):
         raise UserError(f'Mixture.tasks: {task!r} is neither the name of a task nor a FileTask')
-    if isinstance(self.rates, str):
-      if self.rates not in _RATES:
-        raise UserError(f'Mixture.rates must be {" or ".join(map(repr, _RATES))} or a number for '
-                        f'each task, got {self.rates!r}')
-      return
-    numbers = isinstance(self.rates, list | tuple) and all(
-        isinstance(r, int | float) and not isinstance(r, bool) and r >= 0 for r in self.rates)
-    if not numbers or len(self.rates) != len(self.tasks) or not sum(self.rates):
-      raise UserError(f'Mixture.rates must be {len(self.tasks)} numbers, one for each task, at '
-                      f'least 0 and not all 0, got {self.rates!r}')
+    if not isinstance(self.rates, str):
+      self._check_numbers('rates', self.rates)
+    elif self.rates not in _RATES:
+      raise UserError(f'Mixture.rates must be {" or ".join(map(repr, _RATES))} or a number for '
+                      f'each task, got {self.rates!r}')
+    elif self.changes:
+      raise UserError('Mixture.changes needs numbers for Mixture.rates, one for each task, got '
+                      f'{self.rates!r}')
+    if not isinstance(self.changes, Mapping | None):
+      raise UserError('Mixture.changes must be rates by steps, such as {1000: (1.0, 1.0)}, got '
+                      f'{self.changes!r}')
+    for step, rates in (self.changes or {}).items():
+      if not isinstance(step, int) or step < 1:
+        raise UserError(f'Mixture.changes is of rates by steps from 1 on, got the step {step!r}')
+      self._check_numbers('changes', rates)
+
+  @property
+  def phases(self) -> list[tuple[int, tuple[float, ...]]]:
+    """(first step, rate of each task), in order; empty if the rates stay the same."""
+    if not self.changes:
+      return []
+    return [(step, tuple(map(float, rates)))
+            for step, rates in sorted({0: self.rates, **self.changes}.items())]
 
   def register(self) -> str:
     """Registers the mixture and its FileTasks; returns its name, which its parts and rates fix.
 
     Raises:
       UserError: as FileTask.register; no task is registered under one of the names; tasks of
-        other features than the first; or a task is there twice.
+        other features than the first; a task is there twice; or, with changes, is never drawn.
     """
     import seqio
 
@@ -70,15 +86,33 @@ class Mixture:
       if names.count(name) > 1:
         raise UserError(f'Mixture.tasks: {name!r} is there twice: raise its rate instead')
     kind = self.rates
-    if kind == 'equal':
+    if self.phases:
+      if {*names} & {*seqio.MixtureRegistry.names()}:
+        raise UserError('Mixture.changes is for tasks, and one of these is a mixture itself')
+      values = self._ever_drawn(names)
+    elif kind == 'equal':
       values = [rates.equal] * len(names)
     elif kind == 'proportional':
       values = [rates.proportional(cap=self.cap, temperature=self.temperature)] * len(names)
     else:
       values = [float(r) for r in self.rates]
-    facts = repr((names, kind, self.cap, self.temperature))
+    facts = repr((names, kind, self.cap, self.temperature, self.phases))
     name = f'mixture_{hashlib.sha256(facts.encode()).hexdigest()[:12]}'
     if name not in seqio.MixtureRegistry.names():
       parts = [(n, v) for n, v in zip(names, values) if v]   # seqio has no rate of 0
       seqio.MixtureRegistry.add(name, parts)
     return name
+
+  def _ever_drawn(self, names: Sequence[str]) -> list[float]:
+    """Rates for seqio, which is to know all tasks; what is drawn goes by the phases."""
+    totals = [sum(column) for column in zip(*(rates for _, rates in self.phases))]
+    if not all(totals):
+      raise UserError(f'Mixture.tasks: {names[totals.index(0)]!r} is never drawn: leave it out')
+    return totals
+
+  def _check_numbers(self, field: str, rates: Any) -> None:
+    numbers = isinstance(rates, list | tuple) and all(
+        isinstance(r, int | float) and not isinstance(r, bool) and r >= 0 for r in rates)
+    if not numbers or len(rates) != len(self.tasks) or not sum(rates):
+      raise UserError(f'Mixture.{field} must be {len(self.tasks)} numbers, one for each task, at '
+                      f'least 0 and not all 0, got {rates!r}')

@@ -13,42 +13,46 @@ from tasks import metrics, preprocessors
 # once, where seqio's default of 1,000 would give batches made of a handful of documents.
 SHUFFLE_BUFFER_SIZE = 5_000
 
+# Where tasks/caching.py writes what is the same in every epoch.
+TOKENIZED = (preprocessors.tokenize_text, seqio.CacheDatasetPlaceholder())
+
 PREPROCESSORS = {
     'lm': (
-        preprocessors.tokenize_text,
+        *TOKENIZED,
         seqio.preprocessors.append_eos,
         preprocessors.chunk_targets,
     ),
     'fim': (
-        preprocessors.tokenize_text,
+        *TOKENIZED,
         preprocessors.fill_in_middle,
     ),
     'prefix_lm': (
-        preprocessors.tokenize_text,
+        *TOKENIZED,
         preprocessors.prefix_lm,
     ),
     'span_corruption': (
-        preprocessors.tokenize_text,
+        *TOKENIZED,
         preprocessors.span_corruption,
     ),
     'iid_denoising': (
-        preprocessors.tokenize_text,
+        *TOKENIZED,
         preprocessors.iid_denoising,
     ),
     'ul2': (
-        preprocessors.tokenize_text,
+        *TOKENIZED,
         preprocessors.ul2,
     ),
     'mlm': (
-        preprocessors.tokenize_text,
+        *TOKENIZED,
         preprocessors.mask_language_model,
     ),
     'mlm_nsp': (
-        preprocessors.tokenize_text,
+        *TOKENIZED,
         preprocessors.bert_pairs,
     ),
     'text_to_text': (
         seqio.preprocessors.tokenize,
+        seqio.CacheDatasetPlaceholder(),
         seqio.preprocessors.append_eos_after_trim,
     ),
 }

@@ -34,26 +34,6 @@ def prefix_lm(
   return seqio.preprocessors.append_eos(dataset, output_features)
 
 
-def s_denoising(
-    dataset: tf.data.Dataset,
-    sequence_length: seqio.preprocessors.SequenceLengthType | None,
-    output_features: seqio.preprocessors.OutputFeaturesType,
-    targets_share: float = 0.25,
-) -> tf.data.Dataset:
-  """Splits off the last quarter of tokenised `targets`: UL2's S denoiser, without mode tokens.
-
-  The pieces are the longest whose inputs and targets both fit; round(L x `targets_share`) of
-  their L tokens, at least one and not all, are targets. Otherwise as `prefix_lm`.
-
-  Raises:
-    UserError: a length is missing or below 2.
-  """
-  length = s_denoising_length(*_rooms(sequence_length), targets_share)
-  dataset = chunking.chunk(dataset, feature='targets', length=length, least=2)
-  dataset = _split_off(dataset, targets_share=targets_share)
-  return seqio.preprocessors.append_eos(dataset, output_features)
-
-
 def s_denoising_length(inputs: int, targets: int, targets_share: float = 0.25) -> int:
   """Returns the longest text whose parts have at most `inputs` and `targets` tokens, EOS apart.
 
@@ -68,6 +48,17 @@ def s_denoising_length(inputs: int, targets: int, targets_share: float = 0.25) -
   while fits(length + 1):
     length += 1
   return length
+
+
+def split_off(tokens: tf.Tensor, targets_share) -> dict[str, tf.Tensor]:
+  """Splits off the end of `tokens` as targets: UL2's S denoiser.
+
+  round(L x `targets_share`) of L tokens, at least one and not all, are targets.
+  """
+  size = tf.size(tokens)
+  # float64 and half-to-even, as in Python.
+  last = tf.cast(tf.round(tf.cast(size, tf.float64) * targets_share), tf.int32)
+  return _split(tokens, size - tf.clip_by_value(last, 1, size - 1))
 
 
 def _rooms(sequence_length) -> tuple[int, int]:
@@ -87,12 +78,3 @@ def _split_at_random(example, seed, *, inputs, targets):
   first = tf.maximum(size - targets, 1)
   last = tf.minimum(size - 1, inputs)
   return _split(tokens, tf.random.stateless_uniform([], seed, first, last + 1, tf.int32))
-
-
-@seqio.map_over_dataset
-def _split_off(example, *, targets_share):
-  tokens = example['targets']
-  size = tf.size(tokens)
-  # float64 and half-to-even, as in Python.
-  last = tf.cast(tf.round(tf.cast(size, tf.float64) * targets_share), tf.int32)
-  return _split(tokens, size - tf.clip_by_value(last, 1, size - 1))

@@ -14,7 +14,7 @@ from tasks.chunking import chunk, chunk_targets
 from tasks.fill_in_middle import fill_in_middle
 from tasks.iid_denoising import iid_denoising
 from tasks.masking import mask_language_model
-from tasks.prefix_lm import prefix_lm, s_denoising
+from tasks.prefix_lm import prefix_lm
 from tasks.sentence_pairs import bert_pairs
 from tasks.span_corruption import (
   random_spans_noise_mask,
@@ -27,7 +27,7 @@ from tasks.ul2 import ul2
 __all__ = [
     'bert_pairs', 'chunk', 'chunk_targets', 'classify', 'fill_in_middle', 'iid_denoising',
     'keep_frequent', 'mask_language_model', 'prefix_lm', 'random_spans_noise_mask',
-    's_denoising', 'span_corruption', 'span_corruption_lengths', 'spans_to_sentinels',
+    'span_corruption', 'span_corruption_lengths', 'spans_to_sentinels',
     'tokenize_text', 'ul2',
 ]
 
@@ -46,24 +46,18 @@ def keep_frequent(dataset: tf.data.Dataset, *, rank: str, num_classes: int) -> t
 
 def classify(
     dataset: tf.data.Dataset,
-    sequence_length: seqio.preprocessors.SequenceLengthType | None,
     output_features: seqio.preprocessors.OutputFeaturesType,
     *,
     text: str,
     label: str,
 ) -> tf.data.Dataset:
-  """Makes `inputs`, the class id and the tokens of feature `text`, and `targets`, one label.
-
-  The tokens are cut so that inputs fit `sequence_length['inputs']`.
-  """
+  """Makes `inputs`, the class id and the tokens of feature `text`, and `targets`, one label."""
   vocabulary = output_features['inputs'].vocabulary
   cls = vocabularies.cls_id(vocabulary)
-  length = (sequence_length or {}).get('inputs')
 
   def convert(example):
-    inputs = tf.concat([[cls], vocabulary.encode_tf(example[text])], 0)
     return {
-        'inputs': inputs if length is None else inputs[:length],
+        'inputs': tf.concat([[cls], vocabulary.encode_tf(example[text])], 0),
         'targets': tf.reshape(tf.cast(example[label], tf.int32), [1]),
     }
 

@@ -38,7 +38,7 @@ def rate(examples: float, *, cap: float = CAP, temperature: float = 1.0) -> floa
 def proportional(*, cap: float = CAP, temperature: float = 1.0) -> Callable[[seqio.Task], float]:
   """Returns a function from a task to the `rate` of its training examples; 0 if it has none.
 
-  Examples are counted after preprocessing in a cached task, in any other as its source has them.
+  Examples are counted as the source has them, before any preprocessing.
 
   Raises:
     UserError: cap or temperature is not above 0.
@@ -48,8 +48,6 @@ def proportional(*, cap: float = CAP, temperature: float = 1.0) -> Callable[[seq
   def rate_of(task: seqio.Task) -> float:
     if 'train' not in task.splits:
       return 0.0
-    cached = task.cache_dir and task.get_cached_stats('train')['examples']
-    examples = cached or task.num_input_examples('train')
-    return rate(examples, cap=cap, temperature=temperature)
+    return rate(task.num_input_examples('train'), cap=cap, temperature=temperature)
 
   return rate_of

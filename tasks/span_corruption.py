@@ -51,16 +51,40 @@ def span_corruption(
       vocabulary has too few sentinels.
   """
   inputs_length = chunking.required_length(sequence_length, 'inputs', 4, 'span corruption')
+  raw = checked_raw_length(
+      inputs_length, sequence_length.get('targets'), output_features['inputs'].vocabulary,
+      noise_density, mean_noise_span_length,
+  )
+  dataset = chunking.chunk(dataset, feature='targets', length=raw, least=2)
+  dataset = _corrupt(
+      dataset,
+      vocab_size=output_features['inputs'].vocabulary.vocab_size,
+      noise_density=noise_density,
+      mean_noise_span_length=mean_noise_span_length,
+  )
+  return seqio.preprocessors.append_eos(dataset, output_features)
+
+
+def checked_raw_length(
+    inputs_length: int,
+    given: int | None,
+    vocabulary: seqio.Vocabulary,
+    noise_density: float,
+    mean_noise_span_length: float,
+) -> int:
+  """Returns the longest raw text whose inputs fit into `inputs_length`.
+
+  Raises:
+    UserError: its targets are longer than `given`, or the vocabulary has too few sentinels.
+  """
   raw, targets_length = span_corruption_lengths(
       inputs_length, noise_density, mean_noise_span_length
   )
-  given = sequence_length.get('targets')
   if given is not None and given < targets_length:
     raise UserError(
         f"span corruption of inputs of {inputs_length} gives targets of {targets_length}, but "
         f"sequence_length['targets'] is {given}: raise it to {targets_length}"
     )
-  vocabulary = output_features['inputs'].vocabulary
   _, spans = _num_noise(raw, noise_density, mean_noise_span_length)
   if spans > vocabulary.extra_ids:
     raise UserError(
@@ -68,14 +92,7 @@ def span_corruption(
         f'vocabulary has {vocabulary.extra_ids} extra ids: shorten inputs or use a vocabulary '
         f'with extra_ids={spans}'
     )
-  dataset = chunking.chunk(dataset, feature='targets', length=raw, least=2)
-  dataset = _corrupt(
-      dataset,
-      vocab_size=vocabulary.vocab_size,
-      noise_density=noise_density,
-      mean_noise_span_length=mean_noise_span_length,
-  )
-  return seqio.preprocessors.append_eos(dataset, output_features)
+  return raw
 
 
 def random_spans_noise_mask(
@@ -129,9 +146,10 @@ def _random_partition(total, parts, seed) -> tf.Tensor:
   return tf.math.segment_sum(tf.ones([total], tf.int32), part)
 
 
-@seqio.map_over_dataset(num_seeds=2)
-def _corrupt(example, seeds, *, vocab_size, noise_density, mean_noise_span_length):
-  tokens = example['targets']
+def corrupt(
+    tokens: tf.Tensor, noise_density, mean_noise_span_length, vocab_size: int, seeds
+) -> dict[str, tf.Tensor]:
+  """`inputs` and `targets` of a piece of text, without EOS; arguments as above."""
   mask = random_spans_noise_mask(
       tf.size(tokens), noise_density, mean_noise_span_length, seeds
   )
@@ -139,3 +157,8 @@ def _corrupt(example, seeds, *, vocab_size, noise_density, mean_noise_span_lengt
       'inputs': spans_to_sentinels(tokens, mask, vocab_size),
       'targets': spans_to_sentinels(tokens, ~mask, vocab_size),
   }
+
+
+@seqio.map_over_dataset(num_seeds=2)
+def _corrupt(example, seeds, **settings):
+  return corrupt(example['targets'], seeds=seeds, **settings)

@@ -1,4 +1,4 @@
-"""A Hugging Face tokenizer.json as a seqio vocabulary."""
+"""A Hugging Face tokenizer.json, or a rank file of tiktoken, as a seqio vocabulary."""
 
 from collections.abc import Iterator, Sequence
 import hashlib
@@ -12,6 +12,7 @@ import tensorflow as tf
 import tokenizers
 
 from t5x_lite.errors import UserError
+from tasks import tiktoken_ranks
 
 _EOS = ('</s>', '<|endoftext|>', '<|end_of_text|>', '<eos>', '[SEP]', '<|im_end|>')
 _BOS = ('<s>', '<|begin_of_text|>', '<bos>', '[CLS]')
@@ -31,9 +32,12 @@ class TokenizerVocabulary(seqio.Vocabulary):
   """
 
   def __init__(self, path: str):
-    """Raises UserError if the file is no tokenizer.json, or names no end of text."""
+    """Raises UserError if the file is neither of the two, or names no end of text."""
     self.path = pathlib.Path(path)
-    content = self.path.read_text(encoding='utf-8')
+    if tiktoken_ranks.is_rank_file(path):
+      content = tiktoken_ranks.tokenizer_json(path)
+    else:
+      content = self.path.read_text(encoding='utf-8')
     try:
       self.tokenizer = tokenizers.Tokenizer.from_str(content)
     except Exception as error:   # tokenizers raises Exception itself

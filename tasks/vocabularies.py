@@ -8,6 +8,7 @@ import seqio
 
 from t5x_lite.errors import UserError
 
+from tasks import tiktoken_ranks
 # One place to look for what concerns vocabularies.
 from tasks.registry import with_vocabulary
 from tasks.tokenizer_vocabulary import TokenizerVocabulary
@@ -97,19 +98,22 @@ def byte_lengths(vocabulary: seqio.Vocabulary) -> np.ndarray:
 
 
 def load_vocabulary(path: str) -> seqio.Vocabulary:
-  """Returns the vocabulary named by `path`: 'byte', a SentencePiece model or a tokenizer.json.
+  """Returns the vocabulary named by `path`.
+
+  Args:
+    path: 'byte', or a SentencePiece model, a tokenizer.json or a rank file of tiktoken.
 
   Raises:
-    UserError: there is no such file, or it is neither.
+    UserError: there is no such file, or it is none of them.
   """
   if path == 'byte':
     return BYTE_VOCABULARY
   if not os.path.isfile(path):
     raise UserError(
-        f"load_vocabulary: no file {path!r}; give 'byte', a tokenizer.json or the .model file of a "
-        'SentencePiece model, such as t5x-lite train-vocab writes'
+        f"load_vocabulary: no file {path!r}; give 'byte', a tokenizer.json, a rank file of tiktoken "
+        'or the .model file of a SentencePiece model, such as t5x-lite train-vocab writes'
     )
-  if path.endswith('.json'):
+  if path.endswith('.json') or tiktoken_ranks.is_rank_file(path):
     return TokenizerVocabulary(path)
   vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=100)
   try:

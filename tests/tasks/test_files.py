@@ -375,3 +375,42 @@ def test_bad_examples_are_left_out_and_counted_when_asked(tmp_path, capsys):
   path = _write(tmp_path / 'b.jsonl', '{')
   with pytest.raises(UserError, match='hold no text, only 1 bad line.*b.jsonl:1: not JSON'):
     files.FileTask(train=str(path), skip_bad=True).register()
+
+
+def test_the_index_of_unchanged_files_is_kept(tmp_path, monkeypatch):
+  import dataclasses
+  import os
+
+  import numpy as np
+
+  from tasks import file_index
+
+  monkeypatch.setenv('T5X_LITE_CACHE', str(tmp_path / 'cache'))
+  monkeypatch.setattr(file_index, '_KEPT_FROM', 1)
+  path = _write(tmp_path / 'a.csv', 'text,label', 'one,1', 'broken', '"two, three",0')
+  make = lambda **kw: file_index.index_files(
+      str(path), {'targets': file_index.Template('text')}, 'x', skip_bad=True, **kw)
+  fresh = make()
+  assert not (tmp_path / 'cache').exists(), 'a file of this second may change still'
+  os.utime(path, (1_000, 1_000))
+  first = make()
+  parse = file_index.parse
+  monkeypatch.setattr(file_index, 'parse', lambda *_: 1 / 0)
+  kept = make()
+  for field in dataclasses.fields(kept):
+    np.testing.assert_equal(getattr(kept, field.name), getattr(first, field.name))
+    np.testing.assert_equal(getattr(kept, field.name), getattr(fresh, field.name))
+  with pytest.raises(ZeroDivisionError):   # other settings are another index
+    make(held_out=0.5)
+  os.utime(path, (2_000, 2_000))
+  with pytest.raises(ZeroDivisionError):
+    make()
+  monkeypatch.setattr(file_index, 'parse', parse)
+  assert [kept[i]['targets'] for i in range(len(kept))] == ['one', 'two, three']
+  assert len(kept.skipped) == 1 and 'a.csv:3' in kept.skipped[0]
+
+
+def test_files_can_have_every_objective():
+  from tasks import objectives
+
+  assert set(files._OBJECTIVES) == {*objectives.PREPROCESSORS, 'classification'}

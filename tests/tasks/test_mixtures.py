@@ -9,6 +9,7 @@ import seqio
 
 from t5x_lite import configuration, input_pipeline
 from t5x_lite.errors import UserError
+from tasks import description
 from tasks.files import FileTask
 from tasks.mixtures import Mixture
 
@@ -103,15 +104,38 @@ TASK = @mixtures.Mixture()
   assert [task.get_rate(t) for t in task.tasks] == [3.0, 1.0]
 
 
+def llama(folder, tokens: dict[str, int], *bindings: str):
+  """LLaMA's experiment over files of lines of 100 tokens, as many as asked for of each subset."""
+  paths = []
+  for name, number in tokens.items():
+    (folder / f'{name}.txt').write_text(('x' * 99 + '\n') * (number // 100))
+    paths.append(f"{name}='{folder / name}.txt'")
+  return configuration.load_described(['experiments/llama_mixture.gin'], [*paths, *bindings])
+
+
+# Touvron et al. 2023, table 1: share, and times read in 1.4 trillion tokens.
+LLAMA = {'COMMON_CRAWL': (67, 1.10), 'C4': (15, 1.06), 'GITHUB': (4.5, 0.64),
+         'WIKIPEDIA': (4.5, 2.45), 'BOOKS': (4.5, 2.23), 'ARXIV': (2.5, 1.06),
+         'STACK_EXCHANGE': (2, 1.03)}
+
+
 def test_llamas_mixture_has_its_published_shares(tmp_path):
-  """Touvron et al. 2023, table 1."""
-  names = ['COMMON_CRAWL', 'C4', 'GITHUB', 'WIKIPEDIA', 'BOOKS', 'ARXIV', 'STACK_EXCHANGE']
-  for name in names:
-    (tmp_path / f'{name}.txt').write_text(f'{name}\n')
-  experiment = configuration.load_described(
-      ['experiments/llama_mixture.gin'], [f"{n}='{tmp_path / n}.txt'" for n in names])
+  experiment = llama(tmp_path, dict.fromkeys(LLAMA, 200))
   task = input_pipeline.get_task(experiment.data)
   got = {experiment.data.shown(t.name): task.get_rate(t) for t in task.tasks}
-  assert got == {'common_crawl_lm': 67, 'c4_lm': 15, 'github_lm': 4.5, 'wikipedia_lm': 4.5,
-                 'books_lm': 4.5, 'arxiv_lm': 2.5, 'stack_exchange_lm': 2}
+  assert got == {f'{name.lower()}_lm': share for name, (share, _) in LLAMA.items()}
   assert all(re.fullmatch(r'\w+', t.name) for t in task.tasks)
+
+
+def test_llamas_mixture_implies_the_published_epochs(tmp_path):
+  """A millionth of LLaMA's data and of its budget, then six times that budget."""
+  tokens = {name: round(1.4e6 * share / 100 / epochs) for name, (share, epochs) in LLAMA.items()}
+  shape = ('TARGETS_LENGTH=100', 'BATCH_SIZE=14')
+  members = description.describe(llama(tmp_path, tokens, *shape, 'STEPS=1000'))
+  assert {m.name: m.epochs for m in members} == pytest.approx(
+      {f'{name.lower()}_lm': epochs for name, (_, epochs) in LLAMA.items()}, rel=0.01)
+  assert 'warning' not in description.as_text(members, colour=False)
+  members = description.describe(llama(tmp_path, tokens, *shape, 'STEPS=6000'))
+  warned = re.findall(r'warning: (\w+)_lm is seen ([\d.]+) times', description.as_text(members, False))
+  assert dict(warned) == {'common_crawl': '6.6', 'c4': '6.4', 'wikipedia': '14.7', 'books': '13.4',
+                          'arxiv': '6.4', 'stack_exchange': '6.2'}

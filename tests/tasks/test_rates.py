@@ -28,12 +28,6 @@ def test_a_task_without_training_examples_is_never_drawn():
   assert rates.proportional()(_task(7, splits=('validation',))) == 0
 
 
-def test_a_cached_task_counts_what_is_cached():
-  task = _task(7)
-  task.cache_dir, task.get_cached_stats = 'somewhere', lambda split: {'examples': 21}
-  assert rates.proportional()(task) == 21
-
-
 @pytest.mark.parametrize('name', ['cap', 'temperature'])
 @pytest.mark.parametrize('value', [0, -1, float('nan')])
 def test_bad_settings_are_refused_at_once(name, value):

@@ -1,0 +1,48 @@
+"""Tokens a second that `t5x-lite data cache` writes, with one process and with one for each core.
+
+    python benchmarks/tokenising.py --vocabulary words.model
+
+The seconds hold the start of the processes, which import TensorFlow.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import tempfile
+import time
+
+from t5x_lite import input_pipeline
+from t5x_lite.input_pipeline import DataConfig
+
+
+def cached(data: DataConfig, processes: int) -> tuple[int, float]:
+  """(tokens, seconds) of writing a cache of `data`."""
+  from tasks import caching
+
+  with tempfile.TemporaryDirectory() as folder:
+    begun = time.perf_counter()
+    tokens = sum(n for *_, counts in
+                 caching.write(dataclasses.replace(data, cache_dir=folder), processes)
+                 for key, n in counts.items() if key.endswith('_tokens') and '_max_' not in key)
+    return tokens, time.perf_counter() - begun
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--task', default='stdlib_lm')
+  parser.add_argument('--vocabulary', help='default: bytes')
+  args = parser.parse_args()
+  input_pipeline.import_seqio()
+  data = DataConfig(task=args.task, targets_length=512, batch_size=8, vocabulary=args.vocabulary)
+  input_pipeline.get_task(data).num_input_examples('train')   # prepared before the clock starts
+  report = {'task': args.task, 'vocabulary': args.vocabulary or 'bytes', 'cores': os.cpu_count()}
+  for processes in (1, os.cpu_count()):
+    tokens, seconds = cached(data, processes)
+    report[f'{processes} processes'] = {
+        'tokens': tokens, 'seconds': round(seconds, 1), 'tokens_per_s': round(tokens / seconds)}
+  print(json.dumps(report, indent=1))
+
+
+if __name__ == '__main__':
+  main()
