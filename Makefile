@@ -4,6 +4,8 @@ PYTHON ?= $(or $(shell for p in python3.11 python3.12 python3.13; do \
   $$p -c '' 2>/dev/null && echo $$p && break; done),python3)
 VENV ?= .venv
 TESTS ?= tests
+# Processes of `make test`; one needs about 4 GB.
+WORKERS ?= 2
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 TEST_STAMP = $(VENV)/installed-tests
@@ -40,7 +42,7 @@ lint: $(TEST_STAMP)
 	@$(BIN)/ruff check .
 
 test: lint
-	$(BIN)/python -m pytest -m 'not slow' $(TESTS)
+	$(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadfile $(TESTS)
 
 # The tests that train the experiments to their scores and try every README command: some minutes.
 test-slow: $(TEST_STAMP)

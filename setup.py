@@ -12,7 +12,7 @@ VERSION = re.search(r"__version__ = '(.+)'", (HERE / 't5x_lite/__init__.py').rea
 REQUIRES = [
     'jax>=0.10,<0.13', 'flax>=0.12.8,<0.13', 'optax>=0.2.8,<0.3', 'orbax-checkpoint>=0.12,<0.13',
     'seqio>=0.0.20,<0.1', 'tensorflow-datasets>=4.9.10,<5', 'tensorflow>=2.21,<2.23',
-    'gin-config>=0.5,<0.6', 'array_record>=0.8,<0.9', 'sentencepiece>=0.2,<0.3',
+    'gin-config>=0.5,<0.6', 'array_record>=0.8,<0.9', 'sentencepiece>=0.2.1,<0.3',
     # Folders of tokenised data, here or at gs://; TFDS and Orbax have it too.
     'etils[epath]>=1.9,<2',
     # A user's own tokenizer.json.
@@ -27,7 +27,8 @@ REQUIRES = [
 ]
 # The oracle of imported models is torch; of this version there is a CPU build for Python 3.11.
 ORACLE = ['torch==2.13.0; python_version < "3.12"', 'transformers>=5,<6; python_version < "3.12"']
-TEST = ['pytest>=8,<10', 'hypothesis>=6.100,<7', 'ruff>=0.6,<1', 'tiktoken>=0.9,<1', *ORACLE]
+TEST = ['pytest>=8,<10', 'pytest-xdist>=3.6,<4', 'hypothesis>=6.100,<7', 'ruff>=0.6,<1',
+        'tiktoken>=0.9,<1', *ORACLE]
 NOTEBOOKS = ['nbclient>=0.10,<1', 'nbformat>=5.10,<6', 'ipykernel>=6.29,<8']
 
 setup(

@@ -90,6 +90,8 @@ def import_seqio():
       for kind in ('GPU', 'TPU'):
         tf.config.set_visible_devices([], kind)
       import seqio
+    import sentencepiece
+    sentencepiece.set_min_log_level(1)   # each model would say how it normalises
   import seqio
   return seqio
 

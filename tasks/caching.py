@@ -13,7 +13,7 @@ import multiprocessing
 import os
 from typing import Any
 
-from etils import epath   # local folders and gs:// alike
+from etils import epath  # local folders and gs:// alike
 import seqio
 import tensorflow as tf
 

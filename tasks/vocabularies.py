@@ -7,8 +7,8 @@ import numpy as np
 import seqio
 
 from t5x_lite.errors import UserError
-
 from tasks import tiktoken_ranks
+
 # One place to look for what concerns vocabularies.
 from tasks.registry import with_vocabulary
 from tasks.tokenizer_vocabulary import TokenizerVocabulary
@@ -110,8 +110,8 @@ def load_vocabulary(path: str) -> seqio.Vocabulary:
     return BYTE_VOCABULARY
   if not os.path.isfile(path):
     raise UserError(
-        f"load_vocabulary: no file {path!r}; give 'byte', a tokenizer.json, a rank file of tiktoken "
-        'or the .model file of a SentencePiece model, such as t5x-lite train-vocab writes'
+        f"load_vocabulary: no file {path!r}; give 'byte', a tokenizer.json, a rank file of "
+        'tiktoken or the .model file of a SentencePiece model, as t5x-lite train-vocab writes'
     )
   if path.endswith('.json') or tiktoken_ranks.is_rank_file(path):
     return TokenizerVocabulary(path)

@@ -71,7 +71,8 @@ class ModelConfig:
   attention: Literal['auto', 'reference', 'rows', 'blockwise', 'fused', 'splash'] = 'auto'
   scan_layers: bool = True                # one compiled block looped over stacked parameters
   # What the backward pass recomputes: nothing, all but products of matrices, or all but the
-  # activations named here (of CHECKPOINT_NAMES; `full` names none).
+  # activations named here (of CHECKPOINT_NAMES; `full` names none). On a CPU only scanned layers
+  # save memory by it: XLA merges what unrolled ones compute twice.
   remat: Literal['none', 'dots', 'full'] | tuple[str, ...] = 'none'
 
   def __post_init__(self):

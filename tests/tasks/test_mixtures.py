@@ -105,7 +105,7 @@ TASK = @mixtures.Mixture()
 
 
 def llama(folder, tokens: dict[str, int], *bindings: str):
-  """LLaMA's experiment over files of lines of 100 tokens, as many as asked for of each subset."""
+  """LLaMA's experiment over files of lines of 100 tokens, so many tokens of each subset."""
   paths = []
   for name, number in tokens.items():
     (folder / f'{name}.txt').write_text(('x' * 99 + '\n') * (number // 100))
@@ -128,14 +128,15 @@ def test_llamas_mixture_has_its_published_shares(tmp_path):
 
 
 def test_llamas_mixture_implies_the_published_epochs(tmp_path):
-  """A millionth of LLaMA's data and of its budget, then six times that budget."""
-  tokens = {name: round(1.4e6 * share / 100 / epochs) for name, (share, epochs) in LLAMA.items()}
-  shape = ('TARGETS_LENGTH=100', 'BATCH_SIZE=14')
-  members = description.describe(llama(tmp_path, tokens, *shape, 'STEPS=1000'))
+  """A ten-millionth of LLaMA's data and of its budget, then six times that budget."""
+  tokens = {name: round(1.4e5 * share / 100 / epochs) for name, (share, epochs) in LLAMA.items()}
+  shape = ('TARGETS_LENGTH=100', 'BATCH_SIZE=7')
+  members = description.describe(llama(tmp_path, tokens, *shape, 'STEPS=200'))
   assert {m.name: m.epochs for m in members} == pytest.approx(
-      {f'{name.lower()}_lm': epochs for name, (_, epochs) in LLAMA.items()}, rel=0.01)
+      {f'{name.lower()}_lm': epochs for name, (_, epochs) in LLAMA.items()}, rel=0.03)
   assert 'warning' not in description.as_text(members, colour=False)
-  members = description.describe(llama(tmp_path, tokens, *shape, 'STEPS=6000'))
-  warned = re.findall(r'warning: (\w+)_lm is seen ([\d.]+) times', description.as_text(members, False))
-  assert dict(warned) == {'common_crawl': '6.6', 'c4': '6.4', 'wikipedia': '14.7', 'books': '13.4',
-                          'arxiv': '6.4', 'stack_exchange': '6.2'}
+  members = description.describe(llama(tmp_path, tokens, *shape, 'STEPS=1200'))
+  text = description.as_text(members, colour=False)
+  warned = dict(re.findall(r'warning: (\w+)_lm is seen ([\d.]+) times', text))
+  assert {name: float(times) for name, times in warned.items()} == pytest.approx(
+      {name.lower(): 6 * epochs for name, (_, epochs) in LLAMA.items() if 6 * epochs > 4}, rel=0.03)
