@@ -414,3 +414,14 @@ def test_files_can_have_every_objective():
   from tasks import objectives
 
   assert set(files._OBJECTIVES) == {*objectives.PREPROCESSORS, 'classification'}
+
+
+def test_where_files_lie_does_not_matter(tmp_path):
+  names = []
+  for folder in ('here', 'there'):
+    (tmp_path / folder).mkdir()
+    _write(tmp_path / folder / 'a.txt', 'one', 'two')
+    names.append(files.FileTask(train=str(tmp_path / folder / 'a.txt')).register())
+  _write(tmp_path / 'there' / 'a.txt', 'one', 'too')
+  assert names[0] == names[1]
+  assert files.FileTask(train=str(tmp_path / 'there' / 'a.txt')).register() != names[0]

@@ -2,11 +2,13 @@
 
 import base64
 import itertools
+import pathlib
 import random
 
 import pytest
 import tiktoken
 from tiktoken_ext import openai_public
+import tokenizers
 
 from t5x_lite.errors import UserError
 from tasks import tiktoken_ranks, vocabularies
@@ -99,3 +101,18 @@ def test_other_files_are_no_rank_files(write):
   assert tiktoken_ranks.is_rank_file(write(b'IQ== 0\n', 'cl100k_base.tiktoken'))
   for content in (b'', b'{"version": "1.0"}', b'\x0a\x0e\x0a<unk>', b'some words here\n'):
     assert not tiktoken_ranks.is_rank_file(write(content))
+
+
+def test_an_export_writes_a_tokenizer_json(write, tmp_path, monkeypatch):
+  from t5x_lite.interop import runs
+
+  monkeypatch.setitem(tiktoken_ranks.ENCODINGS, 256, tiktoken_ranks.ENCODINGS[50_256])
+  path = pathlib.Path(write(ranks(256)))
+  (tmp_path / 'out').mkdir()
+  runs._export_vocabulary(path, tmp_path / 'out', 'gpt2')
+  exported = tokenizers.Tokenizer.from_file(str(tmp_path / 'out' / 'tokenizer.json'))
+  pieces = list(ranks(256))
+  for text in TEXTS[:4]:
+    assert exported.encode(text).ids == [pieces.index(bytes([b])) for b in text.encode()]
+  ids = runs._token_ids(tmp_path, str(path))
+  assert ids == {'eos_token_id': 50_256, 'bos_token_id': 50_256, 'pad_token_id': 50_256}
