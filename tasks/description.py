@@ -204,12 +204,12 @@ def _text(vocabulary: seqio.Vocabulary, ids: np.ndarray) -> str:
 def as_text(members: list[Member], colour: bool) -> str:
   """The table, a warning for each member that is repeated too often, and the examples."""
   number = lambda x, form=',.0f': '?' if x is None else format(x, form)
-  lines = [f'{"":<32}{"share":>8}{"tokens":>8}{"examples":>12}{"tokens":>16}{"epochs":>8}'
+  lines = [f'{"":<32}{"share":>8}{"tokens":>8}{"examples":>12}{"tokens":>16}{"epochs":>11}'
            f'{"mean":>7}{"95 %":>6}{"cut":>7}{"filled":>8}']
   for m in members:
     lines.append(
         f'{m.name[:31]:<32}{100 * m.share:>7.2f}%{100 * m.token_share:>7.2f}%'
-        f'{number(m.examples):>12}{number(m.tokens):>16}{number(m.epochs, ".2f"):>8}'
+        f'{number(m.examples):>12}{number(m.tokens):>16}{number(m.epochs, ",.2f"):>11}'
         f'{sum(m.mean_length.values()):>7.0f}{sum(m.p95_length.values()):>6.0f}'
         f'{100 * m.truncated:>6.1f}%{100 * m.filled:>7.1f}%')
   for m in members:
