@@ -1,0 +1,162 @@
+"""Published laws beside the figures that their papers print."""
+
+import math
+
+import numpy as np
+import pytest
+
+from scaling import hyperparameters
+from scaling.laws import LAWS, Additive, DataLimited, FixedRatio, Kaplan
+
+GOPHER = 5.76e23
+HOFFMANN_3 = LAWS['hoffmann_3'].form
+ADDITIVE = {name: law.form for name, law in LAWS.items() if isinstance(law.form, Additive)}
+# Hoffmann et al. 2022, table A3: parameters, and FLOPs by approaches 1 and 2.
+TABLE_A3 = [
+    (400e6, 1.92e19, 1.84e19), (1e9, 1.21e20, 1.20e20), (10e9, 1.23e22, 1.32e22),
+    (67e9, 5.76e23, 6.88e23), (175e9, 3.85e24, 4.54e24), (280e9, 9.90e24, 1.18e25),
+    (520e9, 3.43e25, 4.19e25), (1e12, 1.27e26, 1.59e26), (10e12, 1.30e28, 1.75e28)]
+
+
+def rounded(value: float, digits: int) -> float:
+  return float(f'{value:.{digits - 1}e}')
+
+
+@pytest.mark.parametrize('name, flops, parameters, tokens, digits', [
+    ('hoffmann_1', 1e21, 2.86e9, None, 3),
+    ('hoffmann_2', GOPHER, 63e9, None, 2),
+    ('hoffmann_3', GOPHER, 32.2e9, None, 3),
+    ('hoffmann_3_unrounded', GOPHER, 40.4e9, None, 3),
+    ('kaplan', 1e21, 4.68e9, None, 3),
+    ('porian', 5.88e23, 76.9e9, None, 3),
+    ('porian_openwebtext2', 5.88e23, 98.8e9, None, 3),
+    ('muennighoff', GOPHER, 69.96e9, 1.372e12, 4),
+    ('llama3', 3.8e25, 393e9, 16.1e12, 3),
+    ('deepseek', 1e24, 6.568e11 / 6, 1.52e12, 3),
+    ('cerebras', 2.3e22, 13.84e9, None, 4),
+])
+def test_optima_are_the_published_ones(name, flops, parameters, tokens, digits):
+  n, d = LAWS[name].form.optimum(flops)
+  assert rounded(n, digits) == rounded(parameters, digits)
+  assert tokens is None or rounded(d, digits) == tokens
+
+
+def test_rows_of_table_a3():
+  for parameters, *budgets in TABLE_A3:
+    for name, flops, off in zip(('hoffmann_1', 'hoffmann_2'), budgets, (0.013, 0.033)):
+      assert LAWS[name].form.optimum(flops)[0] == pytest.approx(parameters, rel=off)
+
+
+def test_tokens_a_parameter_of_the_refit_at_gophers_budget():
+  n, d = LAWS['besiroglu'].form.optimum(GOPHER)
+  assert round(d / n, 1) == 18.4
+
+
+@pytest.mark.parametrize('name', LAWS)
+@pytest.mark.parametrize('flops', [1e18, 1e21, GOPHER, 1e27])
+def test_the_budget_is_spent(name, flops):
+  n, d = LAWS[name].form.optimum(flops)
+  # DeepSeek's two printed powers multiply to 1.0001 C; its D is taken from N and C here.
+  assert 6 * n * d == pytest.approx(flops, rel=1e-9)
+
+
+@pytest.mark.parametrize('name', ADDITIVE)
+@pytest.mark.parametrize('flops', [1e19, GOPHER])
+def test_no_point_of_a_grid_is_better_than_the_closed_form(name, flops):
+  form = ADDITIVE[name]
+  n, d = form.optimum(flops)
+  grid = n * np.geomspace(0.1, 10, 200_001)
+  losses = form.e + form.a * grid ** -form.alpha + form.b * (flops / 6 / grid) ** -form.beta
+  assert form.loss(n, d) <= losses.min() * (1 + 1e-14)
+  assert grid[losses.argmin()] == pytest.approx(n, rel=1e-4)
+
+
+@pytest.mark.parametrize('name', ADDITIVE)
+def test_what_a_loss_costs_is_the_inverse_of_what_a_budget_buys(name):
+  form = ADDITIVE[name]
+  n, d = form.optimum(1e22)
+  loss = form.loss(n, d)
+  assert form.flops_for(loss) == pytest.approx(1e22, rel=1e-9)
+  assert form.tokens_for(n, loss) == pytest.approx(d, rel=1e-9)
+  assert form.flops_for(form.e) == form.tokens_for(1.0, loss) == math.inf
+
+
+def test_the_price_of_being_wrong():
+  """Twice too large or small costs 15 to 26 % of the compute of Gopher."""
+  form = LAWS['besiroglu'].form
+  prices = [form.price_of(GOPHER, factor) for factor in (0.25, 0.5, 1, 2, 4)]
+  np.testing.assert_allclose(prices, [4.4653, 1.2593, 1, 1.1476, 1.5871], rtol=1e-4)
+  n, d = form.optimum(GOPHER)
+  # Spent as it is, the budget buys this much less.
+  assert form.loss(2 * n, d / 2) - form.loss(n, d) == pytest.approx(0.0048, abs=2e-4)
+  assert form.price_of(GOPHER, 0.01) == math.inf
+
+
+@pytest.mark.parametrize('n, served, want_n, want_d, saved', [
+    (13e9, 2e12, 6.969e9, 1.248e12, 17.45), (7e9, 1e12, 3.711e9, 608.8e9, 18.1),
+    (30e9, 10e12, 13.61e9, 4.426e12, 28.0), (70e9, 2e12, 57.9e9, 5.203e12, 1.3),
+    (70e9, 10e12, 41.55e9, 7.923e12, 11.9)])
+def test_models_that_are_served(n, served, want_n, want_d, saved):
+  """Sardana et al. 2024, figure 1 (13B serving 2e12 tokens: a 7B, 17 % less), and its constants."""
+  form = Additive(1.69, 406.4, 0.336, 410.7, 0.283)
+  got_n, got_d = form.inference_optimum(n, served)
+  assert got_n == pytest.approx(want_n, rel=6e-4) and got_d == pytest.approx(want_d, rel=6e-4)
+  d = (form.beta * form.b / (form.alpha * form.a) * n ** form.alpha) ** (1 / form.beta)
+  cost = lambda n, d: 6 * n * d + 2 * n * served
+  assert 100 * (1 - cost(got_n, got_d) / cost(n, d)) == pytest.approx(saved, abs=0.06)
+
+
+def test_what_repeated_tokens_are_worth():
+  form = LAWS['muennighoff'].form
+  assert isinstance(form, DataLimited)
+  worth = [form.worth(epochs, 1, form.tokens_half) for epochs in (1, 2, 4, 8, 16, 40, 1e9)]
+  np.testing.assert_allclose(worth, [1, 1.968, 3.726, 6.624, 10.58, 15.17, 16.39], rtol=5e-4)
+  enough = [form.parameters_of(tokens) for tokens in (100e6, 400e6, 1.5e9, 55e9, 84e9, 178e9)]
+  np.testing.assert_allclose(
+      enough, [5.0987e6, 20.395e6, 76.480e6, 2.8043e9, 4.2829e9, 9.0756e9], rtol=2e-5)
+
+
+def test_limited_data():
+  form = LAWS['muennighoff'].form
+  n, d = form.optimum(1e22)
+  assert form.limited_loss(n, d, d) == form.loss(n, d) == form.limited_loss(n, d, 10 * d)
+  np.testing.assert_allclose(form.limited_optimum(1e22, 10 * d), (n, d), rtol=1e-4)
+  few_n, few_d = form.limited_optimum(1e22, 25e9)
+  grid = few_n * np.geomspace(0.1, 10, 4001)
+  losses = [form.limited_loss(x, 1e22 / 6 / x, 25e9) for x in grid]
+  assert form.limited_loss(few_n, few_d, 25e9) <= min(losses) * (1 + 1e-9)
+  # Many epochs are better spent on tokens than on parameters (their section 5).
+  assert few_n < n and few_d > d
+
+
+@pytest.mark.parametrize('flops, loss', [
+    (2.6e18, 2.603), (1.3e19, 2.369), (6.1e19, 2.168), (2.8e20, 1.992), (1.1e21, 1.849),
+    (6.3e21, 1.687), (2.3e22, 1.580)])
+def test_losses_of_cerebras_gpt(flops, loss):
+  form = LAWS['cerebras'].form
+  assert isinstance(form, FixedRatio)
+  assert form.loss(*form.optimum(flops)) == pytest.approx(loss, abs=6e-4)
+
+
+def test_kaplans_loss_has_its_two_limits():
+  form = LAWS['kaplan'].form
+  assert isinstance(form, Kaplan)
+  assert form.loss(1e9, math.inf) == pytest.approx((6.4e13 / 1e9) ** 0.076)
+  assert form.loss(math.inf, 1e10) == pytest.approx((1.8e13 / 1e10) ** 0.103)
+
+
+def test_every_law_says_where_it_is_from_and_how_far_it_reaches():
+  for law in LAWS.values():
+    assert 'arXiv' in law.source and law.counts.startswith('N:') and law.text
+  law = LAWS['deepseek']
+  assert law.beyond(1e20) == 1 and law.beyond(3e22) == pytest.approx(100)
+  assert law.beyond(1e16) == pytest.approx(10) and LAWS['kaplan'].beyond(1e30) == 1
+
+
+def test_recipes():
+  got = hyperparameters.step_law(7e9, 1.4e12)
+  assert rounded(got.learning_rate, 2) == 9.2e-4 and rounded(got.batch_tokens, 2) == 5.0e6
+  got = hyperparameters.deepseek(1e24)
+  assert rounded(got.learning_rate, 3) == 3.12e-4 and rounded(got.batch_tokens, 3) == 20.7e6
+  got = hyperparameters.porian(108e6 * 8)
+  assert got == pytest.approx((0.00235, 4 * 2048 * 160))
