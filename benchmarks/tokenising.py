@@ -31,10 +31,12 @@ def cached(data: DataConfig, processes: int) -> tuple[int, float]:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--task', default='stdlib_lm')
+  parser.add_argument('--inputs_length', type=int, help='of a task that has inputs')
   parser.add_argument('--vocabulary', help='default: bytes')
   args = parser.parse_args()
   input_pipeline.import_seqio()
-  data = DataConfig(task=args.task, targets_length=512, batch_size=8, vocabulary=args.vocabulary)
+  data = DataConfig(task=args.task, inputs_length=args.inputs_length, targets_length=512,
+                    batch_size=8, vocabulary=args.vocabulary)
   input_pipeline.get_task(data).num_input_examples('train')   # prepared before the clock starts
   report = {'task': args.task, 'vocabulary': args.vocabulary or 'bytes', 'cores': os.cpu_count()}
   for processes in (1, os.cpu_count()):
