@@ -22,9 +22,8 @@ def cached(data: DataConfig, processes: int) -> tuple[int, float]:
 
   with tempfile.TemporaryDirectory() as folder:
     begun = time.perf_counter()
-    tokens = sum(n for *_, counts in
-                 caching.write(dataclasses.replace(data, cache_dir=folder), processes)
-                 for key, n in counts.items() if key.endswith('_tokens') and '_max_' not in key)
+    written = caching.write(dataclasses.replace(data, cache_dir=folder), processes)
+    tokens = sum(caching.total_tokens(counts) for _, counts in written)
     return tokens, time.perf_counter() - begun
 
 

@@ -45,6 +45,11 @@ class Additive:
     left = loss - self.e - self.a * parameters ** -self.alpha
     return (self.b / left) ** (1 / self.beta) if left > 0 else math.inf
 
+  def optimal_tokens(self, parameters: float) -> float:
+    """The D for which N parameters are optimal: alpha A / N ** alpha = beta B / D ** beta."""
+    return (self.beta * self.b / (self.alpha * self.a) * parameters ** self.alpha
+            ) ** (1 / self.beta)
+
   def flops_for(self, loss: float) -> float:
     """The least C that reaches the loss; inf if none does."""
     if loss <= self.e:
@@ -67,10 +72,7 @@ class Additive:
       parameters: of the compute-optimal model whose loss is asked for.
       served: tokens that the model will read and write once it is trained.
     """
-    # The D that is optimal for N: alpha A / N ** alpha = beta B / D ** beta.
-    tokens = (self.beta * self.b / (self.alpha * self.a) * parameters ** self.alpha
-              ) ** (1 / self.beta)
-    loss = self.loss(parameters, tokens)
+    loss = self.loss(parameters, self.optimal_tokens(parameters))
     cost = lambda log_n: math.log(
         math.exp(log_n) * (6 * self.tokens_for(math.exp(log_n), loss) + 2 * served))
     # Below this N no number of tokens reaches the loss.
@@ -90,21 +92,21 @@ class DataLimited(Additive):
   above what U asks for likewise.
   """
 
-  tokens_half: float      # R_D*
-  parameters_half: float  # R_N*
+  r_tokens: float      # R_D*
+  r_parameters: float  # R_N*
 
-  def worth(self, seen: float, unique: float, half: float) -> float:
+  def worth(self, seen: float, unique: float, r: float) -> float:
     """D' of D tokens of which so many are unique, or N' likewise."""
     if seen <= unique:
       return seen
-    return unique + unique * half * -math.expm1(-(seen / unique - 1) / half)
+    return unique + unique * r * -math.expm1(-(seen / unique - 1) / r)
 
   def limited_loss(self, parameters: float, tokens: float, unique: float) -> float:
     """L of N and D where only `unique` different tokens are there."""
     unique = min(unique, tokens)
     enough = min(parameters, self.parameters_of(unique))
-    return self.loss(self.worth(parameters, enough, self.parameters_half),
-                     self.worth(tokens, unique, self.tokens_half))
+    return self.loss(self.worth(parameters, enough, self.r_parameters),
+                     self.worth(tokens, unique, self.r_tokens))
 
   def parameters_of(self, tokens: float) -> float:
     """The N for which D tokens are optimal."""

@@ -187,11 +187,11 @@ def _cache_data(args, experiment) -> int:
     raise UserError(f'--processes={args.processes}: give 1 or more')
   from t5x_lite.input_pipeline import import_seqio
   import_seqio()
-  for name, counts in importlib.import_module('tasks.caching').write(
-      experiment.data, args.processes):
-    tokens = sum(n for key, n in counts.items() if key.endswith('_tokens') and '_max_' not in key)
-    print(json.dumps({name: counts}) if args.json
-          else f'{name}: {counts["examples"]:,} examples, {tokens:,} tokens', flush=True)
+  caching = importlib.import_module('tasks.caching')
+  for name, counts in caching.write(experiment.data, args.processes):
+    print(json.dumps({name: counts}) if args.json else
+          f'{name}: {counts["examples"]:,} examples, {caching.total_tokens(counts):,} tokens',
+          flush=True)
   return 0
 
 

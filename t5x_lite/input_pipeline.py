@@ -62,6 +62,11 @@ class DataConfig:
     """Name of the task or mixture, for people: a FileTask's own name is a hash of its content."""
     return self.task if isinstance(self.task, str) else self.task.label
 
+  @property
+  def phases(self) -> list[tuple[int, tuple[float, ...]]]:
+    """Those of a tasks.mixtures.Mixture whose rates change; else none."""
+    return getattr(self.task, 'phases', [])
+
   def shown(self, name: str) -> str:
     """A task's name, for people: less the hashes of files and of another vocabulary than its own,
     so that it is the same in every run."""
@@ -222,9 +227,8 @@ def train_batches(data: DataConfig, model: ModelConfig, *, seed: int, start: int
   task = get_task(data)
   check_vocabulary(task, model)
   importlib.import_module('tasks.caching').use(task, data)
-  phases = getattr(data.task, 'phases', ())
   parts = [task]
-  if phases:
+  if data.phases:
     parts = [import_seqio().get_mixture_or_task(name) for name in task.rate_per_task_name]
   for part in parts:
     check_split(part, data)
@@ -234,9 +238,9 @@ def train_batches(data: DataConfig, model: ModelConfig, *, seed: int, start: int
                       'after its preprocessing')
   endless = functools.partial(_rows, data=data, model=model, seed=seed, shuffle=True,
                               num_epochs=None)
-  if phases:
+  if data.phases:
     schedules = importlib.import_module('tasks.schedules')
-    ds = schedules.scheduled([*map(endless, parts)], phases, data.batch_size, seed)
+    ds = schedules.scheduled([*map(endless, parts)], data.phases, data.batch_size, seed)
   else:
     ds = endless(task)
   ds = ds.batch(data.batch_size, drop_remainder=True).skip(start).prefetch(2)

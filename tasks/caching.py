@@ -102,6 +102,12 @@ def counts(task: seqio.Task, data: DataConfig) -> dict[str, int] | None:
   return json.loads((_folder(data, task) / f'stats.{data.split}.json').read_text())
 
 
+def total_tokens(counts: dict[str, int]) -> int:
+  """The tokens of all features together."""
+  return sum(n for key, n in counts.items()
+             if key.endswith('_tokens') and not key.endswith('_max_tokens'))
+
+
 def _folder(data: DataConfig, task: seqio.Task) -> epath.Path:
   return (epath.Path(data.cache_dir).expanduser()
           / seqio.utils.get_task_dir_from_name(task.name))
@@ -118,7 +124,7 @@ def _check(task: seqio.Task, data: DataConfig) -> None:
   if not (folder / f'stats.{data.split}.json').exists() or not (folder / 'COMPLETED').exists():
     raise UserError(f'{folder} is no finished cache of the {data.split} split of task {task.name}: '
                     'write it with t5x-lite data cache, with the gin files and settings of the '
-                    'run, or set DataConfig.cache_dir to None')
+                    'run and a cache_dir for each split, or set DataConfig.cache_dir to None')
   written, present = json.loads((folder / _MADE_OF).read_text()), _made_of(task, data.split)
   for what, value in present.items():
     if written[what] != value:

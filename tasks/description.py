@@ -65,7 +65,7 @@ def describe(experiment: Experiment) -> list[Member]:
   samples = [_Sample(task, experiment) for task in tasks]
   shares = np.asarray([rates[t] for t in tasks]) / sum(rates.values())
   tokens_of_example = np.asarray([s.tokens_of_example for s in samples])
-  if _phases(data):   # rates of rows
+  if data.phases:   # rates of rows
     shares = shares * [s.filled for s in samples] / tokens_of_example
     shares /= shares.sum()
   token_shares = shares * tokens_of_example / (shares * tokens_of_example).sum()
@@ -78,17 +78,12 @@ def describe(experiment: Experiment) -> list[Member]:
     examples = task.num_input_examples(data.split)
     tokens = None if examples is None else examples * sample.tokens_of_source
     if counted := caching.counts(task, data):
-      before = sum(counted.get(f'{name}_tokens', 0) for name in data.lengths)
-      examples, tokens = counted['examples'], before * sample.growth
+      examples, tokens = counted['examples'], caching.total_tokens(counted) * sample.growth
     members.append(Member(
         data.shown(task.name), float(share), float(token_share), examples, tokens,
         None if not tokens else float(token_share * drawn / tokens), sample.mean, sample.p95,
         sample.truncated, sample.filled, sample.shown))
   return members
-
-
-def _phases(data: input_pipeline.DataConfig):
-  return getattr(data.task, 'phases', ())
 
 
 def _rates(provider, experiment: Experiment) -> dict[seqio.Task, float]:
@@ -97,9 +92,9 @@ def _rates(provider, experiment: Experiment) -> dict[seqio.Task, float]:
   if isinstance(provider, seqio.Task):
     return {provider: 1.0}
   tasks = [t for t in provider.tasks if data.split in t.splits]
-  if phases := _phases(data):
+  if data.phases:
     means = dict(zip(provider.rate_per_task_name,
-                     schedules.mean_rates(phases, experiment.train.steps)))
+                     schedules.mean_rates(data.phases, experiment.train.steps)))
     rates = {t: float(means[t.name]) for t in tasks}
   else:
     rates = {t: provider.get_rate(t) for t in tasks}

@@ -47,12 +47,20 @@ def is_rank_file(path: str) -> bool:
     return re.fullmatch(rb'[A-Za-z0-9+/]+={0,2} \d+\s*', file.readline(4096)) is not None
 
 
+def is_tokenizer(path: str) -> bool:
+  """Whether the file is a tokenizer.json or a rank file."""
+  return path.endswith('.json') or is_rank_file(path)
+
+
 def tokenizer_json(path: str) -> str:
-  """The text of the tokenizer.json that gives the same ids as the rank file.
+  """The text of a tokenizer.json, or of the one that gives the same ids as a rank file.
 
   Raises:
-    UserError: a line is not as it should be, or the number of pieces is of no known encoding.
+    UserError: a line of a rank file is not as it should be, or the number of pieces is of no known
+      encoding.
   """
+  if not is_rank_file(path):
+    return pathlib.Path(path).read_text(encoding='utf-8')
   ranks = _read(path)
   if len(ranks) not in ENCODINGS:
     known = ', '.join(f'{n} ({name})' for n, (name, *_) in ENCODINGS.items())

@@ -34,10 +34,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
   def __init__(self, path: str):
     """Raises UserError if the file is neither of the two, or names no end of text."""
     self.path = pathlib.Path(path)
-    if tiktoken_ranks.is_rank_file(path):
-      content = tiktoken_ranks.tokenizer_json(path)
-    else:
-      content = self.path.read_text(encoding='utf-8')
+    content = tiktoken_ranks.tokenizer_json(path)
     try:
       self.tokenizer = tokenizers.Tokenizer.from_str(content)
     except Exception as error:   # tokenizers raises Exception itself

@@ -113,7 +113,7 @@ def load_vocabulary(path: str) -> seqio.Vocabulary:
         f"load_vocabulary: no file {path!r}; give 'byte', a tokenizer.json, a rank file of "
         'tiktoken or the .model file of a SentencePiece model, as t5x-lite train-vocab writes'
     )
-  if path.endswith('.json') or tiktoken_ranks.is_rank_file(path):
+  if tiktoken_ranks.is_tokenizer(path):
     return TokenizerVocabulary(path)
   vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=100)
   try:

@@ -138,9 +138,8 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
 
 def _export_vocabulary(path: pathlib.Path, folder: pathlib.Path, model_type: str) -> None:
   """Copies the vocabulary of a run under the name that transformers looks for."""
-  ranks = tiktoken_ranks.is_rank_file(str(path))
-  if ranks or path.suffix == '.json':
-    text = tiktoken_ranks.tokenizer_json(str(path)) if ranks else path.read_text(encoding='utf-8')
+  if tiktoken_ranks.is_tokenizer(str(path)):
+    text = tiktoken_ranks.tokenizer_json(str(path))
     (folder / 'tokenizer.json').write_text(text, encoding='utf-8')
     beside = path.with_name('tokenizer_config.json')
     if beside.is_file():
@@ -156,7 +155,7 @@ def _token_ids(kept: pathlib.Path, vocabulary: str | None) -> dict[str, Any]:
     return {name: hf[name] for name in _SPECIAL if name in hf}
   if vocabulary in (None, 'byte'):
     ids = {'pad_token_id': 0, 'eos_token_id': 1}   # of seqio's ByteVocabulary
-  elif vocabulary.endswith('.json') or tiktoken_ranks.is_rank_file(vocabulary):
+  elif tiktoken_ranks.is_tokenizer(vocabulary):
     from tasks.tokenizer_vocabulary import TokenizerVocabulary  # imports TensorFlow
     read = TokenizerVocabulary(vocabulary)
     ids = {'eos_token_id': read.eos_id, 'bos_token_id': -1 if read.bos_id is None else read.bos_id,

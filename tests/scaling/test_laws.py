@@ -109,7 +109,7 @@ def test_models_that_are_served(n, served, want_n, want_d, saved):
 def test_what_repeated_tokens_are_worth():
   form = LAWS['muennighoff'].form
   assert isinstance(form, DataLimited)
-  worth = [form.worth(epochs, 1, form.tokens_half) for epochs in (1, 2, 4, 8, 16, 40, 1e9)]
+  worth = [form.worth(epochs, 1, form.r_tokens) for epochs in (1, 2, 4, 8, 16, 40, 1e9)]
   np.testing.assert_allclose(worth, [1, 1.968, 3.726, 6.624, 10.58, 15.17, 16.39], rtol=5e-4)
   enough = [form.parameters_of(tokens) for tokens in (100e6, 400e6, 1.5e9, 55e9, 84e9, 178e9)]
   np.testing.assert_allclose(
