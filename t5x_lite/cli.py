@@ -29,14 +29,20 @@ COMMANDS = {
                't5x-lite export --from=runs/gpt2 --to=exports/gpt2'),
     'train-vocab': ('train a SentencePiece vocabulary on the text of a task, or of files',
                     't5x-lite train-vocab --task=stdlib_docstring --size=2048 --output=runs/vocab'),
+    'scaling': ('plan runs from a compute budget, and fit scaling laws to runs',
+                't5x-lite scaling plan --flops=1e21'),
 }
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs one command; returns the exit status: 0, or 1 after a line on stderr that says why."""
   argv = sys.argv[1:] if argv is None else argv
-  args, rest = _parser().parse_known_args(argv)
   try:
+    if argv[:1] == ['scaling']:
+      from scaling import cli
+      set_up_process()
+      return cli.main(argv[1:])
+    args, rest = _parser().parse_known_args(argv)
     if args.command in FLAGGED:
       if rest:
         raise UserError(f'{rest[0]}: not an option of {args.command}; see t5x-lite {args.command} '
