@@ -186,3 +186,20 @@ def initial_params(params: dict, abstract: dict, model_dir: pathlib.Path, step: 
   line += f'; new: {", ".join(fresh)}' if fresh else ''
   line += f'; not used: {", ".join(unused)}' if unused else ''
   return kept, line
+
+
+def branch(abstract: TrainState, model_dir: pathlib.Path, step: int, meta: dict[str, Any]
+           ) -> TrainState:
+  """The state of another run's checkpoint, to go on from in a run whose meta is `meta`.
+
+  Raises UserError if the seed, the batch size or the vocabulary differ: what was read so far would
+  not be what this run would have read.
+  """
+  with open_source(model_dir, step) as (source, step):
+    state, saved = source.restore(abstract, step)
+  check_vocabulary(saved, meta['vocabulary'], f'{model_dir}, step {step}')
+  for name in ('seed', 'batch_size'):
+    if saved.get(name) != meta[name]:
+      raise UserError(f'{model_dir}, step {step}, has {name} {saved.get(name)} and this run '
+                      f'{meta[name]}: a branch goes on in the same data, so set it alike')
+  return state

@@ -13,10 +13,15 @@ from t5x_lite.validation import FieldError, check_positive, check_types
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InitFrom:
-  """Parameters of another run to start from; its optimizer state and step are not taken."""
+  """Another run to start from: its parameters, or with `branch` its whole state.
+
+  A branch goes on where that checkpoint was, with its optimizer state, step and place in the data,
+  under settings of its own: the decays of several lengths from one stable phase, say.
+  """
   model_dir: str
   step: int | None = None        # None: the newest checkpoint
   new: tuple[str, ...] = ()      # beginnings of parameter names that run need not have
+  branch: bool = False
 
   def __post_init__(self):
     check_types(self)

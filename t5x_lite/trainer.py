@@ -44,7 +44,7 @@ def train(experiment: Experiment, config_gin: str) -> Result:
   resuming = (folder / CONFIG).exists()
   if resuming:
     configuration.check_same_run(folder / CONFIG, experiment)
-  checkpoints, start = None, 0
+  checkpoints, start, source = None, 0, None
   if resuming and (folder / checkpointing.FOLDER).is_dir():
     checkpoints = Checkpoints(folder, settings.keep_checkpoints)
     start = checkpoints.latest_step() or 0
@@ -54,17 +54,25 @@ def train(experiment: Experiment, config_gin: str) -> Result:
       return Result(start, True, _last_evaluation(folder, start))
   elif experiment.init_from is not None:
     source = experiment.init_from
-    with checkpointing.open_source(_path(source.model_dir), source.step):
-      pass   # it is there
+    with checkpointing.open_source(_path(source.model_dir), source.step) as (_, step):
+      start = step if source.branch else 0
+    if start >= settings.steps:
+      raise UserError(f'TrainConfig.steps is {settings.steps} and {source.model_dir} was at step '
+                      f'{start} already: branch off an earlier checkpoint')
   task = input_pipeline.get_task(experiment.data)
   vocabulary = input_pipeline.fingerprint(task)
   batches = _open_batches(experiment, start)   # what is wrong with the data is said here
   progress = metrics.Progress(settings.steps)
   optimizer = experiment.optimizer.make()
   abstract = train_step.abstract_state(config, optimizer, partitioner)
-  if start:
-    state, meta = checkpoints.restore(abstract, start)
-    checkpointing.check_vocabulary(meta, vocabulary, f'{folder}, step {start}')
+  meta = {'seed': experiment.seed, 'batch_size': experiment.data.batch_size,
+          'vocabulary': vocabulary}
+  if start and source is not None:
+    state = checkpointing.branch(abstract, _path(source.model_dir), start, meta)
+    progress.say(f'Branched off {source.model_dir} at step {start}')
+  elif start:
+    state, saved = checkpoints.restore(abstract, start)
+    checkpointing.check_vocabulary(saved, vocabulary, f'{folder}, step {start}')
     progress.say(f'Resumed {folder} at step {start}')
   else:
     state = _initial_state(experiment, optimizer, abstract, vocabulary, progress)
@@ -75,8 +83,6 @@ def train(experiment: Experiment, config_gin: str) -> Result:
   checkpoints = checkpoints or Checkpoints(folder, settings.keep_checkpoints)
   can_evaluate = has_metrics(task, experiment.eval.split)
   evaluation = Evaluation(experiment, partitioner, task) if can_evaluate else None
-  meta = {'seed': experiment.seed, 'batch_size': experiment.data.batch_size,
-          'vocabulary': vocabulary}
   loop = _Loop(experiment, partitioner, optimizer, checkpoints, evaluation, progress, start, meta)
   with contextlib.closing(loop), _stop_signals(loop):
     return loop.run(state, batches, start)

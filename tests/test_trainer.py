@@ -218,6 +218,47 @@ experiment.Experiment.init_from = @experiment.InitFrom()
   assert losses(tuned.folder)[1] < losses(source.folder)[1]
 
 
+BRANCH = """
+from t5x_lite import experiment
+experiment.Experiment.init_from = @experiment.InitFrom()
+experiment.InitFrom.model_dir = '{source}'
+experiment.InitFrom.branch = True
+experiment.InitFrom.step = {step}
+"""
+
+
+def branch_of(source, step, text_file, folder, *bindings):
+  folder.mkdir(exist_ok=True)
+  gin_file = gin_of(text_file, folder, extra=BRANCH.format(source=source, step=step))
+  return load(gin_file, folder / 'branch', 'TARGETS_LENGTH=16', *bindings)
+
+
+def test_a_branch_goes_on_as_the_run_it_left(text_file, tmp_path, capsys):
+  trainer.train(*lm(text_file, tmp_path, tmp_path / 'run', 'TrainConfig.checkpoint_every=3'))
+  same = branch_of(tmp_path / 'run', 6, text_file, tmp_path)
+  trainer.train(*same)
+  assert f'Branched off {tmp_path}/run at step 6' in capsys.readouterr().out
+  whole, branched = losses(tmp_path / 'run'), losses(tmp_path / 'branch')
+  assert branched == {step: whole[step] for step in (7, 8)}
+  # Settings of its own: here another number of steps, and so another learning rate.
+  other = branch_of(tmp_path / 'run', 6, text_file, tmp_path / 'other', 'STEPS=10')
+  assert trainer.train(*other).step == 10
+  assert losses(tmp_path / 'other' / 'branch')[8] != whole[8]
+
+
+@pytest.mark.parametrize('bindings, message', [
+    (('STEPS=8',), 'was at step 8 already: branch off an earlier checkpoint'),
+    (('STEPS=9', 'SEED=1'), 'has seed 0 and this run 1'),
+    (('STEPS=9', 'BATCH_SIZE=4'), 'has batch_size 8 and this run 4'),
+    (('STEPS=9', 'ModelConfig.mlp_dim=64'), 'damaged or of another model config'),
+])
+def test_a_branch_of_another_run_is_refused(trained, bindings, message, text_file, tmp_path):
+  run = branch_of(trained[0].model_dir, 8, text_file, tmp_path, *bindings)
+  with pytest.raises(UserError, match=message):
+    trainer.train(*run)
+  assert not (tmp_path / 'branch').exists()
+
+
 @pytest.mark.parametrize('bindings, message', [
     (['TASK=stdlib_lmm', 'BATCH_SIZE=8'], "did you mean 'stdlib_lm'?"),
     (['DataConfig.task_module=tasks.nothing'], 'cannot be imported'),
