@@ -5,6 +5,35 @@ twice its forward pass; recomputation (remat) is not counted, as in PaLM's model
 (Chowdhery et al. 2022, appendix B).
 """
 
+import math
+from typing import NamedTuple
+
+
+class Parameters(NamedTuple):
+  """Exact counts.
+
+  Attributes:
+    total: all parameters.
+    embedding: of them, tables that are looked up: of tokens (also where it is the output layer
+      too), of positions, of token types; relative position biases are not.
+    active: those that a token meets; fewer than all in a mixture of experts.
+  """
+  total: int
+  embedding: int
+  active: int
+
+
+def parameters(config) -> Parameters:
+  """What the network of a ModelConfig holds, read off the shapes of the network itself."""
+  import jax
+
+  from t5x_lite import models
+
+  tree = models.graph(config)[1].to_pure_dict()
+  count = lambda part: sum(math.prod(x.shape) for x in jax.tree.leaves(part))
+  total = count(tree)
+  return Parameters(total, count(tree['embedder']), total - idle_parameters(config))
+
 
 def idle_parameters(config) -> int:
   """Parameters of the experts that a token is not sent to, in all layers; 0 without experts.

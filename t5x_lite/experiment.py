@@ -99,6 +99,14 @@ class Experiment:
     self.data.check_model(self.model)
 
   @property
+  def row_lengths(self) -> tuple[int, int]:
+    """Tokens of a row that (an encoder, a decoder) reads; 0 where there is none."""
+    inputs, targets = self.data.inputs_length or 0, self.data.targets_length or 0
+    if self.model.family == 'decoder_only':
+      return 0, inputs + targets
+    return inputs, 0 if self.model.family == 'encoder_only' else targets
+
+  @property
   def folder(self) -> pathlib.Path:
     """The run's folder."""
     if not self.model_dir:

@@ -1,0 +1,173 @@
+"""Pictures of scaling laws, as matplotlib figures that a paper could print.
+
+Each function returns a Figure; `save` writes it. Colours run from the smallest budget or model to
+the largest, so that they can be told apart in grey as well.
+"""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+
+import matplotlib
+from matplotlib.figure import Figure
+import numpy as np
+
+from scaling.laws import LAWS, Additive
+
+_SIZE = (5.4, 3.8)    # inches: one column and a half
+_SHADES = 'viridis'
+
+
+def save(figure: Figure, path: pathlib.Path | str) -> pathlib.Path:
+  """Writes a figure by its ending, .png or .pdf or .svg, and returns the path."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(path, dpi=200)
+  return path
+
+
+def _axes(xlabel: str, ylabel: str, size: tuple[float, float] = _SIZE):
+  figure = Figure(figsize=size, layout='constrained')
+  axes = figure.subplots()
+  axes.set(xlabel=xlabel, ylabel=ylabel)
+  axes.grid(alpha=0.25, which='major')
+  axes.spines[['top', 'right']].set_visible(False)
+  return figure, axes
+
+
+def _shades(number: int) -> np.ndarray:
+  return matplotlib.colormaps[_SHADES](np.linspace(0.05, 0.85, number))
+
+
+def isoflop(runs, law: Additive | None = None, groups: Sequence[float] | None = None) -> Figure:
+  """Loss against N, a curve a budget: the runs, a parabola through them, and the law's curve.
+
+  Runs of one budget are those within 20 % of it; budgets of fewer than three sizes are left out.
+  `groups` names the budgets; None finds them.
+  """
+  figure, axes = _axes('parameters N', 'loss (nats a token)')
+  groups = budgets_of(runs.flops) if groups is None else list(groups)
+  for flops, colour in zip(groups, _shades(len(groups))):
+    near = np.abs(np.log(runs.flops / flops)) < np.log(1.2)
+    n, loss = runs.parameters[near], runs.loss[near]
+    if len(set(n)) < 3:
+      continue
+    axes.plot(n, loss, 'o', color=colour, markersize=5, label=f'{flops:.2g} FLOPs')
+    dense = np.geomspace(n.min() / 1.3, n.max() * 1.3, 200)
+    axes.plot(dense, np.polyval(np.polyfit(np.log(n), loss, 2), np.log(dense)), '-', lw=1,
+              color=colour, alpha=0.6)
+    if law is not None:
+      axes.plot(dense, law.loss(dense, flops / 6 / dense), '--', lw=1, color=colour)
+      best, tokens = law.optimum(flops)
+      if dense[0] <= best <= dense[-1]:
+        axes.plot(best, law.loss(best, tokens), '*', color=colour, markersize=10)
+  axes.set_xscale('log')
+  legend = axes.legend(frameon=False, fontsize=8, title='solid: parabola' + (
+      ', dashed: fitted law' if law is not None else ''))
+  legend.get_title().set_fontsize(8)
+  return figure
+
+
+def budgets_of(flops: np.ndarray) -> list[float]:
+  """The budgets that runs share, to 20 %: the middle of each group."""
+  found = []
+  for value in np.sort(flops):
+    if found and value < found[-1][0] * 1.4:
+      found[-1].append(value)
+    else:
+      found.append([value])
+  return [float(np.exp(np.mean(np.log(group)))) for group in found]
+
+
+def surface(fit) -> Figure:
+  """The fitted loss over compute and size, the runs, and the frontier of best sizes."""
+  figure, axes = _axes('training FLOPs C', 'parameters N')
+  runs, law = fit.runs, fit.law
+  flops = np.geomspace(runs.flops.min() / 2, runs.flops.max() * 8, 120)
+  sizes = np.geomspace(runs.parameters.min() / 2, runs.parameters.max() * 4, 120)
+  grid = law.loss(sizes[:, None], flops[None, :] / 6 / sizes[:, None])
+  # Equal steps of the logarithm of what can still be learned; no worse than the worst run.
+  most = min(grid.max(), runs.loss.max() * 1.1)
+  levels = law.e + np.geomspace(grid.min() - law.e, most - law.e, 16)
+  shades = axes.contourf(flops, sizes, grid, levels=levels, cmap=f'{_SHADES}_r', extend='max')
+  axes.plot(flops, law.optimum(flops)[0], color='black', lw=1.5, label='frontier')
+  axes.scatter(runs.flops, runs.parameters, c=runs.loss, cmap=f'{_SHADES}_r', vmin=levels[0],
+               vmax=levels[-1], edgecolor='white', s=22, linewidth=0.7, label='runs')
+  axes.set(xscale='log', yscale='log', xlim=(flops[0], flops[-1]), ylim=(sizes[0], sizes[-1]))
+  axes.grid(False)
+  axes.legend(frameon=True, fontsize=8, loc='upper left')
+  figure.colorbar(shades, ax=axes, label='loss (nats a token)', format='%.2f')
+  return figure
+
+
+def envelope(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+  """Training curves, {run: (FLOPs, loss)}, and the lowest of them at each number of FLOPs."""
+  figure, axes = _axes('training FLOPs C', 'loss (nats a token)')
+  for (_, (flops, loss)), colour in zip(curves.items(), _shades(len(curves))):
+    axes.plot(flops, loss, color=colour, lw=0.8, alpha=0.8)
+  grid = np.geomspace(min(f.min() for f, _ in curves.values()),
+                      max(f.max() for f, _ in curves.values()), 400)
+  least = np.nanmin([np.interp(np.log(grid), np.log(f), y, left=np.nan, right=np.nan)
+                     for f, y in curves.values()], axis=0)
+  axes.plot(grid, least, color='black', lw=1.5, label='envelope')
+  axes.set(xscale='log', yscale='log')
+  axes.legend(frameon=False, fontsize=8)
+  return figure
+
+
+def frontier(fit=None, names: Sequence[str] = tuple(LAWS), span: tuple[float, float] | None = None,
+             level: float = 0.95) -> Figure:
+  """The best N for each budget: published laws, and a fit with its interval."""
+  figure, axes = _axes('training FLOPs C', 'best number of parameters N', (6.2, 4.2))
+  if span is None:
+    span = (fit.runs.flops.min(), fit.runs.flops.max() * 100) if fit else (1e18, 1e26)
+  flops = np.geomspace(*span, 60)
+  for name, colour in zip(names, matplotlib.colormaps['tab20'](np.linspace(0, 1, 20))):
+    law = LAWS[name]
+    sizes = np.array([law.form.optimum(c)[0] for c in flops])
+    inside = np.array([law.fitted is not None and law.beyond(c) == 1 for c in flops])
+    axes.plot(flops, sizes, ':', color=colour, lw=1)
+    axes.plot(flops, np.where(inside, sizes, np.nan), '-', color=colour, lw=1.8, label=name)
+  if fit is not None:
+    bands = np.array([fit.optimum(c, level)['parameters'] for c in flops])
+    axes.fill_between(flops, bands[:, 1], bands[:, 2], color='black', alpha=0.15, lw=0)
+    axes.plot(flops, bands[:, 0], color='black', lw=1.8, label=f'this fit, {level:.0%}')
+    axes.scatter(fit.runs.flops, fit.runs.parameters, s=10, color='black', alpha=0.5, zorder=3)
+  axes.set(xscale='log', yscale='log')
+  axes.legend(frameon=False, fontsize=7, loc='upper left', title='dotted: beyond the runs fitted',
+              title_fontsize=7, ncols=2)
+  return figure
+
+
+def price_of_being_wrong(laws: Mapping[str, Additive], flops: float) -> Figure:
+  """Compute for the same loss, as a multiple, with a quarter to four times the best N."""
+  figure, axes = _axes('N / best N', 'compute for the same loss, times')
+  factors = np.geomspace(0.25, 4, 61)
+  for (name, law), colour in zip(laws.items(), matplotlib.colormaps['tab10'].colors):
+    prices = np.array([law.price_of(flops, factor) for factor in factors])
+    axes.plot(factors, np.where(np.isfinite(prices), prices, np.nan), color=colour, label=name)
+  axes.axhline(1, color='grey', lw=0.6)
+  axes.set(xscale='log', ylim=(0.95, min(4.0, axes.get_ylim()[1])), title=f'at {flops:.3g} FLOPs')
+  axes.set_xticks([0.25, 0.5, 1, 2, 4], ['¼', '½', '1', '2', '4'])
+  axes.minorticks_off()
+  axes.legend(frameon=False, fontsize=8)
+  return figure
+
+
+def memory_bars(parts: Mapping[str, Mapping[str, float]], limit: float | None = None) -> Figure:
+  """Bytes a device holds: {mesh: {part: bytes}} as stacked bars, and the memory that it has."""
+  figure, axes = _axes('GiB a device', '', (6.2, 1.2 + 0.45 * len(parts)))
+  names = list(next(iter(parts.values())))
+  left = np.zeros(len(parts))
+  for name, colour in zip(names, _shades(len(names))):
+    sizes = np.array([row.get(name, 0) for row in parts.values()]) / 2 ** 30
+    axes.barh(list(parts), sizes, left=left, color=colour, label=name, height=0.6)
+    left += sizes
+  if limit is not None:
+    axes.axvline(limit / 2 ** 30, color='tab:red', lw=1.5)
+    axes.annotate(' the chip has', (limit / 2 ** 30, -0.45), color='tab:red', fontsize=8,
+                  annotation_clip=False)
+  axes.invert_yaxis()
+  axes.grid(False)
+  figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8,
+                loc='outside upper center', ncols=len(names))
+  return figure
