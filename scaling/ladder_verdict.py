@@ -53,7 +53,17 @@ def predict(ladder: Ladder, folder: pathlib.Path, level: float = 0.95) -> dict:
       'loss': loss, 'low': low, 'high': high,
       'loss_with_outliers': everything.predict(target.parameters, target.tokens, level)[0]}
   ladder_runs.save_json(path, prediction)
+  draw(fit, folder / 'figures')
   return prediction
+
+
+def draw(fit, folder: pathlib.Path) -> None:
+  """The pictures of a ladder's fit: IsoFLOP curves, surface and frontier."""
+  from scaling import figures
+
+  figures.save(figures.isoflop(fit.runs, fit.law), folder / 'isoflop.png')
+  figures.save(figures.surface(fit), folder / 'surface.png')
+  figures.save(figures.frontier(fit, ()), folder / 'frontier.png')
 
 
 def fit_of(results: pathlib.Path, names: Sequence[str]):

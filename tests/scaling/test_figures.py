@@ -1,0 +1,118 @@
+"""Figures: what they draw is what the laws and the runs say."""
+
+import numpy as np
+import pytest
+
+from scaling import figures
+from scaling.laws import LAWS, Additive
+from scaling.points import Runs
+
+LAW = LAWS['besiroglu'].form
+
+
+@pytest.fixture(scope='module')
+def runs():
+  """Three budgets of five sizes on the law itself, and a lone run of a fourth."""
+  flops = np.append(np.repeat([1e18, 1e19, 1e20], 5), 5e20)
+  best = np.array([LAW.optimum(c)[0] for c in flops])
+  n = best * np.append(np.tile([0.25, 0.5, 1, 2, 4], 3), 1)
+  return Runs(n, flops / 6 / n, LAW.loss(n, flops / 6 / n), flops, tuple(map(str, range(16))))
+
+
+class Fitted:
+  """What figures ask of a fit."""
+  law = LAW
+
+  def __init__(self, runs):
+    self.runs = runs
+
+  def optimum(self, flops, level):
+    n, d = self.law.optimum(flops)
+    return {'parameters': (n, n / 2, n * 2), 'tokens': (d, d, d)}
+
+
+def lines(axes, style):
+  return [line for line in axes.get_lines() if line.get_linestyle() == style]
+
+
+def test_isoflop_curves_pass_through_the_runs_and_star_the_optimum(runs):
+  axes = figures.isoflop(runs, LAW).axes[0]
+  stars = [line for line in axes.get_lines() if line.get_marker() == '*']
+  assert len(stars) == 3   # the lone run is no curve
+  for star, flops in zip(stars, (1e18, 1e19, 1e20)):
+    n, d = LAW.optimum(flops)
+    np.testing.assert_allclose(star.get_data(), ([n], [LAW.loss(n, d)]), rtol=1e-6)
+  for parabola, flops in zip(lines(axes, '-'), (1e18, 1e19, 1e20)):
+    n, loss = parabola.get_data()
+    assert n[np.argmin(loss)] == pytest.approx(LAW.optimum(flops)[0], rel=0.35)
+
+
+def test_budgets_are_the_groups_of_runs(runs):
+  np.testing.assert_allclose(figures.budgets_of(runs.flops), [1e18, 1e19, 1e20, 5e20], rtol=1e-12)
+  np.testing.assert_allclose(figures.budgets_of(np.array([1.0, 1.2, 3.0])),
+                             [1.2 ** 0.5, 3], rtol=1e-12)
+
+
+def test_the_surface_holds_the_runs_and_the_frontier(runs):
+  axes = figures.surface(Fitted(runs)).axes[0]
+  (points,) = [c for c in axes.collections if len(c.get_offsets()) == len(runs)]
+  np.testing.assert_allclose(points.get_offsets(), np.stack([runs.flops, runs.parameters], 1))
+  flops, sizes = axes.get_lines()[0].get_data()
+  np.testing.assert_allclose(sizes, [LAW.optimum(c)[0] for c in flops])
+
+
+def test_the_envelope_is_the_lowest_curve_at_each_budget():
+  flops = np.geomspace(1, 100, 50)
+  curves = {'a': (flops, 10 / flops ** 0.5), 'b': (flops, 4 / flops ** 0.25)}
+  *_, least = figures.envelope(curves).axes[0].get_lines()
+  x, y = least.get_data()
+  np.testing.assert_allclose(y, np.minimum(10 / x ** 0.5, 4 / x ** 0.25), rtol=0.01)
+
+
+def test_the_envelope_ends_where_no_curve_is():
+  curves = {'short': (np.array([1.0, 10]), np.array([3.0, 2])),
+            'long': (np.array([5.0, 100]), np.array([4.0, 1]))}
+  *_, least = figures.envelope(curves).axes[0].get_lines()
+  x, y = least.get_data()
+  assert y[0] == 3 and y[-1] == 1 and np.isfinite(y).all() and x[-1] == pytest.approx(100)
+
+
+def test_the_frontier_draws_each_law_whole_only_where_it_was_fitted(runs):
+  axes = figures.frontier(Fitted(runs), ('besiroglu', 'kaplan'), (1e17, 1e24)).axes[0]
+  solid = {line.get_label(): line for line in lines(axes, '-')}
+  flops, sizes = solid['besiroglu'].get_data()
+  inside = (flops >= 1.4e18) & (flops <= 1.3e22)
+  assert np.isfinite(sizes[inside]).all() and np.isnan(sizes[~inside]).all()
+  (band,) = [c for c in axes.collections if c.get_paths() and len(c.get_offsets()) <= 1]
+  assert band is not None
+
+
+def test_the_price_is_one_at_the_optimum_and_rises_to_both_sides():
+  axes = figures.price_of_being_wrong({'besiroglu': LAW}, 1e21).axes[0]
+  factors, prices = axes.get_lines()[0].get_data()
+  middle = len(factors) // 2
+  assert factors[middle] == pytest.approx(1) and prices[middle] == pytest.approx(1)
+  assert (np.diff(prices[:middle + 1]) < 0).all() and (np.diff(prices[middle:]) > 0).all()
+  assert prices[-1] == pytest.approx(LAW.price_of(1e21, 4))
+
+
+def test_a_size_that_never_reaches_the_loss_has_no_price():
+  steep = Additive(1.7, 400.0, 1.5, 400.0, 0.3)   # a quarter of N can never reach that loss
+  axes = figures.price_of_being_wrong({'steep': steep}, 1e18).axes[0]
+  assert np.isnan(axes.get_lines()[0].get_ydata()[0])
+
+
+def test_memory_bars_are_as_long_as_their_bytes():
+  gib = 2.0 ** 30
+  parts = {'data 8': {'parameters': 3 * gib, 'activations': 2 * gib},
+           'fsdp 8': {'parameters': 0.5 * gib, 'activations': 2 * gib}}
+  axes = figures.memory_bars(parts, 16 * gib).axes[0]
+  np.testing.assert_allclose([bar.get_width() for bar in axes.patches], [3, 0.5, 2, 2])
+  np.testing.assert_allclose([bar.get_x() for bar in axes.patches], [0, 0, 3, 0.5])
+  assert axes.get_lines()[0].get_xdata()[0] == 16
+
+
+@pytest.mark.parametrize('ending, head', [('png', b'\x89PNG'), ('pdf', b'%PDF'), ('svg', b'<?xml')])
+def test_a_figure_is_saved_by_its_ending(ending, head, tmp_path, runs):
+  path = figures.save(figures.isoflop(runs), tmp_path / 'new' / f'figure.{ending}')
+  assert path.read_bytes().startswith(head)
