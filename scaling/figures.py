@@ -133,8 +133,8 @@ def frontier(fit=None, names: Sequence[str] = tuple(LAWS), span: tuple[float, fl
     axes.plot(flops, bands[:, 0], color='black', lw=1.8, label=f'this fit, {level:.0%}')
     axes.scatter(fit.runs.flops, fit.runs.parameters, s=10, color='black', alpha=0.5, zorder=3)
   axes.set(xscale='log', yscale='log')
-  axes.legend(frameon=False, fontsize=7, loc='upper left', title='dotted: beyond the runs fitted',
-              title_fontsize=7, ncols=2)
+  axes.legend(frameon=False, fontsize=7, loc='upper left', title_fontsize=7, ncols=2,
+              title='dotted: beyond the runs fitted' if names else None)
   return figure
 
 

@@ -7,8 +7,9 @@ import pathlib
 from t5x_lite.errors import UserError
 
 SUMMARY = 'design, run and fit a sweep of small runs, predict a large one, run it and judge'
-EXAMPLE = ('t5x-lite scaling ladder all --gin_file=experiments/stdlib_ladder.gin --target=8e13 '
-           '--folder=runs/ladder --multiple=32 --tokens_per_parameter=4')
+EXAMPLE = ('t5x-lite scaling ladder all --gin_file=experiments/stdlib_ladder.gin '
+           '--target=2.4e13 --largest=4e12 --multiple=16 --tokens_per_parameter=6 --spread=5.5 '
+           '--folder=runs/ladder')
 _ACTIONS = """
 actions:
   design   write the manifest, a gin file a run and a script for SLURM
