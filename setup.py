@@ -42,7 +42,8 @@ setup(
     packages=find_namespace_packages(include=[
         't5x_lite', 't5x_lite.*', 'tasks', 'tasks.*', 'scaling', 'scaling.*', 'configs',
         'configs.*']),
-    package_data={'': ['*.gin']},
+    package_data={'': ['*.gin'],
+                  'scaling': ['data/*.toml', 'data/*.csv', 'data/ladder/*', 'data/ladder/gin/*']},
     install_requires=REQUIRES,
     extras_require={
         'test': TEST + NOTEBOOKS, 'notebooks': NOTEBOOKS,

@@ -1,11 +1,26 @@
-"""Published rules for peak learning rate (of AdamW) and batch size (in tokens)."""
+"""Published rules for peak learning rate (of AdamW), batch size (in tokens) and warm-up."""
 
 from typing import NamedTuple
+
+RECIPES = ('step_law', 'deepseek', 'porian')
+WARMUP_MOST = 0.1   # of a run's tokens
 
 
 class Recipe(NamedTuple):
   learning_rate: float
   batch_tokens: float
+
+
+def recipe(name: str, *, parameters: float, tokens: float, flops: float) -> Recipe:
+  """What the rule of this name, one of RECIPES, says.
+
+  Args:
+    parameters: without the input embedding.
+    flops: of the whole training run.
+  """
+  if name == 'step_law':
+    return step_law(parameters, tokens)
+  return deepseek(flops) if name == 'deepseek' else porian(parameters)
 
 
 def step_law(parameters: float, tokens: float) -> Recipe:
@@ -28,3 +43,8 @@ def porian(parameters: float) -> Recipe:
   """
   scale = parameters / 108e6
   return Recipe(0.0047 * scale ** (-1 / 3), 2048 * 160 * scale ** (2 / 3))
+
+
+def warmup_tokens(parameters: float, tokens: float) -> float:
+  """As many tokens as parameters (Porian et al. 2024, section 3.3), a tenth of all at most."""
+  return min(parameters, WARMUP_MOST * tokens)

@@ -1,6 +1,8 @@
 """Ladders: what they cost, what their gin files say, and the loop from design to verdict."""
 
 import dataclasses
+import functools
+import hashlib
 import itertools
 import json
 import os
@@ -12,7 +14,7 @@ import types
 import numpy as np
 import pytest
 
-from scaling import ladder as ladders, ladder_runs, ladder_verdict
+from scaling import fit_solver, fitting, ladder as ladders, ladder_runs, ladder_verdict
 from t5x_lite import cli, configuration, metrics
 from t5x_lite.errors import UserError
 
@@ -61,6 +63,14 @@ def trainer(monkeypatch):
 
   monkeypatch.setattr(ladder_runs.subprocess, 'run', run)
   return types.SimpleNamespace(launched=launched, failing=failing, spoilt=spoilt)
+
+
+@pytest.fixture
+def fewer_starts(monkeypatch):
+  """Fits from a tenth of the starts, and a tenth of the resamples: these tests are of the loop."""
+  starts = fit_solver.standard_starts()[::10]
+  monkeypatch.setattr(fit_solver, 'standard_starts', lambda: starts)
+  monkeypatch.setattr(fitting, 'bootstrap', functools.partial(fitting.bootstrap, count=100))
 
 
 def test_budgets_double_and_sizes_are_spread(ladder):
@@ -185,7 +195,7 @@ echo 7
   assert jobs == [' '.join(ladder_runs.command_of(tmp_path, run)) for run in want]
 
 
-def test_the_loop_from_design_to_verdict(tmp_path, trainer, capsys):
+def test_the_loop_from_design_to_verdict(tmp_path, trainer, capsys, fewer_starts):
   """One command, on made-up runs of a known law: the target falls inside the interval."""
   argv = ['scaling', 'ladder', 'all', f'--gin_file={BASE}', '--target=2.4e13', '--multiple=32',
           '--tokens_per_parameter=5', '--spread=6', f'--folder={tmp_path}']
@@ -205,7 +215,7 @@ def test_the_loop_from_design_to_verdict(tmp_path, trainer, capsys):
   assert (tmp_path / ladder_verdict.PREDICTION).read_text() == before
 
 
-def test_a_prediction_is_not_made_twice_from_other_losses(ladder, tmp_path, trainer):
+def test_a_prediction_is_not_made_twice_from_other_losses(ladder, tmp_path, trainer, fewer_starts):
   ladders.write(ladder, tmp_path)
   ladder_runs.train(tmp_path, ladder.runs, say=lambda line: None)
   ladder_verdict.predict(ladder, tmp_path)
@@ -216,7 +226,7 @@ def test_a_prediction_is_not_made_twice_from_other_losses(ladder, tmp_path, trai
     ladder_verdict.predict(ladder, tmp_path)
 
 
-def test_a_spoilt_rung_is_named(ladder, tmp_path, trainer):
+def test_a_spoilt_rung_is_named(ladder, tmp_path, trainer, fewer_starts):
   ladders.write(ladder, tmp_path)
   spoilt = ladder.runs[4].name
   trainer.spoilt[spoilt] = 0.5
@@ -224,6 +234,19 @@ def test_a_spoilt_rung_is_named(ladder, tmp_path, trainer):
   prediction = ladder_verdict.predict(ladder, tmp_path)
   assert prediction['outliers'] == [spoilt]
   assert f'Outliers: {spoilt}' in ladder_verdict.text_of(prediction)
+
+
+def test_the_committed_ladder_is_what_its_command_designs():
+  folder = pathlib.Path(ladders.__file__).parent / 'data' / 'ladder'
+  saved = ladders.read(folder)
+  made = ladders.make([BASE], [], target_flops=2.4e13, largest=4e12, multiple=16,
+                      tokens_per_parameter=6, spread=5.5)
+  assert dataclasses.replace(made, versions=saved.versions) == saved
+  prediction = json.loads((folder / ladder_verdict.PREDICTION).read_text())
+  losses = (folder / ladder_runs.RESULTS).read_bytes()
+  assert prediction['losses_sha256'] == hashlib.sha256(losses).hexdigest()
+  verdict = json.loads((folder / ladder_verdict.VERDICT).read_text())
+  assert verdict == ladder_verdict.judge(prediction, verdict['measured'])
 
 
 @pytest.mark.parametrize('measured, inside', [(1.1, True), (1.0, True), (1.2, True),

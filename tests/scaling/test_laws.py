@@ -11,11 +11,19 @@ from scaling.laws import LAWS, Additive, DataLimited, FixedRatio, Kaplan
 GOPHER = 5.76e23
 HOFFMANN_3 = LAWS['hoffmann_3'].form
 ADDITIVE = {name: law.form for name, law in LAWS.items() if isinstance(law.form, Additive)}
-# Hoffmann et al. 2022, table A3: parameters, and FLOPs by approaches 1 and 2.
+# Hoffmann et al. 2022, table A3: parameters, and (FLOPs, tokens) by approaches 1 and 2.
 TABLE_A3 = [
-    (400e6, 1.92e19, 1.84e19), (1e9, 1.21e20, 1.20e20), (10e9, 1.23e22, 1.32e22),
-    (67e9, 5.76e23, 6.88e23), (175e9, 3.85e24, 4.54e24), (280e9, 9.90e24, 1.18e25),
-    (520e9, 3.43e25, 4.19e25), (1e12, 1.27e26, 1.59e26), (10e12, 1.30e28, 1.75e28)]
+    (400e6, (1.92e19, 8.0e9), (1.84e19, 7.7e9)), (1e9, (1.21e20, 20.2e9), (1.20e20, 20.0e9)),
+    (10e9, (1.23e22, 205.1e9), (1.32e22, 219.5e9)), (67e9, (5.76e23, 1.5e12), (6.88e23, 1.7e12)),
+    (175e9, (3.85e24, 3.7e12), (4.54e24, 4.3e12)), (280e9, (9.90e24, 5.9e12), (1.18e25, 7.1e12)),
+    (520e9, (3.43e25, 11.0e12), (4.19e25, 13.4e12)),
+    (1e12, (1.27e26, 21.2e12), (1.59e26, 26.5e12)),
+    (10e12, (1.30e28, 216.2e12), (1.75e28, 292.0e12))]
+# The same by approach 3: parameters, FLOPs, tokens. 175B: the FLOPs as printed.
+APPROACH_3 = [
+    (400e6, 2.21e19, 9.2e9), (1e9, 1.62e20, 27.1e9), (10e9, 2.46e22, 410.1e9),
+    (67e9, 1.71e24, 4.1e12), (175e9, 1.26e24, 12.0e12), (280e9, 3.52e25, 20.1e12),
+    (520e9, 1.36e26, 43.5e12), (1e12, 5.65e26, 94.1e12), (10e12, 8.55e28, 1425.5e12)]
 
 
 def rounded(value: float, digits: int) -> float:
@@ -42,9 +50,50 @@ def test_optima_are_the_published_ones(name, flops, parameters, tokens, digits):
 
 
 def test_rows_of_table_a3():
-  for parameters, *budgets in TABLE_A3:
-    for name, flops, off in zip(('hoffmann_1', 'hoffmann_2'), budgets, (0.013, 0.033)):
-      assert LAWS[name].form.optimum(flops)[0] == pytest.approx(parameters, rel=off)
+  for parameters, *rows in TABLE_A3:
+    for name, (flops, tokens), off in zip(('hoffmann_1', 'hoffmann_2'), rows, (0.013, 0.033)):
+      n, d = LAWS[name].form.optimum(flops)
+      assert n == pytest.approx(parameters, rel=off)
+      assert d == pytest.approx(tokens, rel=0.06)   # C / 6 N of the row at 67B: 1.43T, not 1.5T
+
+
+def test_table_a3_does_not_follow_from_approach_3():
+  """Its N is 23 to 43 % above the printed constants', 3 to 8 % above the unrounded ones'; a row's
+  FLOPs lack a factor of ten.
+  """
+  for parameters, flops, tokens in APPROACH_3:
+    assert 6 * parameters * tokens / flops == pytest.approx(
+        10 if flops == 1.26e24 else 1, rel=0.045)
+    flops = 6 * parameters * tokens
+    for name, least, most in (('hoffmann_3', 1.22, 1.44), ('hoffmann_3_unrounded', 1.02, 1.09)):
+      assert least < parameters / LAWS[name].form.optimum(flops)[0] < most
+  assert 'table A3' in LAWS['hoffmann_3'].note
+
+
+@pytest.mark.parametrize('name, exponent, digits', [
+    ('hoffmann_1', 0.4981, 4), ('hoffmann_2', 0.4899, 4), ('hoffmann_3', 0.4516, 4),
+    ('hoffmann_3_unrounded', 0.4565, 4), ('besiroglu', 0.513, 3), ('muennighoff', 0.5, 3),
+    ('kaplan', 0.73, 2), ('porian', 0.497, 3), ('deepseek', 0.5243, 4)])
+def test_exponents_of_n(name, exponent, digits):
+  form = LAWS[name].form
+  got = math.log(form.optimum(1e23)[0] / form.optimum(1e21)[0]) / math.log(100)
+  assert round(got, digits) == exponent
+
+
+def test_printed_constants_that_contradict_their_text():
+  # Llama 3: the constants printed for D give 10.5e12 tokens, the text 16.55e12.
+  assert rounded(0.29 * 3.8e25 ** 0.53, 3) == 10.5e12 and '10.5e12' in LAWS['llama3'].note
+  # DeepSeek's powers of N and D multiply to C but for their rounding.
+  m, d = 0.1715 * 1e24 ** 0.5243, 5.8316 * 1e24 ** 0.4757
+  assert m * d == pytest.approx(1e24, rel=2e-4)
+  assert LAWS['deepseek'].form.optimum(1e24)[1] == pytest.approx(d, rel=2e-4)
+
+
+@pytest.mark.parametrize('flops', [1e20, GOPHER, 1e27])
+def test_tokens_a_parameter_that_do_not_depend_on_the_budget(flops):
+  for name, ratio in (('muennighoff', 19.61), ('cerebras', 20)):
+    n, d = LAWS[name].form.optimum(flops)
+    assert round(d / n, 2) == ratio
 
 
 def test_tokens_a_parameter_of_the_refit_at_gophers_budget():
@@ -106,6 +155,48 @@ def test_models_that_are_served(n, served, want_n, want_d, saved):
   assert 100 * (1 - cost(got_n, got_d) / cost(n, d)) == pytest.approx(saved, abs=0.06)
 
 
+@pytest.mark.parametrize('name, want_n, saved', [
+    ('hoffmann_3_unrounded', 7.12e9, 16.3), ('hoffmann_3', 8.02e9, 10.1),
+    ('besiroglu', 6.10e9, 29.0)])
+def test_the_same_by_other_constants(name, want_n, saved):
+  form = LAWS[name].form
+  n, d = form.inference_optimum(13e9, 2e12)
+  cost = lambda n, d: 6 * n * d + 2 * n * 2e12
+  assert rounded(n, 3) == want_n
+  assert 100 * (1 - cost(n, d) / cost(13e9, form.optimal_tokens(13e9))) == pytest.approx(
+      saved, abs=0.06)
+
+
+@pytest.mark.parametrize('name', ADDITIVE)
+def test_no_model_of_a_grid_is_cheaper_to_train_and_serve(name):
+  form = ADDITIVE[name]
+  loss = form.loss(13e9, form.optimal_tokens(13e9))
+  n, _ = form.inference_optimum(13e9, 2e12)
+  grid = np.geomspace(4e8, 13e9, 100_001)
+  left = loss - form.e - form.a * grid ** -form.alpha
+  with np.errstate(invalid='ignore', divide='ignore'):
+    tokens = np.where(left > 0, (form.b / left) ** (1 / form.beta), np.inf)
+  assert grid[(6 * grid * tokens + 2 * grid * 2e12).argmin()] == pytest.approx(n, rel=1e-4)
+
+
+@pytest.mark.parametrize('eta', [0.1, 0.18])
+def test_over_training_is_as_its_paper_writes_it(eta):
+  """Gadre et al. 2024, equation 4: parallel lines of the reducible loss for each D / N."""
+  form = Additive.over_training(1.5, 100.0, 150.0, eta)
+  for m in (20, 640):
+    for flops in (1e19, 1e22):
+      n = math.sqrt(flops / 6 / m)
+      expected = 1.5 + (100 * m ** eta + 150 * m ** -eta) * flops ** -eta
+      assert form.loss(n, m * n) == pytest.approx(expected, rel=1e-12)
+  n, d = form.optimum(1e20)
+  over_n, over_d = form.over_trained(1e20, 32)
+  assert over_d / over_n == pytest.approx(32 * d / n)
+  assert 6 * over_n * over_d == pytest.approx(1e20) and form.over_trained(1e20, 1) == (n, d)
+  # So many times over-trained costs the same factor of compute at any budget.
+  extra = [form.flops_for(form.loss(*form.over_trained(c, 32))) / c for c in (1e18, 1e24)]
+  assert extra[0] == pytest.approx(extra[1]) and extra[0] < 1
+
+
 def test_what_repeated_tokens_are_worth():
   form = LAWS['muennighoff'].form
   assert isinstance(form, DataLimited)
@@ -122,9 +213,10 @@ def test_limited_data():
   assert form.limited_loss(n, d, d) == form.loss(n, d) == form.limited_loss(n, d, 10 * d)
   np.testing.assert_allclose(form.limited_optimum(1e22, 10 * d), (n, d), rtol=1e-4)
   few_n, few_d = form.limited_optimum(1e22, 25e9)
-  grid = few_n * np.geomspace(0.1, 10, 4001)
+  grid = few_n * np.geomspace(0.3, 3, 40_001)
   losses = [form.limited_loss(x, 1e22 / 6 / x, 25e9) for x in grid]
   assert form.limited_loss(few_n, few_d, 25e9) <= min(losses) * (1 + 1e-9)
+  assert grid[np.argmin(losses)] == pytest.approx(few_n, rel=1e-4)
   # Many epochs are better spent on tokens than on parameters (their section 5).
   assert few_n < n and few_d > d
 
@@ -160,3 +252,12 @@ def test_recipes():
   assert rounded(got.learning_rate, 3) == 3.12e-4 and rounded(got.batch_tokens, 3) == 20.7e6
   got = hyperparameters.porian(108e6 * 8)
   assert got == pytest.approx((0.00235, 4 * 2048 * 160))
+  given = {'parameters': 7e9, 'tokens': 1.4e12, 'flops': 1e24}
+  assert [hyperparameters.recipe(name, **given) for name in hyperparameters.RECIPES] == [
+      hyperparameters.step_law(7e9, 1.4e12), hyperparameters.deepseek(1e24),
+      hyperparameters.porian(7e9)]
+
+
+def test_warm_up_is_as_many_tokens_as_parameters_and_a_tenth_at_most():
+  assert hyperparameters.warmup_tokens(1e9, 20e9) == 1e9
+  assert hyperparameters.warmup_tokens(1e9, 5e9) == 5e8

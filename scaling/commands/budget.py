@@ -1,0 +1,129 @@
+"""`t5x-lite scaling budget`: the calculator for a model that is already chosen."""
+
+import argparse
+import json
+
+from scaling.commands import plan as plan_command
+from t5x_lite.errors import UserError
+
+SUMMARY = 'count FLOPs, memory, time, money and energy of a model, and the loss that laws expect'
+EXAMPLE = 't5x-lite scaling budget llama_7b --tokens=1e12 --hardware=a100_80 --chips=2048'
+_BAR = 40   # characters that a device's memory is wide
+_PIECES = {'parameters': 'P', 'gradients': 'G', 'optimizer': 'O', 'activations': 'A',
+           'logits': 'L', 'workspace': 'W', 'copy': 'C'}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument('model', nargs='?', help='a name in configs/models, e.g. llama_7b')
+  parser.add_argument('--gin_file', action='append', default=[], metavar='FILE',
+                      help='of a model or an experiment; may be given again')
+  parser.add_argument('--tokens', type=float, help="that are trained on; default: the experiment's,"
+                      ' or what the budget buys')
+  parser.add_argument('--rows', type=int, help="of a batch; default: the experiment's, or one for "
+                      'each device')
+  parser.add_argument('--microbatches', type=int, help="default: the experiment's, or 1")
+  plan_command.add_budget_flags(parser)
+  parser.add_argument('--fit', metavar='FOLDER',
+                      help='a law of your own, of scaling fit --output=FOLDER')
+  parser.add_argument('--json', action='store_true', help='print JSON')
+
+
+def run(args: argparse.Namespace) -> int:
+  from scaling import answers, calculator
+  experiment = _experiment(args)
+  launched = experiment.train.steps > 1
+  lengths, rows = experiment.row_lengths, args.rows or experiment.data.batch_size
+  tokens = args.tokens
+  if tokens is None and launched and not (args.flops or args.dollars or args.kwh):
+    tokens = float(experiment.train.steps * rows * sum(lengths))
+  found = calculator.training(experiment.model, lengths, _budget(args, tokens),
+                              answers.laws(args.fit), tokens)
+  held = calculator.meshes(experiment.model, found.budget, rows, lengths,
+                           args.microbatches or experiment.train.microbatches,
+                           experiment.optimizer)
+  if args.json:
+    print(json.dumps(plan_command.plain({**vars(found), 'memory': held}), indent=2))
+  else:
+    print('\n'.join(_lines(found, held)))
+  return 0
+
+
+def _experiment(args):
+  """What the gin files, or the model of that name, describe."""
+  from t5x_lite import configuration
+  if bool(args.model) == bool(args.gin_file):
+    raise UserError('which model? Give a name in configs/models, e.g. llama_7b, or --gin_file=FILE')
+  for name in ('tokens', 'rows', 'microbatches'):
+    value = getattr(args, name)
+    if value is not None and not 0 < value < float('inf'):
+      raise UserError(f'--{name}={value:g}: give a number above 0')
+  return configuration.load_described(
+      args.gin_file or [f'models/{args.model}.gin', 'hardware/accelerator.gin'])
+
+
+def _budget(args, tokens: float | None):
+  """The budget; with tokens known, chips and hours are only what they are divided into."""
+  from scaling import budget, hardware
+  chip = hardware.find(args.hardware, hardware.load(args.prices))
+  names = ('flops', 'dollars', 'kwh', 'chips', 'hours', 'mfu', 'pue')
+  given = {name: getattr(args, name) for name in names}
+  if tokens is None:
+    if not any(given[name] for name in ('flops', 'dollars', 'kwh')) and not (
+        given['chips'] and given['hours']):
+      raise UserError('how many tokens? Give --tokens, --flops, --dollars, --kwh, or --chips with '
+                      '--hours')
+    return budget.solve(chip, **given)
+  if said := [name for name in ('flops', 'dollars', 'kwh') if given[name] is not None]:
+    raise UserError(f'--tokens and --{said[0]} both say how much is spent: give one of them')
+  # A loss stands for what is not known yet: the FLOPs of the tokens.
+  return budget.solve(chip, loss=1.0, deadline=given['hours'],
+                      **{name: given[name] for name in ('chips', 'mfu', 'pue')})
+
+
+def _lines(found, held) -> list[str]:
+  from scaling import plan_text
+  amount, budget = plan_text.amount, found.budget
+  counts = found.parameters
+  active = f', {counts.active:,} active for a token' if counts.active != counts.total else ''
+  lines = [*plan_text.hardware_lines(budget)]
+  if stale := budget.chip.stale():
+    lines.append(f'warning: {stale}')
+  lines += ['', f'{counts.total:,} parameters ({counts.embedding:,} in embeddings{active}), '
+            f'{amount(found.tokens)} tokens, {found.tokens / counts.total:.3g} a parameter', '',
+            f'{"training FLOPs":<44}{"a token":>12}{"in all":>12}']
+  names = {'6N': '6 N (all parameters active for a token)',
+           'exact': 'exact: matrices, all of attention',
+           'causal': 'exact: of attention what its mask leaves'}
+  lines += [f'{names[name]:<44}{value:>12.4g}{found.flops[name]:>12.4g}'
+            for name, value in found.per_token.items()]
+  where = '' if budget.chips is None else (
+      f', {plan_text.hours(budget.hours)} on {budget.chips}')
+  cost = '' if found.dollars is None else f', {plan_text.money(found.dollars)}'
+  energy = '' if found.kwh is None else f', {found.kwh:,.0f} kWh'
+  digits = 0 if found.chip_hours >= 10 else 4
+  lines += ['', f'{found.chip_hours:,.{digits}f} chip-hours{where}{cost}{energy}', '']
+  return [*lines, *_memory_lines(held, budget.chip), '', *_law_lines(found)]
+
+
+def _memory_lines(held, chip) -> list[str]:
+  """A bar for each mesh, as wide as its share of a device's memory."""
+  lines = [f'Memory of a device, of {chip.device_memory / 1e9:.3g} GB']
+  for name, needs in held.items():
+    bar = ''.join(letter * round(_BAR * getattr(needs, piece) / chip.device_memory)
+                  for piece, letter in _PIECES.items())
+    over = '' if needs.total <= chip.device_memory else '  does not fit'
+    shown = bar if len(bar) <= _BAR else f'{bar[:_BAR]}>'
+    lines.append(f'  {name:<22}|{shown:<{_BAR}}| {needs.total / 1e9:.3g} GB{over}')
+  return [*lines, '  ' + ', '.join(f'{letter} {piece}' for piece, letter in _PIECES.items())]
+
+
+def _law_lines(found) -> list[str]:
+  from scaling import plan_text
+  lines = [f'{"law":<22}{"loss":<24}{"N / optimal N":<16}{"FLOPs / least":<16}outside its runs']
+  for name, said in found.expected.items():
+    loss = '-' if said.loss is None else plan_text.with_interval(
+        said.loss, said.loss_interval, lambda x: f'{x:.3f}')
+    waste = '-' if said.waste is None else f'{said.waste:.3g}'
+    lines.append(f'{name:<22}{loss:<24}{said.ratio:<16.3g}{waste:<16}'
+                 + plan_text.outside(said.beyond))
+  return lines

@@ -1,0 +1,172 @@
+"""`t5x-lite scaling plan` and `budget`, from the command line to gin that `describe` compiles."""
+
+import json
+
+from jax.sharding import AbstractMesh
+import pytest
+
+from scaling import hardware
+from t5x_lite import cli, configuration, partitioning
+
+# Gopher, 8 H100-days, a thousand dollars, a loss of 2.5.
+BUDGETS = [['--flops=5.76e23'], ['--chips=8', '--hardware=h100', '--hours=24'],
+           ['--dollars=1000', '--hardware=h100'], ['--loss=2.5']]
+
+
+def planned(*flags: str, command: str = 'plan') -> int:
+  return cli.main(['scaling', command, *flags])
+
+
+def described(path, capsys) -> dict:
+  """What `describe` says of a gin file as it is."""
+  assert cli.main(['describe', f'--gin_file={path}', '--json']) == 0
+  return json.loads(capsys.readouterr().out)
+
+
+def check_launches(path):
+  """The file loads for training, and its mesh divides its model and its batch."""
+  experiment, _ = configuration.load([str(path)], ['MODEL_DIR=somewhere'])
+  mesh = experiment.mesh
+  partitioning.check_fits(
+      experiment.model, AbstractMesh((mesh.data, mesh.fsdp, mesh.tensor), partitioning.MESH_AXES),
+      experiment.data.batch_size, experiment.train.microbatches)
+  assert experiment.eval.batch_size % (mesh.data * mesh.fsdp) == 0
+  return experiment
+
+
+@pytest.mark.parametrize('flags', BUDGETS, ids=lambda flags: flags[0])
+def test_budgets_become_tables_with_intervals_and_gin_that_describe_compiles(flags, tmp_path,
+                                                                             capsys):
+  path = tmp_path / 'plan.gin'
+  assert planned(*flags, f'--output={path}') == 0
+  text = capsys.readouterr().out
+  rows = [line for line in text.splitlines() if line.startswith('besiroglu ')]
+  assert len(rows) == 1 and rows[0].count('–') >= 3     # N, D / N and the loss have intervals
+  for law in ('hoffmann_1', 'hoffmann_3_unrounded', 'kaplan', 'porian', 'muennighoff', 'cerebras'):
+    assert f'\n{law} ' in text
+  assert 'Over laws: N ' in text and 'Being wrong about N' in text and f'--gin_file={path}' in text
+  experiment = check_launches(path)
+  table = described(path, capsys)
+  n, tokens = table['parameters'], table['tokens_per_row'] * table['rows_per_batch']
+  assert f'{n:,} parameters' in text
+  chip = hardware.find('h100')
+  if flags == BUDGETS[0]:
+    assert n == pytest.approx(72.2e9, rel=0.02)
+    assert table['train_flops'] == pytest.approx(5.76e23, rel=1e-3)
+    assert 'a factor of 44.3 outside the runs that besiroglu' in text
+  elif flags == BUDGETS[1]:
+    assert table['train_flops'] == pytest.approx(8 * 86400 * 0.4 * chip.flops, rel=1e-3)
+    assert experiment.mesh.data * experiment.mesh.fsdp * experiment.mesh.tensor == 8
+  elif flags == BUDGETS[2]:
+    hours = table['train_flops'] / chip.flops / 0.4 / 3600
+    assert hours * chip.price == pytest.approx(1000, rel=1e-3)
+  else:
+    loss = 1.8172 + 482.01 / n ** 0.3478 + 2085.43 / (
+        tokens * experiment.train.steps) ** 0.3658
+    assert loss == pytest.approx(2.5, abs=1e-4)
+
+
+@pytest.mark.parametrize('family, flags', [
+    ('t5', ['--hardware=tpu_v6e', '--unique_tokens=1e9']),
+    pytest.param('gpt2', ['--law=kaplan'], marks=pytest.mark.slow),
+    ('bert', ['--max_parameters=1e8', '--recipe=deepseek'])])
+def test_families(family, flags, tmp_path, capsys):
+  path = tmp_path / 'plan.gin'
+  assert planned('--flops=2e18', f'--family={family}', *flags, f'--output={path}') == 0
+  text = capsys.readouterr().out
+  experiment = check_launches(path)
+  table = described(path, capsys)
+  assert table['train_flops'] == pytest.approx(2e18, rel=5e-3)
+  assert ('is a guess' in text) == (family != 'gpt2')
+  if family == 'bert':
+    assert table['parameters'] <= 1e8 and experiment.model.head == 'mlm'
+  if family == 't5':
+    assert experiment.model.num_decoder_layers == experiment.model.num_layers
+
+
+def test_json_has_all_of_it(capsys):
+  assert planned('--flops=1e18', '--vocab_size=384', '--law=porian', '--json') == 0
+  table = json.loads(capsys.readouterr().out)
+  assert table['law'] == 'porian' and table['loss'] is None
+  low, high = table['answers']['besiroglu']['loss_interval']
+  assert low < table['answers']['besiroglu']['loss'] < high
+  assert table['config']['vocab_size'] == 384 and "include 'models/llama_7b.gin'" in table['gin']
+  assert table['answers']['kaplan']['beyond'] is None
+
+
+@pytest.mark.parametrize('flags, message', [
+    ([], 'not enough is given'), (['--loss=1.5'], 'no budget gets below 1.817 by besiroglu'),
+    (['--flops=1e21', '--dollars=1000'], 'contradict each other'),
+    (['--flops=1e21', '--chips=8', '--deadline=1d'], 'give --chips=30'),
+    (['--flops=1e20', '--hardware=h101'], 'did you mean h100'),
+    (['--flops=1e20', '--law=chinchila'], 'there are hoffmann_1'),
+    (['--loss=2.5', '--law=llama3'], 'says no loss'),
+    (['--loss=2.5', '--max_parameters=1e8'], 'no budget gets below 2.61'),
+    (['--flops=1e20', '--hours=soon'], 'expected hours'),
+    (['--flops=1e24', '--chips=8'], 'do not fit the memory of 8 x H100 SXM: give --chips=')])
+def test_what_cannot_be_met_is_one_line_with_the_cure(flags, message, capsys):
+  assert planned(*flags) == 1
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and message in error and error.count('\n') == 1
+
+
+def test_a_file_that_exists_is_left_alone(tmp_path, capsys):
+  path = tmp_path / 'mine.gin'
+  path.write_text('mine')
+  assert planned('--flops=1e17', '--vocab_size=384', f'--output={path}') == 1
+  assert 'exists' in capsys.readouterr().err and path.read_text() == 'mine'
+
+
+def test_prices_of_a_users_own_are_those_that_are_shown(tmp_path, capsys):
+  path = tmp_path / 'prices.toml'
+  path.write_text('[h100]\nprice = 1.5\nprice_date = 2020-02-03\nprice_source = "a bill"\n')
+  assert planned('--tokens=1e9', 'gpt2_small', f'--prices={path}', command='budget') == 0
+  text = capsys.readouterr().out
+  assert '$1.5 an hour on 2020-02-03 (a bill)' in text
+  assert 'warning: the price of H100 SXM, $1.5 an hour, is of 2020-02-03' in text
+
+
+def test_the_calculator(capsys):
+  """LLaMA 7B on 1e12 tokens: 2,048 tokens a row, 40.43e9 + 12 L d s FLOPs a token less lookups."""
+  assert planned('llama_7b', '--tokens=1e12', '--hardware=a100_80', '--chips=2', '--json',
+                 command='budget') == 0
+  table = json.loads(capsys.readouterr().out)
+  each = table['per_token']
+  assert round(each['6N'] / 1e9, 2) == 40.43 and round(each['exact'] / 1e9, 2) == 42.86
+  assert round(each['causal'] / 1e9, 2) == 41.25
+  assert table['flops']['exact'] == pytest.approx(1e12 * each['exact'])
+  hours = table['flops']['exact'] / 312e12 / 0.4 / 3600
+  assert table['chip_hours'] == pytest.approx(hours) == 2 * table['budget']['hours']
+  assert table['kwh'] == pytest.approx(hours * 0.4 * 1.1)
+  said = table['expected']['besiroglu']
+  n = 6_738_415_616
+  assert said['parameters'] == n
+  assert said['loss'] == pytest.approx(1.8172 + 482.01 / n ** 0.3478 + 2085.43 / 1e12 ** 0.3658)
+  assert said['waste'] > 1 and said['ratio'] < 1     # it is over-trained
+  assert table['memory']['fsdp 2']['parameters'] == pytest.approx(4 * n / 2, rel=1e-3)
+
+
+def test_the_calculator_in_words(capsys):
+  assert planned('mixtral_8x7b', '--chips=1', '--hours=2d', command='budget') == 0
+  text = capsys.readouterr().out
+  assert '46,702,792,704 parameters' in text and '12,879,925,248 active for a token' in text
+  assert '48 chip-hours, 48 hours on 1' in text and 'does not fit' in text
+  assert '|' in text and 'P parameters' in text
+
+
+def test_the_calculator_reads_an_experiment(capsys):
+  assert planned('--gin_file=experiments/tiny_lm.gin', command='budget') == 0
+  assert '902,272 parameters' in (text := capsys.readouterr().out)
+  assert '3.28M tokens' in text and 'one device' in text
+
+
+@pytest.mark.parametrize('flags, message', [
+    ([], 'which model?'), (['llama_7b'], 'how many tokens?'), (['llama_8b', '--tokens=1'], 'found'),
+    (['llama_7b', '--tokens=-1'], '--tokens=-1'),
+    (['llama_7b', '--tokens=1e12', '--dollars=5'], 'both say how much'),
+    (['llama_7b', '--tokens=1e12', '--chips=8', '--hours=24'], 'give --chips=1254'),
+    (['llama_7b', '--gin_file=x', '--tokens=1'], 'which model?')])
+def test_what_the_calculator_cannot_do(flags, message, capsys):
+  assert planned(*flags, command='budget') == 1
+  error = capsys.readouterr().err
+  assert message in error and error.count('\n') == 1
