@@ -58,6 +58,9 @@ def main(argv: list[str] | None = None) -> int:
   except KeyboardInterrupt:
     print('error: interrupted', file=sys.stderr)
     return 130
+  except BrokenPipeError:   # of `| head`: nobody reads the rest
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def _parser() -> argparse.ArgumentParser:

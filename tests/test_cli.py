@@ -1,6 +1,8 @@
 """The command line: arguments, exit status, one line for a mistake."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -90,3 +92,10 @@ def test_describe_takes_a_model_alone_and_a_mesh_of_devices_that_are_not_there(c
   assert 'The run:' not in text   # there is none
   status, out, err = run(capsys, 'describe', '--gin_file=runs/pretrain.gin')
   assert status == 1 and not out and err.count('\n') == 1
+
+
+def test_a_reader_that_goes_away_is_no_error():
+  command = f'{sys.executable} -m t5x_lite describe --gin_file=models/gpt2_small.gin --json | head -1'
+  done = subprocess.run(['bash', '-c', f'set -o pipefail; {command}; echo ${{PIPESTATUS[0]}}'],
+                        capture_output=True, text=True, timeout=120)
+  assert done.stdout.startswith('{') and 'Traceback' not in done.stderr
