@@ -1,0 +1,132 @@
+"""`t5x-lite scaling fit`: a scaling law of one's own runs, with what there is to doubt of it."""
+
+import argparse
+import json
+import math
+import pathlib
+import sys
+import warnings
+
+from t5x_lite.errors import UserError
+
+SUMMARY = 'fit a scaling law to runs, with intervals and checks'
+EXAMPLE = 't5x-lite scaling fit runs.csv --columns loss=val_loss --budgets=1e21,1e22'
+DATA = pathlib.Path(__file__).resolve().parent.parent / 'data' / 'ladder' / 'ladder.csv'
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  add = parser.add_argument
+  add('runs', nargs='*', metavar='RUNS',
+      help='a CSV file, a run a line, or folders of finished runs; default: the ladder that the '
+           'package brings')
+  add('--columns', action='append', default=[], metavar='QUANTITY=NAME',
+      help='the column of parameters, tokens, flops, loss or name; may be given again')
+  add('--approach', type=int, choices=(1, 2, 3), default=3,
+      help='of Hoffmann et al.: 1 envelope of training curves, 2 parabolas of equal FLOPs, 3 '
+           'parametric (default)')
+  add('--loss', choices=('huber', 'lad'), default='huber',
+      help='approach 3: Huber loss of delta 1e-3 (default), or least absolute deviations')
+  add('--drop_highest', type=int, default=0, metavar='K',
+      help='leave out the K runs of the highest loss before anything is fitted')
+  add('--drop_outliers', action='store_true',
+      help='report the fit without the runs that the rule names, which is always shown beside')
+  add('--budgets', metavar='FLOPS,…', help='default: 1, 10 and 100 times the largest run')
+  add('--bootstrap', type=int, default=1000, metavar='COUNT', help='resamples (default 1000)')
+  add('--resample', choices=('runs', 'residuals'),
+      help='approach 3: what is drawn; default: residuals below 40 runs')
+  add('--level', type=float, default=0.95, help='of the intervals (default 0.95)')
+  add('--seed', type=int, default=0, help='of the resamples (default 0)')
+  add('--json', action='store_true', help='print the report as JSON')
+  add('--output', type=pathlib.Path, metavar='FOLDER',
+      help='write fit.json, which plan --fit reads, and residuals.png there')
+
+
+def run(args: argparse.Namespace) -> int:
+  from scaling import fit_report
+  _check(args)
+  runs = _dropped(_read(args), args.drop_highest)
+  budgets = _budgets(args, runs)
+  fit = None
+  if args.approach == 3:
+    fit, report = _parametric(args, runs, budgets)
+  else:
+    report = _allocation(args, runs, budgets)
+  for line in fit_report.warnings_of(report):
+    print(f'warning: {line}', file=sys.stderr)
+  print(json.dumps(report, indent=1) if args.json else fit_report.as_text(report))
+  if args.output is not None:
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / 'fit.json').write_text(json.dumps(report))
+    if fit is not None:
+      fit_report.residual_figure(fit).savefig(args.output / 'residuals.png', dpi=150)
+  return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+  for name, good, cure in (
+      ('level', 0 < args.level < 1, 'give a share between 0 and 1, 0.95, say'),
+      ('bootstrap', args.bootstrap >= 20, 'give 20 or more'),
+      ('drop_highest', args.drop_highest >= 0, 'give 0 or more')):
+    if not good:
+      raise UserError(f'--{name}={getattr(args, name)}: {cure}')
+
+
+def _read(args: argparse.Namespace):
+  from scaling import points
+  columns = {}
+  for item in args.columns:
+    quantity, equals, name = item.partition('=')
+    if not equals or not name:
+      raise UserError(f'--columns {item}: expected QUANTITY=NAME, e.g. loss=val_loss')
+    columns[quantity] = name
+  paths = [pathlib.Path(path).expanduser() for path in args.runs or [DATA]]
+  folders = [path for path in paths if path.is_dir()]
+  if folders and len(folders) == len(paths):
+    if columns:
+      raise UserError('--columns is of CSV files, and folders of runs were given: leave it out')
+    return points.read_curves(paths) if args.approach == 1 else points.read_folders(paths)
+  if len(paths) > 1:
+    raise UserError(f'{len(paths)} paths: give one CSV file, or only folders of runs')
+  return points.read_csv(paths[0], columns)
+
+
+def _dropped(runs, count: int):
+  """The runs without those `count` of the highest loss."""
+  if count >= len(runs):
+    raise UserError(f'--drop_highest={count} leaves none of {len(runs)} runs: give less')
+  return runs.select(runs.loss.argsort(kind='stable')[:len(runs) - count])
+
+
+def _budgets(args: argparse.Namespace, runs) -> list[float]:
+  if args.budgets is None:
+    return [float(runs.flops.max()) * factor for factor in (1, 10, 100)]
+  try:
+    budgets = [float(text) for text in args.budgets.split(',')]
+  except ValueError:
+    budgets = [math.nan]
+  if not all(0 < budget < math.inf for budget in budgets):
+    raise UserError(f'--budgets={args.budgets}: give FLOPs, e.g. --budgets=1e21,1e22')
+  return budgets
+
+
+def _parametric(args: argparse.Namespace, runs, budgets):
+  from scaling import fit_checks, fit_report, fitting
+  fit = fitting.fit(runs, args.loss)
+  outliers = fit_checks.outliers(fit)
+  if args.drop_outliers and outliers:
+    named = {outlier.index for outlier in outliers}
+    runs = runs.select([i not in named for i in range(len(runs))])
+    fit = fitting.fit(runs, args.loss)
+  fit = fitting.bootstrap(fit, args.bootstrap, args.seed, args.resample)
+  return fit, fit_report.of_fit(fit, budgets, args.level, outliers)
+
+
+def _allocation(args: argparse.Namespace, runs, budgets):
+  from scaling import fit_report, isoflop
+  if args.approach == 1:
+    found = isoflop.envelope(isoflop.curves_of(runs), args.bootstrap, args.seed)
+  else:
+    with warnings.catch_warnings(record=True):   # the report has them
+      found = isoflop.parabolas(runs.parameters, runs.flops, runs.loss, args.bootstrap, args.seed)
+  fitted = min(m.flops for m in found.minima), max(m.flops for m in found.minima)
+  return fit_report.of_allocation(found, args.approach, fitted, len(runs), budgets, args.level)
