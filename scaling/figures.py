@@ -25,6 +25,15 @@ def save(figure: Figure, path: pathlib.Path | str) -> pathlib.Path:
   return path
 
 
+def save_all(fit, folder: pathlib.Path) -> None:
+  """The pictures of a fit with resamples: IsoFLOP curves, surface, frontier, price of being wrong."""
+  save(isoflop(fit.runs, fit.law), folder / 'isoflop.png')
+  save(surface(fit), folder / 'surface.png')
+  save(frontier(fit, ()), folder / 'frontier.png')
+  save(price_of_being_wrong({'this fit': fit.law}, float(fit.runs.flops.max())),
+       folder / 'price.png')
+
+
 def _axes(xlabel: str, ylabel: str, size: tuple[float, float] = _SIZE):
   figure = Figure(figsize=size, layout='constrained')
   axes = figure.subplots()
@@ -99,15 +108,15 @@ def surface(fit) -> Figure:
   return figure
 
 
-def envelope(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-  """Training curves, {run: (FLOPs, loss)}, and the lowest of them at each number of FLOPs."""
+def envelope(curves) -> Figure:
+  """Training curves (scaling.isoflop.Curve), and the lowest of them at each number of FLOPs."""
   figure, axes = _axes('training FLOPs C', 'loss (nats a token)')
-  for (_, (flops, loss)), colour in zip(curves.items(), _shades(len(curves))):
+  ordered = [(c.flops[i], c.loss[i]) for c in curves for i in [np.argsort(c.flops)]]
+  for (flops, loss), colour in zip(ordered, _shades(len(ordered))):
     axes.plot(flops, loss, color=colour, lw=0.8, alpha=0.8)
-  grid = np.geomspace(min(f.min() for f, _ in curves.values()),
-                      max(f.max() for f, _ in curves.values()), 400)
+  grid = np.geomspace(min(f[0] for f, _ in ordered), max(f[-1] for f, _ in ordered), 400)
   least = np.nanmin([np.interp(np.log(grid), np.log(f), y, left=np.nan, right=np.nan)
-                     for f, y in curves.values()], axis=0)
+                     for f, y in ordered], axis=0)
   axes.plot(grid, least, color='black', lw=1.5, label='envelope')
   axes.set(xscale='log', yscale='log')
   axes.legend(frameon=False, fontsize=8)

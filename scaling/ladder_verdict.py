@@ -26,6 +26,7 @@ def predict(ladder: Ladder, folder: pathlib.Path, level: float = 0.95) -> dict:
   outliers, and a hash of the losses that all of this was made from. A prediction that is there
   already is returned as it is, if it was made from the same losses; UserError if not.
   """
+  from scaling import figures
   from t5x_lite import configuration
 
   results = ladder_runs.collect(ladder, folder)
@@ -53,17 +54,8 @@ def predict(ladder: Ladder, folder: pathlib.Path, level: float = 0.95) -> dict:
       'loss': loss, 'low': low, 'high': high,
       'loss_with_outliers': everything.predict(target.parameters, target.tokens, level)[0]}
   ladder_runs.save_json(path, prediction)
-  draw(fit, folder / 'figures')
+  figures.save_all(fit, folder / 'figures')
   return prediction
-
-
-def draw(fit, folder: pathlib.Path) -> None:
-  """The pictures of a ladder's fit: IsoFLOP curves, surface and frontier."""
-  from scaling import figures
-
-  figures.save(figures.isoflop(fit.runs, fit.law), folder / 'isoflop.png')
-  figures.save(figures.surface(fit), folder / 'surface.png')
-  figures.save(figures.frontier(fit, ()), folder / 'frontier.png')
 
 
 def fit_of(results: pathlib.Path, names: Sequence[str]):

@@ -1,4 +1,4 @@
-"""What a wheel carries: the four packages and every gin file, where the code looks for them."""
+"""What a wheel carries: the four packages and every gin and data file, where the code looks."""
 
 import pathlib
 import subprocess
@@ -8,10 +8,10 @@ import zipfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def test_a_wheel_holds_the_packages_and_every_gin_file(tmp_path):
+def test_a_wheel_holds_the_packages_and_every_file_they_read(tmp_path):
   source = tmp_path / 'source'
   tracked = [p for name in ('t5x_lite', 'tasks', 'scaling', 'configs')
-             for p in (ROOT / name).rglob('*') if p.suffix in ('.py', '.gin')]
+             for p in (ROOT / name).rglob('*') if p.suffix in ('.py', '.gin', '.toml', '.csv', '.json')]
   for path in [*tracked, ROOT / 'setup.py', ROOT / 'README.md']:
     target = source / path.relative_to(ROOT)
     target.parent.mkdir(parents=True, exist_ok=True)

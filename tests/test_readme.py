@@ -9,16 +9,19 @@ programs go where a user's would, unless TFDS_DATA_DIR and JAX_COMPILATION_CACHE
 import dataclasses
 import os
 import pathlib
+import pkgutil
 import re
 import subprocess
 import sys
 
 import pytest
 
+from scaling import commands
 from t5x_lite import cli, configuration
 
 ROOT = pathlib.Path(__file__).parents[1]
-DOCUMENTS = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/architecture.md']
+DOCUMENTS = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/architecture.md',
+             'docs/scaling.md']
 SMALL = {
     'train': '--gin.STEPS=2 --gin.BATCH_SIZE=8 --gin.EvalConfig.num_examples=4',
     'eval': '--gin.EvalConfig.num_examples=4',
@@ -28,13 +31,14 @@ SMALL = {
     'train-vocab': '--split=validation',
     'import': '',
     'export': '',
+    'scaling': '',
 }
 NOT_RUN = {
     'git clone https://github.com/OWNER/t5x_lite && cd t5x_lite': 'needs a network',
     'make quickstart': 'installs and trains for minutes; see test_make_quickstart_is_a_command',
     '. .venv/bin/activate': 'is for a shell in which a person types',
 }
-OWN_FILES = {'config.gin', 'mydata.gin'}   # gin files that a reader or a run makes
+OWN_FILES = {'config.gin', 'mydata.gin', 'plan.gin'}   # gin files that a reader or a run makes
 
 
 def _blocks(text: str) -> list[tuple[str, str]]:
@@ -117,13 +121,12 @@ def test_flags_and_commands_exist(name):
   text = _read(name)
   for command in re.findall(r'\bt5x-lite ([a-z][a-z-]*)', text):
     assert command in cli.COMMANDS, command
-  known = {'--gin_file', '--help', '--json', '--task', '--task_module', '--split', '--size',
-           '--output', '--files', '--text', '--from', '--to',
-           '--xla_force_host_platform_device_count'}
-  flags = set(re.findall(r'(?<![\w-])--(?!gin\.)[a-z][\w-]+', text))
-  assert flags <= known, flags - known
-  help_text = ''.join(_help(command) for command in cli.COMMANDS)
-  assert all(flag in help_text for flag in known if not flag.startswith('--xla'))
+  flag = r'(?<![\w-])--(?!gin\.)[a-z][\w-]+'
+  names = [[command] for command in cli.COMMANDS]
+  names += [['scaling', name] for _, name, _ in pkgutil.iter_modules(commands.__path__)]
+  known = {'--xla_force_host_platform_device_count', '--help'}
+  known |= {found for argv in names for found in re.findall(flag, _help(argv))}
+  assert set(re.findall(flag, text)) <= known
 
 
 @pytest.mark.parametrize('name', DOCUMENTS)
@@ -140,10 +143,10 @@ def test_settings_exist(name):
         f'{owner}.{field}')
 
 
-def _help(command: str) -> str:
+def _help(command: list[str]) -> str:
   with pytest.MonkeyPatch.context() as patch:
     lines = []
     patch.setattr(sys.stdout, 'write', lines.append)
     with pytest.raises(SystemExit):
-      cli.main([command, '--help'])
+      cli.main([*command, '--help'])
   return ''.join(lines)

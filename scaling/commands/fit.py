@@ -38,7 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--seed', type=int, default=0, help='of the resamples (default 0)')
   add('--json', action='store_true', help='print the report as JSON')
   add('--output', type=pathlib.Path, metavar='FOLDER',
-      help='write fit.json, which plan --fit reads, and residuals.png there')
+      help='write fit.json, which plan --fit reads, and figures there')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,10 +55,16 @@ def run(args: argparse.Namespace) -> int:
     print(f'warning: {line}', file=sys.stderr)
   print(json.dumps(report, indent=1) if args.json else fit_report.as_text(report))
   if args.output is not None:
+    from scaling import figures, isoflop
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / 'fit.json').write_text(json.dumps(report))
     if fit is not None:
-      fit_report.residual_figure(fit).savefig(args.output / 'residuals.png', dpi=150)
+      figures.save(fit_report.residual_figure(fit), args.output / 'residuals.png')
+      figures.save_all(fit, args.output)
+    elif args.approach == 2:
+      figures.save(figures.isoflop(runs), args.output / 'isoflop.png')
+    else:
+      figures.save(figures.envelope(isoflop.curves_of(runs)), args.output / 'envelope.png')
   return 0
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from scaling import figures
+from scaling.isoflop import Curve
 from scaling.laws import LAWS, Additive
 from scaling.points import Runs
 
@@ -63,15 +64,15 @@ def test_the_surface_holds_the_runs_and_the_frontier(runs):
 
 def test_the_envelope_is_the_lowest_curve_at_each_budget():
   flops = np.geomspace(1, 100, 50)
-  curves = {'a': (flops, 10 / flops ** 0.5), 'b': (flops, 4 / flops ** 0.25)}
+  curves = [Curve(1e6, flops, 10 / flops ** 0.5), Curve(2e6, flops[::-1], 4 / flops[::-1] ** 0.25)]
   *_, least = figures.envelope(curves).axes[0].get_lines()
   x, y = least.get_data()
   np.testing.assert_allclose(y, np.minimum(10 / x ** 0.5, 4 / x ** 0.25), rtol=0.01)
 
 
 def test_the_envelope_ends_where_no_curve_is():
-  curves = {'short': (np.array([1.0, 10]), np.array([3.0, 2])),
-            'long': (np.array([5.0, 100]), np.array([4.0, 1]))}
+  curves = [Curve(1e6, np.array([1.0, 10]), np.array([3.0, 2])),
+            Curve(2e6, np.array([5.0, 100]), np.array([4.0, 1]))]
   *_, least = figures.envelope(curves).axes[0].get_lines()
   x, y = least.get_data()
   assert y[0] == 3 and y[-1] == 1 and np.isfinite(y).all() and x[-1] == pytest.approx(100)

@@ -57,7 +57,8 @@ def test_the_report_and_its_files(capsys, csv, tmp_path):
                'variable projection', 'least absolute deviations', 'Conditioning',
                'resampled residuals', 'x 10'):
     assert part in out, part
-  assert (folder / 'residuals.png').read_bytes().startswith(b'\x89PNG')
+  for name in ('residuals', 'isoflop', 'surface', 'frontier', 'price'):
+    assert (folder / f'{name}.png').read_bytes().startswith(b'\x89PNG')
   status, printed, _ = run(capsys, *argv, '--json')
   report = json.loads(printed)
   assert report == json.loads((folder / 'fit.json').read_text())
@@ -112,6 +113,7 @@ def test_parabolas(capsys, csv, tmp_path):
   assert loaded.form.exponent == pytest.approx(0.51, abs=0.06)
   low, high = loaded.exponents
   assert low < loaded.form.exponent < high
+  assert (tmp_path / 'isoflop.png').read_bytes().startswith(b'\x89PNG')
 
 
 def test_the_envelope_of_points_of_each_size(capsys, tmp_path):
