@@ -1,38 +1,57 @@
-"""FLOPs of a model, by a stated convention, and parameters that a mixture of experts leaves idle.
+"""Parameters of a model, and its FLOPs by a stated convention.
+
+Parameters are counted on the shapes of the network that the config builds, so the counts are those
+of the parameters that are trained, for every config.
 
 Only multiplications of matrices count as FLOPs. A multiply-add is 2 of them; a backward pass costs
 twice its forward pass; recomputation (remat) is not counted, as in PaLM's model-FLOPs utilisation
 (Chowdhery et al. 2022, appendix B).
 """
 
+import dataclasses
 import math
-from typing import NamedTuple
 
 
-class Parameters(NamedTuple):
-  """Exact counts.
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+  """Numbers of parameters.
 
   Attributes:
-    total: all parameters.
-    embedding: of them, tables that are looked up: of tokens (also where it is the output layer
-      too), of positions, of token types; relative position biases are not.
-    active: those that a token meets; fewer than all in a mixture of experts.
+    total: all of them.
+    embedding: of the embedder: the tables of tokens, positions and token types, their norm, and an
+      output layer that is not tied to a table.
+    active: those that a token meets: all but the experts that it is not sent to.
   """
+
   total: int
   embedding: int
   active: int
 
+  @property
+  def non_embedding(self) -> int:
+    return self.total - self.embedding
+
+
+def shapes(config) -> dict[str, tuple[int, ...]]:
+  """Shape of every parameter of the network, by its path: 'decoder/blocks/mlp/up/kernel'."""
+  return {name: shape for name, shape, _ in _leaves(config)}
+
+
+def _leaves(config) -> list[tuple[str, tuple[int, ...], tuple[str | None, ...]]]:
+  """(path, shape, names of the last axes) of every parameter."""
+  from t5x_lite import models  # JAX need not be imported to count FLOPs
+
+  _, params = models.graph(config)
+  return [('/'.join(map(str, path)), variable.get_value().shape, variable.axes)
+          for path, variable in models.nnx.to_flat_state(params)]
+
 
 def parameters(config) -> Parameters:
-  """What the network of a ModelConfig holds, read off the shapes of the network itself."""
-  import jax
-
-  from t5x_lite import models
-
-  tree = models.graph(config)[1].to_pure_dict()
-  count = lambda part: sum(math.prod(x.shape) for x in jax.tree.leaves(part))
-  total = count(tree)
-  return Parameters(total, count(tree['embedder']), total - idle_parameters(config))
+  """The exact counts of the network that a ModelConfig builds; nothing is allocated."""
+  sizes = {name: math.prod(shape) for name, shape in shapes(config).items()}
+  total = sum(sizes.values())
+  embedding = sum(size for name, size in sizes.items() if name.startswith('embedder/'))
+  return Parameters(total, embedding, total - idle_parameters(config))
 
 
 def idle_parameters(config) -> int:
@@ -42,8 +61,8 @@ def idle_parameters(config) -> int:
   """
   if config.num_experts is None:
     return 0
-  layers = config.num_layers + (config.num_decoder_layers or 0)
-  return layers * (config.num_experts - config.experts_per_token) * _mlp(config)
+  experts = sum(math.prod(shape) for _, shape, axes in _leaves(config) if axes[0] == 'experts')
+  return experts // config.num_experts * (config.num_experts - config.experts_per_token)
 
 
 def _mlp(config) -> int:

@@ -1,18 +1,18 @@
-"""What a config builds: parameters by module, FLOPs a token, memory of the train state.
+"""What a config builds: parameters by module, FLOPs a token, memory of a train step.
 
-All of it is read off shapes, and the mesh is an abstract one: no array is allocated, and the
-devices of the mesh need not be there.
+All of it is read off shapes and traces, and the mesh is an abstract one: nothing is compiled, no
+array is allocated, and the devices of the mesh need not be there.
 """
 
+import dataclasses
 import math
 from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh
 
-from scaling import accounting
+from scaling import accounting, memory
 from t5x_lite import train_step
-from t5x_lite.checkpointing import flatten
 from t5x_lite.experiment import Experiment
 from t5x_lite.partitioning import MESH_AXES, MeshConfig, Partitioner
 
@@ -23,19 +23,14 @@ def describe(experiment: Experiment) -> dict[str, Any]:
   `memory` is in bytes; see `_memory`. The FLOPs of a token are those of a row over its tokens: all
   of attention, and the part of it that its mask leaves (`_causal`); see scaling/accounting.py.
   """
-  mesh = _mesh(experiment.mesh)
-  state = train_step.abstract_state(experiment.model, experiment.optimizer.make(),
-                                    Partitioner(mesh, experiment.mesh.rules))
-  sizes = {name: math.prod(x.shape) for name, x in flatten(state['params']).items()}
   modules = {}
-  for name, size in sizes.items():
-    modules[_module(name)] = modules.get(_module(name), 0) + size
-  parameters = sum(sizes.values())
+  for name, shape in accounting.shapes(experiment.model).items():
+    modules[_module(name)] = modules.get(_module(name), 0) + math.prod(shape)
+  parameters = accounting.parameters(experiment.model)
   return {
-      'family': experiment.model.family, 'modules': modules, 'parameters': parameters,
-      'embedding_parameters': sum(s for n, s in sizes.items() if n.startswith('embedder/')),
-      'active_parameters': parameters - accounting.idle_parameters(experiment.model),
-      **_flops(experiment), 'memory': _memory(state, mesh),
+      'family': experiment.model.family, 'modules': modules, 'parameters': parameters.total,
+      'embedding_parameters': parameters.embedding, 'active_parameters': parameters.active,
+      **_flops(experiment), 'memory': _memory(experiment),
   }
 
 
@@ -53,11 +48,7 @@ def _mesh(config: MeshConfig) -> AbstractMesh:
 def _flops(experiment: Experiment) -> dict[str, Any]:
   """FLOPs to train on a token, a step and the whole run, and how long and how many the rows are."""
   config, data = experiment.model, experiment.data
-  inputs, targets = data.inputs_length or 0, data.targets_length
-  if config.family == 'decoder_only':
-    inputs, targets = 0, inputs + targets
-  elif config.family == 'encoder_only':
-    targets = 0
+  inputs, targets = experiment.row_lengths
   tokens = inputs + targets
   row = accounting.train_flops(config, inputs, targets)
   causal_row = accounting.train_flops(config, inputs, targets, causal=True)
@@ -69,12 +60,20 @@ def _flops(experiment: Experiment) -> dict[str, Any]:
   }
 
 
-def _memory(state: train_step.TrainState, mesh: AbstractMesh) -> dict[str, dict[str, int]]:
-  """Bytes of parameters, gradients and optimizer state, `total` and `per_device` of the mesh.
+def _memory(experiment: Experiment) -> dict[str, Any]:
+  """Bytes of a train step and of the decoding cache.
 
-  Gradients are as large as the parameters and lie like them. Activations, logits and what the
-  compiler needs besides are not counted.
+  `total` and `per_device` of the mesh are the parameters, gradients (as large as the parameters,
+  and they lie like them) and optimizer state, exact. `step` is what a device needs for a step: the
+  fields of scaling.memory.Memory and their `total`, of which activations, logits, workspace and
+  copy are estimates. They are those of an accelerator if activations are bfloat16, else of a CPU.
+  `cache_per_row` is what decoding keeps of a row as long as those of the data.
   """
+  config = experiment.model
+  mesh = _mesh(experiment.mesh)
+  state = train_step.abstract_state(config, experiment.optimizer.make(),
+                                    Partitioner(mesh, experiment.mesh.rules))
+
   def held(shape_of):
     count = lambda tree: sum(math.prod(shape_of(x)) * x.dtype.itemsize
                              for x in jax.tree.leaves(tree))
@@ -83,8 +82,16 @@ def _memory(state: train_step.TrainState, mesh: AbstractMesh) -> dict[str, dict[
     return {'parameters': params, 'gradients': params, 'optimizer': optimizer,
             'sum': 2 * params + optimizer}
 
+  inputs, targets = experiment.row_lengths
+  step = memory.per_device(
+      config, mesh=mesh.shape, rows=experiment.data.batch_size, inputs_length=inputs,
+      targets_length=targets, optimizer=experiment.optimizer,
+      microbatches=experiment.train.microbatches,
+      platform='cpu' if config.dtype == 'float32' else 'tpu')
   return {'mesh': dict(mesh.shape), 'total': held(lambda x: x.shape),
-          'per_device': held(lambda x: x.sharding.shard_shape(x.shape))}
+          'per_device': held(lambda x: x.sharding.shard_shape(x.shape)),
+          'step': dataclasses.asdict(step) | {'total': step.total},
+          'cache_per_row': memory.cache_bytes(config, 1, targets, inputs)}
 
 
 def as_text(table: dict[str, Any]) -> str:
@@ -107,16 +114,28 @@ def as_text(table: dict[str, Any]) -> str:
   return '\n'.join([*lines, '', *_memory_lines(table['memory'])])
 
 
-def _memory_lines(memory: dict[str, dict[str, int]]) -> list[str]:
+def _memory_lines(memory: dict[str, Any]) -> list[str]:
   axes = ' x '.join(f'{axis} {size}' for axis, size in memory['mesh'].items() if size > 1)
   columns = {'in all': memory['total']}
   if axes:
     columns['a device'] = memory['per_device']
-  lines = [f'{"memory, without activations":<40}' + ''.join(f'{name:>16}' for name in columns)]
-  lines += [f'{name:<40}' + ''.join(f'{_size(held[key]):>16}' for held in columns.values())
+  row = lambda name, *cells: f'{name:<40}' + ''.join(f'{cell:>16}' for cell in cells)
+  lines = [row('memory', *columns)]
+  lines += [row(name, *(_size(held[key]) for held in columns.values()))
             for key, name in (('parameters', 'parameters'), ('gradients', 'gradients'),
                               ('optimizer', 'optimizer state'), ('sum', 'total'))]
-  return [*lines, f'A device of the mesh {axes}.'] if axes else lines
+  if axes:
+    lines.append(f'A device of the mesh {axes}.')
+  step, width = memory['step'], len(columns) - 1
+  lines += ['', row('a step, estimated', *[''] * width, _size(step['total']))]
+  lines += [row(f'  {name}', *[''] * width, _size(step[key]))
+            for key, name in (('activations', 'kept activations, and the most of:'),
+                              ('logits', '  a chunk of the loss'),
+                              ('workspace', '  the busiest layer'),
+                              ('copy', '  parameters, copied'))]
+  if memory['cache_per_row']:
+    lines.append(row('cache of a decoded row', *[''] * width, _size(memory['cache_per_row'])))
+  return lines
 
 
 def _size(num_bytes: int) -> str:

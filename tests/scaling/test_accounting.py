@@ -1,4 +1,4 @@
-"""FLOPs against a count of the products in the program itself, and against XLA's."""
+"""Parameters against closed forms; FLOPs against the products of the program itself, and XLA's."""
 
 import dataclasses
 import math
@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from scaling import accounting
-from t5x_lite import models
+from t5x_lite import checkpointing, configuration, models, objective
 
 LENGTH = 12
+MODELS = configuration.CONFIGS / 'models'
 
 
 def abstract_batch(config, rows=1):
@@ -126,3 +127,105 @@ def test_training_costs_three_forward_passes(configs):
   for config in configs.values():
     assert (accounting.train_flops(config, 8, 4, causal=True)
             == 3 * accounting.forward_flops(config, 8, 4, causal=True))
+
+
+def loss_of(config, lengths):
+  """(gradient of the loss over a row, as a step computes it; its abstract arguments)."""
+  graphdef, params = models.graph(config)
+  target = models.FAMILIES[config.family].target
+  inputs, targets = lengths
+  batch = {'encoder_input_tokens': inputs, 'decoder_input_tokens': targets,
+           f'{target}_target_tokens': targets or inputs}
+  batch = {name: jax.ShapeDtypeStruct((1, length), np.int32)
+           for name, length in batch.items() if length}
+  weights = jax.ShapeDtypeStruct((1, targets or inputs), np.float32)
+
+  def loss(params, batch):
+    share = objective.shares(config, batch)
+    return objective.batch_sums(models.nnx.merge(graphdef, params), batch, None, share,
+                                loss_tokens=2 * LENGTH * 16)['objective']
+
+  return jax.grad(loss), (models.nnx.to_pure_dict(params),
+                          batch | {f'{target}_loss_weights': weights})
+
+
+@pytest.mark.parametrize('name, change, lengths', [
+    ('decoder', {}, (0, 128)), ('gpt', {}, (0, 128)), ('encoder', {}, (128, 0)),
+    ('encoder_decoder', {}, (128, 64)), ('decoder', {'num_experts': 4, 'expert_capacity': 1.0},
+                                         (0, 128))],
+    ids=['llama', 'gpt', 'bert', 't5', 'experts'])
+def test_train_flops_are_what_xla_counts_of_the_gradient(name, change, lengths, configs):
+  """Compiled, unrolled, all scores computed: to 2 %.
+
+  The products of the program are the count, exactly. What XLA counts besides is elementwise, a
+  FLOP for each number: softmax, norms, activations and residuals, forwards and backwards. It grows
+  with the width where products grow with its square.
+  """
+  config = dataclasses.replace(
+      configs[name], embed_dim=512, mlp_dim=2048, head_dim=128, vocab_size=4096, num_layers=1,
+      scan_layers=False, attention='reference', max_length=128, **change, **(
+          {'num_decoder_layers': 1} if name == 'encoder_decoder' else {}))
+  gradient, arguments = loss_of(config, lengths)
+  want = accounting.train_flops(config, *lengths)
+  assert products(jax.make_jaxpr(gradient)(*arguments).jaxpr) == want
+  counted = jax.jit(gradient).lower(*arguments).compile().cost_analysis()['flops']
+  assert want <= counted <= 1.02 * want
+
+
+def test_a_kernel_that_skips_what_the_mask_hides_costs_between_the_two_conventions(configs):
+  """`rows` computes the scores of the keys up to its last query, in slices of 64 queries."""
+  config = dataclasses.replace(
+      configs['decoder'], embed_dim=128, mlp_dim=128, num_heads=4, num_kv_heads=4, head_dim=32,
+      num_layers=1, scan_layers=False, attention='rows')
+  gradient, arguments = loss_of(config, (0, 256))
+  run = products(jax.make_jaxpr(gradient)(*arguments).jaxpr)
+  whole = accounting.train_flops(config, 0, 256)
+  masked = accounting.train_flops(config, 0, 256, causal=True)
+  scores = 3 * 4 * 128 * 256 * 256
+  assert (whole - scores, masked) == (run - scores * (1 + 2 + 3 + 4) // 16, whole - scores // 2)
+
+
+def closed_form(c) -> tuple[int, int, int]:
+  """(all, of the embedder, active) parameters, from the formulas that papers print."""
+  d, h, e, kv, f, v = (c.embed_dim, c.num_heads, c.head_dim, c.num_kv_heads, c.mlp_dim,
+                       c.vocab_size)
+  gates = 3 if c.gated_mlp else 2
+  norm = d * (2 if c.norm == 'layer_norm' else 1)
+  norms = norm * (2 if c.norm_placement == 'both' else 1)
+  attention = 2 * d * h * e + 2 * d * kv * e + c.bias * (h * e + 2 * kv * e + d)
+  expert = gates * d * f
+  mlp = expert + c.bias * ((gates - 1) * f + d)
+  if c.num_experts:
+    mlp = c.num_experts * expert + d * c.num_experts
+  final = 0 if c.norm_placement == 'post' else norm
+  relative = c.relative_buckets * h if c.position == 'relative' else 0
+  layers = c.num_layers + (c.num_decoder_layers or 0)
+  stacks = 2 if c.family == 'encoder_decoder' else 1
+  blocks = layers * (attention + mlp + 2 * norms) + stacks * (final + relative)
+  blocks += (c.num_decoder_layers or 0) * (attention + norms)
+  heads = {'mlm': d * d + c.bias * d + norm + v, 'classifier': d * d + d + d * (c.num_classes or 0)
+           + (c.num_classes or 0), 'tagger': (d + 1) * (c.num_classes or 0), 'pooler': d * d + d,
+           'mlm_nsp': d * d + c.bias * d + norm + v + d * d + d + 2 * d + 2, None: 0}
+  rows = v + (c.max_length if c.position == 'learned' else 0) + (c.num_token_types or 0)
+  output = 0 if c.tied_embeddings or c.head not in (None, 'mlm', 'mlm_nsp') else v
+  embedder = (rows + output) * d + (norm if c.embedding_norm else 0)
+  total = embedder + blocks + heads[c.head]
+  idle = layers * (c.num_experts - c.experts_per_token) * expert if c.num_experts else 0
+  return total, embedder, total - idle
+
+
+@pytest.mark.parametrize('name', sorted(path.stem for path in MODELS.glob('*.gin')))
+def test_parameters_of_every_config_are_those_of_the_formulas(name):
+  config = configuration.load_described([f'models/{name}.gin'], []).model
+  counted = accounting.parameters(config)
+  assert (counted.total, counted.embedding, counted.active) == closed_form(config)
+  assert counted.non_embedding == counted.total - counted.embedding
+
+
+def test_shapes_are_those_of_the_parameters_drawn(configs):
+  for config in configs.values():
+    for scan_layers in (True, False):
+      config = dataclasses.replace(config, scan_layers=scan_layers)
+      drawn = jax.eval_shape(lambda config=config: models.init_params(config, jax.random.key(0)))
+      assert accounting.shapes(config) == {
+          name: x.shape for name, x in checkpointing.flatten(drawn).items()}
