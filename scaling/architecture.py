@@ -1,8 +1,8 @@
 """From a number of parameters to a Transformer that can be built, with the proportions of a family.
 
 Widths are multiples of what the hardware likes and the mesh divides. How deep a width wants to be
-follows the published ladders: width / depth rises from about 32 at a million parameters by way of 64
-at 125 million (GPT-3, table 2.1) to 128 at 7 billion and above, and matters little around there
+follows the published ladders: width / depth rises from about 32 at a million parameters by way of
+64 at 125 million (GPT-3, table 2.1) to 128 at 7 billion and above, and matters little around there
 (Kaplan et al. 2020, figure 5).
 """
 

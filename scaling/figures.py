@@ -26,7 +26,7 @@ def save(figure: Figure, path: pathlib.Path | str) -> pathlib.Path:
 
 
 def save_all(fit, folder: pathlib.Path) -> None:
-  """The pictures of a fit with resamples: IsoFLOP curves, surface, frontier, price of being wrong."""
+  """The pictures of a fit with resamples: IsoFLOP curves, surface, frontier, price of a wrong N."""
   save(isoflop(fit.runs, fit.law), folder / 'isoflop.png')
   save(surface(fit), folder / 'surface.png')
   save(frontier(fit, ()), folder / 'frontier.png')

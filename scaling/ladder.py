@@ -98,8 +98,8 @@ def design(experiment, *, target_flops: float, largest: float, durations: int = 
            ) -> tuple[Run, ...]:
   """The runs: `sizes` models at each of `durations` budgets, which double up to `largest`.
 
-  Sizes are equally spaced in log N over the factor `spread`, around what `tokens_per_parameter` says
-  is optimal for the middle budget; so each budget has smaller and larger models than its optimum.
+  Sizes are equally spaced in log N over the factor `spread`, around what `tokens_per_parameter`
+  says is optimal for the middle budget; so each budget has smaller and larger models than its optimum.
   The learning rate follows N ** (-1/3) from that of the base experiment (Porian et al. 2024).
 
   Raises UserError if two sizes would be the same model, if there are too few steps to warm up and
@@ -172,8 +172,8 @@ def peak_rate(experiment) -> float:
   schedule = experiment.optimizer.learning_rate
   rate = getattr(schedule, 'peak', None) or getattr(schedule, 'rate', None)
   if rate is None:
-    raise UserError(f'{type(schedule).__name__} has no peak rate: use WSD, WarmupCosine or Constant '
-                    'in the base experiment')
+    raise UserError(f'{type(schedule).__name__} has no peak rate: use WSD, WarmupCosine or '
+                    'Constant in the base experiment')
   return rate
 
 
@@ -184,7 +184,8 @@ def run_name(parameters: int, tokens: int) -> str:
 
 def gin_of(ladder: Ladder, run: Run, folder: pathlib.Path) -> str:
   """The gin file of a run: the base experiment's files, and what differs."""
-  lines = [f'# {run.parameters:,} parameters, {run.tokens:,} tokens, {run.flops:.3g} FLOPs (6 N D).',
+  lines = [f'# {run.parameters:,} parameters, {run.tokens:,} tokens, {run.flops:.3g} FLOPs '
+           '(6 N D).',
            'from __gin__ import dynamic_registration', 'from t5x_lite import experiment',
            'from t5x_lite import models', 'from t5x_lite import optimizers', '']
   lines += [f"include '{name}'" for name in ladder.gin_files]

@@ -60,8 +60,8 @@ def train(folder: pathlib.Path, runs: Iterable[Run], jobs: int = 1,
               and (run.branches_off is None or run.branches_off[0] not in failed)]
       list(pool.map(one, wave))
   if failed:
-    raise UserError(f'{len(failed)} of the runs failed ({", ".join(failed)}): see {folder / "logs"} '
-                    'and run the same command again, which takes them up where they stopped')
+    raise UserError(f'{len(failed)} of the runs failed ({", ".join(failed)}): see '
+                    f'{folder / "logs"} and run the same command again, which takes them up where they stopped')
 
 
 def final_loss(folder: pathlib.Path, run: Run) -> float | None:
@@ -79,7 +79,8 @@ def final_loss(folder: pathlib.Path, run: Run) -> float | None:
   losses = {name: value for name, value in last[-1].items() if name.endswith('/loss')}
   if len(losses) != 1:
     raise UserError(f'{path}: expected one validation loss at step {run.steps}, found '
-                    f'{sorted(losses) or "none"}: use a task with the metrics of language modelling')
+                    f'{sorted(losses) or "none"}: use a task with the metrics of a language '
+                    'model')
   return next(iter(losses.values()))
 
 
@@ -87,8 +88,8 @@ def collect(ladder: Ladder, folder: pathlib.Path) -> pathlib.Path:
   """Writes ladder.csv of all finished runs; UserError naming those that are not."""
   missing = [run.name for run in ladder.runs if final_loss(folder, run) is None]
   if missing:
-    raise UserError(f'{len(missing)} of {len(ladder.runs)} runs are not finished ({missing[0]}, …): '
-                    f't5x-lite scaling ladder run --folder={folder}')
+    raise UserError(f'{len(missing)} of {len(ladder.runs)} runs are not finished ({missing[0]}, …)'
+                    f': t5x-lite scaling ladder run --folder={folder}')
   path = folder / RESULTS
   with open(path, 'w', newline='') as out:
     writer = csv.DictWriter(out, COLUMNS)

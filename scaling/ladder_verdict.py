@@ -12,7 +12,8 @@ import pathlib
 
 import numpy as np
 
-from scaling import accounting, architecture, ladder as ladders, ladder_runs
+from scaling import accounting, architecture, ladder_runs
+from scaling import ladder as ladders
 from scaling.ladder import Ladder, Run
 from t5x_lite.errors import UserError
 
@@ -35,8 +36,8 @@ def predict(ladder: Ladder, folder: pathlib.Path, level: float = 0.95) -> dict:
   if path.exists():
     prediction = json.loads(path.read_text())
     if prediction['losses_sha256'] != digest:
-      raise UserError(f'{path} was made from other losses than {results} holds: a prediction is not '
-                      'made twice; move it away to make another')
+      raise UserError(f'{path} was made from other losses than {results} holds: a prediction is '
+                      'not made twice; move it away to make another')
     return prediction
   everything, fit, outliers = fit_of(results, [run.name for run in ladder.runs])
   experiment, _ = configuration.load(ladder.gin_files, [*ladder.bindings, "MODEL_DIR=''"])

@@ -95,7 +95,8 @@ def test_describe_takes_a_model_alone_and_a_mesh_of_devices_that_are_not_there(c
 
 
 def test_a_reader_that_goes_away_is_no_error():
-  command = f'{sys.executable} -m t5x_lite describe --gin_file=models/gpt2_small.gin --json | head -1'
+  command = (f'{sys.executable} -m t5x_lite describe --gin_file=models/gpt2_small.gin --json '
+             '| head -1')
   done = subprocess.run(['bash', '-c', f'set -o pipefail; {command}; echo ${{PIPESTATUS[0]}}'],
                         capture_output=True, text=True, timeout=120)
   assert done.stdout.startswith('{') and 'Traceback' not in done.stderr

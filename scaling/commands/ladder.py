@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _design(args) -> None:
-  from scaling import ladder as ladders, ladder_runs
+  from scaling import ladder as ladders
+  from scaling import ladder_runs
   if not args.gin_file or args.target is None:
     raise UserError('A ladder is designed from a base experiment and a target: pass '
                     '--gin_file=FILE and --target=FLOPS')
@@ -69,18 +70,21 @@ def _design(args) -> None:
 
 
 def _run(args) -> None:
-  from scaling import ladder as ladders, ladder_runs
+  from scaling import ladder as ladders
+  from scaling import ladder_runs
   ladder_runs.train(args.folder, ladders.read(args.folder).runs, args.jobs)
 
 
 def _fit(args) -> None:
-  from scaling import ladder as ladders, ladder_verdict
+  from scaling import ladder as ladders
+  from scaling import ladder_verdict
   prediction = ladder_verdict.predict(ladders.read(args.folder), args.folder, args.level)
   print(ladder_verdict.text_of(prediction))
 
 
 def _check(args) -> None:
-  from scaling import ladder as ladders, ladder_verdict
+  from scaling import ladder as ladders
+  from scaling import ladder_verdict
   verdict = ladder_verdict.check(ladders.read(args.folder), args.folder)
   print(json.dumps(verdict, indent=1))
   print(verdict['sentence'])

@@ -4,7 +4,8 @@ import dataclasses
 import itertools
 import math
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 
 from scaling import accounting, architecture

@@ -14,7 +14,8 @@ import types
 import numpy as np
 import pytest
 
-from scaling import fit_solver, fitting, ladder as ladders, ladder_runs, ladder_verdict
+from scaling import fit_solver, fitting, ladder_runs, ladder_verdict
+from scaling import ladder as ladders
 from t5x_lite import cli, configuration, metrics
 from t5x_lite.errors import UserError
 
@@ -178,15 +179,20 @@ def test_slurm_runs_every_command_in_two_waves(ladder, tmp_path):
   (bin_folder / 'sbatch').write_text("""#!/bin/bash
 echo "$@" >> "$RECORD"
 for word in "$@"; do
-  case $word in --array=*) last=${word#--array=0-}; last=${last%%%*};; --wrap=*) job=${word#--wrap=};; esac
+  case $word in
+    --array=*) last=${word#--array=0-}; last=${last%%%*};;
+    --wrap=*) job=${word#--wrap=};;
+  esac
 done
-for i in $(seq 0 $last); do SLURM_ARRAY_TASK_ID=$i bash -c "${job//eval/echo}" >> "$RECORD.jobs"; done
+for i in $(seq 0 $last); do
+  SLURM_ARRAY_TASK_ID=$i bash -c "${job//eval/echo}" >> "$RECORD.jobs"
+done
 echo 7
 """)
   (bin_folder / 'sbatch').chmod(0o755)
   record = tmp_path / 'record'
-  subprocess.run([str(script), '--partition=cpu'], check=True, capture_output=True, env=os.environ | {
-      'PATH': f'{bin_folder}:{os.environ["PATH"]}', 'RECORD': str(record)})
+  env = os.environ | {'PATH': f'{bin_folder}:{os.environ["PATH"]}', 'RECORD': str(record)}
+  subprocess.run([str(script), '--partition=cpu'], check=True, capture_output=True, env=env)
   first, second = record.read_text().splitlines()
   assert '--array=0-3%2' in first and '--partition=cpu' in first and 'dependency' not in first
   assert '--array=0-7%2' in second and '--dependency=afterok:7' in second
