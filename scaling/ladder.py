@@ -99,7 +99,8 @@ def design(experiment, *, target_flops: float, largest: float, durations: int = 
   """The runs: `sizes` models at each of `durations` budgets, which double up to `largest`.
 
   Sizes are equally spaced in log N over the factor `spread`, around what `tokens_per_parameter`
-  says is optimal for the middle budget; so each budget has smaller and larger models than its optimum.
+  says is optimal for the middle budget; so each budget has smaller and larger models than its
+  optimum.
   The learning rate follows N ** (-1/3) from that of the base experiment (Porian et al. 2024).
 
   Raises UserError if two sizes would be the same model, if there are too few steps to warm up and

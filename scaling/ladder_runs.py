@@ -61,7 +61,8 @@ def train(folder: pathlib.Path, runs: Iterable[Run], jobs: int = 1,
       list(pool.map(one, wave))
   if failed:
     raise UserError(f'{len(failed)} of the runs failed ({", ".join(failed)}): see '
-                    f'{folder / "logs"} and run the same command again, which takes them up where they stopped')
+                    f'{folder / "logs"} and run the same command again, which takes them up where '
+                    'they stopped')
 
 
 def final_loss(folder: pathlib.Path, run: Run) -> float | None:
