@@ -45,7 +45,7 @@ def of_fit(fit: Fit, budgets: Sequence[float], level: float,
       'variable_projection': dataclasses.asdict(fit_checks.variable_projection(runs)),
       'resampled': fit.resampled, 'resamples': len(fit.noise),
       'residuals': dict(zip(runs.names, map(float, fit.residuals))),
-      'draws': {name: getattr(fit.samples, name).tolist() for name in fitting.PARAMETERS},
+      'draws': {name: getattr(fit.with_optimum(), name).tolist() for name in fitting.PARAMETERS},
   }
 
 

@@ -85,9 +85,10 @@ class Fit:
   def optimum(self, flops: float, level: float = 0.95) -> dict[str, tuple[float, float, float]]:
     """'parameters', 'tokens', 'ratio' (D / N) and 'loss' of a budget, as (value, low, high).
 
-    `loss` is the law's at the optimum, without the noise of a run (see `predict`).
+    `loss` is the law's at the optimum, without the noise of a run (see `predict`). Resamples
+    without an optimum are left out (see `with_optimum`).
     """
-    samples = self._samples()
+    samples = self.with_optimum()
 
     def answers(law):
       n, d = law.optimum(flops)
@@ -96,6 +97,15 @@ class Fit:
     sampled = answers(samples)
     return {name: (float(value), *percentiles(sampled[name], level))
             for name, value in answers(self.law).items()}
+
+  def with_optimum(self) -> Additive:
+    """The samples whose exponents are positive: the others have no best N.
+
+    `fit_checks.runaway` says how many there are, and the report warns of more than a few.
+    """
+    samples = self._samples()
+    kept = (samples.alpha > 0) & (samples.beta > 0)
+    return Additive(*(getattr(samples, name)[kept] for name in PARAMETERS))
 
   def predict(self, parameters: float, tokens: float, level: float = 0.95
               ) -> tuple[float, float, float]:

@@ -309,3 +309,15 @@ def test_conditioning_says_which_runs_tell_more():
   assert 1e-12 < fitting.robust_scale(np.array([0, 0, 0, 0, 0, 1e-3, -1e-3]))
   assert fitting.robust_scale(0.01 * np.random.default_rng(0).standard_normal(4000)
                               ) == pytest.approx(0.01, rel=0.05)
+
+
+def test_resamples_without_a_best_size_are_left_out_of_its_interval():
+  law = Additive(1.7, 400.0, 0.34, 400.0, 0.28)
+  n = np.array([1e8, 2e8, 4e8])
+  runs = points.Runs(n, 20 * n, law.loss(n, 20 * n), 120 * n * n, ('a', 'b', 'c'))
+  exponents = np.array([0.34, -0.1, 0.34])
+  same = lambda value: np.full(3, value)
+  found = fitting.Fit(law, runs, 'huber', 0.0, 'runs', Additive(
+      same(1.7), same(400.0), exponents, same(400.0), same(0.28)), np.zeros(3))
+  value, low, high = found.optimum(1e20)['parameters']
+  assert low == pytest.approx(value) and high == pytest.approx(value)
