@@ -28,7 +28,7 @@ REQUIRES = [
 # The oracle of imported models is torch; of this version there is a CPU build for Python 3.11.
 ORACLE = ['torch==2.13.0; python_version < "3.12"', 'transformers>=5,<6; python_version < "3.12"']
 # The web page of `t5x-lite scaling app`: brings its own fonts and scripts, so it works offline.
-APP = ['nicegui>=3,<4']
+APP = ['nicegui>=3.18,<4']
 TEST = ['pytest>=8,<10', 'pytest-xdist>=3.6,<4', 'hypothesis>=6.100,<7', 'ruff>=0.6,<1',
         'tiktoken>=0.9,<1', 'selenium>=4.20,<5', *APP, *ORACLE]
 NOTEBOOKS = ['nbclient>=0.10,<1', 'nbformat>=5.10,<6', 'ipykernel>=6.29,<8']

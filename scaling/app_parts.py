@@ -1,0 +1,369 @@
+"""What the web page reads and shows, without the page: fields to a request, a CSV to a law, and
+answers, plans and fits to HTML and pictures.
+
+All numbers come from the other files of `scaling`, and most of their words from `plan_text`.
+"""
+
+import base64
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+from html import escape
+import io
+import json
+import math
+import pathlib
+import re
+from typing import Any
+
+from scaling import plan_text
+from scaling.answers import Answer
+from scaling.budget import MFU, PUE, duration
+from scaling.fitting import Fit
+from scaling.laws import Additive, Law
+from scaling.plan_text import amount, with_interval
+from scaling.planner import Plan
+from scaling.request import Request
+from t5x_lite.errors import UserError
+
+RESAMPLES = 20, 2000   # least and most that the page takes
+_AROUND = 300       # times more and less than the budget, of the laws' picture
+CSS = """
+body { background: #f3f5f8; color: #1c2733; overflow-x: hidden; }
+.nicegui-content { padding: 0; gap: 0; }
+.top { width: 100%; background: #17324d; color: white; padding: 14px 24px; }
+.top h1 { font-size: 22px; line-height: 1.3; font-weight: 600; margin: 0; }
+.top p { margin: 2px 0 0; opacity: .85; }
+.sides { width: 100%; max-width: 1360px; margin: 0 auto; padding: 20px 24px 40px; display: grid;
+  grid-template-columns: 330px minmax(0, 1fr); gap: 20px; align-items: start; }
+.side { display: flex; flex-direction: column; gap: 20px; min-width: 0; }
+.box { background: white; border: 1px solid #dbe1e8; border-radius: 10px; padding: 16px 18px;
+  min-width: 0; display: flex; flex-direction: column; gap: 10px; align-items: stretch; }
+.box h2 { font-size: 16px; line-height: 1.4; font-weight: 600; margin: 0; }
+.box .nicegui-html, .box p { margin: 0; }
+.said { font-size: 13px; line-height: 1.45; color: #52606d; overflow-wrap: anywhere; }
+.said b { color: #1c2733; font-weight: 600; }
+.alert { background: #fdecea; border: 1px solid #e6a19a; color: #8c1d13; border-radius: 8px;
+  padding: 10px 14px; overflow-wrap: anywhere; }
+.warn { background: #fff7e0; border-left: 3px solid #d9a400; padding: 6px 10px; font-size: 13px;
+  line-height: 1.45; margin-bottom: 6px; overflow-wrap: anywhere; }
+.tiles { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 10px; }
+.tile { background: #f3f6fa; border-radius: 8px; padding: 8px 12px; min-width: 0; }
+.tile span { display: block; font-size: 12px; line-height: 1.4; color: #52606d;
+  overflow-wrap: anywhere; }
+.tile b { font-size: 21px; line-height: 1.3; font-weight: 600; }
+.scroll { overflow-x: auto; max-width: 100%; }
+table.data { border-collapse: collapse; width: 100%; font-size: 13px; line-height: 1.35; }
+table.data th { text-align: left; font-weight: 600; color: #52606d; }
+table.data th, table.data td { padding: 5px 8px 5px 0; border-bottom: 1px solid #e6ebf0;
+  vertical-align: top; font-variant-numeric: tabular-nums; }
+table.data small { display: block; color: #6b7885; font-size: 11px; white-space: nowrap; }
+table.data tr.chosen td { background: #e5effa; }
+table.data tr.chosen td:first-child { font-weight: 600; }
+table.rows td:first-child { color: #52606d; white-space: nowrap; width: 1%; padding-right: 14px; }
+.pictures { columns: 2 300px; column-gap: 18px; }
+.pictures figure { margin: 0 0 14px; break-inside: avoid; }
+.pictures img { width: 100%; max-width: 560px; display: block; margin: 0 auto; }
+.pictures figcaption { font-size: 13px; line-height: 1.4; color: #52606d; margin-bottom: 4px; }
+.text { margin: 0; font: 12px/1.5 ui-monospace, Menlo, Consolas, monospace; background: #f3f6fa;
+  border-radius: 8px; padding: 12px; max-height: 340px; overflow: auto; white-space: pre; }
+.buttons { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; }
+.q-uploader { width: 100%; }
+.q-uploader__list, .q-uploader__subtitle { display: none; }
+.grow { flex: 1 1 220px; }
+@media (max-width: 860px) {
+  .top { padding: 12px 14px; }
+  .sides { grid-template-columns: minmax(0, 1fr); padding: 12px; gap: 12px; }
+  .side { gap: 12px; }
+  .box { padding: 14px; }
+  .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  table.data { font-size: 12px; }
+  table.data th, table.data td { padding-right: 5px; }
+  table.data td:last-child, table.data th:last-child { padding-right: 0; }
+  table.data small { font-size: 10px; }
+}
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """A text field: its label, how its text is read, what may be written, and what stands there.
+
+  `decades` are the powers of ten between which a slider moves it, `most` what is answered in time.
+  """
+  label: str
+  read: Callable[[str], Any]
+  hint: str
+  value: str = ''
+  decades: tuple[int, int] | None = None
+  most: float = math.inf
+
+
+FIELDS = {
+    'flops': Field('Training FLOPs', float, 'e.g. 1e21', '1e21', (17, 27)),
+    'hours': Field('Time', duration, 'e.g. 36, 90m or 2d (hours if no unit)', '24'),
+    'dollars': Field('Dollars', float, 'e.g. 1000', '1000', (1, 8)),
+    'kwh': Field('Energy (kWh)', float, 'e.g. 500', '500', (1, 8)),
+    'loss': Field('Target loss', float, 'nats a token, e.g. 2.5', '2.5'),
+    'chips': Field('Chips', int, 'empty: as few as will do', most=2 ** 20),
+    'mfu': Field('MFU', float, f'share of the peak; empty: {MFU}'),
+    'pue': Field('PUE', float, f'data centre over chips; empty: {PUE}'),
+    'deadline': Field('Deadline', duration, 'e.g. 36, 90m or 2d'),
+    'unique_tokens': Field('Unique tokens', float, 'e.g. 1e11; more are repeats'),
+    'served_tokens': Field('Tokens to be served', float, 'e.g. 1e12; the budget pays for them'),
+    'max_parameters': Field('Largest model', float, 'parameters, e.g. 8e9'),
+    'length': Field('Row length', int, "tokens; empty: the family's", most=2 ** 20),
+    'multiple': Field('Multiple of widths', int, 'empty: 128'),
+    'vocab_size': Field('Vocabulary', int, "empty: the family's"),
+}
+BUDGETS = {'flops': 'FLOPs', 'chips': 'Chips', 'dollars': '$', 'kwh': 'kWh', 'loss': 'Loss'}
+OF_BUDGET = ('flops', 'hours', 'dollars', 'kwh', 'loss')
+DETAILS = tuple(name for name in FIELDS if name not in (*OF_BUDGET, 'chips'))
+
+
+class FieldError(UserError):
+  """A text that its field cannot read; `field` is its name."""
+
+  def __init__(self, field: str, message: str):
+    super().__init__(message)
+    self.field = field
+
+
+def shown(budget: str) -> tuple[str, ...]:
+  """The names of the fields that count for a kind of budget, one of BUDGETS."""
+  return ('hours' if budget == 'chips' else budget, 'chips', *DETAILS)
+
+
+def read(texts: Mapping[str, str], budget: str, **choices) -> Request:
+  """The request of the fields' texts; FieldError, or UserError, if it makes no sense."""
+  values = {}
+  for name in shown(budget):
+    field, text = FIELDS[name], (texts.get(name) or '').strip()
+    if text:
+      try:
+        values[name] = field.read(text)
+      except ValueError:
+        kind = 'whole number' if field.read is int else 'number'
+        raise FieldError(name, f'{field.label}: {text!r} is no {kind}; {field.hint}') from None
+      except UserError as e:
+        raise FieldError(name, f'{field.label}: {e}') from None
+      if values[name] > field.most:
+        raise FieldError(name, f'{field.label}={text}: give {field.most:,} or less')
+  return Request(**values, **choices)
+
+
+def explained(message: str) -> tuple[str, str | None]:
+  """A message with the flags of the command line called as on the page, and the field it is of."""
+  name = re.match(r'--(\w+)', message)
+  labels = {**{name: field.label for name, field in FIELDS.items()}, 'law': 'Law',
+            'hardware': 'Hardware', 'family': 'Family', 'columns': 'Columns'}
+  text = re.sub(r'--(\w+)', lambda found: labels.get(found[1], found[0]), message)
+  return text, name[1] if name and name[1] in FIELDS else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+  """A law of a visitor's runs: the fit, its report, and its file, which a Request takes."""
+  fit: Any
+  report: dict[str, Any]
+  text: str
+  path: pathlib.Path
+
+
+def fitted(folder: pathlib.Path, name: str, data: bytes, columns: str, loss: str, resamples: str
+           ) -> Fitted:
+  """The law of a CSV file, as `t5x-lite scaling fit` finds it; UserError if there is none."""
+  from scaling import fit_checks, fit_report, fitting, points
+  named = {}
+  for item in filter(None, (item.strip() for item in columns.split(','))):
+    quantity, equals, column = (part.strip() for part in item.partition('='))
+    if not equals or not column:
+      raise UserError(f'Columns: {item!r} is not QUANTITY=NAME, e.g. loss=val_loss')
+    named[quantity] = column
+  least, most = RESAMPLES
+  if not resamples.isdecimal() or not least <= int(resamples) <= most:
+    raise UserError(f'Resamples: {resamples!r} is no whole number from {least} to {most}')
+  path = folder / (pathlib.PurePath(name).name or 'runs.csv')
+  path.write_bytes(data)
+  try:
+    runs = points.read_csv(path, named)
+  except UserError as e:   # the visitor knows the name, not the folder
+    raise UserError(str(e).replace(f'{folder}/', '')) from None
+  found = fitting.bootstrap(fitting.fit(runs, loss), int(resamples))
+  most_flops = float(runs.flops.max())
+  report = fit_report.of_fit(found, [most_flops, 10 * most_flops, 100 * most_flops], 0.95,
+                             fit_checks.outliers(found))
+  saved = folder / 'fit.json'
+  saved.write_text(json.dumps(report))
+  return Fitted(found, report, fit_report.as_text(report), saved)
+
+
+def provenance(name: str, law: Law) -> str:
+  """Where a law is from, what it counts, and where it was fitted."""
+  runs = 'not known'
+  if law.fitted is not None:
+    runs = f'{law.fitted[0]:.2g} to {law.fitted[1]:.2g} FLOPs'
+  said = {'Source': law.source, 'Counts': law.counts, 'Text': law.text, 'Fitted on': runs,
+          'Interval': law.interval or 'none published', 'Note': law.note}
+  return ''.join(f'<div><b>{name}</b> {escape(text)}</div>' for name, text in said.items() if text)
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], chosen: str = '', name: str = ''
+          ) -> str:
+  """An HTML table; '1 (2–3)' in a cell takes two lines, the row that begins `chosen` stands out."""
+  head = ''.join(f'<th>{escape(header)}</th>' for header in headers)
+  body = ''.join(
+      f'<tr{" class=chosen" if chosen and row[0] == chosen else ""}>'
+      f'{"".join(f"<td>{_cell(cell)}</td>" for cell in row)}</tr>' for row in rows)
+  return (f'<div class="scroll"><table class="data" id="{name}"><thead><tr>{head}</tr></thead>'
+          f'<tbody>{body}</tbody></table></div>')
+
+
+def _cell(text: str) -> str:
+  value, bracket, rest = text.partition(' (')
+  shown = escape(value).replace('_', '_<wbr>')
+  return f'{shown}<small>{escape(rest.removesuffix(")"))}</small>' if bracket else shown
+
+
+def answers(found: Sequence[Answer], chosen: str, target: bool) -> str:
+  """The table over laws; with FLOPs where a loss is the target."""
+  headers = ['Law', *['FLOPs'] * target, 'N', 'D', 'D/N', 'Loss', 'Outside its runs']
+  rows = []
+  for answer in found:
+    if answer.parameters is None:
+      rows.append([answer.law, answer.reason, *[''] * (len(headers) - 2)])
+      continue
+    cells = {
+        'Law': answer.law,
+        'FLOPs': with_interval(answer.flops, answer.flops_interval, lambda x: f'{x:.2e}'),
+        'N': with_interval(answer.parameters, answer.parameters_interval, amount),
+        'D': amount(answer.tokens),
+        'D/N': with_interval(answer.tokens / answer.parameters, answer.ratio_interval,
+                             lambda x: f'{x:.1f}'),
+        'Loss': '-' if answer.loss is None else with_interval(
+            answer.loss, answer.loss_interval, lambda x: f'{x:.3f}'),
+        'Outside its runs': plan_text.outside(answer.beyond)}
+    rows.append([cells[header] for header in headers])
+  return table(headers, rows, chosen, 'answers')
+
+
+def plan(made: Plan) -> str:
+  """The plan: its figures, its warnings, and the lines that the command prints of the run."""
+  chip, best = made.budget.chip, made.answer
+  none = lambda value, shown: 'not known' if value is None else shown(value)
+  bare = lambda ends, show: '' if ends is None else f'{show(ends[0])}–{show(ends[1])}'
+  loss = lambda x: f'{x:.3f}'
+  price = '' if chip.price is None else f'${chip.price:g} an hour on {chip.price_date}'
+  tiles = [
+      ('Parameters', amount(made.total_parameters), 'the law says '
+       + with_interval(best.parameters, best.parameters_interval, amount)),
+      ('Tokens', amount(made.tokens), f'the law says {amount(best.tokens)}'),
+      ('Tokens a parameter', f'{made.tokens / made.total_parameters:.3g}', bare(
+          best.ratio_interval, lambda x: f'{x:.3g}')),
+      ('Expected loss', 'not said' if made.loss is None else loss(made.loss),
+       bare(made.loss_interval, loss)),
+      ('Time', plan_text.hours(made.budget.hours), f'on {made.budget.chips:,} × {chip.title}'),
+      ('Cost', none(made.dollars, plan_text.money), price),
+      ('Energy', none(made.kwh, lambda x: f'{x:,.0f} kWh'), f'with a PUE of {made.budget.pue:g}'),
+      ('Training FLOPs', f'{made.flops:.3g}', f'at an MFU of {made.budget.mfu:g}'),
+  ]
+  lines = plan_text.text(made).rpartition('Plan by ')[2].splitlines()[1:]
+  rows = [line.split(maxsplit=1) for line in lines]
+  return (''.join(f'<div class="warn">{escape(line)}</div>' for line in made.warnings)
+          + '<div class="tiles" id="tiles">' + ''.join(
+              f'<div class="tile"><span>{escape(name)}</span><b>{escape(value)}</b>'
+              f'<span>{escape(below)}</span></div>' for name, value, below in tiles) + '</div>'
+          + '<table class="data rows" id="run" style="margin-top: 10px"><tbody>' + ''.join(
+              f'<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>' for name, text in rows)
+          + '</tbody></table>')
+
+
+def notes(made: Plan) -> str:
+  """The spread over laws, what their intervals are, and who counts otherwise."""
+  table_and_notes = plan_text.text(made).split('\n\n')
+  return ''.join(f'<div>{escape(line)}</div>' for line in table_and_notes[2].splitlines())
+
+
+def plan_pictures(made: Plan, known: dict[str, Law], fit: Fit | None) -> str:
+  """Frontier with the budget marked, price of being wrong, and memory of a device."""
+  from scaling import figures
+  flops = made.answer.flops
+  span = flops / _AROUND, flops * _AROUND
+  frontier = figures.frontier(fit, span=span)
+  axes = frontier.axes[0]
+  axes.axvline(flops, color='tab:red', lw=1)
+  axes.plot(flops, made.answer.parameters, '*', color='tab:red', markersize=12, zorder=5)
+  axes.set_xlim(span)
+  axes.get_legend().remove()   # of so many lines, it hides what it explains
+  _legend(frontier, 2, 'outside lower center')
+  prices = figures.price_of_being_wrong(
+      {name: law.form for name, law in known.items() if isinstance(law.form, Additive)}, flops)
+  held = made.layout.memory
+  mesh = ' × '.join(f'{axis} {size}' for axis, size in made.layout.mesh.items() if size > 1)
+  parts = {'parameters': held.parameters, 'gradients': held.gradients,
+           'optimizer': held.optimizer, 'activations': held.activations,
+           'at work': max(held.logits, held.workspace, held.copy)}
+  bars = figures.memory_bars({mesh or 'one device': parts}, made.budget.chip.device_memory)
+  bars.legends[0].remove()
+  _legend(bars, 3, 'outside upper center')
+  return pictures([
+      ('The best N of each budget by law. Line and star: this budget. Dotted: beyond the runs of '
+       'the law.', frontier, (4.2, 5.0)),
+      ('Being wrong about N: times the FLOPs for the same loss.', prices, (4.2, 3.6)),
+      ('Memory of a device in a step; at work: logits, a layer, or a copy, the largest.', bars,
+       (4.2, 2.0))])
+
+
+def _legend(figure, columns: int, place: str) -> None:
+  figure.legend(*figure.axes[0].get_legend_handles_labels(), frameon=False, fontsize=8,
+                ncols=columns, loc=place)
+
+
+def pictures(shown: Iterable[tuple[str, Any, tuple[float, float]]]) -> str:
+  """(caption, matplotlib figure, size in inches) as images that hold their own data."""
+  return '<div class="pictures">' + ''.join(
+      f'<figure><figcaption>{escape(caption)}</figcaption><img alt="{escape(caption)}" '
+      f'src="{_image(figure, size)}"></figure>' for caption, figure, size in shown) + '</div>'
+
+
+def _image(figure, size: tuple[float, float]) -> str:
+  figure.set_size_inches(*size)
+  file = io.BytesIO()
+  figure.savefig(file, format='svg')
+  return 'data:image/svg+xml;base64,' + base64.b64encode(file.getvalue()).decode()
+
+
+def fit(report: dict[str, Any], text: str) -> str:
+  """A fitted law: its warnings, constants, budgets, and the report that the command prints."""
+  from scaling import fit_report
+  digits = lambda x: f'{x:.4g}'
+  shown = {'e': 'E', 'a': 'A', 'b': 'B'}
+  constants = [
+      [shown.get(name, name), with_interval(found['value'], found['interval'], digits),
+       f'{found["standard_error"]:.2g}'] for name, found in report['parameters'].items()]
+  three = lambda found, show: with_interval(found[0], found[1:], show)
+  budgets = [
+      [f'{b["flops"]:.3g}', three(b['parameters'], amount), three(b['tokens'], amount),
+       three(b['ratio'], lambda x: f'{x:.3g}'), three(b['loss'], lambda x: f'{x:.3f}'),
+       plan_text.outside(b['beyond'])] for b in report['budgets']]
+  return (''.join(f'<div class="warn">{escape(line)}</div>'
+                  for line in fit_report.warnings_of(report))
+          + table(['L = E + A/N^alpha + B/D^beta', 'Value', 'Standard error'], constants,
+                  name='constants')
+          + '<div style="height: 12px"></div>'
+          + table(['FLOPs', 'N', 'D', 'D/N', 'Loss', 'Outside the runs'], budgets, name='budgets')
+          + '<details style="margin-top: 12px"><summary>The whole report: checks, outliers, '
+          f'other methods</summary><pre class="text">{escape(text)}</pre></details>')
+
+
+def fit_pictures(found: Fit) -> str:
+  """IsoFLOP curves where there are any, the surface, and the residuals."""
+  from scaling import figures, fit_report
+  shown = [('Runs of one budget, and the law.', figures.isoflop(found.runs, found.law), (4.2, 3.6)),
+           ('The fitted loss, the runs, and the best N.', figures.surface(found), (4.2, 3.6)),
+           ('Residuals; dashed is twice the noise.', fit_report.residual_figure(found), (4.2, 3.6))]
+  return pictures(item for item in shown if item[1].axes[0].has_data())
+
+
+def text(content: str, name: str) -> str:
+  """A text as it is, in letters of one width."""
+  return f'<pre class="text" id="{name}">{escape(content)}</pre>'

@@ -1,0 +1,336 @@
+"""The web page, driven in headless Chromium, and what it makes of the texts in its fields."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.parse
+
+import numpy as np
+import pytest
+
+from scaling import app_parts, cli, fitting, plan_gin, plan_text, planner, points
+from scaling.request import Request
+from t5x_lite import configuration
+from t5x_lite.errors import UserError
+
+pytest.importorskip('nicegui', reason='the web page needs the extra app')
+
+CHROMIUM, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
+FLAGS = ('--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run '
+         '--disable-background-networking --disable-component-update --disable-sync')
+PATIENCE = 240   # seconds for an answer; others may use this machine
+LOCAL = {'127.0.0.1', 'localhost'}
+
+
+@pytest.mark.parametrize('budget, texts, expected', [
+    ('flops', {'flops': ' 5.76e23 ', 'hours': '24', 'dollars': '9'}, {'flops': 5.76e23}),
+    ('chips', {'chips': '8', 'hours': '2d', 'flops': '1e21'}, {'chips': 8, 'hours': 48.0}),
+    ('dollars', {'dollars': '1000', 'chips': '16', 'mfu': '0.3'},
+     {'dollars': 1000.0, 'chips': 16, 'mfu': 0.3}),
+    ('loss', {'loss': '2.5', 'unique_tokens': '1e11', 'deadline': '90m'},
+     {'loss': 2.5, 'unique_tokens': 1e11, 'deadline': 1.5}),
+])
+def test_only_the_fields_of_a_budget_count(budget, texts, expected):
+  assert app_parts.read(texts, budget) == Request(**expected)
+
+
+@pytest.mark.parametrize('name, text, words', [
+    ('flops', '1,000', "Training FLOPs: '1,000' is no number"),
+    ('chips', '8.5', "Chips: '8.5' is no whole number"), ('deadline', 'soon', 'Deadline:'),
+    ('chips', '1' + 20 * '0', 'Chips=1.*: give 1,048,576 or less')])
+def test_a_text_that_cannot_be_read_names_its_field(name, text, words):
+  with pytest.raises(app_parts.FieldError, match='^' + words) as raised:
+    app_parts.read({'flops': '1e21', name: text}, 'flops')
+  assert raised.value.field == name and '\n' not in str(raised.value)
+
+
+def test_flags_of_the_command_line_are_called_as_on_the_page():
+  assert app_parts.explained('--flops=-1: give a number above 0, or --chips') == (
+      'Training FLOPs=-1: give a number above 0, or Chips', 'flops')
+  assert app_parts.explained('the price is old: pass --prices=FILE') == (
+      'the price is old: pass --prices=FILE', None)
+
+
+def test_what_a_file_says_is_no_html():
+  assert '<script' not in app_parts.table(['<script>'], [['<script>(']]) + app_parts.text(
+      '<script>', 'gin')
+
+
+def test_a_port_in_use_is_refused_in_a_line():
+  with socket.socket() as taken:
+    taken.bind(('127.0.0.1', 0))
+    taken.listen()
+    port = taken.getsockname()[1]
+    with pytest.raises(UserError, match=f'--port={port}: .*: give another') as raised:
+      cli.main(['app', f'--port={port}'])
+  assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize('flags, words', [
+    (['--port=0'], '--port=0'), (['--host=no.such.host.invalid'], '--host=no.such'),
+    (['--prices=nowhere.toml'], '--prices=nowhere.toml')])
+def test_flags_that_cannot_be_met_are_refused(flags, words):
+  with pytest.raises(UserError, match=words):
+    cli.main(['app', *flags])
+
+
+def test_without_the_extra_the_cure_is_named(monkeypatch):
+  monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+  with pytest.raises(UserError, match=r"pip install 't5x_lite\[app\]'"):
+    cli.main(['app'])
+
+
+@pytest.fixture(scope='module')
+def address(tmp_path_factory):
+  """The page's, served by a process of its own."""
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    port = free.getsockname()[1]
+  root = pathlib.Path(__file__).parents[2]
+  # NiceGUI serves other pages where it sees that pytest runs; XLA's flags here make slow code.
+  env = {key: value for key, value in os.environ.items()
+         if not key.startswith('PYTEST') and key != 'XLA_FLAGS'}
+  env['PYTHONPATH'] = os.pathsep.join([str(root), env.get('PYTHONPATH', '')])
+  folder = tmp_path_factory.mktemp('app')
+  env['TMPDIR'] = str(folder)
+  with open(folder / 'log', 'w') as log:
+    process = subprocess.Popen(
+        [sys.executable, '-m', 't5x_lite', 'scaling', 'app', f'--port={port}'],
+        stdout=subprocess.PIPE, stderr=log, text=True, env=env, cwd=folder)
+    line = process.stdout.readline()
+    assert line.startswith(f'http://127.0.0.1:{port}'), (folder / 'log').read_text()
+    yield line.split()[0]
+    process.terminate()
+    process.wait(30)
+  assert 'Traceback' not in (folder / 'log').read_text()
+  assert [path.name for path in folder.iterdir()] == ['log'], 'the app left files behind'
+
+
+@pytest.fixture(scope='module')
+def page(address, tmp_path_factory):
+  """The page in a desktop's browser."""
+  webdriver = pytest.importorskip('selenium.webdriver')
+  if not (CHROMIUM and DRIVER):
+    pytest.skip('there is no chromium with chromedriver on this machine')
+  options = webdriver.ChromeOptions()
+  options.binary_location = CHROMIUM
+  profile = tmp_path_factory.mktemp('chromium')
+  for flag in (*FLAGS.split(), f'--user-data-dir={profile}', '--window-size=1280,900'):
+    options.add_argument(flag)
+  options.set_capability('goog:loggingPrefs', {'performance': 'ALL', 'browser': 'ALL'})
+  browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+  browser.execute_cdp_cmd('Browser.grantPermissions', {
+      'origin': address, 'permissions': ['clipboardReadWrite', 'clipboardSanitizedWrite']})
+  browser.get(address)
+  shown = Page(browser)
+  shown.wait(lambda: shown.text('#gin'), 'the page shows no plan of its own')
+  yield shown
+  browser.quit()
+
+
+class Page:
+  """The page as a person uses it."""
+
+  def __init__(self, browser):
+    self.browser = browser
+
+  def find(self, selector: str):
+    return self.browser.find_element('css selector', selector)
+
+  def wait(self, condition, what: str):
+    from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+    from selenium.webdriver.support.ui import WebDriverWait
+    # What is replaced while it is read is read again.
+    return WebDriverWait(self.browser, PATIENCE, ignored_exceptions=[
+        NoSuchElementException, StaleElementReferenceException]).until(lambda _: condition(), what)
+
+  def write(self, name: str, text: str) -> None:
+    from selenium.webdriver.common.keys import Keys
+    found = lambda: self.find(f'input[data-name={name}]')
+    self.wait(lambda: found().is_displayed(), f'{name} is not shown')
+    found().send_keys(Keys.CONTROL, 'a')
+    found().send_keys(Keys.DELETE, text)
+
+  def choose(self, label: str) -> None:
+    """A kind of budget."""
+    self.wait(lambda: [button for button in self.browser.find_elements(
+        'css selector', '.q-btn-toggle button') if button.text == label], label)[0].click()
+
+  def text(self, selector: str) -> str:
+    found = self.browser.find_elements('css selector', selector)
+    return found[0].get_attribute('textContent') if found else ''
+
+  def table(self, name: str) -> dict[str, list[str]]:
+    """First cell of a row -> the other cells."""
+    rows = self.browser.execute_script(
+        'return [...document.querySelectorAll(arguments[0])].map('
+        'row => [...row.cells].map(cell => cell.innerText))', f'#{name} tbody tr')
+    return {row[0]: row[1:] for row in rows}
+
+  def message(self, words: str, name: str = 'alert') -> str:
+    """Waits for a message with these words."""
+    return self.wait(lambda: self.find(f'#{name}').is_displayed() and words in self.text(
+        f'#{name}') and self.text(f'#{name}'), f'{words!r} is not said')
+
+
+def cell(value: float, interval, show) -> str:
+  return show(value) + ('' if interval is None else f'\n{show(interval[0])}–{show(interval[1])}')
+
+
+def check_shown(page: Page, plan: planner.Plan) -> None:
+  """Waits for the plan, and compares the numbers shown with the planner's."""
+  page.wait(lambda: plan_gin.text(plan) == page.text('#gin'), 'the plan is not shown')
+  table = page.table('answers')
+  assert list(table) == [answer.law for answer in plan.answers]
+  for answer in plan.answers:
+    assert table[answer.law] == [
+        cell(answer.parameters, answer.parameters_interval, plan_text.amount),
+        plan_text.amount(answer.tokens),
+        cell(answer.tokens / answer.parameters, answer.ratio_interval, lambda x: f'{x:.1f}'),
+        '-' if answer.loss is None else cell(answer.loss, answer.loss_interval,
+                                             lambda x: f'{x:.3f}'),
+        plan_text.outside(answer.beyond)]
+  tiles = page.text('#tiles')
+  for part in (plan_text.amount(plan.total_parameters), plan_text.amount(plan.tokens),
+               f'{plan.loss:.3f}', plan_text.money(plan.dollars), str(plan.budget.chip.price_date)):
+    assert part in tiles
+  run = page.table('run')
+  assert f'{plan.steps:,} steps of {plan.layout.rows} rows' in run['tokens'][0]
+  assert f'{plan.learning_rate:g}' in run['AdamW'][0]
+
+
+def test_the_numbers_are_the_planners(page):
+  from selenium.webdriver.common.keys import Keys
+  page.write('flops', '3e18')
+  check_shown(page, planner.make(Request(flops=3e18)))
+  slider = page.find('[data-name=flops-slider] [tabindex]')
+  slider.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+  page.wait(lambda: page.find('input[data-name=flops]').get_attribute('value') != '3e18',
+            'the slider moves nothing')
+  flops = float(page.find('input[data-name=flops]').get_attribute('value'))
+  assert 3e18 < flops < 5e18
+  check_shown(page, planner.make(Request(flops=flops)))
+  page.choose('Chips')
+  page.write('chips', '1')
+  page.write('hours', '90m')
+  check_shown(page, planner.make(Request(chips=1, hours=1.5)))
+  images = page.browser.find_elements('css selector', '#pictures img')
+  assert len(images) == 3
+  assert all(page.browser.execute_script('return arguments[0].naturalWidth > 100', image)
+             for image in images)
+
+
+def test_bad_values_are_named_in_a_line(page):
+  page.write('chips', '')
+  page.choose('FLOPs')
+  for text, words in (('1,000', "Training FLOPs: '1,000' is no number"),
+                      ('-1', 'Training FLOPs=-1: give a number above 0'),
+                      ('nan', 'Training FLOPs=nan'), ('1', 'FLOPs are too few for any model'),
+                      ('', 'not enough is given')):
+    page.write('flops', text)
+    said = page.message(words)
+    assert '\n' not in said and 'Traceback' not in page.browser.page_source
+    assert not page.text('#gin') and not page.find('[data-name=copy]').is_enabled()
+  page.write('flops', '-1')
+  page.wait(lambda: 'above 0' in page.text('.q-field--error .q-field__messages'),
+            'the field itself says nothing')
+  page.find('.q-expansion-item .q-item').click()
+  page.write('flops', '3e18')
+  page.write('length', '1')
+  page.message('Row length=1: give 8 or more')
+  page.write('length', '')
+  page.choose('Loss')
+  page.write('loss', '1.5')
+  page.message('no budget gets below')
+  page.write('loss', '4')
+  page.wait(lambda: page.text('#gin'), 'there is no way back from a mistake')
+  assert not page.find('#alert').is_displayed()
+  assert page.text('#answers th:nth-child(2)') == 'FLOPs'
+
+
+def test_gin_is_copied_and_loads(page, tmp_path):
+  page.choose('$')
+  page.write('dollars', '20')
+  plan = planner.make(Request(dollars=20))
+  page.wait(lambda: plan_gin.text(plan) == page.text('#gin'), 'the plan is not shown')
+  page.find('[data-name=copy]').click()
+  page.wait(lambda: 'Copied' in page.text('.q-notifications'), 'nobody says that it was copied')
+  copied = page.browser.execute_async_script(
+      'navigator.clipboard.readText().then(arguments[arguments.length - 1])')
+  (tmp_path / 'plan.gin').write_text(copied)
+  experiment, _ = configuration.load([str(tmp_path / 'plan.gin')],
+                                     [f"MODEL_DIR='{tmp_path / 'run'}'"])
+  assert experiment.model == plan.config
+  assert experiment.train.steps == plan.steps
+
+
+def test_a_law_is_fitted_to_a_csv_and_planned_by(page, tmp_path):
+  bad = tmp_path / 'bad.csv'
+  bad.write_text('params,tokens,val_loss\n1e8,2e9,3.1\n2e8,4e9,nan\n')
+  upload = page.wait(lambda: page.find('input[type=file]'), 'there is no upload')
+  upload.send_keys(str(bad))
+  assert page.message('bad.csv, line 3: loss is nan', 'fit-alert').startswith('bad.csv')
+  rng = np.random.default_rng(0)
+  n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e9, 4), np.geomspace(1e9, 1e11, 4)))
+  loss = (1.8 + 480 / n ** 0.35 + 2100 / d ** 0.37) * np.exp(0.002 * rng.normal(size=n.size))
+  good = tmp_path / 'good.csv'
+  good.write_text('N,D,what it ended at\n' + ''.join(
+      f'{n:.6g},{d:.6g},{loss:.6g}\n' for n, d, loss in zip(n, d, loss)))
+  page.write('resamples', '20')
+  page.find('input[type=file]').send_keys(str(good))
+  page.message('no column of losses that is known', 'fit-alert')
+  page.write('columns', 'loss=what it ended at')
+  page.find('[data-name=fit]').click()
+  page.wait(lambda: page.table('constants'), 'no law is shown')
+  truth = np.array([[np.log(480), np.log(2100), np.log(1.8), 0.35, 0.37]])
+  found = fitting.fit(points.read_csv(good, {'loss': 'what it ended at'}), starts=truth)
+  table = page.table('constants')
+  for name, shown in (('e', 'E'), ('a', 'A'), ('alpha', 'alpha'), ('b', 'B'), ('beta', 'beta')):
+    value, low, high = map(float, re.split('[\n–]', table[shown][0]))
+    assert value == pytest.approx(getattr(found.law, name), rel=1e-3)
+    assert low < value < high
+  page.choose('FLOPs')
+  page.write('flops', '1e18')
+  page.wait(lambda: 'Law: fit' in page.text('#gin') and page.table('answers')['fit'][0],
+            'the plan does not follow the fit')
+  best, _ = found.law.optimum(1e18)
+  assert page.table('answers')['fit'][0].split('\n')[0] == plan_text.amount(best)
+
+
+def test_nothing_is_wider_than_a_phone(page):
+  width = 'return [document.documentElement.scrollWidth, window.innerWidth]'
+  page.wait(lambda: page.text('#gin'), 'there is no plan')
+  for size in ({'width': 390, 'height': 844, 'mobile': True},
+               {'width': 1280, 'height': 900, 'mobile': False}):
+    page.browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride',
+                                 {'deviceScaleFactor': 1, **size})
+    page.wait(lambda: page.browser.execute_script('return innerWidth') == size['width'], 'size')
+    wide, screen = page.browser.execute_script(width)
+    assert wide <= screen
+    # Nor is anything cut off at the edge: what is wide scrolls in a box of its own.
+    assert page.browser.execute_script(
+        'return [...document.querySelectorAll(".box, .box h2, .tile, img, button, input")]'
+        '.filter(e => e.getBoundingClientRect().right > innerWidth).length') == 0
+
+
+def test_no_other_host_is_asked(page):
+  """Of all that the page has done so far; run last."""
+  page.wait(lambda: page.text('#gin'), 'there is no plan')
+  asked = set()
+  for entry in page.browser.get_log('performance'):
+    message = json.loads(entry['message'])['message']
+    if message['method'] == 'Network.requestWillBeSent':
+      asked.add(message['params']['request']['url'])
+    elif message['method'] == 'Network.webSocketCreated':
+      asked.add(message['params']['url'])
+  hosts = {urllib.parse.urlsplit(url).hostname for url in asked
+           if urllib.parse.urlsplit(url).scheme in ('http', 'https', 'ws', 'wss')}
+  assert hosts and hosts <= LOCAL
+  severe = [entry['message'] for entry in page.browser.get_log('browser')
+            if entry['level'] == 'SEVERE']
+  assert not severe
