@@ -288,34 +288,18 @@ def plan_pictures(made: Plan, known: dict[str, Law], fit: Fit | None) -> str:
   from scaling import figures
   flops = made.answer.flops
   span = flops / _AROUND, flops * _AROUND
-  frontier = figures.frontier(fit, span=span)
-  axes = frontier.axes[0]
-  axes.axvline(flops, color='tab:red', lw=1)
-  axes.plot(flops, made.answer.parameters, '*', color='tab:red', markersize=12, zorder=5)
-  axes.set_xlim(span)
-  axes.get_legend().remove()   # of so many lines, it hides what it explains
-  _legend(frontier, 2, 'outside lower center')
+  frontier = figures.frontier(fit, span=span, marked=(flops, made.answer.parameters))
   prices = figures.price_of_being_wrong(
       {name: law.form for name, law in known.items() if isinstance(law.form, Additive)}, flops)
   held = made.layout.memory
   mesh = ' × '.join(f'{axis} {size}' for axis, size in made.layout.mesh.items() if size > 1)
-  parts = {'parameters': held.parameters, 'gradients': held.gradients,
-           'optimizer': held.optimizer, 'activations': held.activations,
-           'at work': max(held.logits, held.workspace, held.copy)}
-  bars = figures.memory_bars({mesh or 'one device': parts}, made.budget.chip.device_memory)
-  bars.legends[0].remove()
-  _legend(bars, 3, 'outside upper center')
+  bars = figures.memory_bars({mesh or 'one device': held.parts}, made.budget.chip.device_memory)
   return pictures([
       ('The best N of each budget by law. Line and star: this budget. Dotted: beyond the runs of '
        'the law.', frontier, (4.2, 5.0)),
       ('Being wrong about N: times the FLOPs for the same loss.', prices, (4.2, 3.6)),
       ('Memory of a device in a step; at work: logits, a layer, or a copy, the largest.', bars,
        (4.2, 2.0))])
-
-
-def _legend(figure, columns: int, place: str) -> None:
-  figure.legend(*figure.axes[0].get_legend_handles_labels(), frameon=False, fontsize=8,
-                ncols=columns, loc=place)
 
 
 def pictures(shown: Iterable[tuple[str, Any, tuple[float, float]]]) -> str:

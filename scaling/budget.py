@@ -16,6 +16,8 @@ from t5x_lite.errors import UserError
 
 MFU = 0.4          # what well-tuned runs reach: PaLM 0.46, Llama 3 0.38 to 0.43, Gopher 0.33
 PUE = 1.1          # power of the data centre over that of the chips (LLaMA, LaMDA)
+# Far above what there is: beyond it the search for a plan has no meaning.
+_MOST = {'flops': 1e32, 'chips': 1e7, 'dollars': 1e15, 'kwh': 1e15}
 _AGREE = 0.01      # two ways to say one thing may differ by so much
 
 
@@ -80,8 +82,11 @@ def solve(chip: Chip, *, flops: float | None = None, chips: int | None = None,
   for name, value in given.items():
     if value is not None and not 0 < value < math.inf:
       raise UserError(f'--{name}={value:g}: give a number above 0')
-  if not 0 < mfu <= 1:
-    raise UserError(f'--mfu={mfu:g}: give a share of the peak above 0 and up to 1; {MFU} is usual')
+  for name, most in _MOST.items():
+    if given[name] is not None and given[name] > most:
+      raise UserError(f'--{name}={given[name]:g}: nobody has more than {most:g}; give less')
+  if not 0.001 <= mfu <= 1:
+    raise UserError(f'--mfu={mfu:g}: give a share of the peak from 0.001 to 1; {MFU} is usual')
   if pue < 1:
     raise UserError(f'--pue={pue:g}: the whole draws no less than its chips; give 1 or more')
   budget = Budget(chip=chip, mfu=mfu, pue=pue, chips=chips, hours=hours, deadline=deadline,

@@ -124,9 +124,13 @@ def envelope(curves) -> Figure:
 
 
 def frontier(fit=None, names: Sequence[str] = tuple(LAWS), span: tuple[float, float] | None = None,
-             level: float = 0.95) -> Figure:
-  """The best N for each budget: published laws, and a fit with its interval."""
-  figure, axes = _axes('training FLOPs C', 'best number of parameters N', (6.2, 4.2))
+             level: float = 0.95, marked: tuple[float, float] | None = None) -> Figure:
+  """The best N for each budget: published laws, and a fit with its interval.
+
+  A line and a star show the (FLOPs, N) of `marked`.
+  """
+  figure, axes = _axes('training FLOPs C', 'best number of parameters N',
+                       (6.2, 5.6) if names else _SIZE)
   if span is None:
     span = (fit.runs.flops.min(), fit.runs.flops.max() * 100) if fit else (1e18, 1e26)
   flops = np.geomspace(*span, 60)
@@ -141,9 +145,14 @@ def frontier(fit=None, names: Sequence[str] = tuple(LAWS), span: tuple[float, fl
     axes.fill_between(flops, bands[:, 1], bands[:, 2], color='black', alpha=0.15, lw=0)
     axes.plot(flops, bands[:, 0], color='black', lw=1.8, label=f'this fit, {level:.0%}')
     axes.scatter(fit.runs.flops, fit.runs.parameters, s=10, color='black', alpha=0.5, zorder=3)
-  axes.set(xscale='log', yscale='log')
-  axes.legend(frameon=False, fontsize=7, loc='upper left', title_fontsize=7, ncols=2,
-              title='dotted: beyond the runs fitted' if names else None)
+  if marked is not None:
+    axes.axvline(marked[0], color='tab:red', lw=1)
+    axes.plot(*marked, '*', color='tab:red', markersize=12, zorder=5)
+  axes.set(xscale='log', yscale='log', xlim=span)
+  # Below: so many lines would be hidden by what explains them.
+  figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, title_fontsize=8,
+                ncols=2, loc='outside lower center',
+                title='dotted: beyond the runs fitted' if names else None)
   return figure
 
 
@@ -178,5 +187,5 @@ def memory_bars(parts: Mapping[str, Mapping[str, float]], limit: float | None = 
   axes.invert_yaxis()
   axes.grid(False)
   figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8,
-                loc='outside upper center', ncols=len(names))
+                loc='outside upper center', ncols=3)
   return figure

@@ -46,11 +46,20 @@ class Memory:
   copy: int
 
   @property
+  def parts(self) -> dict[str, int]:
+    """What is held when most is held; the sum is `total`.
+
+    The loss and the layers do not run at the same time, and what they need fits where the
+    parameters were that have been copied: of these three the largest is `at work`.
+    """
+    return {'parameters': self.parameters, 'gradients': self.gradients,
+            'optimizer': self.optimizer, 'activations': self.activations,
+            'at work': max(self.copy, self.logits, self.workspace)}
+
+  @property
   def total(self) -> int:
-    """The most at once: the loss and the layers do not run at the same time, and what they need
-    fits where the parameters were that have been copied."""
-    return (self.parameters + self.gradients + self.optimizer + self.activations
-            + max(self.copy, self.logits, self.workspace))
+    """The most at once."""
+    return sum(self.parts.values())
 
 
 def per_device(config, *, mesh: Mapping[str, int], rows: int, inputs_length: int = 0,

@@ -67,10 +67,11 @@ class Request:
     for name, known in (('family', FAMILIES), ('recipe', RECIPES)):
       if getattr(self, name) not in known:
         raise UserError(f'--{name}={getattr(self, name)}: there are {", ".join(known)}')
-    for name, least in (('vocab_size', 128), ('length', 8), ('multiple', 1)):
+    for name, least, most in (('vocab_size', 128, 2 ** 24), ('length', 8, 2 ** 20),
+                              ('multiple', 1, 2 ** 13)):
       value = getattr(self, name)
-      if value is not None and value < least:
-        raise UserError(f'--{name}={value}: give {least} or more')
+      if value is not None and not least <= value <= most:
+        raise UserError(f'--{name}={value}: give {least} to {most:,}')
     for name in ('unique_tokens', 'max_parameters', 'served_tokens'):
       value = getattr(self, name)
       if value is not None and not 0 < value < math.inf:

@@ -10,7 +10,7 @@ SUMMARY = 'count FLOPs, memory, time, money and energy of a model, and the loss 
 EXAMPLE = 't5x-lite scaling budget llama_7b --tokens=1e12 --hardware=a100_80 --chips=2048'
 _BAR = 40   # characters that a device's memory is wide
 _PIECES = {'parameters': 'P', 'gradients': 'G', 'optimizer': 'O', 'activations': 'A',
-           'logits': 'L', 'workspace': 'W', 'copy': 'C'}
+           'at work': 'W'}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +109,7 @@ def _memory_lines(held, chip) -> list[str]:
   """A bar for each mesh, as wide as its share of a device's memory."""
   lines = [f'Memory of a device, of {chip.device_memory / 1e9:.3g} GB']
   for name, needs in held.items():
-    bar = ''.join(letter * round(_BAR * getattr(needs, piece) / chip.device_memory)
+    bar = ''.join(letter * round(_BAR * needs.parts[piece] / chip.device_memory)
                   for piece, letter in _PIECES.items())
     over = '' if needs.total <= chip.device_memory else '  does not fit'
     shown = bar if len(bar) <= _BAR else f'{bar[:_BAR]}>'

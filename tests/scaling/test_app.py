@@ -242,7 +242,7 @@ def test_bad_values_are_named_in_a_line(page):
   page.find('.q-expansion-item .q-item').click()
   page.write('flops', '3e18')
   page.write('length', '1')
-  page.message('Row length=1: give 8 or more')
+  page.message('Row length=1: give 8 to 1,048,576')
   page.write('length', '')
   page.choose('Loss')
   page.write('loss', '1.5')

@@ -92,6 +92,8 @@ def test_chips_of_a_deadline_are_the_fewest():
     ({'chips': 8, 'hours': 48, 'deadline': 24}, 'past --deadline=24'),
     ({'dollars': 1, 'loss': 2.5}, 'both say how much'),
     ({'flops': -1}, '--flops=-1: give a number above 0'), ({'hours': float('nan')}, '--hours=nan'),
+    ({'flops': 1e300}, '--flops=1e.300: nobody has more than 1e.32'),
+    ({'chips': 10 ** 13, 'hours': 1}, '--chips=1e.13: nobody has more'),
     ({'flops': 1e21, 'mfu': 0}, '--mfu=0'), ({'flops': 1e21, 'mfu': 40}, '--mfu=40'),
     ({'flops': 1e21, 'pue': 0.5}, '--pue=0.5')])
 def test_what_cannot_be_met_names_what_can(given, message):

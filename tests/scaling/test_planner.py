@@ -205,7 +205,8 @@ def test_tensor_parallelism_where_a_row_is_too_long(monkeypatch, small):
 
 @pytest.mark.parametrize('fields, message', [
     ({'family': 'gpt'}, '--family=gpt: there are llama'), ({'recipe': 'mine'}, '--recipe=mine'),
-    ({'vocab_size': 10}, '--vocab_size=10: give 128 or more'), ({'length': 0}, '--length=0'),
+    ({'vocab_size': 10}, '--vocab_size=10: give 128 to 16,777,216'),
+    ({'length': 0}, '--length=0'), ({'length': 10 ** 9}, 'give 8 to 1,048,576'),
     ({'unique_tokens': -1}, '--unique_tokens=-1'), ({'served_tokens': math.inf}, 'above 0')])
 def test_requests_that_make_no_sense(fields, message):
   with pytest.raises(UserError, match=message):
