@@ -151,6 +151,7 @@ def test_outputs_do_not_depend_on_what_else_is_in_the_batch(trained):
     assert a['score'] == pytest.approx(b['score'], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_sigterm_and_resumed_logs_the_same_losses(stdlib_data_dir, tmp_path):
   """On a streamed mixture of two tasks, dropout on, bit for bit; stopped twice, at random steps."""
   def experiment(name):

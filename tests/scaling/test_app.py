@@ -204,6 +204,7 @@ def check_shown(page: Page, plan: planner.Plan) -> None:
   assert f'{plan.learning_rate:g}' in run['AdamW'][0]
 
 
+@pytest.mark.slow
 def test_the_numbers_are_the_planners(page):
   from selenium.webdriver.common.keys import Keys
   page.write('flops', '3e18')
@@ -225,6 +226,7 @@ def test_the_numbers_are_the_planners(page):
              for image in images)
 
 
+@pytest.mark.slow
 def test_bad_values_are_named_in_a_line(page):
   page.write('chips', '')
   page.choose('FLOPs')
@@ -253,6 +255,7 @@ def test_bad_values_are_named_in_a_line(page):
   assert page.text('#answers th:nth-child(2)') == 'FLOPs'
 
 
+@pytest.mark.slow
 def test_gin_is_copied_and_loads(page, tmp_path):
   page.choose('$')
   page.write('dollars', '20')
@@ -269,6 +272,7 @@ def test_gin_is_copied_and_loads(page, tmp_path):
   assert experiment.train.steps == plan.steps
 
 
+@pytest.mark.slow
 def test_a_law_is_fitted_to_a_csv_and_planned_by(page, tmp_path):
   bad = tmp_path / 'bad.csv'
   bad.write_text('params,tokens,val_loss\n1e8,2e9,3.1\n2e8,4e9,nan\n')
@@ -302,6 +306,7 @@ def test_a_law_is_fitted_to_a_csv_and_planned_by(page, tmp_path):
   assert page.table('answers')['fit'][0].split('\n')[0] == plan_text.amount(best)
 
 
+@pytest.mark.slow
 def test_nothing_is_wider_than_a_phone(page):
   width = 'return [document.documentElement.scrollWidth, window.innerWidth]'
   page.wait(lambda: page.text('#gin'), 'there is no plan')
@@ -318,6 +323,7 @@ def test_nothing_is_wider_than_a_phone(page):
         '.filter(e => e.getBoundingClientRect().right > innerWidth).length') == 0
 
 
+@pytest.mark.slow
 def test_no_other_host_is_asked(page):
   """Of all that the page has done so far; run last."""
   page.wait(lambda: page.text('#gin'), 'there is no plan')

@@ -86,6 +86,7 @@ def test_the_starts_are_the_published_grid():
     assert sorted(set(column)) == want
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_jax():
   runs = noisy(0)
   n, d, log_loss = logs(runs)
@@ -283,12 +284,14 @@ def test_a_spoilt_rung_is_named(index):
                                          abs=0.03)
 
 
+@pytest.mark.slow
 def test_sound_runs_are_not_named():
   """So few runs tell their noise badly, and about one in a hundred is named all the same."""
   named = [fitting.fit(noisy(seed), starts=some_starts(64)).outliers for seed in range(8)]
   assert sum(map(len, named)) <= 3
 
 
+@pytest.mark.slow
 def test_held_out_runs():
   exact = fit_checks.held_out(fitting.fit(noisy(0, noise=0), starts=some_starts(64)))
   assert [(x.fitted, x.tested) for x in exact] == [(8, 8), (12, 4), (14, 2)]
