@@ -128,7 +128,6 @@ def test_llamas_mixture_has_its_published_shares(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_llamas_mixture_implies_the_published_epochs(tmp_path):
   """A ten-millionth of LLaMA's data and of its budget, then six times that budget."""
   tokens = {name: round(1.4e5 * share / 100 / epochs) for name, (share, epochs) in LLAMA.items()}
