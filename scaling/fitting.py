@@ -3,6 +3,7 @@
 Residuals are those of log L. Intervals are percentiles over laws refitted to resampled runs.
 """
 
+from collections.abc import Iterable
 import dataclasses
 import json
 import math
@@ -139,10 +140,11 @@ def robust_scale(residuals: np.ndarray) -> float:
   return 1.4826 * float(np.median(size[5:])) if len(size) > 5 else math.nan
 
 
-def fit(runs: Runs, loss: Loss = 'huber', starts: np.ndarray | None = None) -> Fit:
+def best(runs: Runs, loss: Loss = 'huber', starts: np.ndarray | None = None) -> Fit:
   """The law of the lowest loss from all starts; by default those 4,500 that are usual.
 
-  Raises UserError if the runs are too few or too alike to tell, or if a term of the law vanishes.
+  Whether they tell it is another question (`check_identified`). Raises UserError if the runs are
+  too few or too alike for any law.
   """
   check_varied(runs)
   if len(runs) < 6:
@@ -154,10 +156,22 @@ def fit(runs: Runs, loss: Loss = 'huber', starts: np.ndarray | None = None) -> F
   n, d, log_loss = _logs(runs)
   starts = fit_solver.standard_starts() if starts is None else starts
   theta, objective = fit_solver.solve_best(starts, n, d, log_loss, np.ones(len(runs)), loss)
-  found = Fit(_law(theta), runs, loss, objective)
-  if reason := unidentified(found):
-    raise UserError(f'the law cannot be identified from these {len(runs)} runs: {reason}')
+  return Fit(_law(theta), runs, loss, objective)
+
+
+def fit(runs: Runs, loss: Loss = 'huber', starts: np.ndarray | None = None) -> Fit:
+  """The `best` law; UserError if the runs do not tell it."""
+  found = best(runs, loss, starts)
+  check_identified(found)
   return found
+
+
+def check_identified(found: Fit, blamed: Iterable[str] = ()) -> None:
+  """Raises UserError if the runs do not tell the law; `blamed` are outliers among them."""
+  if reason := unidentified(found):
+    far = ', '.join(blamed)
+    raise UserError(f'the law cannot be identified from these {len(found.runs)} runs: {reason}'
+                    + (f'; or leave out what lies far off the others: {far}' if far else ''))
 
 
 def line_spread(runs: Runs) -> float:

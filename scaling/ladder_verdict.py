@@ -53,7 +53,8 @@ def predict(ladder: Ladder, folder: pathlib.Path, level: float = 0.95) -> dict:
       'outliers': outliers, 'level': level,
       'target': dataclasses.asdict(target), 'times_the_largest_rung': target.flops / largest,
       'loss': loss, 'low': low, 'high': high,
-      'loss_with_outliers': everything.predict(target.parameters, target.tokens, level)[0]}
+      'loss_with_outliers': float(
+          everything.law.loss(target.parameters, target.tokens))}
   ladder_runs.save_json(path, prediction)
   figures.save_all(fit, folder / 'figures')
   return prediction
@@ -67,9 +68,11 @@ def fit_of(results: pathlib.Path, names: Sequence[str]):
   from scaling import fit_checks, fitting, points
 
   runs = points.read_csv(results)
-  everything = fitting.bootstrap(fitting.fit(runs))
+  everything = fitting.best(runs)
   named = fit_checks.outliers(everything)
   if not named:
+    fitting.check_identified(everything)
+    everything = fitting.bootstrap(everything)
     return everything, everything, []
   kept = np.ones(len(runs), bool)
   kept[[outlier.index for outlier in named]] = False

@@ -117,12 +117,14 @@ def _budgets(args: argparse.Namespace, runs) -> list[float]:
 
 def _parametric(args: argparse.Namespace, runs, budgets):
   from scaling import fit_checks, fit_report, fitting
-  fit = fitting.fit(runs, args.loss)
+  fit = fitting.best(runs, args.loss)
   outliers = fit_checks.outliers(fit)
   if args.drop_outliers and outliers:
     named = {outlier.index for outlier in outliers}
     runs = runs.select([i not in named for i in range(len(runs))])
     fit = fitting.fit(runs, args.loss)
+  else:   # one spoilt run may hide the law from all the others
+    fitting.check_identified(fit, (outlier.name for outlier in outliers))
   fit = fitting.bootstrap(fit, args.bootstrap, args.seed, args.resample)
   return fit, fit_report.of_fit(fit, budgets, args.level, outliers)
 

@@ -210,11 +210,11 @@ def test_the_numbers_are_the_planners(page):
   page.write('flops', '3e18')
   check_shown(page, planner.make(Request(flops=3e18)))
   slider = page.find('[data-name=flops-slider] [tabindex]')
-  slider.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+  slider.send_keys(Keys.ARROW_RIGHT)   # one press: of two, a busy page may show each in turn
   page.wait(lambda: page.find('input[data-name=flops]').get_attribute('value') != '3e18',
             'the slider moves nothing')
   flops = float(page.find('input[data-name=flops]').get_attribute('value'))
-  assert 3e18 < flops < 5e18
+  assert 3e18 < flops < 4e18
   check_shown(page, planner.make(Request(flops=flops)))
   page.choose('Chips')
   page.write('chips', '1')

@@ -232,6 +232,21 @@ def test_a_prediction_is_not_made_twice_from_other_losses(ladder, tmp_path, trai
     ladder_verdict.predict(ladder, tmp_path)
 
 
+@pytest.mark.parametrize('index', [3, 7, 11])
+def test_any_rung_of_the_committed_ladder_that_is_spoilt_is_named(index, tmp_path, fewer_starts):
+  """At 3 and 11 no law can be told from the runs while the spoilt one is among them."""
+  folder = pathlib.Path(ladders.__file__).parent / 'data' / 'ladder'
+  lines = (folder / ladder_runs.RESULTS).read_text().splitlines()
+  cells = lines[index + 1].split(',')
+  cells[4] = str(float(cells[4]) + 0.5)
+  lines[index + 1] = ','.join(cells)
+  spoilt = tmp_path / 'spoilt.csv'
+  spoilt.write_text('\n'.join(lines))
+  names = [run.name for run in ladders.read(folder).runs]
+  _, fit, named = ladder_verdict.fit_of(spoilt, names)
+  assert named == [names[index]] and len(fit.runs) == 11
+
+
 def test_a_spoilt_rung_is_named(ladder, tmp_path, trainer, fewer_starts):
   ladders.write(ladder, tmp_path)
   spoilt = ladder.runs[4].name
