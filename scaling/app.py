@@ -77,7 +77,7 @@ class Page:
     self.sliders: dict[str, ui.slider] = {}
     self.folder = pathlib.Path(tempfile.mkdtemp(dir=folder))
     ui.context.client.on_delete(lambda: shutil.rmtree(self.folder, ignore_errors=True))
-    ui.add_css(app_parts.CSS)
+    ui.add_css(pathlib.Path(__file__).parent / 'data' / 'app.css')
     ui.colors(primary='#1f5f99')
     with ui.element('header').classes('top'):
       ui.html('<h1>t5x-lite scaling</h1><p>From a compute budget to a run</p>', sanitize=False)

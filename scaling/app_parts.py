@@ -27,61 +27,6 @@ from t5x_lite.errors import UserError
 
 RESAMPLES = 20, 2000   # least and most that the page takes
 _AROUND = 300       # times more and less than the budget, of the laws' picture
-CSS = """
-body { background: #f3f5f8; color: #1c2733; overflow-x: hidden; }
-.nicegui-content { padding: 0; gap: 0; }
-.top { width: 100%; background: #17324d; color: white; padding: 14px 24px; }
-.top h1 { font-size: 22px; line-height: 1.3; font-weight: 600; margin: 0; }
-.top p { margin: 2px 0 0; opacity: .85; }
-.sides { width: 100%; max-width: 1360px; margin: 0 auto; padding: 20px 24px 40px; display: grid;
-  grid-template-columns: 330px minmax(0, 1fr); gap: 20px; align-items: start; }
-.side { display: flex; flex-direction: column; gap: 20px; min-width: 0; }
-.box { background: white; border: 1px solid #dbe1e8; border-radius: 10px; padding: 16px 18px;
-  min-width: 0; display: flex; flex-direction: column; gap: 10px; align-items: stretch; }
-.box h2 { font-size: 16px; line-height: 1.4; font-weight: 600; margin: 0; }
-.box .nicegui-html, .box p { margin: 0; }
-.said { font-size: 13px; line-height: 1.45; color: #52606d; overflow-wrap: anywhere; }
-.said b { color: #1c2733; font-weight: 600; }
-.alert { background: #fdecea; border: 1px solid #e6a19a; color: #8c1d13; border-radius: 8px;
-  padding: 10px 14px; overflow-wrap: anywhere; }
-.warn { background: #fff7e0; border-left: 3px solid #d9a400; padding: 6px 10px; font-size: 13px;
-  line-height: 1.45; margin-bottom: 6px; overflow-wrap: anywhere; }
-.tiles { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 10px; }
-.tile { background: #f3f6fa; border-radius: 8px; padding: 8px 12px; min-width: 0; }
-.tile span { display: block; font-size: 12px; line-height: 1.4; color: #52606d;
-  overflow-wrap: anywhere; }
-.tile b { font-size: 21px; line-height: 1.3; font-weight: 600; }
-.scroll { overflow-x: auto; max-width: 100%; }
-table.data { border-collapse: collapse; width: 100%; font-size: 13px; line-height: 1.35; }
-table.data th { text-align: left; font-weight: 600; color: #52606d; }
-table.data th, table.data td { padding: 5px 8px 5px 0; border-bottom: 1px solid #e6ebf0;
-  vertical-align: top; font-variant-numeric: tabular-nums; }
-table.data small { display: block; color: #6b7885; font-size: 11px; white-space: nowrap; }
-table.data tr.chosen td { background: #e5effa; }
-table.data tr.chosen td:first-child { font-weight: 600; }
-table.rows td:first-child { color: #52606d; white-space: nowrap; width: 1%; padding-right: 14px; }
-.pictures { columns: 2 300px; column-gap: 18px; }
-.pictures figure { margin: 0 0 14px; break-inside: avoid; }
-.pictures img { width: 100%; max-width: 560px; display: block; margin: 0 auto; }
-.pictures figcaption { font-size: 13px; line-height: 1.4; color: #52606d; margin-bottom: 4px; }
-.text { margin: 0; font: 12px/1.5 ui-monospace, Menlo, Consolas, monospace; background: #f3f6fa;
-  border-radius: 8px; padding: 12px; max-height: 340px; overflow: auto; white-space: pre; }
-.buttons { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; }
-.q-uploader { width: 100%; }
-.q-uploader__list, .q-uploader__subtitle { display: none; }
-.grow { flex: 1 1 220px; }
-@media (max-width: 860px) {
-  .top { padding: 12px 14px; }
-  .sides { grid-template-columns: minmax(0, 1fr); padding: 12px; gap: 12px; }
-  .side { gap: 12px; }
-  .box { padding: 14px; }
-  .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-  table.data { font-size: 12px; }
-  table.data th, table.data td { padding-right: 5px; }
-  table.data td:last-child, table.data th:last-child { padding-right: 0; }
-  table.data small { font-size: 10px; }
-}
-"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,9 +70,9 @@ def isoflop(runs, law: Additive | None = None, groups: Sequence[float] | None = 
       if dense[0] <= best <= dense[-1]:
         axes.plot(best, law.loss(best, tokens), '*', color=colour, markersize=10)
   axes.set_xscale('log')
-  legend = axes.legend(frameon=False, fontsize=8, title='solid: parabola' + (
-      ', dashed: fitted law' if law is not None else ''))
-  legend.get_title().set_fontsize(8)
+  figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, title_fontsize=8,
+                ncols=4, loc='outside lower center', title='solid: parabola' + (
+                    ', dashed: fitted law' if law is not None else ''))
   return figure
 
 

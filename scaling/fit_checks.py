@@ -69,15 +69,15 @@ def variable_projection(runs: Runs) -> Additive:
 def held_out(found: Fit, cuts: int = 3) -> list[HeldOut]:
   """Laws fitted to the runs of least compute, tested on the others.
 
-  The cuts leave 1/2, 3/4, 7/8 … of the runs below; those that leave too few runs to fit, or none to
-  test, are left out.
+  The cuts leave 1/2, 3/4, 7/8 … of the runs below, and those of the same budget, whose FLOPs differ
+  by up to a fifth; cuts that leave too few runs to fit, or none to test, are left out.
   """
   runs, results = found.runs, []
   n, d, log_loss = np.log(runs.parameters), np.log(runs.tokens), np.log(runs.loss)
   order = np.sort(runs.flops)
   for i in range(1, cuts + 1):
-    cut = float(order[min(math.ceil(len(runs) * (1 - 0.5 ** i)), len(runs)) - 1])
-    below = runs.flops <= cut
+    below = runs.flops <= 1.2 * order[math.ceil(len(runs) * (1 - 0.5 ** i)) - 1]
+    cut = float(runs.flops[below].max())
     if below.all() or not _enough(runs.select(below)):
       continue
     theta, _ = fit_solver.solve_best(fitting.perturbed_starts(found), n, d, log_loss,

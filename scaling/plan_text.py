@@ -1,6 +1,6 @@
 """A plan for people: the table over laws, what being wrong costs, and the run."""
 
-from scaling import answers
+from scaling import answers, planner
 from scaling.answers import Answer
 from scaling.budget import Budget
 from scaling.intervals import Interval
@@ -86,6 +86,8 @@ def _run(plan: Plan) -> list[str]:
   batch = placed.rows * sum(plan.lengths)
   cost = '' if plan.dollars is None else f', {money(plan.dollars)}'
   energy = '' if plan.kwh is None else f', {plan.kwh:,.0f} kWh'
+  unasked = budget.deadline is None and plan.request.hours is None and plan.request.chips is None
+  chosen = f', the least power of two that is done in {planner.DAYS} days' if unasked else ''
   recompute = {'none': 'nothing recomputed', 'full': 'blocks recomputed'}.get(
       placed.remat, f'remat {placed.remat}')
   return [
@@ -99,7 +101,7 @@ def _run(plan: Plan) -> list[str]:
       f'{plan.warmup_steps:,} steps of warm-up, half a cosine to 0',
       f'  loss       {loss}',
       f'  FLOPs      {plan.flops:.3g} with all of attention; 6 N D {plan.flops_6nd:.3g}',
-      f'  mesh       {mesh}: {budget.chips} x {budget.chip.title}, microbatches '
+      f'  mesh       {mesh}: {budget.chips} x {budget.chip.title}{chosen}; microbatches '
       f'{placed.microbatches}, {recompute}',
       f'  memory     {placed.memory.total / 1e9:.3g} of {budget.chip.device_memory / 1e9:.3g} GB '
       'of a device',

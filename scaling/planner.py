@@ -28,6 +28,7 @@ from t5x_lite.errors import UserError
 from t5x_lite.models import ModelConfig
 
 DAYS = 30           # in which the fewest chips that are taken unasked finish
+_LEAST_STEPS = 50   # what has fewer, for its many devices, is no training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,12 @@ def make(request: Request) -> Plan:
   flops = float(steps * placed.rows * per_row)
   whole = accounting.parameters(config)
   rule = _recipe(request, whole, trained, flops)
+  asked = rule.batch_tokens / row_tokens
+  if steps < _LEAST_STEPS and placed.rows > 1.5 * asked:
+    raise UserError(
+        f'{budget.chips:,} x {budget.chip.title} are too many: a row for each leaves {steps} steps '
+        f'of {placed.rows:,} rows, where {request.recipe} asks for {asked:.0f} rows: give fewer '
+        '--chips or more time')
   warm = hyperparameters.warmup_tokens(counted, trained)
   loss_of = lambda n, d: request.constraints.loss(law.form, n, d)
   loss_interval = intervals.of_draws(law, lambda form: (

@@ -234,6 +234,7 @@ def branch_of(source, step, text_file, folder, *bindings):
   return load(gin_file, folder / 'branch', 'TARGETS_LENGTH=16', *bindings)
 
 
+@pytest.mark.slow
 def test_a_branch_goes_on_as_the_run_it_left(text_file, tmp_path, capsys):
   trainer.train(*lm(text_file, tmp_path, tmp_path / 'run', 'TrainConfig.checkpoint_every=3'))
   same = branch_of(tmp_path / 'run', 6, text_file, tmp_path)
@@ -294,11 +295,13 @@ experiment.Experiment.init_from = @experiment.InitFrom()
 @pytest.mark.parametrize('objective, base, bindings', [
     ('text_to_text', 'tiny_span_corruption',
      ['INPUTS_LENGTH=16', 'TARGETS_LENGTH=8', 'FileTask.inputs=question']),
-    ('text_to_text', 'tiny_lm',
-     ['INPUTS_LENGTH=16', 'TARGETS_LENGTH=8', 'FileTask.inputs=question',
-      'ModelConfig.prefix_lm=True']),
-    ('span_corruption', 'tiny_span_corruption', ['INPUTS_LENGTH=16', 'TARGETS_LENGTH=8']),
-    ('mlm', 'tiny_mlm', ['INPUTS_LENGTH=16', 'TARGETS_LENGTH=16']),
+    pytest.param('text_to_text', 'tiny_lm',
+                 ['INPUTS_LENGTH=16', 'TARGETS_LENGTH=8', 'FileTask.inputs=question',
+                  'ModelConfig.prefix_lm=True'], marks=pytest.mark.slow),
+    pytest.param('span_corruption', 'tiny_span_corruption',
+                 ['INPUTS_LENGTH=16', 'TARGETS_LENGTH=8'], marks=pytest.mark.slow),
+    pytest.param('mlm', 'tiny_mlm', ['INPUTS_LENGTH=16', 'TARGETS_LENGTH=16'],
+                 marks=pytest.mark.slow),
 ])
 def test_a_users_file_trains_every_family_without_python(objective, base, bindings, text_file,
                                                          tmp_path):
@@ -312,6 +315,7 @@ def test_a_users_file_trains_every_family_without_python(objective, base, bindin
     assert path.parent == experiment.folder
 
 
+@pytest.mark.slow
 def test_a_run_with_a_vocabulary_of_its_own_names_its_scores_after_the_task(stdlib, tmp_path):
   command = ['train-vocab', '--task=stdlib_docstring', '--split=validation', '--size=600',
              f'--output={tmp_path / "vocab"}']

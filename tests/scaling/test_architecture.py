@@ -52,6 +52,7 @@ def brute_force(base, wanted, multiple):
   return best
 
 
+@pytest.mark.slow
 def test_no_other_width_and_depth_scores_better():
   base = dataclasses.replace(published('ladder_128'), scan_layers=True)
   for wanted in (5e6, 4e7):

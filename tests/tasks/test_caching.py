@@ -50,6 +50,7 @@ def test_counts_are_those_of_the_files(cached):
   }
 
 
+@pytest.mark.slow
 def test_a_run_reads_the_same_examples_from_its_cache(cached):
   experiment, _ = cached
   plain = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, cache_dir=None))

@@ -37,8 +37,9 @@ def drawn(name: str, number: int) -> dict[str, int]:
     pytest.param(dict(rates='equal'), [1, 1, 1], marks=pytest.mark.slow),
     pytest.param(dict(), [10, 40, 160], marks=pytest.mark.slow),
     pytest.param(dict(cap=40), [10, 40, 40], marks=pytest.mark.slow),
-    (dict(temperature=2.0), [10 ** 0.5, 40 ** 0.5, 160 ** 0.5]),
-    (dict(rates=(5.0, 0.5, 4.5)), [5, 0.5, 4.5]),
+    pytest.param(dict(temperature=2.0), [10 ** 0.5, 40 ** 0.5, 160 ** 0.5],
+                 marks=pytest.mark.slow),
+    pytest.param(dict(rates=(5.0, 0.5, 4.5)), [5, 0.5, 4.5], marks=pytest.mark.slow),
     (dict(rates=(1, 0, 3)), [1, 0, 3]),
 ])
 def test_examples_are_drawn_by_their_rates(tasks, options, want):

@@ -64,6 +64,7 @@ def experiment(tmp_path):
   return dataclasses.replace(experiment, data=data, train=train)
 
 
+@pytest.mark.slow
 def test_a_run_changes_its_rates_at_the_step_and_resumes_there(experiment):
   stream = input_pipeline.train_batches(experiment.data, experiment.model, seed=0)
   batches = [batch['decoder_target_tokens'] for _, batch in zip(range(60), stream)]

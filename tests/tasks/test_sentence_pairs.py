@@ -68,7 +68,7 @@ def test_segments_are_of_one_text_or_of_the_one_before():
 
 
 def test_half_of_the_pairs_are_exchanged_and_cut_anywhere():
-  n = 2000
+  n = 1000
   pairs = [_segments(p) for p in _pairs(
       [[3] * 11, [4] * 11], 14, repeat=None, take=n)]
   labels = np.array([label for *_, label in pairs])
