@@ -1,10 +1,11 @@
 """Fits of a scaling law from the 4,500 usual starts, ours beside scipy's: seconds and objectives.
 
-    python benchmarks/fitting.py points.csv --drop_highest=5
+    OMP_NUM_THREADS=1 python benchmarks/fitting.py points.csv --drop_highest=5
 
 scipy minimises the same sum, with the same derivatives, one start after another in one process, by
 L-BFGS-B to a tolerance of 1e-15 (the way of published fits, whose tolerance is mostly its default).
-That is half an hour for all of them; the time for fewer is scaled up. Ours holds compilation.
+That is minutes for all of them; the time for fewer is scaled up. Ours holds compilation. With more
+threads than one, which help no sum this small, BLAS makes scipy several times slower.
 """
 
 import argparse
