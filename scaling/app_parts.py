@@ -171,24 +171,15 @@ def _cell(text: str) -> str:
 
 def answers(found: Sequence[Answer], chosen: str, target: bool) -> str:
   """The table over laws; with FLOPs where a loss is the target."""
-  headers = ['Law', *['FLOPs'] * target, 'N', 'D', 'D/N', 'Loss', 'Outside its runs']
+  headers = ['law', *['FLOPs'] * target, 'N', 'D', 'D/N', 'loss', 'outside its runs']
   rows = []
   for answer in found:
     if answer.parameters is None:
       rows.append([answer.law, answer.reason, *[''] * (len(headers) - 2)])
       continue
-    cells = {
-        'Law': answer.law,
-        'FLOPs': with_interval(answer.flops, answer.flops_interval, lambda x: f'{x:.2e}'),
-        'N': with_interval(answer.parameters, answer.parameters_interval, amount),
-        'D': amount(answer.tokens),
-        'D/N': with_interval(answer.tokens / answer.parameters, answer.ratio_interval,
-                             lambda x: f'{x:.1f}'),
-        'Loss': '-' if answer.loss is None else with_interval(
-            answer.loss, answer.loss_interval, lambda x: f'{x:.3f}'),
-        'Outside its runs': plan_text.outside(answer.beyond)}
+    cells = plan_text.cells(answer)
     rows.append([cells[header] for header in headers])
-  return table(headers, rows, chosen, 'answers')
+  return table([header[0].upper() + header[1:] for header in headers], rows, chosen, 'answers')
 
 
 def plan(made: Plan) -> str:

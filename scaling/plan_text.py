@@ -27,6 +27,20 @@ def hardware_lines(budget: Budget) -> list[str]:
           f'{chip.memory / 1e9:.3g} GB, {price}']
 
 
+def cells(answer: Answer) -> dict[str, str]:
+  """Heading -> what stands under it in the row of a law that answers."""
+  return {
+      'law': answer.law,
+      'FLOPs': with_interval(answer.flops, answer.flops_interval, lambda x: f'{x:.2e}'),
+      'N': with_interval(answer.parameters, answer.parameters_interval, amount),
+      'D': amount(answer.tokens),
+      'D/N': with_interval(answer.tokens / answer.parameters, answer.ratio_interval,
+                           lambda x: f'{x:.1f}'),
+      'loss': '-' if answer.loss is None else with_interval(
+          answer.loss, answer.loss_interval, lambda x: f'{x:.3f}'),
+      'outside its runs': outside(answer.beyond)}
+
+
 def table(found: tuple[Answer, ...], target: bool) -> list[str]:
   """A line for each law; FLOPs only where a loss is the target."""
   columns = [column for column in _COLUMNS if target or column[0] != 'FLOPs']
@@ -35,17 +49,9 @@ def table(found: tuple[Answer, ...], target: bool) -> list[str]:
     if answer.parameters is None:
       lines.append(f'{answer.law:<22}- ({answer.reason})')
       continue
-    cells = {
-        'law': answer.law,
-        'FLOPs': with_interval(answer.flops, answer.flops_interval, lambda x: f'{x:.2e}'),
-        'N': with_interval(answer.parameters, answer.parameters_interval, amount),
-        'D': amount(answer.tokens),
-        'D/N': with_interval(answer.tokens / answer.parameters, answer.ratio_interval,
-                             lambda x: f'{x:.1f}'),
-        'loss': '-' if answer.loss is None else with_interval(
-            answer.loss, answer.loss_interval, lambda x: f'{x:.3f}')}
-    lines.append(''.join(f'{cells[name]:<{width}}' for name, width in columns)
-                 + outside(answer.beyond))
+    row = cells(answer)
+    lines.append(''.join(f'{row[name]:<{width}}' for name, width in columns)
+                 + row['outside its runs'])
   return [line.rstrip() for line in lines]
 
 

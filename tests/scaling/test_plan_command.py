@@ -103,7 +103,8 @@ def test_json_has_all_of_it(capsys):
     (['--loss=2.5', '--law=llama3'], 'says no loss'),
     (['--loss=2.5', '--max_parameters=1e8'], 'no budget gets below 2.61'),
     (['--flops=1e20', '--hours=soon'], 'expected hours'),
-    (['--flops=1e17', '--chips=65536', '--vocab_size=384'], 'of 65,536 rows, where step_law asks for'),
+    (['--flops=1e17', '--chips=65536', '--vocab_size=384'],
+     'of 65,536 rows, where step_law asks for'),
     (['--flops=1e24', '--chips=8'], 'do not fit the memory of 8 x H100 SXM: give --chips=')])
 def test_what_cannot_be_met_is_one_line_with_the_cure(flags, message, capsys):
   assert planned(*flags) == 1
