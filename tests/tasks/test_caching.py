@@ -76,6 +76,7 @@ def test_what_is_written_is_not_written_again(cached):
   assert list(caching.write(experiment.data, processes=1)) == []
 
 
+@pytest.mark.slow
 def test_a_cut_off_cache_is_no_cache_and_is_written_anew(cached, tmp_path):
   experiment, written = cached
   data = dataclasses.replace(experiment.data, cache_dir=str(tmp_path))

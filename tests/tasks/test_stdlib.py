@@ -187,6 +187,7 @@ print('EXAMPLES', sum(s.num_examples for s in builder.info.splits.values()))
 '''
 
 
+@pytest.mark.slow
 def test_processes_that_prepare_at_once_all_end_well(tmp_path):
   # A small library, but one with a module in every split.
   for i in range(120):
