@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from scaling import fit_checks, fitting
+from scaling import answers, fit_checks, fitting
 from scaling.fitting import Fit
 from scaling.isoflop import AllocationFit
 from scaling.points import Runs
 from t5x_lite.errors import UserError
 
-FACTORS = 0.25, 0.5, 1.0, 2.0, 4.0   # of the optimal N: the price of being wrong
 _NO_FLOOR = 1e-3   # nats: an E below it is none
 _OTHER = {'huber': 'lad', 'lad': 'huber'}
 _LOSSES = {'huber': 'Huber loss, delta 1e-3', 'lad': 'least absolute deviations'}
@@ -62,7 +61,7 @@ def _budget(fit: Fit, flops: float, level: float) -> dict[str, Any]:
   n, d = found['parameters'][0], found['tokens'][0]
   return {'flops': flops, 'beyond': fit.beyond(flops), **found,
           'one_run': fit.predict(n, d, level)[1:],
-          'price': {str(factor): fit.law.price_of(flops, factor) for factor in FACTORS}}
+          'price': {str(factor): fit.law.price_of(flops, factor) for factor in answers.FACTORS}}
 
 
 def of_allocation(found: AllocationFit, approach: int, fitted: tuple[float, float], runs: int,
@@ -113,7 +112,7 @@ def _fit_lines(report: dict[str, Any]) -> list[str]:
                  f'{found["standard_error"]:>12.3g}   {_between(low, high):>24}')
   lines += ['', *_budget_lines(report, percent), '', 'Price of being wrong: FLOPs for the same '
             'loss, as a multiple, with another N',
-            f'{"FLOPs":>10}' + ''.join(f'{"N x " + str(f):>10}' for f in FACTORS)]
+            f'{"FLOPs":>10}' + ''.join(f'{"N x " + str(f):>10}' for f in answers.FACTORS)]
   for budget in report['budgets']:
     lines.append(f'{budget["flops"]:>10.3g}' + ''.join(
         f'{price:>10.3f}' if price < 1e3 else f'{"never":>10}'

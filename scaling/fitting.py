@@ -53,12 +53,6 @@ class Fit:
     return np.log(self.runs.loss) - np.log(self.law.loss(self.runs.parameters, self.runs.tokens))
 
   @property
-  def outliers(self) -> tuple[str, ...]:
-    """Names of the runs that the law of the others misses: see `fit_checks.outliers`."""
-    from scaling import fit_checks  # which imports this
-    return tuple(outlier.name for outlier in fit_checks.outliers(self))
-
-  @property
   def scale(self) -> float:
     """Standard deviation of the residuals, robustly: see `robust_scale`."""
     return robust_scale(self.residuals)
