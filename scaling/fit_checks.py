@@ -152,12 +152,3 @@ def condition(found: Fit) -> float:
   n, d = np.log(found.runs.parameters), np.log(found.runs.tokens)
   jacobian = fit_solver.jacobian(found.theta, n, d)
   return float(np.linalg.cond(jacobian / np.linalg.norm(jacobian, axis=0)) ** 2)
-
-
-def runaway(found: Fit) -> float:
-  """The share of resamples whose exponents have run to a bound."""
-  samples = found.samples
-  least, most = fitting.BOUNDS
-  free = (samples.alpha > least) & (samples.alpha < most) & (samples.beta > least) & (
-      samples.beta < most)
-  return float(1 - free.mean())

@@ -36,7 +36,7 @@ def of_fit(fit: Fit, budgets: Sequence[float], level: float,
                             'interval': intervals[name]} for name in fitting.PARAMETERS},
       'budgets': [_budget(fit, flops, level) for flops in budgets],
       'noise': fit.scale, 'condition': fit_checks.condition(fit),
-      'runaway': fit_checks.runaway(fit),
+      'runaway': float(fit.runaway.mean()),
       'held_out': [dataclasses.asdict(x) for x in fit_checks.held_out(fit)],
       'outliers': [dataclasses.asdict(x) for x in outliers],
       'without_outliers': None if all(keep) else _law(runs.select(keep), fit.loss, near),
@@ -147,7 +147,7 @@ def _check_lines(report: dict[str, Any]) -> list[str]:
            f'Intervals: percentiles of {report["resamples"]} refits to resampled '
            f'{report["resampled"]}',
            f'Conditioning of the scaled J^T J: {report["condition"]:.2g}; resamples that tell no '
-           f'law: {report["runaway"]:.1%}', '',
+           f'law, and do not count in standard errors: {report["runaway"]:.1%}', '',
            'Held out: fitted below a cut of compute, tested above']
   lines += [f'  below {x["cut"]:.3g} FLOPs, {x["fitted"]} runs: the {x["tested"]} above, up to '
             f'{x["reach"]:.3g} times it, are missed by {100 * x["error"]:.2f} % (bias '

@@ -68,9 +68,16 @@ class Fit:
     return max(flops / self.runs.flops.max(), self.runs.flops.min() / flops, 1.0)
 
   def standard_errors(self) -> dict[str, float]:
-    """Standard deviations of e, a, alpha, b and beta over the resamples."""
+    """Standard deviations of e, a, alpha, b and beta over the resamples that are not `runaway`."""
+    samples, kept = self._samples(), ~self.runaway
+    return {name: float(np.std(getattr(samples, name)[kept], ddof=1)) for name in PARAMETERS}
+
+  @property
+  def runaway(self) -> np.ndarray:
+    """Which resamples [samples] tell no law: an exponent has run to a bound, and A or B with it."""
+    inside = lambda x: (x > BOUNDS[0]) & (x < BOUNDS[1])
     samples = self._samples()
-    return {name: float(np.std(getattr(samples, name), ddof=1)) for name in PARAMETERS}
+    return ~(inside(samples.alpha) & inside(samples.beta))
 
   def intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
     """Percentile intervals of e, a, alpha, b and beta."""
@@ -96,7 +103,7 @@ class Fit:
   def with_optimum(self) -> Additive:
     """The samples whose exponents are positive: the others have no best N.
 
-    `fit_checks.runaway` says how many there are, and the report warns of more than a few.
+    `runaway` has them among others, and the report warns of more than a few.
     """
     samples = self._samples()
     kept = (samples.alpha > 0) & (samples.beta > 0)

@@ -209,6 +209,20 @@ def test_intervals_are_percentiles_and_widen_with_their_level():
   assert found.beyond(4 * found.runs.flops.max()) == pytest.approx(4)
 
 
+def test_resamples_that_ran_away_are_not_in_standard_errors():
+  """Of three resamples in a hundred an exponent is at a bound, and its A or B without measure."""
+  found = fitting.bootstrap(fitting.fit(noisy(2), starts=some_starts(64)), 100, seed=3)
+  assert not found.runaway.any()
+  far = {name: getattr(found.samples, name).copy() for name in NAMES}
+  far['alpha'][[4, 7]], far['a'][[4, 7]] = (6.0, -0.1), (1e130, 1e-9)
+  far['beta'][9] = 5.5
+  spoilt_some = dataclasses.replace(found, samples=Additive(**far))
+  assert np.flatnonzero(spoilt_some.runaway).tolist() == [4, 7, 9]
+  for name, error in spoilt_some.standard_errors().items():
+    want = np.delete(getattr(found.samples, name), [4, 7, 9]).std(ddof=1)
+    assert error == pytest.approx(want, rel=1e-12), name
+
+
 def coverage(seeds):
   """Seeds at which each parameter, and all, lie within 2 errors; and the interval holds N*."""
   near, covered = [], []
