@@ -258,7 +258,8 @@ LAWS: dict[str, Law] = {
     'besiroglu': Law(
         Additive(1.8172, 482.01, 0.3478, 2085.43, 0.3658),
         'Besiroglu et al. 2024, arXiv 2404.10102, equation 6', _ALL, _MASSIVE, _HOFFMANN_RUNS,
-        'a refit of approach 3 on 240 of 245 digitised runs; it minimises absolute deviations',
+        'a refit of approach 3 on 240 of 245 digitised runs; it minimises absolute deviations, but '
+        'E is that of the Huber loss (absolute deviations have 1.8169)',
         draws='besiroglu_draws.csv',
         interval='95 % of refits to resampled runs, whose spread is that of the errors published'),
     'kaplan': Law(
