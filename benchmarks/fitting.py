@@ -4,8 +4,8 @@
 
 scipy minimises the same sum, with the same derivatives, one start after another in one process, by
 L-BFGS-B to a tolerance of 1e-15 (the way of published fits, whose tolerance is mostly its default).
-That is minutes for all of them; the time for fewer is scaled up. Ours holds compilation. With more
-threads than one, which help no sum this small, BLAS makes scipy several times slower.
+That is minutes for all of them. Ours holds compilation. With more threads than one, which help no
+sum this small, BLAS makes scipy several times slower.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('csv')
   parser.add_argument('--drop_highest', type=int, default=0)
-  parser.add_argument('--scipy_starts', type=int, default=450, help='of the 4,500')
+  parser.add_argument('--scipy_starts', type=int, default=4500, help='fewer are scaled up')
   parser.add_argument('--resamples', type=int, default=1000)
   args = parser.parse_args()
   runs = points.read_csv(args.csv)
