@@ -7,10 +7,8 @@ from scaling import intervals
 from scaling.budget import Budget
 from scaling.constraints import Constraints
 from scaling.intervals import Interval
-from scaling.laws import LAWS, Additive, Law
+from scaling.laws import LAWS, Law
 from t5x_lite.errors import UserError
-
-FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)   # of the optimal N: the price of being wrong
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,16 +107,6 @@ def chosen(name: str, found: list[Answer], known: dict[str, Law], budget: Budget
   if answer.tokens < 1 or answer.parameters < 1:
     raise UserError(f'{answer.flops:.3g} FLOPs are too few for any model by {name}')
   return answer
-
-
-def price_of_being_wrong(law: Law, flops: float) -> dict[float, float] | None:
-  """How many times the FLOPs the same loss costs with FACTORS of the optimal N; inf is never.
-
-  None for a law that does not say the loss of every N and D.
-  """
-  if not isinstance(law.form, Additive):
-    return None
-  return {factor: law.form.price_of(flops, factor) for factor in FACTORS}
 
 
 def warning(law: str, answer: Answer) -> str | None:

@@ -171,7 +171,7 @@ def _cell(text: str) -> str:
 
 def answers(found: Sequence[Answer], chosen: str, target: bool) -> str:
   """The table over laws; with FLOPs where a loss is the target."""
-  headers = ['law', *['FLOPs'] * target, 'N', 'D', 'D/N', 'loss', 'outside its runs']
+  headers = plan_text.headings(target)
   rows = []
   for answer in found:
     if answer.parameters is None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from scaling import answers, fit_checks, fitting
+from scaling import fit_checks, fitting
 from scaling.fitting import Fit
 from scaling.isoflop import AllocationFit
+from scaling.laws import FACTORS
 from scaling.points import Runs
 from t5x_lite.errors import UserError
 
@@ -61,7 +62,7 @@ def _budget(fit: Fit, flops: float, level: float) -> dict[str, Any]:
   n, d = found['parameters'][0], found['tokens'][0]
   return {'flops': flops, 'beyond': fit.beyond(flops), **found,
           'one_run': fit.predict(n, d, level)[1:],
-          'price': {str(factor): fit.law.price_of(flops, factor) for factor in answers.FACTORS}}
+          'price': {str(factor): times for factor, times in fit.law.prices(flops).items()}}
 
 
 def of_allocation(found: AllocationFit, approach: int, fitted: tuple[float, float], runs: int,
@@ -112,7 +113,7 @@ def _fit_lines(report: dict[str, Any]) -> list[str]:
                  f'{found["standard_error"]:>12.3g}   {_between(low, high):>24}')
   lines += ['', *_budget_lines(report, percent), '', 'Price of being wrong: FLOPs for the same '
             'loss, as a multiple, with another N',
-            f'{"FLOPs":>10}' + ''.join(f'{"N x " + str(f):>10}' for f in answers.FACTORS)]
+            f'{"FLOPs":>10}' + ''.join(f'{"N x " + str(f):>10}' for f in FACTORS)]
   for budget in report['budgets']:
     lines.append(f'{budget["flops"]:>10.3g}' + ''.join(
         f'{price:>10.3f}' if price < 1e3 else f'{"never":>10}'

@@ -21,7 +21,7 @@ Loss = Literal['huber', 'lad']
 PARAMETERS = ('e', 'a', 'alpha', 'b', 'beta')
 MANY = 40            # runs from which on whole runs are resampled, not residuals
 _RESTARTS = 3        # perturbed starts of every resample, beside the optimum
-BOUNDS = 0.01, 5.0  # exponents outside of which a fit has run to a bound
+_BOUNDS = 0.01, 5.0  # exponents outside of which a fit has run to a bound
 _VANISHED = 1e-6     # a term, as a share of the loss, that is no longer there
 STRAIGHT = 0.1      # spread of the runs about their line in (ln N, ln D) below which it is one
 
@@ -75,9 +75,8 @@ class Fit:
   @property
   def runaway(self) -> np.ndarray:
     """Which resamples [samples] tell no law: an exponent has run to a bound, and A or B with it."""
-    inside = lambda x: (x > BOUNDS[0]) & (x < BOUNDS[1])
     samples = self._samples()
-    return ~(inside(samples.alpha) & inside(samples.beta))
+    return _at_bound(samples.alpha) | _at_bound(samples.beta)
 
   def intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
     """Percentile intervals of e, a, alpha, b and beta."""
@@ -197,7 +196,7 @@ def unidentified(found: Fit) -> str | None:
     if not np.isfinite(term).all() or moved < max(_VANISHED, found.scale):
       return (f'the term of {letter} moves the loss by {100 * moved:.2g} % over all runs, no more '
               f'than their noise of {100 * found.scale:.2g} %; {cure}')
-    if not BOUNDS[0] < value < BOUNDS[1]:
+    if _at_bound(value):
       return f'{exponent} has run to {value:.3g}; {cure}'
     error = rough_errors(found)[3 if letter == 'N' else 4]
     if not error < value:
@@ -290,6 +289,10 @@ def load(path: pathlib.Path | str) -> Law:
   except (OSError, ValueError, KeyError, TypeError) as e:
     raise UserError(f'{path} is no fit ({type(e).__name__}: {e}): write one with t5x-lite scaling '
                     'fit RUNS --output=FOLDER') from e
+
+
+def _at_bound(exponent: float | np.ndarray) -> bool | np.ndarray:
+  return np.logical_not((_BOUNDS[0] < exponent) & (exponent < _BOUNDS[1]))   # nan is, too
 
 
 def _logs(runs: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from scipy import optimize
 
-_PF_DAY = 8.64e19   # FLOPs
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)   # of the optimal N: the price of being wrong
 
 
 class Form(Protocol):
@@ -77,6 +77,10 @@ class Additive:
     parameters, tokens = self.optimum(flops)
     other = factor * parameters
     return 6 * other * self.tokens_for(other, self.loss(parameters, tokens)) / flops
+
+  def prices(self, flops: float) -> dict[float, float]:
+    """`price_of` each of FACTORS; inf is never."""
+    return {factor: self.price_of(flops, factor) for factor in FACTORS}
 
   def inference_optimum(self, parameters: float, served: float) -> tuple[float, float]:
     """(N, D) of the least 6 N D + 2 N D_served with the loss of an optimal model.

@@ -7,7 +7,8 @@ from scaling.intervals import Interval
 from scaling.laws import Law
 from scaling.planner import Plan
 
-_COLUMNS = (('law', 22), ('FLOPs', 32), ('N', 23), ('D', 8), ('D/N', 20), ('loss', 22))
+# Heading -> width in the table.
+_COLUMNS = {'law': 22, 'FLOPs': 32, 'N': 23, 'D': 8, 'D/N': 20, 'loss': 22, 'outside its runs': 0}
 
 
 def text(plan: Plan) -> str:
@@ -27,6 +28,11 @@ def hardware_lines(budget: Budget) -> list[str]:
           f'{chip.memory / 1e9:.3g} GB, {price}']
 
 
+def headings(target: bool) -> list[str]:
+  """Of the table over laws; FLOPs only where a loss is the target."""
+  return [name for name in _COLUMNS if target or name != 'FLOPs']
+
+
 def cells(answer: Answer) -> dict[str, str]:
   """Heading -> what stands under it in the row of a law that answers."""
   return {
@@ -42,16 +48,15 @@ def cells(answer: Answer) -> dict[str, str]:
 
 
 def table(found: tuple[Answer, ...], target: bool) -> list[str]:
-  """A line for each law; FLOPs only where a loss is the target."""
-  columns = [column for column in _COLUMNS if target or column[0] != 'FLOPs']
-  lines = [''.join(f'{name:<{width}}' for name, width in columns) + 'outside its runs']
+  """A line for each law, under `headings`."""
+  names = headings(target)
+  lines = [''.join(f'{name:<{_COLUMNS[name]}}' for name in names)]
   for answer in found:
     if answer.parameters is None:
       lines.append(f'{answer.law:<22}- ({answer.reason})')
       continue
     row = cells(answer)
-    lines.append(''.join(f'{row[name]:<{width}}' for name, width in columns)
-                 + row['outside its runs'])
+    lines.append(''.join(f'{row[name]:<{_COLUMNS[name]}}' for name in names))
   return [line.rstrip() for line in lines]
 
 

@@ -21,7 +21,7 @@ from scaling import (
 from scaling.answers import Answer
 from scaling.budget import Budget, solve
 from scaling.intervals import Interval
-from scaling.laws import Law
+from scaling.laws import Additive, Law
 from scaling.layout import Layout
 from scaling.request import FAMILIES, LAW, Request
 from t5x_lite.errors import UserError
@@ -121,7 +121,7 @@ def make(request: Request) -> Plan:
       steps=steps, warmup_steps=max(1, round(warm / placed.rows / row_tokens)),
       learning_rate=float(f'{rule.learning_rate:.3g}'), layout=placed,
       chip_hours=budget.chip_hours(flops), dollars=budget.dollars(flops), kwh=budget.kwh(flops),
-      prices=answers.price_of_being_wrong(law, best.flops),
+      prices=law.form.prices(best.flops) if isinstance(law.form, Additive) else None,
       warnings=tuple(_warnings(law, best, budget, request, rule, placed, trained)))
 
 
