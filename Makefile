@@ -36,7 +36,7 @@ $(TEST_STAMP): $(STAMP)
 
 # Trains a small decoder-only model on Python's own source code and shows what it learned.
 quickstart: $(STAMP)
-	@$(MALLOC) $(BIN)/python -m t5x_lite.quickstart
+	@$(MALLOC) $(BIN)/python -m t5x_lite quickstart
 
 lint: $(TEST_STAMP)
 	@$(BIN)/ruff check .

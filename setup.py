@@ -45,8 +45,8 @@ setup(
         't5x_lite', 't5x_lite.*', 'tasks', 'tasks.*', 'scaling', 'scaling.*', 'configs',
         'configs.*']),
     package_data={'': ['*.gin'],
-                  'scaling': ['data/*.toml', 'data/*.csv', 'data/*.css', 'data/ladder/*',
-                              'data/ladder/gin/*']},
+                  't5x_lite': ['cost/*.toml'],
+                  'scaling': ['data/*.csv', 'app/*.css', 'data/ladder/*', 'data/ladder/gin/*']},
     install_requires=REQUIRES,
     extras_require={
         'test': TEST + NOTEBOOKS, 'notebooks': NOTEBOOKS, 'app': APP,

@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from tasks.file_index import Template, index_files
+from tasks.files.index import Template, index_files
 
 
 def read(pattern: str, text: str, label: str) -> tuple[list[str], list[str]]:

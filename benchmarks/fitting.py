@@ -1,6 +1,6 @@
 """Fits of a scaling law from the 4,500 usual starts, ours beside scipy's: seconds and objectives.
 
-    OMP_NUM_THREADS=1 python benchmarks/fitting.py points.csv --drop_highest=5
+    OMP_NUM_THREADS=1 python benchmarks/fitting.py csv --drop_highest=5
 
 scipy minimises the same sum, with the same derivatives, one start after another in one process, by
 L-BFGS-B to a tolerance of 1e-15 (the way of published fits, whose tolerance is mostly its default).
@@ -16,16 +16,17 @@ import time
 import numpy as np
 from scipy import optimize
 
-from scaling import fit_solver, fitting, points
+from scaling.fitting import parametric, solver
+from scaling.fitting.runs import read_csv
 
 
 def objective(theta, n, d, log_loss):
   """The Huber sum over delta^2 and its gradient, in NumPy."""
-  delta = fit_solver.DELTA
-  r = log_loss - fit_solver.log_law(theta[None], n, d)[0]
+  delta = solver.DELTA
+  r = log_loss - solver.log_law(theta[None], n, d)[0]
   size = np.abs(r)
   value = np.where(size <= delta, 0.5 * r * r, delta * (size - 0.5 * delta)).sum()
-  gradient = -fit_solver.jacobian(theta, n, d).T @ np.clip(r, -delta, delta)
+  gradient = -solver.jacobian(theta, n, d).T @ np.clip(r, -delta, delta)
   return value / delta ** 2, gradient / delta ** 2
 
 
@@ -50,16 +51,16 @@ def main() -> None:
   parser.add_argument('--scipy_starts', type=int, default=4500, help='fewer are scaled up')
   parser.add_argument('--resamples', type=int, default=1000)
   args = parser.parse_args()
-  runs = points.read_csv(args.csv)
+  runs = read_csv(args.csv)
   runs = runs.select(runs.loss.argsort()[:len(runs) - args.drop_highest])
   report = {'runs': len(runs), 'cores': os.cpu_count(), 'load': os.getloadavg()[0]}
   for loss in ('huber', 'lad'):
-    fit, seconds = timed(lambda: fitting.fit(runs, loss))
-    _, again = timed(lambda: fitting.bootstrap(fit, args.resamples, resample='runs'))
+    fit, seconds = timed(lambda: parametric.fit(runs, loss))
+    _, again = timed(lambda: parametric.bootstrap(fit, args.resamples, resample='runs'))
     report[f'ours, {loss}'] = {
         'seconds': round(seconds, 1), 'objective': fit.objective,
         f'seconds of {args.resamples} resamples': round(again, 1)}
-  starts = fit_solver.standard_starts()
+  starts = solver.standard_starts()
   some = np.random.default_rng(0).permutation(len(starts))[:args.scipy_starts]
   logs = np.log(runs.parameters), np.log(runs.tokens), np.log(runs.loss)
   values, seconds = timed(lambda: scipy_fits(starts[some], *logs))

@@ -41,19 +41,26 @@ def prepare(case):
   import jax
   import numpy as np
 
-  from t5x_lite import decoding, models, optimizers, train_step
-  from t5x_lite.partitioning import MeshConfig, Partitioner
+  from t5x_lite import models
+  from t5x_lite.inference import generate
+  from t5x_lite.objectives.language_model import CrossEntropy
+  from t5x_lite.parallel.mesh import MeshConfig
+  from t5x_lite.parallel.partitioner import Partitioner
+  from t5x_lite.training import optimizers, schedules
+  from t5x_lite.training.state import abstract_state, init_state, shardings_of
+  from t5x_lite.training.step import make_train_step
 
   family, size = case['family'], case['size']
   config = config_of(family, size, **case.get('config', {}))
   partitioner = Partitioner(MeshConfig(data=1).make(jax.devices()[:1]))
+  network = models.build_network(config, partitioner)
   info = {'jax': jax.__version__}
   if case['task'] == 'decode':
-    params = jax.jit(lambda: models.init_params(config, jax.random.key(0), True))()
+    params = jax.jit(lambda: network.init(jax.random.key(0), True))()
     tokens = harness.prompt(family, size, case['rows'])
     batch = {'encoder_input_tokens' if family == 't5' else 'decoder_input_tokens': tokens}
     start = np.zeros((case['rows'], 1), np.int32) if family == 't5' else tokens
-    run = decoding.make_generate(config, partitioner, max_tokens=harness.NEW, temperature=0.0,
+    run = generate.make_generate(network, partitioner, max_tokens=harness.NEW, temperature=0.0,
                                  eos_id=-1, pad_id=0, num_ids=config.vocab_size)
     args = params, batch, start, np.ones(start.shape, bool), jax.random.key(0)
     begun = time.perf_counter()
@@ -61,14 +68,15 @@ def prepare(case):
     info['compile_s'] = time.perf_counter() - begun
     return lambda: jax.block_until_ready(compiled(*args)), info
 
-  optimizer = optimizers.AdamW(learning_rate=optimizers.Constant(rate=1e-4), clip_norm=None).make()
-  abstract = train_step.abstract_state(config, optimizer, partitioner)
-  state = jax.jit(lambda: train_step.init_state(config, optimizer, 0, one_device=True),
-                  out_shardings=train_step.shardings_of(abstract))()
+  optimizer = optimizers.AdamW(learning_rate=schedules.Constant(rate=1e-4), clip_norm=None).make()
+  abstract = abstract_state(network, optimizer, partitioner)
+  state = jax.jit(lambda: init_state(network, optimizer, 0, one_device=True),
+                  out_shardings=shardings_of(abstract))()
   info['parameters'] = sum(x.size for x in jax.tree.leaves(state['params']))
   data = [partitioner.put_batch(features(family, b)) for b in harness.batches(family, size)]
   begun = time.perf_counter()
-  lowered = train_step.make_train_step(config, optimizer, partitioner, seed=0).lower(state, data[0])
+  step_fn = make_train_step(network, [CrossEntropy()], optimizer, partitioner, seed=0)
+  lowered = step_fn.lower(state, data[0])
   info['trace_s'] = time.perf_counter() - begun
   begun = time.perf_counter()
   compiled = lowered.compile()
@@ -79,7 +87,7 @@ def prepare(case):
   def step():
     held[0], sums = compiled(held[0], data[next(count) % len(data)])
     jax.block_until_ready(held[0])
-    return float(sums['loss'])
+    return float(sums.metrics['loss'][0])
 
   return step, info
 

@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from t5x_lite import input_pipeline
+from tasks.pipeline import seqio_data
 
 
 def one_pass(dataset, names: list[str]) -> tuple[float, dict[str, float]]:
@@ -33,16 +33,16 @@ def one_pass(dataset, names: list[str]) -> tuple[float, dict[str, float]]:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--task', default='stdlib_docstring')
-  parser.add_argument('--task_module', default='tasks.stdlib')
+  parser.add_argument('--task_module', default='tasks.datasets.stdlib')
   parser.add_argument('--length', type=int, default=512, help='of each feature')
   parser.add_argument('--examples', type=int, default=4000)
   parser.add_argument('--rounds', type=int, default=5)
   args = parser.parse_args()
   os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})   # one core
-  seqio = input_pipeline.import_seqio()
+  seqio = seqio_data.import_seqio()
   import tensorflow as tf
   importlib.import_module(args.task_module)
-  packing = importlib.import_module('tasks.packing')
+  packing = importlib.import_module('tasks.pipeline.packing')
   task = seqio.get_mixture_or_task(args.task)
   lengths = dict.fromkeys(task.output_features, args.length)
   begun = time.perf_counter()

@@ -70,21 +70,27 @@ def dispatch_and_trace() -> dict[str, float]:
   import numpy as np
   from ours import features
 
-  from t5x_lite import optimizers, train_step
+  from t5x_lite import models
   from t5x_lite.models import ModelConfig
-  from t5x_lite.partitioning import MeshConfig, Partitioner
+  from t5x_lite.objectives.language_model import CrossEntropy
+  from t5x_lite.parallel.mesh import MeshConfig
+  from t5x_lite.parallel.partitioner import Partitioner
+  from t5x_lite.training import optimizers, schedules
+  from t5x_lite.training.state import abstract_state, init_state, shardings_of
+  from t5x_lite.training.step import make_train_step
 
   config = ModelConfig(family='decoder_only', vocab_size=128, embed_dim=16, num_layers=24,
                        num_heads=2, mlp_dim=32)
   partitioner = Partitioner(MeshConfig(data=1).make(jax.devices()[:1]))
-  optimizer = optimizers.AdamW(learning_rate=optimizers.Constant(rate=1e-4)).make()
-  abstract = train_step.abstract_state(config, optimizer, partitioner)
-  state = jax.jit(lambda: train_step.init_state(config, optimizer, 0, one_device=True),
-                  out_shardings=train_step.shardings_of(abstract))()
+  network = models.build_network(config, partitioner)
+  optimizer = optimizers.AdamW(learning_rate=schedules.Constant(rate=1e-4)).make()
+  abstract = abstract_state(network, optimizer, partitioner)
+  state = jax.jit(lambda: init_state(network, optimizer, 0, one_device=True),
+                  out_shardings=shardings_of(abstract))()
   tokens = np.ones((1, 8), np.int32)
   batch = partitioner.put_batch(features('gpt2', {
       'inputs': tokens, 'targets': tokens, 'weights': np.ones((1, 8), np.float32)}))
-  step = train_step.make_train_step(config, optimizer, partitioner, seed=0)
+  step = make_train_step(network, [CrossEntropy()], optimizer, partitioner, seed=0)
   begun = time.perf_counter()
   step.lower(state, batch)
   trace = time.perf_counter() - begun

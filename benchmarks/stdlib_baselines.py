@@ -11,7 +11,8 @@ import argparse
 import numpy as np
 import seqio
 
-from tasks import metrics, python_stdlib, stdlib
+from tasks import metrics
+from tasks.datasets import python_stdlib, stdlib
 
 _EM_STEPS = 30
 _MLM_LENGTH = 512

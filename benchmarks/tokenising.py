@@ -12,17 +12,17 @@ import os
 import tempfile
 import time
 
-from t5x_lite import input_pipeline
-from t5x_lite.input_pipeline import DataConfig
+from tasks.pipeline import provider, seqio_data
+from tasks.pipeline.seqio_data import DataConfig
 
 
 def cached(data: DataConfig, processes: int) -> tuple[int, float]:
   """(tokens, seconds) of writing a cache of `data`."""
-  from tasks import caching
+  from tasks.pipeline import caching
 
   with tempfile.TemporaryDirectory() as folder:
     begun = time.perf_counter()
-    written = caching.write(dataclasses.replace(data, cache_dir=folder), processes)
+    written = caching.write_cache(dataclasses.replace(data, cache_dir=folder), processes)
     tokens = sum(caching.total_tokens(counts) for _, counts in written)
     return tokens, time.perf_counter() - begun
 
@@ -33,10 +33,10 @@ def main() -> None:
   parser.add_argument('--inputs_length', type=int, help='of a task that has inputs')
   parser.add_argument('--vocabulary', help='default: bytes')
   args = parser.parse_args()
-  input_pipeline.import_seqio()
+  seqio_data.import_seqio()
   data = DataConfig(task=args.task, inputs_length=args.inputs_length, targets_length=512,
                     batch_size=8, vocabulary=args.vocabulary)
-  input_pipeline.get_task(data).num_input_examples('train')   # prepared before the clock starts
+  provider.get_task(data).num_input_examples('train')   # prepared before the clock starts
   report = {'task': args.task, 'vocabulary': args.vocabulary or 'bytes', 'cores': os.cpu_count()}
   for processes in (1, os.cpu_count()):
     tokens, seconds = cached(data, processes)

@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 import numpy as np
 
-from scaling.laws import LAWS, Additive
+from scaling.laws.laws import LAWS, Additive
 
 _SIZE = (5.4, 3.8)    # inches: one column and a half
 _SHADES = 'viridis'
@@ -109,7 +109,7 @@ def surface(fit) -> Figure:
 
 
 def envelope(curves) -> Figure:
-  """Training curves (scaling.isoflop.Curve), and the lowest of them at each number of FLOPs."""
+  """Training curves (fitting.isoflop.Curve), and the lowest of them at each number of FLOPs."""
   figure, axes = _axes('training FLOPs C', 'loss (nats a token)')
   ordered = [(c.flops[i], c.loss[i]) for c in curves for i in [np.argsort(c.flops)]]
   for (flops, loss), colour in zip(ordered, _shades(len(ordered))):

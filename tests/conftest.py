@@ -31,10 +31,15 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite import models, train_step
+from t5x_lite import models
 from t5x_lite.models import ModelConfig
+from t5x_lite.objectives.language_model import CrossEntropy
+from t5x_lite.objectives.next_sentence import NextSentenceLoss
+from t5x_lite.objectives.router import RouterLoss
+from t5x_lite.training.step import loss_and_gradients
 
 LENGTH = 16
+OBJECTIVES = CrossEntropy(), RouterLoss(), NextSentenceLoss()   # of every run
 VOCAB = 64
 _SIZES = dict(vocab_size=VOCAB, embed_dim=32, num_layers=2, num_heads=4, mlp_dim=64)
 # init_std is ten times the usual one, so that what attention reads shows in the loss.
@@ -71,7 +76,7 @@ def random_examples(config: ModelConfig, lengths, seed: int = 0) -> list[dict[st
   weights = lambda n: rng.choice([0.0, 0.5, 1.0, 2.0], n)
   examples = []
   for n in lengths:
-    side = models.FAMILIES[config.family].target
+    side = config.target_side
     example = {f'{side}_input_tokens': ids(n), f'{side}_target_tokens': ids(n),
                f'{side}_loss_weights': weights(n)}
     if config.family == 'encoder_decoder':
@@ -122,7 +127,7 @@ def random_params(config: ModelConfig, seed: int = 0) -> dict:
       return noise
     return 1 + 0.1 * noise if name == 'scale' else 0.1 * noise if name == 'bias' else std * noise
 
-  shapes = jax.eval_shape(lambda: models.init_params(scanned, jax.random.key(0)))
+  shapes = jax.eval_shape(lambda: models.build_network(scanned).init(jax.random.key(0)))
   params = jax.tree_util.tree_map_with_path(draw, shapes)
   return params if config.scan_layers else unstack(params)
 
@@ -138,16 +143,22 @@ def unstack(params: dict) -> dict:
 @functools.cache
 def forward(config: ModelConfig):
   """Jitted (params, batch) -> logits."""
-  graphdef, _ = models.graph(config)
-  return jax.jit(lambda params, batch: models.nnx.merge(graphdef, params)(batch))
+  network = models.build_network(config)
+  return jax.jit(lambda params, batch: network.bind(params)(batch))
 
 
 @functools.cache
 def gradients(config: ModelConfig, microbatches: int = 1):
-  """Jitted (params, batch) -> (sums, gradients), without dropout."""
-  graphdef, _ = models.graph(config)
-  return jax.jit(lambda params, batch: train_step.loss_and_gradients(
-      graphdef, config, params, batch, None, microbatches=microbatches))
+  """Jitted (params, batch) -> (sums by name, gradients), without dropout."""
+  network = models.build_network(config)
+
+  def compute(params, batch):
+    sums, grads = loss_and_gradients(network, OBJECTIVES, params, batch, None,
+                                     microbatches=microbatches)
+    return {'weight': sums.weight, 'objective': sums.total} | {
+        name: total for name, (total, _) in sums.metrics.items()}, grads
+
+  return jax.jit(compute)
 
 
 def assert_gradients_close(got, want, tolerance: float = 1e-5) -> None:
@@ -202,7 +213,7 @@ def stdlib_data_dir(tmp_path_factory):
   It is TFDS_DATA_DIR where that is set, with the whole library; otherwise a temporary folder, with
   the library less its largest packages, which takes a third of the time.
   """
-  from tasks import python_stdlib, stdlib_sources
+  from tasks.datasets import python_stdlib, stdlib_sources
 
   folder = os.environ.get('TFDS_DATA_DIR')
   with pytest.MonkeyPatch.context() as patch:
@@ -221,10 +232,10 @@ def stdlib_data_dir(tmp_path_factory):
 
 @pytest.fixture
 def stdlib(stdlib_data_dir):
-  """The module `tasks.stdlib`, its sources reading from the prepared folder."""
+  """The module `tasks.datasets.stdlib`, its sources reading from the prepared folder."""
   import seqio
 
-  from tasks import stdlib as module
+  from tasks.datasets import stdlib as module
 
   before = seqio.utils._TFDS_DATA_DIR_OVERRIDE
   seqio.set_tfds_data_dir_override(stdlib_data_dir)

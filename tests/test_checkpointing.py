@@ -7,24 +7,30 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite import checkpointing, models, optimizers, partitioning, train_step
-from t5x_lite.checkpointing import Checkpoints
-from t5x_lite.errors import UserError
+from t5x_lite import models
+from t5x_lite.core import trees
+from t5x_lite.core.errors import UserError
+from t5x_lite.parallel.mesh import MeshConfig
+from t5x_lite.parallel.partitioner import Partitioner
+from t5x_lite.training import optimizers, schedules
+from t5x_lite.training.checkpoints import Checkpoints
+from t5x_lite.training.initial_params import load_params, replace_from_run
+from t5x_lite.training.state import abstract_state, shardings_of
 
-OPTIMIZER = optimizers.AdamW(learning_rate=optimizers.Constant(rate=0.01)).make()
+OPTIMIZER = optimizers.AdamW(learning_rate=schedules.Constant(rate=0.01)).make()
 META = {'seed': 3, 'place': {'next': [1, 2]}, 'name': 'é'}
 
 
 def partitioner(**sizes):
-  return partitioning.Partitioner(partitioning.MeshConfig(**sizes).make())
+  return Partitioner(MeshConfig(**sizes).make())
 
 
 def state_on(config, params, mesh, step):
   """A state whose moments are not zero, placed on a mesh."""
   moments = jax.tree.map(lambda x: x + x.dtype.type(step), OPTIMIZER.init(params))
-  state = {'step': np.int32(step), 'params': params, 'opt_state': moments}
-  abstract = train_step.abstract_state(config, OPTIMIZER, mesh)
-  return jax.device_put(state, train_step.shardings_of(abstract)), abstract
+  state = {'step': np.int32(step), 'params': params, 'frozen': {}, 'opt_state': moments}
+  abstract = abstract_state(models.build_network(config), OPTIMIZER, mesh)
+  return jax.device_put(state, shardings_of(abstract)), abstract
 
 
 def assert_same_bits(got, want):
@@ -60,31 +66,31 @@ def run(tmp_path_factory, config, random_params):
 @pytest.mark.parametrize('sizes', [{'fsdp': 4, 'tensor': 2}, {'data': 8}, {'fsdp': 8}])
 def test_a_state_is_restored_bit_for_bit_onto_any_mesh(sizes, run, config):
   folder, state = run
-  abstract = train_step.abstract_state(config, OPTIMIZER, partitioner(**sizes))
+  abstract = abstract_state(models.build_network(config), OPTIMIZER, partitioner(**sizes))
   checkpoints = Checkpoints(folder)
   got, meta = checkpoints.restore(abstract, 4)
   checkpoints.close()
-  assert_same_bits(got, state)
-  assert train_step.shardings_of(got) == train_step.shardings_of(abstract)
+  assert_same_bits(got | {'frozen': {}}, state)
+  assert shardings_of(got | {'frozen': {}}) == shardings_of(abstract)
   assert meta == META | {'step': 4}
 
 
 def test_the_newest_are_kept_and_found(run):
   checkpoints = Checkpoints(run[0])
-  assert checkpoints.latest_step() == checkpoints.find(None) == 4
-  assert checkpoints.find(2) == 2
+  assert checkpoints.latest_step() == checkpoints.find_step(None) == 4
+  assert checkpoints.find_step(2) == 2
   with pytest.raises(UserError) as error:
-    checkpoints.find(1)
+    checkpoints.find_step(1)
   checkpoints.close()
   assert message_of(error) == f'No checkpoint of step 1 in {run[0]}/checkpoints: there are [2, 4]'
 
 
 def test_a_folder_without_checkpoints_is_named_with_the_cure(tmp_path, config):
   with pytest.raises(UserError, match='No checkpoint in .*: train that run first'):
-    checkpointing.load_params(tmp_path, config, partitioner(), None)
+    load_params(tmp_path, models.build_network(config), partitioner(), None)
   checkpoints = Checkpoints(tmp_path, keep=1)
   with pytest.raises(UserError, match='No checkpoint in .*: train first, or name another'):
-    checkpoints.find(None)
+    checkpoints.find_step(None)
   checkpoints.close()
 
 
@@ -101,7 +107,7 @@ def test_a_step_once_saved_stays_as_it_was(tmp_path, config, random_params):
 
 
 def test_parameters_alone_are_loaded(run, config, random_params):
-  params, step = checkpointing.load_params(run[0], config, partitioner(data=8), None)
+  params, step = load_params(run[0], models.build_network(config), partitioner(data=8), None)
   assert step == 4
   assert_same_bits(params, random_params(config))
 
@@ -119,10 +125,10 @@ def broken(tmp_path, run):
 
 
 def test_a_damaged_checkpoint_is_one_line_with_the_step_to_go_on_from(broken, config):
-  abstract = train_step.abstract_state(config, OPTIMIZER, partitioner())
+  abstract = abstract_state(models.build_network(config), OPTIMIZER, partitioner())
   checkpoints = Checkpoints(broken)
   with pytest.raises(UserError) as error:
-    checkpoints.restore(abstract, checkpoints.find(None))
+    checkpoints.restore(abstract, checkpoints.find_step(None))
   text = message_of(error)
   assert text.startswith(f'The checkpoint {broken}/checkpoints/4 is damaged')
   assert text.endswith('the one of step 2 may be whole: move this one away to use it')
@@ -133,25 +139,21 @@ def test_a_damaged_checkpoint_is_one_line_with_the_step_to_go_on_from(broken, co
 
 def test_parameters_of_a_damaged_checkpoint_are_one_line_too(broken, config):
   with pytest.raises(UserError, match='is damaged') as error:
-    checkpointing.load_params(broken, config, partitioner(), None)
+    load_params(broken, models.build_network(config), partitioner(), None)
   message_of(error)
 
 
 def test_a_checkpoint_of_another_model_is_refused_in_one_line(run, config):
   wider = dataclasses.replace(config, mlp_dim=128)
   with pytest.raises(UserError, match='damaged or of another model') as error:
-    checkpointing.load_params(run[0], wider, partitioner(), None)
+    load_params(run[0], models.build_network(wider), partitioner(), None)
   message_of(error)
 
 
-def abstract_params(config):
-  return jax.eval_shape(lambda: models.init_params(config, jax.random.key(0)))
-
-
-def start(run, config, random_params, new=()):
-  """initial_params of `config`'s model, from the run, over fresh values of another seed."""
-  fresh = random_params(config, 1)
-  got, line = checkpointing.initial_params(fresh, abstract_params(config), run[0], None, new)
+def start(run, config, random_params, missing_ok=()):
+  """The parameters of `config`'s model, from the run, over fresh values of another seed."""
+  fresh, network = random_params(config, 1), models.build_network(config)
+  got, line, _ = replace_from_run(fresh, network.shapes, network, run[0], None, missing_ok)
   return fresh, got, line
 
 
@@ -176,14 +178,14 @@ def test_a_new_parameter_that_was_not_announced_is_refused(run, config, random_p
     start(run, untied, random_params, ('decoder',))
   assert message_of(error) == (
       f"{run[0]}, step 4, has no parameter 'embedder/output' (and 0 more): name what may be new in "
-      'InitFrom.new')
+      'InitFrom.missing_ok')
 
 
 def test_a_parameter_without_a_place_is_left_out_and_named(run, config, random_params):
   ungated = dataclasses.replace(config, gated_mlp=False)
   _, got, line = start(run, ungated, random_params)
   assert line.endswith('; not used: decoder/blocks/mlp/gate/kernel')
-  assert jax.tree.structure(got) == jax.tree.structure(abstract_params(ungated))
+  assert jax.tree.structure(got) == jax.tree.structure(models.build_network(ungated).shapes)
 
 
 def test_a_parameter_of_another_shape_is_refused(run, config, random_params):
@@ -205,8 +207,8 @@ def test_unrolled_layers_start_from_another_run_with_the_same_tree(tmp_path, con
 
 def test_flatten_and_unflatten_are_inverse():
   tree = {'a': {'b': 1, 'c': {'d': 2}}, 'e': 3}
-  assert checkpointing.flatten(tree) == {'a/b': 1, 'a/c/d': 2, 'e': 3}
-  assert checkpointing.unflatten(checkpointing.flatten(tree)) == tree
+  assert trees.flatten(tree) == {'a/b': 1, 'a/c/d': 2, 'e': 3}
+  assert trees.unflatten(trees.flatten(tree)) == tree
 
 
 def test_reading_makes_no_folder(tmp_path):

@@ -1,5 +1,6 @@
 """The command line: arguments, exit status, one line for a mistake."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -20,10 +21,22 @@ def run(capsys, *argv):
 @pytest.mark.parametrize('command', list(cli.COMMANDS))
 def test_help_of_each_command_shows_its_example(command, capsys):
   with pytest.raises(SystemExit) as stop:
-    cli.main([command, '--help'])
+    cli.main([*command.split(), '--help'])
   assert stop.value.code == 0
   shown = ' '.join(capsys.readouterr().out.split())
-  assert cli.COMMANDS[command][1] in shown
+  assert importlib.import_module(cli.COMMANDS[command]).EXAMPLE in shown
+
+
+@pytest.mark.parametrize('group', ['', *cli.GROUPS])
+def test_help_lists_the_commands_of_a_group_with_their_summaries(group, capsys):
+  with pytest.raises(SystemExit) as stop:
+    cli.main([*group.split(), '--help'])
+  assert stop.value.code == 0
+  shown = ' '.join(capsys.readouterr().out.split())
+  for name, path in cli.COMMANDS.items():
+    first, _, rest = name.rpartition(' ')
+    if first == group:
+      assert f'{rest} {importlib.import_module(path).SUMMARY}' in shown
 
 
 @pytest.mark.parametrize('argv, message', [
@@ -31,7 +44,7 @@ def test_help_of_each_command_shows_its_example(command, capsys):
     (['train', LM], 'MODEL_DIR is required'),
     (['train', LM, '--gin.MODEL_DIR=x', '--steps=3'], '--steps=3: not an option'),
     (['train', LM, 'extra'], 'extra: not an option'),
-    (['train', '--gin_file'], '--gin_file: expected a file'),
+    (['train', '--gin_file'], '--gin_file: expected one argument; see t5x-lite train --help'),
     (['eval', LM, '--gin.MODEL_DIR=/nowhere/at/all'], 'No checkpoint in /nowhere/at/all'),
     (['infer', LM, '--gin.MODEL_DIR=/nowhere', '--gin.InferConfig.input=/no/file.txt'],
      'no file /no/file.txt'),
@@ -47,17 +60,18 @@ def test_a_mistake_is_one_line_on_stderr_and_status_1(argv, message, capsys, tmp
   assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_command_is_refused(capsys):
+@pytest.mark.parametrize('argv', [[], ['trian'], ['scaling'], ['scaling', 'plam'], ['data', 'x']])
+def test_an_unknown_command_is_refused(argv, capsys):
   with pytest.raises(SystemExit) as stop:
-    cli.main(['trian'])
+    cli.main(argv)
   assert stop.value.code == 2
 
 
 def test_files_and_bindings_come_in_any_order_and_number():
-  files, bindings = cli._gin_arguments(
-      ['--gin.A=1', '--gin_file', 'a.gin', '--gin_file=b.gin', '--gin.B.c=x=y'])
-  assert files == ['a.gin', 'b.gin']
-  assert bindings == ['A=1', 'B.c=x=y']
+  args = cli._parse('train', importlib.import_module(cli.COMMANDS['train']), [
+      '--gin.A=1', '--gin_file', 'a.gin', '--gin_file=b.gin', '--gin.B.c=x=y'])
+  assert args.gin_file == ['a.gin', 'b.gin']
+  assert args.bindings == ['A=1', 'B.c=x=y']
 
 
 def test_describe_counts_parameters_and_flops(capsys):

@@ -10,14 +10,17 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from t5x_lite import decoding, models, partitioning
+from t5x_lite import models
+from t5x_lite.inference.generate import left_pad, make_generate
+from t5x_lite.parallel.mesh import MeshConfig
+from t5x_lite.parallel.partitioner import Partitioner
 
 LENGTHS = (5, 1, 3)          # of the prompts
 P, T = 5, 6
 NUM_IDS, EOS, PAD, NEVER = 60, 1, 0, 62   # ids 60 to 63 of the table are beyond the vocabulary
 KINDS = ['rope', 'rope unrolled', 'learned', 'relative', 'prefix_lm', 'encoder_decoder',
          'encoder_decoder unrolled']
-ONE = partitioning.Partitioner(partitioning.MeshConfig(data=1).make(jax.devices()[:1]))
+ONE = Partitioner(MeshConfig(data=1).make(jax.devices()[:1]))
 
 
 @pytest.fixture(scope='module')
@@ -66,14 +69,14 @@ def full_logits(config, params, rows, forward):
 @functools.cache
 def cached(config):
   """Jitted (prompt, step): reading the prompt into a new cache, and one token more."""
-  graphdef, _ = models.graph(config)
+  network = models.build_network(config)
 
   def read(params, batch, tokens, valid):
-    model = models.nnx.merge(graphdef, params)
+    model = network.bind(params)
     return model.decode(tokens, model.start(batch, P + T), valid, prompt=True)
 
   def more(params, tokens, cache):
-    model = models.nnx.merge(graphdef, params)
+    model = network.bind(params)
     return model.decode(tokens, cache, jnp.ones(tokens.shape, bool))
 
   return jax.jit(read), jax.jit(more)
@@ -86,7 +89,7 @@ def test_cached_logits_are_those_of_a_full_forward_pass_at_every_position(
   params, rows = random_params(config), prompts()
   forced = np.random.default_rng(2).integers(2, NUM_IDS, (len(rows), T))
   want = full_logits(config, params, [[*r, *f] for r, f in zip(rows, forced)], forward)
-  tokens, valid = decoding.left_pad(rows, PAD, multiple=1)
+  tokens, valid = left_pad(rows, PAD, multiple=1)
   read, more = cached(config)
   logits, cache = read(params, encoder_features(config), tokens, valid)
   for t in range(T):
@@ -99,11 +102,11 @@ def test_cached_logits_are_those_of_a_full_forward_pass_at_every_position(
 @functools.cache
 def generator(config, **options):
   defaults = dict(max_tokens=T, temperature=0.0, eos_id=NEVER, pad_id=PAD, num_ids=NUM_IDS)
-  return decoding.make_generate(config, ONE, **defaults | options)
+  return make_generate(models.build_network(config, ONE), ONE, **defaults | options)
 
 
 def generate(config, params, rows=None, key=0, **options):
-  tokens, valid = decoding.left_pad(rows or prompts(), PAD, multiple=1)
+  tokens, valid = left_pad(rows or prompts(), PAD, multiple=1)
   run = generator(config, **options)
   return jax.device_get(run(params, encoder_features(config), tokens, valid, jax.random.key(key)))
 
@@ -197,7 +200,7 @@ def test_ids_beyond_the_vocabulary_are_never_drawn(many, config_of, random_param
 
 
 def test_left_pad_moves_prompts_to_the_right_and_rounds_the_length_up():
-  tokens, valid = decoding.left_pad([np.array([5, 6, 7]), np.array([8]), np.array([], int)], 9,
+  tokens, valid = left_pad([np.array([5, 6, 7]), np.array([8]), np.array([], int)], 9,
                                     multiple=4)
   np.testing.assert_array_equal(tokens, [[9, 5, 6, 7], [9, 9, 9, 8], [9, 9, 9, 9]])
   np.testing.assert_array_equal(valid, [[0, 1, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]])
@@ -205,5 +208,5 @@ def test_left_pad_moves_prompts_to_the_right_and_rounds_the_length_up():
 
 
 def test_left_pad_keeps_a_length_that_is_a_multiple():
-  assert decoding.left_pad([np.arange(8)], 0, multiple=4)[0].shape == (1, 8)
-  assert decoding.left_pad([np.arange(33)], 0)[0].shape == (1, 64)
+  assert left_pad([np.arange(8)], 0, multiple=4)[0].shape == (1, 8)
+  assert left_pad([np.arange(33)], 0)[0].shape == (1, 64)

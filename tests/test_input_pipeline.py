@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from t5x_lite import input_pipeline, models
-from t5x_lite.errors import UserError
-from t5x_lite.input_pipeline import DataConfig
+from t5x_lite import models
+from t5x_lite.core.errors import UserError
+from tasks import vocabularies
 from tasks.files import FileTask
+from tasks.pipeline import seqio_data
+from tasks.pipeline.seqio_data import DataConfig
 
 LM = models.ModelConfig(family='decoder_only', vocab_size=384, embed_dim=8, num_layers=1,
                         num_heads=1, mlp_dim=8)
@@ -20,7 +22,7 @@ def data(tmp_path_factory):
 
 
 def take(data, n, seed=0, **options):
-  stream = input_pipeline.train_batches(data, LM, seed=seed, **options)
+  stream = data.batches(LM, seed=seed, **options)
   return [next(stream) for _ in range(n)]
 
 
@@ -49,9 +51,9 @@ def test_unpacked_rows_get_the_segments_that_hide_their_padding(data):
   assert batch['decoder_segment_ids'].max() == 1 and batch['decoder_segment_ids'].min() == 0
 
 
-def test_the_place_in_the_data_is_the_number_of_batches(data, whole):
+def test_the_position_in_the_data_is_the_number_of_examples(data, whole):
   for start in (1, 7):
-    for a, b in zip(whole[start:], take(data, 12 - start, start=start)):
+    for a, b in zip(whole[start:], take(data, 12 - start, start=start * data.batch_size)):
       for name in a:
         np.testing.assert_array_equal(a[name], b[name])
 
@@ -68,7 +70,7 @@ def test_epochs_differ_and_seeds_differ(data, whole):
 
 
 def test_processes_share_out_the_rows_of_the_same_global_batches(data, whole):
-  parts = [take(data, 3, process_index=i, process_count=2) for i in range(2)]
+  parts = [take(data, 3, shard=(i, 2)) for i in range(2)]
   for step, batch in enumerate(whole[:3]):
     for name, rows in batch.items():
       again = np.empty_like(rows)
@@ -78,7 +80,7 @@ def test_processes_share_out_the_rows_of_the_same_global_batches(data, whole):
 
 
 def test_a_task_whose_examples_are_all_filtered_out_is_refused_and_does_not_hang(data):
-  seqio = input_pipeline.import_seqio()
+  seqio = seqio_data.import_seqio()
   name = data.task.register()
   task = seqio.TaskRegistry.get(name)
   if 'nothing_left' not in seqio.TaskRegistry.names():
@@ -93,8 +95,8 @@ def test_a_task_whose_examples_are_all_filtered_out_is_refused_and_does_not_hang
 def test_the_decoder_starts_from_bos_or_else_from_padding():
   class Vocabulary:
     pad_id, bos_id = 7, 3
-  assert input_pipeline.start_id(Vocabulary()) == 3
+  assert vocabularies.start_id(Vocabulary()) == 3
   Vocabulary.bos_id = None
-  assert input_pipeline.start_id(Vocabulary()) == 7
-  seqio = input_pipeline.import_seqio()
-  assert input_pipeline.start_id(seqio.ByteVocabulary()) == 0
+  assert vocabularies.start_id(Vocabulary()) == 7
+  seqio = seqio_data.import_seqio()
+  assert vocabularies.start_id(seqio.ByteVocabulary()) == 0

@@ -3,15 +3,24 @@
 import dataclasses
 import functools
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
 
-from t5x_lite import losses, models, objective, train_step
+from t5x_lite import models
 from t5x_lite.models import ModelConfig
+from t5x_lite.objectives.cross_entropy import (
+  chunked_cross_entropy,
+  cross_entropy,
+  weighted_first,
+)
+from t5x_lite.objectives.language_model import CrossEntropy
+from t5x_lite.objectives.next_sentence import NextSentenceLoss
+from t5x_lite.objectives.objective import normalizers
+from t5x_lite.objectives.router import RouterLoss
+from t5x_lite.training.step import loss_and_gradients
 
 B, L, D, V = 4, 12, 6, 11
 OPTIONS = {'plain': {}, 'smoothed': dict(label_smoothing=0.2, z_loss=0.05)}
@@ -39,16 +48,16 @@ def head(params) -> jax.tree_util.Partial:
 
 
 def whole(params, x, targets, weights, **options):
-  return losses.cross_entropy(head(params)(x), targets, weights, **options)
+  return cross_entropy(head(params)(x), targets, weights, **options)
 
 
 def chunked(params, x, targets, weights, *, chunk, **options):
-  return losses.chunked_cross_entropy(head(params), x, targets, weights, chunk,
+  return chunked_cross_entropy(head(params), x, targets, weights, chunk,
                                       tuple(options.items()))
 
 
 def moved(params, x, targets, weights, *, chunk, **options):
-  return chunked(params, *losses.weighted_first(x, targets, weights), chunk=chunk, **options)
+  return chunked(params, *weighted_first(x, targets, weights), chunk=chunk, **options)
 
 
 def sums_and_gradients(run, params, x, targets, weights, **options):
@@ -147,26 +156,35 @@ def test_with_the_weighted_ones_first_few_scattered_tokens_cost_one_chunk():
 def test_weighted_first_keeps_the_order_of_both_kinds():
   x = np.arange(6, dtype=np.float32).reshape(1, 6, 1)
   weights = np.float32([[0, 2, 0, 0.5, 1, 0]])
-  got_x, targets, got_weights = losses.weighted_first(x, np.arange(6)[None] * 10, weights)
+  got_x, targets, got_weights = weighted_first(x, np.arange(6)[None] * 10, weights)
   assert got_x[0, :, 0].tolist() == [1, 3, 4, 0, 2, 5]
   assert targets[0].tolist() == [10, 30, 40, 0, 20, 50]
   assert got_weights[0].tolist() == [2, 0.5, 1, 0, 0, 0]
 
 
-def compiled_loss(config, params, batch, **options):
-  graphdef, _ = models.graph(config)
-  return jax.jit(lambda params, batch: train_step.loss_and_gradients(
-      graphdef, config, params, batch, None, **options)).lower(params, batch).compile()
+def compiled_loss(config, params, batch, microbatches=1, **options):
+  """(params, batch) -> (sums by name, gradients) of all objectives of a run."""
+  network = models.build_network(config)
+  objectives = CrossEntropy(**options), RouterLoss(), NextSentenceLoss()
+
+  def compute(params, batch):
+    sums, grads = loss_and_gradients(network, objectives, params, batch, None,
+                                     microbatches=microbatches)
+    named = {name: total for name, (total, _) in sums.metrics.items()}
+    named |= {'objective': sums.total, 'weight': sums.weight, 'correct': named['accuracy']}
+    return named, grads
+
+  return jax.jit(compute).lower(params, batch).compile()
 
 
 def of_all_logits(config, params, batch, **options):
   """The sums and gradients of a model whose logits are computed at once."""
-  graphdef, _ = models.graph(config)
-  side = models.FAMILIES[config.family].target
+  network = models.build_network(config)
+  side = config.target_side
 
   def scalar(params):
-    sums = losses.cross_entropy(nnx.merge(graphdef, params)(batch), batch[f'{side}_target_tokens'],
-                                batch[f'{side}_loss_weights'], **options)
+    sums = cross_entropy(network.bind(params)(batch), batch[f'{side}_target_tokens'],
+                         batch[f'{side}_loss_weights'], **options)
     return sums['objective'], sums
 
   grads, sums = jax.jit(jax.grad(scalar, has_aux=True))(params)
@@ -218,8 +236,8 @@ def sentences(random_examples, pack_rows):
 def test_the_next_sentence_loss_is_a_mean_over_the_rows_that_hold_an_example(
     sentences, random_params):
   params = random_params(BERT)
-  graphdef, _ = models.graph(BERT)
-  compute = jax.jit(lambda params, batch: nnx.merge(graphdef, params).outputs(batch))
+  network = models.build_network(BERT)
+  compute = jax.jit(lambda params, batch: network.bind(params).outputs(batch))
   outputs = compute(params, sentences)
   log_p = scipy.special.log_softmax(np.float64(outputs.next_sentence_logits_BC), -1)
   want = -log_p[np.arange(6), sentences['next_sentence_labels'][:6]].sum()
@@ -231,7 +249,7 @@ def test_the_next_sentence_loss_is_a_mean_over_the_rows_that_hold_an_example(
   assert float(sums['objective'] / weight) == pytest.approx(
       float(sums['loss'] / weight + want / 6), rel=1e-5)
   logits, targets = outputs.logits(), sentences['encoder_target_tokens']
-  masked = losses.cross_entropy(logits, targets, sentences['encoder_loss_weights'])
+  masked = cross_entropy(logits, targets, sentences['encoder_loss_weights'])
   for key in ('loss', 'correct'):   # which the other objective does not touch
     np.testing.assert_allclose(sums[key], masked[key], rtol=1e-5)
 
@@ -251,16 +269,15 @@ def test_parts_of_unequal_weight_give_both_of_berts_losses_of_one_batch(
     assert_gradients_close(part_grads, grads)
 
 
-def test_shares_are_the_weight_of_a_token_and_of_a_row(configs, sentences):
-  share = objective.shares(BERT, sentences)
+def test_normalizers_are_the_weight_of_a_token_and_of_a_row(sentences):
+  share = normalizers(sentences)
   weight = sentences['encoder_loss_weights'].sum()
   assert float(share['token']) == pytest.approx(weight / (16 + 9 + 12 + 3 + 7 + 16))
   assert float(share['row']) == pytest.approx(weight / 6)
-  pair = configs['encoder_decoder']
   unpadded = {'encoder_input_tokens': np.ones((2, 7), np.int32),
               'decoder_input_tokens': np.ones((2, 5), np.int32),
               'decoder_loss_weights': np.full((2, 5), 0.5, np.float32)}
-  share = objective.shares(pair, unpadded)
+  share = normalizers(unpadded)
   assert float(share['token']) == pytest.approx(5 / (2 * 7 + 2 * 5))
   assert float(share['row']) == pytest.approx(5 / 2)
 
@@ -272,11 +289,11 @@ def test_the_logits_of_all_tokens_are_never_held(family, head):
                        num_heads=2, mlp_dim=16)
   rows, length = 8, 128
   full_logits = rows * length * config.vocab_size * 4
-  side = models.FAMILIES[family].target
+  side = config.target_side
   shape = lambda dtype: jax.ShapeDtypeStruct((rows, length), dtype)
   batch = {f'{side}_input_tokens': shape(np.int32), f'{side}_target_tokens': shape(np.int32),
            f'{side}_loss_weights': shape(np.float32)}
-  params = jax.eval_shape(lambda: models.init_params(config, jax.random.key(0)))
+  params = jax.eval_shape(lambda: models.build_network(config).init(jax.random.key(0)))
   temporary = lambda tokens: compiled_loss(
       config, params, batch, loss_tokens=tokens).memory_analysis().temp_size_in_bytes
   assert temporary(64) < full_logits / 4

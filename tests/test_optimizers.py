@@ -7,9 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from t5x_lite import optimizers
-from t5x_lite.errors import UserError
-from t5x_lite.optimizers import WSD, Adafactor, AdamW, Constant, Rsqrt, WarmupCosine
+from t5x_lite.core.errors import UserError
+from t5x_lite.training import optimizers
+from t5x_lite.training.optimizers import Adafactor, AdamW
+from t5x_lite.training.schedules import WSD, Constant, Rsqrt, WarmupCosine
 
 
 def rates(schedule, steps):
@@ -121,11 +122,12 @@ def test_moment_dtype_is_that_of_the_first_moment_alone():
 
 def test_decay_mask_of_every_parameter_of_the_models(configs):
   """All that is decayed is a matrix; all that is not is small."""
-  from t5x_lite import checkpointing, models
+  from t5x_lite import models
+  from t5x_lite.core import trees
   for config in configs.values():
-    _, params = models.graph(config)
-    shapes = models.nnx.to_pure_dict(params)
-    decayed = checkpointing.flatten(optimizers.decay_mask(shapes))
+    params = models.build_network(config).shapes
+    shapes = params
+    decayed = trees.flatten(optimizers.decay_mask(shapes))
     kept = {name.split('/')[-1] for name, yes in decayed.items() if not yes}
     assert kept <= {'scale', 'bias', 'positions', 'relative_bias'}
     assert {name.split('/')[-1] for name, yes in decayed.items() if yes} <= {

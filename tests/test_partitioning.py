@@ -7,8 +7,9 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from t5x_lite.errors import UserError
-from t5x_lite.partitioning import RULES, MeshConfig, Partitioner, check_fits
+from t5x_lite.core.errors import UserError
+from t5x_lite.parallel.mesh import RULES, MeshConfig, check_fits
+from t5x_lite.parallel.partitioner import Partitioner
 
 
 def partitioner(**sizes) -> Partitioner:
@@ -116,11 +117,12 @@ def test_batch_comes_back_as_it_was_put_and_rows_lie_on_their_devices():
 @pytest.mark.parametrize('name', ['decoder', 'gpt', 'encoder_decoder', 'encoder'])
 def test_every_large_parameter_is_cut_by_fsdp_and_tensor(name, configs):
   """Whole are only norms, biases over embed, and what BERT's head keeps."""
-  from t5x_lite import checkpointing, models
+  from t5x_lite import models
+  from t5x_lite.core import trees
   config = configs[name]
-  shardings = checkpointing.flatten(partitioner(fsdp=4, tensor=2).param_shardings(config))
-  _, params = models.graph(config)
-  shapes = checkpointing.flatten(models.nnx.to_pure_dict(params))
+  network = models.build_network(config)
+  shardings = trees.flatten(partitioner(fsdp=4, tensor=2).param_shardings(network))
+  shapes = trees.flatten(network.shapes)
   assert shardings.keys() == shapes.keys()
   for path, sharding in shardings.items():
     cut = set(jax.tree.leaves(tuple(sharding.spec)))

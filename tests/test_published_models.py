@@ -8,11 +8,14 @@ import re
 import jax
 import pytest
 
-from t5x_lite import configuration, describe, models
-from t5x_lite.errors import UserError
+from t5x_lite import models
+from t5x_lite.commands import describe
+from t5x_lite.core.errors import UserError
+from t5x_lite.cost import summary
+from t5x_lite.experiment import gin_config
 from t5x_lite.models.positions import RopeScaling
 
-MODELS = configuration.CONFIGS / 'models'
+MODELS = gin_config.CONFIGS / 'models'
 NAMES = sorted(path.stem for path in MODELS.glob('*.gin'))
 POOLER = 'ModelConfig.head=pooler'   # BERT without the heads of its pre-training
 # Parameters of the released checkpoints; of GPT-3 and Chinchilla there are none.
@@ -38,16 +41,16 @@ WIDTHS = (128, 256, 512, 1024, 2048)
 
 
 def load(name, *bindings, files=()):
-  return configuration.load_described([f'models/{name}.gin', *files], bindings)
+  return gin_config.load_described([f'models/{name}.gin', *files], bindings)
 
 
 @functools.cache
 def table(name, *bindings):
-  return describe.describe(load(name, *bindings))
+  return describe.summarize(load(name, *bindings))
 
 
 def tree_count(config) -> int:
-  shapes = jax.eval_shape(lambda: models.init_params(config, jax.random.key(0)))
+  shapes = jax.eval_shape(lambda: models.build_network(config).init(jax.random.key(0)))
   return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
 
 
@@ -56,7 +59,7 @@ def test_every_model_is_described_and_says_its_own_count(name):
   described = table(name)
   count = described['parameters']
   assert count == sum(described['modules'].values()) == tree_count(load(name).model)
-  assert f'{count:,}' in describe.as_text(described)
+  assert f'{count:,}' in summary.as_text(described)
   comment = re.match(r'(# .*\n)+', (MODELS / f'{name}.gin').read_text())[0]
   if not name.startswith('tiny_'):
     assert f'{count:,} parameters' in ' '.join(comment.replace('#', '').split())
@@ -92,7 +95,7 @@ def test_active_parameters_of_mixtral():
 def test_embeddings_are_counted_apart():
   assert table('gpt2_small')['embedding_parameters'] == (50257 + 1024) * 768
   assert table('llama_7b')['embedding_parameters'] == 2 * 32000 * 4096   # and the output layer
-  assert '6,476,271,616' in describe.as_text(table('llama_7b'))          # all but those
+  assert '6,476,271,616' in summary.as_text(table('llama_7b'))          # all but those
 
 
 def test_flops_a_token_by_hand():
@@ -118,7 +121,7 @@ def test_memory_by_hand():
 def test_memory_of_a_device_of_a_mesh_that_is_not_there():
   experiment = load('llama_7b', 'FSDP=64', 'TENSOR=8', files=['hardware/accelerator.gin'])
   assert jax.device_count() < 64 * 8
-  memory = describe.describe(experiment)['memory']
+  memory = describe.summarize(experiment)['memory']
   norms = (2 * 32 + 1) * 4096   # whole on every device
   held = 4 * ((PUBLISHED['llama_7b'] - norms) // (64 * 8) + norms)
   assert memory['mesh'] == {'data': 1, 'fsdp': 64, 'tensor': 8}
@@ -128,25 +131,25 @@ def test_memory_of_a_device_of_a_mesh_that_is_not_there():
 
 
 def test_memory_of_an_experiments_own_optimizer():
-  experiment = configuration.load_described(
+  experiment = gin_config.load_described(
       ['experiments/tiny_lm.gin'], ['AdamW.moment_dtype=bfloat16'])
-  described = describe.describe(experiment)
+  described = describe.summarize(experiment)
   assert described['memory']['total']['optimizer'] == (2 + 4) * described['parameters'] + 8
 
 
 def test_layers_that_are_not_stacked_make_the_same_table():
   bindings = ('ModelConfig.num_layers=2', 'ModelConfig.num_decoder_layers=2')
-  stacked = describe.describe(load('t5_small', *bindings))
-  assert stacked == describe.describe(load('t5_small', 'ModelConfig.scan_layers=False', *bindings))
+  stacked = describe.summarize(load('t5_small', *bindings))
+  assert stacked == describe.summarize(load('t5_small', 'ModelConfig.scan_layers=False', *bindings))
 
 
 def test_a_published_model_in_an_experiment_survives_its_operative_config(tmp_path):
-  experiment, text = configuration.load(
+  experiment, text = gin_config.load(
       ['experiments/tiny_lm.gin', 'models/llama3_1_8b.gin'], ['MODEL_DIR=x'])
   assert experiment.model.rope_scaling == RopeScaling(
       factor=8.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_length=8192)
   (tmp_path / 'config.gin').write_text(text)
-  assert configuration.load([str(tmp_path / 'config.gin')])[0] == experiment
+  assert gin_config.load([str(tmp_path / 'config.gin')])[0] == experiment
 
 
 def test_on_the_ladder_only_the_width_changes():
@@ -165,10 +168,10 @@ def test_on_the_ladder_only_the_width_changes():
 ])
 def test_mistakes_in_describing_a_model_alone(files, binding, message):
   with pytest.raises(UserError) as error:
-    configuration.load_described(files, [binding])
+    gin_config.load_described(files, [binding])
   assert message in str(error.value) and '\n' not in str(error.value)
 
 
 def test_a_model_alone_cannot_be_trained():
   with pytest.raises(UserError, match='No file binds an Experiment: pass one that does'):
-    configuration.load(['models/gpt1.gin'], ['MODEL_DIR=x'])
+    gin_config.load(['models/gpt1.gin'], ['MODEL_DIR=x'])

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from t5x_lite import metrics, quickstart
+from t5x_lite.commands import quickstart
+from t5x_lite.training import run_folder
 
 
 def test_no_run_is_overwritten(tmp_path):
@@ -20,14 +21,16 @@ def test_no_run_is_overwritten(tmp_path):
 @pytest.mark.slow
 def test_quickstart_trains_evaluates_samples_and_says_what_to_try_next(tmp_path, stdlib_data_dir):
   done = subprocess.run(
-      [sys.executable, '-m', 't5x_lite.quickstart', 'STEPS=60', 'EvalConfig.num_examples=64'],
+      [sys.executable, '-m', 't5x_lite', 'quickstart', '--gin.STEPS=60',
+       '--gin.EvalConfig.num_examples=64'],
       cwd=tmp_path, capture_output=True, text=True, timeout=900,
       env=os.environ | {'TFDS_DATA_DIR': stdlib_data_dir, 'XLA_FLAGS': ''})
   assert done.returncode == 0, done.stderr
   folder = tmp_path / 'runs/quickstart'
   assert {p.name for p in folder.iterdir()} == {
       'config.gin', 'metrics.jsonl', 'checkpoints', 'tensorboard', 'loss.png'}
-  losses = [r['loss'] for r in metrics.read(folder / 'metrics.jsonl') if r['kind'] == 'train']
+  records = run_folder.read_metrics(folder / 'metrics.jsonl')
+  losses = [r['loss'] for r in records if r['kind'] == 'train']
   assert losses[-1] < 0.75 * losses[0]
   bits = float(re.search(r'cost (\d\.\d\d) bits a byte', done.stdout)[1])
   assert 1 < bits < 4.67   # of a unigram byte model

@@ -14,25 +14,46 @@ import numpy as np
 import optax
 import pytest
 
-from t5x_lite import models, optimizers, train_step
-from t5x_lite.partitioning import MeshConfig, Partitioner
+from t5x_lite import models
+from t5x_lite.objectives.language_model import CrossEntropy
+from t5x_lite.parallel.mesh import MeshConfig
+from t5x_lite.parallel.partitioner import Partitioner
+from t5x_lite.training import optimizers, schedules
+from t5x_lite.training.state import abstract_state, init_state, shardings_of
+from t5x_lite.training.step import make_train_step
 
-OPTIMIZER = optimizers.AdamW(learning_rate=optimizers.Constant(rate=0.01))
+OPTIMIZER = optimizers.AdamW(learning_rate=schedules.Constant(rate=0.01))
 ONE = MeshConfig(data=1)
 MESHES = {'data=8': MeshConfig(data=8), 'fsdp=8': MeshConfig(fsdp=8),
           'fsdp=4 tensor=2': MeshConfig(fsdp=4, tensor=2)}
 FAMILIES = ('decoder', 'encoder_decoder', 'encoder')
+OBJECTIVES = (CrossEntropy(),)
 INVOLUNTARY = 'nvoluntary full rematerialization'
+
+
+def flat(sums) -> dict:
+  """The sums of LossSums by name."""
+  return {'objective': sums.total, 'weight': sums.weight} | {
+      name: total for name, (total, _) in sums.metrics.items()}
 
 
 def partitioner_of(mesh: MeshConfig) -> Partitioner:
   return Partitioner(mesh.make(jax.devices()[:1] if mesh is ONE else None), mesh.rules)
 
 
+def step_of(config, optimizer, partitioner, **options):
+  return make_train_step(models.build_network(config, partitioner), OBJECTIVES, optimizer,
+                         partitioner, **options)
+
+
+def abstract_of(config, optimizer, partitioner):
+  return abstract_state(models.build_network(config, partitioner), optimizer, partitioner)
+
+
 def first_state(config, params, optimizer, partitioner):
   """A state with given parameters, placed on the mesh. Copied: the step donates it."""
-  state = {'step': np.int32(0), 'params': params, 'opt_state': optimizer.init(params)}
-  shardings = train_step.shardings_of(train_step.abstract_state(config, optimizer, partitioner))
+  state = {'step': np.int32(0), 'params': params, 'frozen': {}, 'opt_state': optimizer.init(params)}
+  shardings = shardings_of(abstract_of(config, optimizer, partitioner))
   return jax.device_put(jax.tree.map(np.array, state), shardings)
 
 
@@ -72,14 +93,14 @@ def train(configs, random_params, packed_batch):
     config, optimizer, partitioner = configs[name], OPTIMIZER.make(), partitioner_of(mesh)
 
     def go():
-      step = train_step.make_train_step(config, optimizer, partitioner, seed=0,
-                                        microbatches=microbatches)
+      step = step_of(config, optimizer, partitioner, seed=0,
+                     microbatches=microbatches)
       state = first_state(config, random_params(config), optimizer, partitioner)
       metrics = []
       for i in range(steps):
         batch = partitioner.put_batch(packed_batch(config, seed=i % 2))
         state, sums = step(state, batch)
-        metrics.append({k: float(v) for k, v in sums.items()})
+        metrics.append({name: float(x) for name, x in flat(sums).items()})
       return metrics, jax.device_get(state)
 
     (metrics, state), stderr = capture_stderr(go)
@@ -141,7 +162,7 @@ def first_step(configs):
   @functools.cache
   def make(name):
     config, optimizer, partitioner = configs[name], OPTIMIZER.make(), partitioner_of(ONE)
-    step = train_step.make_train_step(config, optimizer, partitioner, seed=0)
+    step = step_of(config, optimizer, partitioner, seed=0)
     return step, lambda params: first_state(config, params, optimizer, partitioner)
 
   return make
@@ -158,8 +179,9 @@ GOLDEN = {  # loss, grad_norm, update_norm
 def test_one_step_from_seed_zero_gives_the_pinned_figures(
     name, first_step, configs, packed_batch):
   step, new_state = first_step(name)
-  params = jax.device_get(models.init_params(configs[name], jax.random.key(0)))
+  params = jax.device_get(models.build_network(configs[name]).init(jax.random.key(0)))
   _, sums = step(new_state(params), packed_batch(configs[name]))
+  sums = flat(sums)
   got = tuple(float(x) for x in (sums['loss'] / sums['weight'], sums['grad_norm'],
                                  sums['update_norm']))
   if got != pytest.approx(GOLDEN[name], rel=1e-5):
@@ -177,10 +199,10 @@ def test_dropout_draws_anew_each_step_and_the_same_for_the_same_seed(
     state, out = first_state(config, random_params(config), still, partitioner), []
     for _ in range(steps):
       state, sums = step(state, batch)
-      out.append(float(sums['loss']))
+      out.append(float(flat(sums)['loss']))
     return out
 
-  make = lambda seed: train_step.make_train_step(config, still, partitioner, seed=seed)
+  make = lambda seed: step_of(config, still, partitioner, seed=seed)
   step = make(0)
   first, second = losses_of(step, 2)
   assert first != second
@@ -196,7 +218,7 @@ def test_a_batch_without_weight_gives_no_gradient_and_no_nan(
   batch['decoder_loss_weights'][:] = 0
   before = random_params(config)
   state, sums = step(new_state(before), batch)
-  assert float(sums['grad_norm']) == float(sums['loss']) == 0
+  assert float(flat(sums)['grad_norm']) == float(flat(sums)['loss']) == 0
   # What is left is the decay of kernels, 0.01 * 0.1 of each.
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1.01e-3), state['params'], before)
   scale = lambda params: params['decoder']['final_norm']['scale']
@@ -205,17 +227,18 @@ def test_a_batch_without_weight_gives_no_gradient_and_no_nan(
 
 def test_initial_parameters_are_the_same_on_every_mesh(configs):
   config, optimizer = configs['decoder'], OPTIMIZER.make()
-  want = models.init_params(config, jax.random.key(7))
+  want = models.build_network(config).init(jax.random.key(7))
   partitioner = partitioner_of(MESHES['fsdp=4 tensor=2'])
-  shardings = train_step.shardings_of(train_step.abstract_state(config, optimizer, partitioner))
-  state = jax.jit(lambda: train_step.init_state(config, optimizer, 7), out_shardings=shardings)()
+  shardings = shardings_of(abstract_of(config, optimizer, partitioner))
+  network = models.build_network(config)
+  state = jax.jit(lambda: init_state(network, optimizer, 7), out_shardings=shardings)()
   assert state['params']['embedder']['tokens'].sharding == shardings['params']['embedder']['tokens']
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
                jax.device_get(state['params']), jax.device_get(want))
 
 
-def test_moments_lie_like_their_parameters_on_the_mesh(configs):
-  abstract = train_step.abstract_state(configs['decoder'], OPTIMIZER.make(),
+def test_moments_are_sharded_like_their_parameters_on_the_mesh(configs):
+  abstract = abstract_state(models.build_network(configs['decoder']), OPTIMIZER.make(),
                                        partitioner_of(MESHES['fsdp=4 tensor=2']))
   place = lambda tree: jax.tree.map(lambda x: (x.shape, x.sharding.spec), tree)
   moments = [s for s in jax.tree.leaves(abstract['opt_state'], is_leaf=lambda x: hasattr(x, 'mu'))
@@ -227,9 +250,9 @@ def test_moments_lie_like_their_parameters_on_the_mesh(configs):
   assert tokens.sharding.spec == PartitionSpec('tensor', 'fsdp')
 
 
-def test_adafactors_sums_are_whole_and_its_unfactored_moments_lie_like_parameters(configs):
-  adafactor = optimizers.Adafactor(learning_rate=optimizers.Rsqrt(), min_dim_size_to_factor=32)
-  abstract = train_step.abstract_state(configs['decoder'], adafactor.make(),
+def test_adafactors_sums_are_whole_and_its_unfactored_moments_are_sharded_like_parameters(configs):
+  adafactor = optimizers.Adafactor(learning_rate=schedules.Rsqrt(), min_dim_size_to_factor=32)
+  abstract = abstract_state(models.build_network(configs['decoder']), adafactor.make(),
                                        partitioner_of(MESHES['fsdp=4 tensor=2']))
   whole = PartitionSpec()
   state, = (s for s in jax.tree.leaves(abstract['opt_state'], is_leaf=lambda x: hasattr(x, 'v_row'))

@@ -10,8 +10,12 @@ import time
 
 import pytest
 
-from t5x_lite import cli, configuration, evaluation, inference, metrics, trainer
-from t5x_lite.errors import UserError
+from t5x_lite import cli
+from t5x_lite.commands import eval, infer, train
+from t5x_lite.core.errors import UserError
+from t5x_lite.experiment import gin_config
+from t5x_lite.training import run_folder
+from tasks.pipeline.seqio_data import DataConfig
 
 TINY = ['ModelConfig.embed_dim=32', 'ModelConfig.num_layers=1', 'ModelConfig.num_heads=2',
         'ModelConfig.mlp_dim=32', 'BATCH_SIZE=8', 'STEPS=8', 'WARMUP_STEPS=2',
@@ -46,11 +50,11 @@ files.FileTask.targets = 'answer'
 
 
 def load(gin_file, model_dir, *bindings):
-  return configuration.load([gin_file], [*TINY, f"MODEL_DIR='{model_dir}'", *bindings])
+  return gin_config.load([gin_file], [*TINY, f"MODEL_DIR='{model_dir}'", *bindings])
 
 
 def losses(model_dir):
-  records = metrics.read(model_dir / metrics.FILE)
+  records = run_folder.read_metrics(model_dir / 'metrics.jsonl')
   return {r['step']: r['loss'] for r in records if r['kind'] == 'train'}
 
 
@@ -63,8 +67,8 @@ def stop_at(model_dir, step):
   def wait():
     for _ in range(3000):
       time.sleep(0.02)
-      path = model_dir / metrics.FILE
-      if path.exists() and any(r['step'] >= step for r in metrics.read(path)):
+      path = model_dir / 'metrics.jsonl'
+      if path.exists() and any(r['step'] >= step for r in run_folder.read_metrics(path)):
         os.kill(os.getpid(), signal.SIGTERM)
         return
 
@@ -78,7 +82,7 @@ def trained(text_file, tmp_path_factory):
   """A finished run of eight steps: (experiment, result)."""
   folder = tmp_path_factory.mktemp('trained')
   experiment, text = lm(text_file, folder, folder / 'run')
-  return experiment, trainer.train(experiment, text)
+  return experiment, train.train(experiment, text)
 
 
 def test_a_run_is_its_folder(trained):
@@ -87,15 +91,16 @@ def test_a_run_is_its_folder(trained):
   assert result.finished and result.step == 8
   assert {p.name for p in folder.iterdir()} == {
       'config.gin', 'metrics.jsonl', 'checkpoints', 'tensorboard'}
-  assert configuration.load([str(folder / 'config.gin')])[0] == experiment
-  records = metrics.read(folder / 'metrics.jsonl')
+  assert gin_config.load([str(folder / 'config.gin')])[0] == experiment
+  records = run_folder.read_metrics(folder / 'metrics.jsonl')
   assert [r['step'] for r in records if r['kind'] == 'train'] == list(range(1, 9))
   assert records[-1]['kind'] == 'eval'
 
 
 def test_the_logged_learning_rate_is_the_one_the_optimizer_applies(trained):
   experiment, _ = trained
-  records = [r for r in metrics.read(experiment.folder / metrics.FILE) if r['kind'] == 'train']
+  records = run_folder.read_metrics(experiment.folder / 'metrics.jsonl')
+  records = [r for r in records if r['kind'] == 'train']
   assert records[0]['learning_rate'] == 0 and records[0]['update_norm'] == 0
   assert records[1]['learning_rate'] == pytest.approx(3e-3 / 2)
   assert records[1]['update_norm'] > 0
@@ -103,7 +108,7 @@ def test_the_logged_learning_rate_is_the_one_the_optimizer_applies(trained):
 
 def test_evaluation_of_the_checkpoint_equals_that_of_the_run(trained):
   experiment, result = trained
-  again = evaluation.evaluate(experiment)
+  again = eval.evaluate(experiment)
   assert again == pytest.approx(result.metrics)
   (name,) = {key.split('/')[0] for key in again}
   assert again[f'{name}/perplexity'] == pytest.approx(2.718281828 ** again[f'{name}/loss'])
@@ -113,7 +118,7 @@ def test_training_a_finished_run_again_changes_nothing(trained, capsys):
   experiment, result = trained
   before = (experiment.folder / 'metrics.jsonl').read_text().splitlines()
   text = (experiment.folder / 'config.gin').read_text()
-  again = trainer.train(experiment, text)
+  again = train.train(experiment, text)
   assert again.step == 8 and again.metrics == pytest.approx(result.metrics)
   after = (experiment.folder / 'metrics.jsonl').read_text().splitlines()
   assert after[:len(before)] == before
@@ -125,7 +130,7 @@ def test_another_config_in_the_same_folder_is_refused(trained, text_file, tmp_pa
   before = (experiment.folder / 'config.gin').read_text()
   other, text = lm(text_file, tmp_path, experiment.folder, 'ModelConfig.num_layers=2')
   with pytest.raises(UserError, match=r'another config \(model.num_layers: 1 → 2\): use another'):
-    trainer.train(other, text)
+    train.train(other, text)
   assert (experiment.folder / 'config.gin').read_text() == before
 
 
@@ -134,7 +139,7 @@ def test_inference_writes_inputs_outputs_and_scores(trained, tmp_path):
   (tmp_path / 'prompts.txt').write_text('1\n\n12\n7\n')
   settings = dataclasses.replace(experiment.infer, input=str(tmp_path / 'prompts.txt'),
                                  output=str(tmp_path / 'out.jsonl'), max_tokens=5)
-  path, records = inference.infer(dataclasses.replace(experiment, infer=settings))
+  path, records = infer.infer(dataclasses.replace(experiment, infer=settings))
   written = [json.loads(line) for line in path.read_text().splitlines()]
   assert written == records
   assert [r['inputs'] for r in records] == ['1', '12', '7']
@@ -143,7 +148,7 @@ def test_inference_writes_inputs_outputs_and_scores(trained, tmp_path):
 
 def test_outputs_do_not_depend_on_what_else_is_in_the_batch(trained):
   experiment, _ = trained
-  generator = inference.Generator(experiment)
+  generator, _ = infer.load_generator(experiment)
   together = generator(['1', '12345', '7'])
   alone = [generator([text])[0] for text in ('1', '12345', '7')]
   assert [r['output'] for r in together] == [r['output'] for r in alone]
@@ -155,23 +160,23 @@ def test_outputs_do_not_depend_on_what_else_is_in_the_batch(trained):
 def test_a_run_stopped_by_sigterm_and_resumed_logs_the_same_losses(stdlib_data_dir, tmp_path):
   """On a streamed mixture of two tasks, dropout on, bit for bit; stopped twice, at random steps."""
   def experiment(name):
-    return configuration.load(
+    return gin_config.load(
         ['experiments/tiny_span_corruption.gin'],
         [*TINY, 'TASK=stdlib_mixture', f"MODEL_DIR='{tmp_path / name}'", 'STEPS=24',
          f"DataConfig.data_dir='{stdlib_data_dir}'", 'ModelConfig.dropout_rate=0.1',
          'TrainConfig.checkpoint_every=6', 'ModelConfig.num_decoder_layers=1'])
 
   unbroken = experiment('unbroken')
-  trainer.train(*unbroken)
+  train.train(*unbroken)
   broken, text = experiment('broken')
   stops = [0]
   for latest in (8, 16):
     at = random.randint(stops[-1] + 1, latest)
     stop_at(broken.folder, at)
-    result = trainer.train(broken, text)
+    result = train.train(broken, text)
     assert not result.finished and result.step >= at
     stops.append(result.step)
-  assert trainer.train(broken, text).finished
+  assert train.train(broken, text).finished
   assert losses(broken.folder) == losses(unbroken[0].folder), f'stopped at {stops[1:]}'
   assert len(losses(broken.folder)) == 24
 
@@ -179,8 +184,8 @@ def test_a_run_stopped_by_sigterm_and_resumed_logs_the_same_losses(stdlib_data_d
 def test_a_crash_loses_only_what_came_after_the_last_checkpoint(text_file, tmp_path, monkeypatch):
   experiment, text = lm(text_file, tmp_path, tmp_path / 'run', 'TrainConfig.checkpoint_every=3')
   whole, whole_text = lm(text_file, tmp_path, tmp_path / 'whole', 'TrainConfig.checkpoint_every=3')
-  trainer.train(whole, whole_text)
-  batches = trainer.input_pipeline.train_batches
+  train.train(whole, whole_text)
+  batches = DataConfig.batches
 
   def failing(*args, **kwargs):
     for i, batch in enumerate(batches(*args, **kwargs)):
@@ -189,10 +194,10 @@ def test_a_crash_loses_only_what_came_after_the_last_checkpoint(text_file, tmp_p
       yield batch
 
   with monkeypatch.context() as patch:
-    patch.setattr(trainer.input_pipeline, 'train_batches', failing)
+    patch.setattr(DataConfig, 'batches', failing)
     with pytest.raises(OSError, match='the disk is gone'):
-      trainer.train(experiment, text)
-  assert trainer.train(experiment, text).finished
+      train.train(experiment, text)
+  assert train.train(experiment, text).finished
   assert losses(experiment.folder) == losses(whole.folder)
 
 
@@ -200,8 +205,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(text_file, tmp
   experiment, text = lm(text_file, tmp_path, tmp_path / 'run', 'LEARNING_RATE=1e30',
                         'AdamW.clip_norm=None', 'TrainConfig.checkpoint_every=1')
   with pytest.raises(UserError, match='not finite at step .*is saved and good.*lower the learning'):
-    trainer.train(experiment, text)
-  good = metrics.read(experiment.folder / metrics.FILE)
+    train.train(experiment, text)
+  good = run_folder.read_metrics(experiment.folder / 'metrics.jsonl')
   saved = sorted(int(p.name) for p in (experiment.folder / 'checkpoints').iterdir())
   assert saved and max(saved) < max(r['step'] for r in good)
 
@@ -214,7 +219,7 @@ experiment.Experiment.init_from = @experiment.InitFrom()
 """)
   tuned, text = load(gin, tmp_path / 'tuned', 'TARGETS_LENGTH=16',
                      f"InitFrom.model_dir='{source.folder}'")
-  trainer.train(tuned, text)
+  train.train(tuned, text)
   assert 'Started from' in capsys.readouterr().out
   assert losses(tuned.folder)[1] < losses(source.folder)[1]
 
@@ -223,7 +228,7 @@ BRANCH = """
 from t5x_lite import experiment
 experiment.Experiment.init_from = @experiment.InitFrom()
 experiment.InitFrom.model_dir = '{source}'
-experiment.InitFrom.branch = True
+experiment.InitFrom.restore_state = True
 experiment.InitFrom.step = {step}
 """
 
@@ -236,15 +241,15 @@ def branch_of(source, step, text_file, folder, *bindings):
 
 @pytest.mark.slow
 def test_a_branch_goes_on_as_the_run_it_left(text_file, tmp_path, capsys):
-  trainer.train(*lm(text_file, tmp_path, tmp_path / 'run', 'TrainConfig.checkpoint_every=3'))
+  train.train(*lm(text_file, tmp_path, tmp_path / 'run', 'TrainConfig.checkpoint_every=3'))
   same = branch_of(tmp_path / 'run', 6, text_file, tmp_path)
-  trainer.train(*same)
+  train.train(*same)
   assert f'Branched off {tmp_path}/run at step 6' in capsys.readouterr().out
   whole, branched = losses(tmp_path / 'run'), losses(tmp_path / 'branch')
   assert branched == {step: whole[step] for step in (7, 8)}
   # Settings of its own: here another number of steps, and so another learning rate.
   other = branch_of(tmp_path / 'run', 6, text_file, tmp_path / 'other', 'STEPS=10')
-  assert trainer.train(*other).step == 10
+  assert train.train(*other).step == 10
   assert losses(tmp_path / 'other' / 'branch')[8] != whole[8]
 
 
@@ -257,7 +262,7 @@ def test_a_branch_goes_on_as_the_run_it_left(text_file, tmp_path, capsys):
 def test_a_branch_of_another_run_is_refused(trained, bindings, message, text_file, tmp_path):
   run = branch_of(trained[0].model_dir, 8, text_file, tmp_path, *bindings)
   with pytest.raises(UserError, match=message):
-    trainer.train(*run)
+    train.train(*run)
   assert not (tmp_path / 'branch').exists()
 
 
@@ -276,7 +281,7 @@ def test_a_run_that_cannot_work_is_refused_before_anything_is_written(
     bindings, message, text_file, tmp_path):
   experiment, text = lm(text_file, tmp_path, tmp_path / 'run', *bindings)
   with pytest.raises(UserError) as error:
-    trainer.train(experiment, text)
+    train.train(experiment, text)
   assert message in str(error.value) and '\n' not in str(error.value)
   assert not (tmp_path / 'run').exists()
 
@@ -288,7 +293,7 @@ experiment.Experiment.init_from = @experiment.InitFrom()
 """)
   experiment, text = load(gin, tmp_path / 'run', 'TARGETS_LENGTH=16', 'InitFrom.model_dir=/nowhere')
   with pytest.raises(UserError, match='No checkpoint in /nowhere'):
-    trainer.train(experiment, text)
+    train.train(experiment, text)
   assert not (tmp_path / 'run').exists()
 
 
@@ -307,10 +312,10 @@ def test_a_users_file_trains_every_family_without_python(objective, base, bindin
                                                          tmp_path):
   gin = gin_of(text_file, tmp_path, objective, base)
   experiment, text = load(gin, tmp_path / 'run', 'STEPS=2', *bindings)
-  result = trainer.train(experiment, text)
+  result = train.train(experiment, text)
   assert result.finished and result.metrics
   if objective == 'text_to_text':
-    path, records = inference.infer(experiment)
+    path, records = infer.infer(experiment)
     assert len(records) == 200 and records[0]['targets'] == '0'
     assert path.parent == experiment.folder
 
@@ -320,11 +325,11 @@ def test_a_run_with_a_vocabulary_of_its_own_names_its_scores_after_the_task(stdl
   command = ['train-vocab', '--task=stdlib_docstring', '--split=validation', '--size=600',
              f'--output={tmp_path / "vocab"}']
   assert cli.main(command) == 0
-  experiment, text = configuration.load(
+  experiment, text = gin_config.load(
       ['experiments/tiny_lm_pieces.gin'],
       [*TINY, f"VOCABULARY='{tmp_path / 'vocab.model'}'", f"MODEL_DIR='{tmp_path / 'run'}'",
        'STEPS=2', 'TARGETS_LENGTH=16'])
-  assert set(trainer.train(experiment, text).metrics) == {
+  assert set(train.train(experiment, text).metrics) == {
       f'stdlib_lm/{name}' for name in ('loss', 'perplexity', 'bits_per_byte', 'token_accuracy')}
 
 
@@ -333,5 +338,5 @@ def test_an_empty_file_is_refused(tmp_path):
   empty.write_text('')
   experiment, text = load(gin_of(empty, tmp_path), tmp_path / 'run', 'TARGETS_LENGTH=16')
   with pytest.raises(UserError, match='empty.jsonl'):
-    trainer.train(experiment, text)
+    train.train(experiment, text)
   assert not (tmp_path / 'run').exists()

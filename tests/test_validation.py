@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import pytest
 
-from t5x_lite.errors import UserError
-from t5x_lite.validation import FieldError, check_positive, check_types, nearest
+from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types, nearest
+from t5x_lite.core.errors import UserError
 
 
 def problem(hint, value) -> str | None:
@@ -17,7 +17,7 @@ def problem(hint, value) -> str | None:
   try:
     check_types(cls(value))
   except FieldError as error:
-    assert error.owner is cls and error.field == 'field'
+    assert type(error.owner) is cls and error.field == 'field'
     return str(error)
   return None
 

@@ -3,7 +3,7 @@
 import argparse
 import importlib.util
 
-from t5x_lite.errors import UserError
+from t5x_lite.core.errors import UserError
 
 SUMMARY = 'show a web page that plans runs from a budget and fits laws to a CSV file, offline'
 EXAMPLE = 't5x-lite scaling app --port=7860'
@@ -13,7 +13,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add('--port', type=int, default=7860, help='(default 7860)')
   add('--host', default='127.0.0.1', help='of whom may see it (default 127.0.0.1: this machine)')
-  add('--prices', metavar='FILE', help='TOML like scaling/data/hardware.toml, that replaces it')
+  add('--prices', metavar='FILE', help='TOML like t5x_lite/cost/hardware.toml, that replaces it')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,6 +21,6 @@ def run(args: argparse.Namespace) -> int:
     raise UserError("the web page needs NiceGUI: pip install 't5x_lite[app]'")
   if not 0 < args.port < 65536:
     raise UserError(f'--port={args.port}: give one from 1 to 65535, e.g. 7860')
-  from scaling import app
-  app.serve(args.host, args.port, args.prices)
+  from scaling.app import server
+  server.serve(args.host, args.port, args.prices)
   return 0

@@ -4,7 +4,7 @@ import argparse
 import json
 
 from scaling.commands import plan as plan_command
-from t5x_lite.errors import UserError
+from t5x_lite.core.errors import UserError
 
 SUMMARY = 'count FLOPs, memory, time, money and energy of a model, and the loss that laws expect'
 EXAMPLE = 't5x-lite scaling budget llama_7b --tokens=1e12 --hardware=a100_80 --chips=2048'
@@ -29,7 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  from scaling import answers, calculator
+  from scaling.planning import calculator, predictions
   experiment = _experiment(args)
   launched = experiment.train.steps > 1
   lengths, rows = experiment.row_lengths, args.rows or experiment.data.batch_size
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
   if tokens is None and launched and not (args.flops or args.dollars or args.kwh):
     tokens = float(experiment.train.steps * rows * sum(lengths))
   found = calculator.training(experiment.model, lengths, _budget(args, tokens),
-                              answers.laws(args.fit), tokens)
+                              predictions.laws(args.fit), tokens)
   held = calculator.meshes(experiment.model, found.budget, rows, lengths,
                            args.microbatches or experiment.train.microbatches,
                            experiment.optimizer)
@@ -50,20 +50,21 @@ def run(args: argparse.Namespace) -> int:
 
 def _experiment(args):
   """What the gin files, or the model of that name, describe."""
-  from t5x_lite import configuration
+  from t5x_lite.experiment import gin_config
   if bool(args.model) == bool(args.gin_file):
     raise UserError('which model? Give a name in configs/models, e.g. llama_7b, or --gin_file=FILE')
   for name in ('tokens', 'rows', 'microbatches'):
     value = getattr(args, name)
     if value is not None and not 0 < value < float('inf'):
       raise UserError(f'--{name}={value:g}: give a number above 0')
-  return configuration.load_described(
+  return gin_config.load_described(
       args.gin_file or [f'models/{args.model}.gin', 'hardware/accelerator.gin'])
 
 
 def _budget(args, tokens: float | None):
   """The budget; with tokens known, chips and hours are only what they are divided into."""
-  from scaling import budget, hardware
+  from scaling.planning import budget
+  from t5x_lite.cost import hardware
   chip = hardware.find(args.hardware, hardware.load(args.prices))
   names = ('flops', 'dollars', 'kwh', 'chips', 'hours', 'mfu', 'pue')
   given = {name: getattr(args, name) for name in names}
@@ -81,7 +82,7 @@ def _budget(args, tokens: float | None):
 
 
 def _lines(found, held) -> list[str]:
-  from scaling import plan_text
+  from scaling.planning import plan_text
   amount, budget = plan_text.amount, found.budget
   counts = found.parameters
   active = f', {counts.active:,} active for a token' if counts.active != counts.total else ''
@@ -118,7 +119,7 @@ def _memory_lines(held, chip) -> list[str]:
 
 
 def _law_lines(found) -> list[str]:
-  from scaling import plan_text
+  from scaling.planning import plan_text
   lines = [f'{"law":<22}{"loss":<24}{"N / optimal N":<16}{"FLOPs / least":<16}outside its runs']
   for name, said in found.expected.items():
     loss = '-' if said.loss is None else plan_text.with_interval(

@@ -7,7 +7,7 @@ import pathlib
 import sys
 import warnings
 
-from t5x_lite.errors import UserError
+from t5x_lite.core.errors import UserError
 
 SUMMARY = 'fit a scaling law to runs, with intervals and checks'
 EXAMPLE = 't5x-lite scaling fit runs.csv --columns loss=val_loss --budgets=1e21,1e22'
@@ -42,7 +42,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  from scaling import fit_report
+  from scaling.fitting import fit_report
   _check(args)
   runs = _dropped(_read(args), args.drop_highest)
   budgets = _budgets(args, runs)
@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     print(f'warning: {line}', file=sys.stderr)
   print(json.dumps(report, indent=1) if args.json else fit_report.as_text(report))
   if args.output is not None:
-    from scaling import figures, isoflop
+    from scaling import figures
+    from scaling.fitting import isoflop
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / 'fit.json').write_text(json.dumps(report))
     if fit is not None:
@@ -78,7 +79,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _read(args: argparse.Namespace):
-  from scaling import points
+  from scaling.fitting.runs import read_csv, read_curves, read_folders
   columns = {}
   for item in args.columns:
     quantity, equals, name = item.partition('=')
@@ -90,10 +91,10 @@ def _read(args: argparse.Namespace):
   if folders and len(folders) == len(paths):
     if columns:
       raise UserError('--columns is of CSV files, and folders of runs were given: leave it out')
-    return points.read_curves(paths) if args.approach == 1 else points.read_folders(paths)
+    return read_curves(paths) if args.approach == 1 else read_folders(paths)
   if len(paths) > 1:
     raise UserError(f'{len(paths)} paths: give one CSV file, or only folders of runs')
-  return points.read_csv(paths[0], columns)
+  return read_csv(paths[0], columns)
 
 
 def _dropped(runs, count: int):
@@ -116,21 +117,21 @@ def _budgets(args: argparse.Namespace, runs) -> list[float]:
 
 
 def _parametric(args: argparse.Namespace, runs, budgets):
-  from scaling import fit_checks, fit_report, fitting
-  fit = fitting.best(runs, args.loss)
-  outliers = fit_checks.outliers(fit)
+  from scaling.fitting import diagnostics, fit_report, parametric
+  fit = parametric.best(runs, args.loss)
+  outliers = diagnostics.outliers(fit)
   if args.drop_outliers and outliers:
     named = {outlier.index for outlier in outliers}
     runs = runs.select([i not in named for i in range(len(runs))])
-    fit = fitting.fit(runs, args.loss)
+    fit = parametric.fit(runs, args.loss)
   else:   # one spoilt run may hide the law from all the others
-    fitting.check_identified(fit, (outlier.name for outlier in outliers))
-  fit = fitting.bootstrap(fit, args.bootstrap, args.seed, args.resample)
+    parametric.check_identified(fit, (outlier.name for outlier in outliers))
+  fit = parametric.bootstrap(fit, args.bootstrap, args.seed, args.resample)
   return fit, fit_report.of_fit(fit, budgets, args.level, outliers)
 
 
 def _allocation(args: argparse.Namespace, runs, budgets):
-  from scaling import fit_report, isoflop
+  from scaling.fitting import fit_report, isoflop
   if args.approach == 1:
     found = isoflop.envelope(isoflop.curves_of(runs), args.bootstrap, args.seed)
   else:

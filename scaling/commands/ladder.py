@@ -4,7 +4,7 @@ import argparse
 import json
 import pathlib
 
-from t5x_lite.errors import UserError
+from t5x_lite.core.errors import UserError
 
 SUMMARY = 'design, run and fit a sweep of small runs, predict a large one, run it and judge'
 EXAMPLE = ('t5x-lite scaling ladder all --gin_file=experiments/stdlib_ladder.gin '
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _design(args) -> None:
-  from scaling import ladder as ladders
-  from scaling import ladder_runs
+  from scaling.ladder import design as ladders
+  from scaling.ladder import launch
   if not args.gin_file or args.target is None:
     raise UserError('A ladder is designed from a base experiment and a target: pass '
                     '--gin_file=FILE and --target=FLOPS')
@@ -63,28 +63,28 @@ def _design(args) -> None:
       durations=args.durations, sizes=args.sizes, spread=args.spread,
       tokens_per_parameter=args.tokens_per_parameter, multiple=args.multiple)
   ladders.write(ladder, args.folder)
-  script = ladder_runs.write_slurm(ladder, args.folder, args.jobs)
+  script = launch.write_slurm(ladder, args.folder, args.jobs)
   print(ladders.text_of(ladder))
   print(f'{args.folder / ladders.MANIFEST}: here, t5x-lite scaling ladder run '
         f'--folder={args.folder} --jobs=1; on a cluster, {script}')
 
 
 def _run(args) -> None:
-  from scaling import ladder as ladders
-  from scaling import ladder_runs
-  ladder_runs.train(args.folder, ladders.read(args.folder).runs, args.jobs)
+  from scaling.ladder import design as ladders
+  from scaling.ladder import launch
+  launch.train(args.folder, ladders.read(args.folder).runs, args.jobs)
 
 
 def _fit(args) -> None:
-  from scaling import ladder as ladders
-  from scaling import ladder_verdict
-  prediction = ladder_verdict.predict(ladders.read(args.folder), args.folder, args.level)
-  print(ladder_verdict.text_of(prediction))
+  from scaling.ladder import design as ladders
+  from scaling.ladder import verdict
+  prediction = verdict.predict(ladders.read(args.folder), args.folder, args.level)
+  print(verdict.text_of(prediction))
 
 
 def _check(args) -> None:
-  from scaling import ladder as ladders
-  from scaling import ladder_verdict
-  verdict = ladder_verdict.check(ladders.read(args.folder), args.folder)
+  from scaling.ladder import design as ladders
+  from scaling.ladder import verdict
+  verdict = verdict.check(ladders.read(args.folder), args.folder)
   print(json.dumps(verdict, indent=1))
   print(verdict['sentence'])

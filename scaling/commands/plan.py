@@ -15,7 +15,8 @@ beside one of the others divide it into chips and hours.
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  from scaling import budget, hyperparameters, request
+  from scaling.laws import hyperparameters
+  from scaling.planning import budget, request
   parser.epilog = f'{_BUDGETS}example: {EXAMPLE}'
   add_budget_flags(parser)
   add = parser.add_argument
@@ -41,7 +42,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_budget_flags(parser: argparse.ArgumentParser) -> None:
   """Those that `budget` has as well."""
-  from scaling import budget, request
+  from scaling.planning import budget, request
   add = parser.add_argument
   add('--flops', type=float, help='of training')
   add('--dollars', type=float, help='for chip-hours at the price of the hardware')
@@ -49,8 +50,8 @@ def add_budget_flags(parser: argparse.ArgumentParser) -> None:
   add('--chips', type=int, help='of the hardware; of TPUs chips, not cores')
   add('--hours', type=budget.duration, metavar='TIME', help='36, 90m or 2d')
   add('--hardware', default=request.HARDWARE, metavar='CHIP',
-      help=f'of scaling/data/hardware.toml (default {request.HARDWARE})')
-  add('--prices', metavar='FILE', help='TOML like scaling/data/hardware.toml, that replaces it')
+      help=f'of t5x_lite/cost/hardware.toml (default {request.HARDWARE})')
+  add('--prices', metavar='FILE', help='TOML like t5x_lite/cost/hardware.toml, that replaces it')
   add('--mfu', type=float, default=budget.MFU,
       help=f'model FLOPs utilisation (default {budget.MFU})')
   add('--pue', type=float, default=budget.PUE,
@@ -58,15 +59,15 @@ def add_budget_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  from scaling import plan_gin, planner
-  from scaling.request import Request
+  from scaling.planning import plan_gin, planner
+  from scaling.planning.request import Request
   plan = planner.make(Request(**{field.name: getattr(args, field.name)
                                  for field in dataclasses.fields(Request)}))
   path = plan_gin.write(plan, args.output) if args.output else None
   if args.json:
     print(json.dumps(as_json(plan), indent=2))
     return 0
-  from scaling import plan_text
+  from scaling.planning import plan_text
   print(plan_text.text(plan))
   if path is None:
     print(f'\n{plan_gin.text(plan)}', end='')
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 def as_json(plan) -> dict:
   """All of a plan, without its law's constants; infinity is null."""
-  from scaling import plan_gin
+  from scaling.planning import plan_gin
   table = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)
            if field.name not in ('law', 'answers', 'answer')}
   table['answers'] = {answer.law: answer for answer in plan.answers}

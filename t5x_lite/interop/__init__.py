@@ -1,0 +1,1 @@
+"""Checkpoints and tokenizers of other libraries, in and out, as tables of names."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import dataclasses
 from typing import Any, NamedTuple
 
-from t5x_lite.errors import UserError
+from t5x_lite.core.errors import UserError
 from t5x_lite.models import ModelConfig
 from t5x_lite.models.positions import RopeScaling
 

@@ -9,14 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_lite import checkpointing
-from t5x_lite.errors import UserError
+from t5x_lite import models
+from t5x_lite.core import trees
+from t5x_lite.core.errors import UserError
 from t5x_lite.interop import hf_configs, hf_tensors
 from t5x_lite.interop.hf_tensors import Tensor
 from t5x_lite.interop.safetensors_files import ShardWriter, TensorFolder
 from t5x_lite.models import ModelConfig
-from t5x_lite.partitioning import Partitioner
-from t5x_lite.train_step import abstract_params
+from t5x_lite.parallel.partitioner import Partitioner
+from t5x_lite.training.state import abstract_params
 
 _EMBEDDINGS = {'t5': 'shared.weight', 'gpt2': 'transformer.wte.weight',
                'openai-gpt': 'transformer.tokens_embed.weight'}
@@ -103,8 +104,9 @@ def assemble(config: ModelConfig, partitioner: Partitioner, tensors: list[Tensor
   for tensor in tensors:
     sources[tensor.ours][tensor.layer] = tensor
   make = lambda path, abstract: _array(
-      checkpointing.name_of(path), abstract, _layers_of(checkpointing.name_of(path), sources), read)
-  return jax.tree_util.tree_map_with_path(make, abstract_params(config, partitioner))
+      trees.path_name(path), abstract, _layers_of(trees.path_name(path), sources), read)
+  abstract = abstract_params(models.build_network(config, partitioner), partitioner)
+  return jax.tree_util.tree_map_with_path(make, abstract)
 
 
 def _layers_of(name: str, sources) -> list[Tensor] | Tensor:
@@ -169,7 +171,7 @@ def save(folder: pathlib.Path, config: ModelConfig, params: dict[str, Any], *,
 
 def _their_tensors(model_type: str, config: ModelConfig, params
                    ) -> Iterator[tuple[str, np.ndarray]]:
-  flat = checkpointing.flatten(params)
+  flat = trees.flatten(params)
   by_name: dict[str, list[Tensor]] = collections.defaultdict(list)
   for tensor in hf_tensors.table(model_type, config):
     by_name[tensor.theirs].append(tensor)

@@ -7,7 +7,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from t5x_lite.errors import UserError
+from t5x_lite.core.errors import UserError
 
 SINGLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 

@@ -14,11 +14,11 @@ from flax import serialization
 import numpy as np
 import tensorstore
 
-from t5x_lite.errors import UserError
+from t5x_lite.core.errors import UserError
 from t5x_lite.interop import huggingface
 from t5x_lite.interop.hf_tensors import Tensor
 from t5x_lite.models import ModelConfig
-from t5x_lite.partitioning import Partitioner
+from t5x_lite.parallel.partitioner import Partitioner
 
 INDEX = 'checkpoint'   # the name of the index in the folder of a checkpoint
 

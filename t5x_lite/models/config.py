@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types
 from t5x_lite.models.positions import RopeScaling
-from t5x_lite.validation import FieldError, check_positive, check_types
 
 # Activations that the backward pass may keep rather than recompute (jax.ad_checkpoint names).
 CHECKPOINT_NAMES = ('query', 'key', 'value', 'attention', 'attention_out', 'mlp_hidden', 'mlp_out')
@@ -152,6 +152,11 @@ class ModelConfig:
   def _set(self, **fields):
     for name, value in fields.items():
       object.__setattr__(self, name, value)
+
+  @property
+  def target_side(self) -> str:
+    """'encoder' or 'decoder': whose target tokens and loss weights belong to the logits."""
+    return 'encoder' if self.family == 'encoder_only' else 'decoder'
 
   def window_of(self, layer: int) -> int | None:
     """The window of the layer of this index, or None if it sees all."""

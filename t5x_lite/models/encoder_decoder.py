@@ -7,25 +7,19 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.models import layers
+from t5x_lite.models.attention.masks import Mask
+from t5x_lite.models.cache import decode_context, empty_cache
 from t5x_lite.models.config import ModelConfig
-from t5x_lite.models.decoder_only import (
-  Outputs,
-  decode_context,
-  empty_cache,
-  segments_and_positions,
-  valid_tokens,
-)
-from t5x_lite.models.masks import Mask
-from t5x_lite.models.transformer import Context, Stack
+from t5x_lite.models.context import Context, segments_and_positions, valid_tokens
+from t5x_lite.models.outputs import Outputs
+from t5x_lite.models.stack import Stack
 
 
 class EncoderDecoder(nnx.Module):
   """p(target token | inputs, target tokens before it)."""
 
-  target = 'decoder'
-
   def __init__(self, config: ModelConfig, shard: layers.Shard = layers.unsharded):
-    self.config = config
+    self.config, self.shard = config, shard
     self.embedder = layers.Embedder(config, shard)
     self.encoder = Stack(config, config.num_layers, bidirectional=True, cross=False,
                          shard=shard)

@@ -2,59 +2,14 @@
 
 from flax import nnx
 import jax
-import jax.numpy as jnp
 
 from t5x_lite.models import layers
+from t5x_lite.models.attention.masks import Mask
 from t5x_lite.models.config import ModelConfig
-from t5x_lite.models.decoder_only import Outputs, segments_and_positions, valid_tokens
-from t5x_lite.models.masks import Mask
-from t5x_lite.models.transformer import Context, Stack
-
-
-class MaskedLMHead(nnx.Module):
-  """BERT's transform before the output layer, and the output's bias."""
-
-  def __init__(self, config: ModelConfig):
-    self.activation = layers.ACTIVATIONS[config.activation]
-    width = config.embed_dim
-    self.transform = layers.Linear({'embed': width}, {'norm': width}, bias=config.bias,
-                                   std=config.init_std)
-    self.norm = layers.Norm(config)
-    self.bias = layers.param((config.vocab_size,), ('vocab',), 0.0)
-
-  def __call__(self, x_BLD: jax.Array, project: jax.tree_util.Partial) -> jax.Array:
-    h_BLD = self.norm(self.activation(self.transform(x_BLD)))
-    return project(h_BLD) + self.bias[...]
-
-
-class Pooler(nnx.Module):
-  """A vector a row: tanh of a linear layer of its first token (BERT), or of its tokens' mean."""
-
-  def __init__(self, config: ModelConfig):
-    self.pooling = config.pooling
-    width = config.embed_dim
-    self.transform = layers.Linear({'embed': width}, {'norm': width}, bias=True,
-                                   std=config.init_std)
-
-  def __call__(self, x_BLD: jax.Array, valid_BL: jax.Array | None) -> jax.Array:
-    if self.pooling == 'first':
-      x_BD = x_BLD[:, 0]
-    elif valid_BL is None:
-      x_BD = x_BLD.mean(1)
-    else:
-      weights_BL1 = valid_BL[:, :, None].astype(x_BLD.dtype)
-      x_BD = (x_BLD * weights_BL1).sum(1) / jnp.maximum(weights_BL1.sum(1), 1)
-    return jnp.tanh(self.transform(x_BD))
-
-
-def _function_of(module: nnx.Module, *others) -> jax.tree_util.Partial:
-  """x -> float32 module(x, *others), a pytree of the parameters of both."""
-  graphdef, state = nnx.split(module)
-
-  def run(state, others, x):
-    return nnx.merge(graphdef, state)(x, *others).astype(jnp.float32)
-
-  return jax.tree_util.Partial(run, state, others)
+from t5x_lite.models.context import Context, segments_and_positions, valid_tokens
+from t5x_lite.models.heads import MaskedLMHead, Pooler, function_of
+from t5x_lite.models.outputs import Outputs
+from t5x_lite.models.stack import Stack
 
 
 class EncoderOnly(nnx.Module):
@@ -67,10 +22,8 @@ class EncoderOnly(nnx.Module):
   pooler         a vector a row [batch, 1, embed], nothing to train
   """
 
-  target = 'encoder'
-
   def __init__(self, config: ModelConfig, shard: layers.Shard = layers.unsharded):
-    self.config = config
+    self.config, self.shard = config, shard
     self.embedder = layers.Embedder(config, shard)
     self.encoder = Stack(config, config.num_layers, bidirectional=True, cross=False,
                          shard=shard)
@@ -111,10 +64,10 @@ class EncoderOnly(nnx.Module):
     if self.config.head == 'pooler':
       return Outputs(pooled_BD[:, None], jax.tree_util.Partial(lambda x: x), router_losses)
     if self.config.head == 'classifier':
-      return Outputs(drop(pooled_BD)[:, None], _function_of(self.classifier), router_losses)
+      return Outputs(drop(pooled_BD)[:, None], function_of(self.classifier), router_losses)
     if self.config.head == 'tagger':
-      return Outputs(drop(x_BLD), _function_of(self.classifier), router_losses)
-    head = _function_of(self.mlm_head, self.embedder.head())
+      return Outputs(drop(x_BLD), function_of(self.classifier), router_losses)
+    head = function_of(self.mlm_head, self.embedder.head())
     next_sentence = None if self.next_sentence is None else self.next_sentence(pooled_BD)
     return Outputs(x_BLD, head, router_losses, next_sentence)
 

@@ -15,6 +15,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
+from t5x_lite.models import weights
 from t5x_lite.models.config import ModelConfig
 from t5x_lite.models.positions import sinusoidal
 
@@ -26,6 +27,10 @@ class Shard(Protocol):
   def platform(self) -> str:
     """'cpu', 'gpu' or 'tpu'."""
 
+  @property
+  def batch_parts(self) -> int:
+    """Into how many parts the rows of a batch are cut."""
+
   def __call__(self, x: jax.Array, *axes: str | None) -> jax.Array:
     """`x` constrained to the devices of its logical axes, such as 'batch', 'length', 'embed'."""
 
@@ -35,6 +40,8 @@ class Shard(Protocol):
 
 class Unsharded:
   """The Shard of a model that lives on one device."""
+
+  batch_parts = 1
 
   @property
   def platform(self) -> str:
@@ -98,11 +105,7 @@ class Linear(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., *in] -> [..., *out], in the dtype of `x`."""
-    lead, out_shape = x.shape[:x.ndim - self.num_in], self.kernel[...].shape[self.num_in:]
-    kernel = self.kernel[...].astype(x.dtype)
-    fan_in = math.prod(kernel.shape[:self.num_in])
-    y = x.reshape(-1, fan_in) @ kernel.reshape(fan_in, -1)
-    y = y.reshape(*lead, *out_shape)
+    y = weights.matmul(x, self.kernel.get_value(), self.num_in)
     return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -158,13 +161,12 @@ def softcap(x: jax.Array, cap: float | None) -> jax.Array:
   return x if cap is None else cap * jnp.tanh(x / cap)
 
 
-def project(kernel_DV: jax.Array, x_BLD: jax.Array, *, config: ModelConfig, shard: Shard
-            ) -> jax.Array:
+def project(kernel_DV: jax.Array | weights.StructuredLeaf, x_BLD: jax.Array, *,
+            config: ModelConfig, shard: Shard) -> jax.Array:
   """[batch, length, embed] -> float32 logits [batch, length, vocab]."""
   if config.scale_logits:
     x_BLD = x_BLD * config.embed_dim ** -0.5
-  logits_TV = x_BLD.reshape(-1, x_BLD.shape[-1]) @ kernel_DV.astype(x_BLD.dtype)
-  logits_BLV = logits_TV.reshape(*x_BLD.shape[:-1], -1).astype(jnp.float32)
+  logits_BLV = weights.matmul(x_BLD, kernel_DV).astype(jnp.float32)
   return shard(softcap(logits_BLV, config.logits_softcap), 'batch', 'length', 'vocab')
 
 
@@ -192,7 +194,7 @@ class Embedder(nnx.Module):
     """
     # The table is gathered over `embed` first: looking up rows of a table cut along the axis that
     # also cuts the batch would make the partitioner replicate the whole activation.
-    x_BLD = self.shard(self.tokens[...], 'vocab', None)[tokens_BL]
+    x_BLD = self.shard(weights.value(self.tokens.get_value()), 'vocab', None)[tokens_BL]
     if self.config.scale_embeddings:  # by a number of the model's dtype, as Gemma was trained
       scale = jnp.asarray(self.config.embed_dim ** 0.5, self.config.dtype)
       x_BLD = x_BLD * scale.astype(jnp.float32)
@@ -211,6 +213,7 @@ class Embedder(nnx.Module):
 
   def head(self) -> jax.tree_util.Partial:
     """The function from [batch, length, embed] to float32 logits, a pytree of its parameters."""
-    kernel_DV = self.tokens[...].T if self.output is None else self.output[...]
+    kernel_DV = (weights.value(self.tokens.get_value()).T if self.output is None else
+                 self.output.get_value())
     return jax.tree_util.Partial(
         functools.partial(project, config=self.config, shard=self.shard), kernel_DV)

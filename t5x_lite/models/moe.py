@@ -9,7 +9,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.models import layers
+from t5x_lite.models import layers, weights
 from t5x_lite.models.config import ModelConfig
 
 
@@ -43,12 +43,12 @@ class ExpertMLP(nnx.Module):
     """
     config = self.config
     X = config.experts_per_token
-    logits_BLE = x_BLD.astype(jnp.float32) @ self.router[...]
+    logits_BLE = x_BLD.astype(jnp.float32) @ weights.value(self.router.get_value())
     prob_BLE = jax.nn.softmax(logits_BLE)
     weight_BLX, expert_BLX = jax.lax.top_k(prob_BLE, X)
     if X > 1:
       weight_BLX = weight_BLX / weight_BLX.sum(-1, keepdims=True)
-    cast = lambda p: None if p is None else p[...].astype(x_BLD.dtype)
+    cast = lambda p: None if p is None else weights.value(p.get_value()).astype(x_BLD.dtype)
     kernels = {'gate': cast(self.gate), 'up': cast(self.up), 'down': cast(self.down)}
     if config.expert_capacity is None:
       rows, kernel = ('batch', 'length', None), (None, None, None)

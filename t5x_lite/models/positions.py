@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.validation import FieldError, check_positive, check_types
+from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ def test_each_code_cell_follows_a_sentence():
 @pytest.mark.slow
 def test_training_shows_a_figure_and_finishes(executed):
   notebook, folder = executed
-  outputs = _outputs(notebook, 'trainer.train(')
+  outputs = _outputs(notebook, 'train.train(')
   pictures = [o.data['image/png'] for o in outputs if 'image/png' in o.get('data', {})]
   assert len(pictures) == 1 and len(pictures[0]) > 5_000
   assert f'Result(step={STEPS}, finished=True' in str(outputs[-1].data['text/plain'])

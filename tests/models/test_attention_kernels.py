@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite.models import accelerator_kernels, attention, attention_kernels, layers
-from t5x_lite.models.attention_kernels import Scores, blockwise, reference, rows
-from t5x_lite.models.masks import Mask
+from t5x_lite.models import layers
+from t5x_lite.models.attention import accelerator_kernels, kernels, layer
+from t5x_lite.models.attention.kernels import Scores, blockwise, reference, rows
+from t5x_lite.models.attention.masks import Mask
 from t5x_lite.models.positions import AlibiBias, RelativeBias
 
 B, N, L, H = 2, 4, 37, 8
@@ -237,11 +238,11 @@ def chosen(monkeypatch):
   def choose(kernel, platform, scores, length=128, dtype=jnp.float32):
     ran = []
     for module, name in itertools.chain(
-        ((attention, n) for n in ('reference', 'rows', 'blockwise')),
+        ((layer, n) for n in ('reference', 'rows', 'blockwise')),
         ((accelerator_kernels, n) for n in ('fused', 'splash'))):
       monkeypatch.setattr(module, name, lambda q, *_, name=name: ran.append(name))
     q, k, v = inputs(length=length, dtype=dtype)
-    attention.attend(q, k, v, scores, kernel, OnPlatform(platform))
+    layer.attend(q, k, v, scores, kernel, OnPlatform(platform))
     return ran
 
   return choose
@@ -261,7 +262,7 @@ def test_which_kernel_runs(kernel, platform, options, want, chosen):
 
 
 def test_what_a_kernel_cannot_do_falls_to_one_that_can_and_is_said_once(chosen, caplog):
-  attention._say_once.cache_clear()
+  layer._say_once.cache_clear()
   for _ in range(2):
     scores = dataclasses.replace(CAUSAL, bias=AlibiBias(num_heads=N))
     assert chosen('splash', 'tpu', scores) == ['reference']
@@ -274,4 +275,4 @@ def test_what_a_kernel_cannot_do_falls_to_one_that_can_and_is_said_once(chosen, 
   assert [r.getMessage() for r in caplog.records][:2] == [
       "attention kernel 'splash' cannot do biases of the scores: 'reference' does it",
       "attention kernel 'splash' cannot do biases of the scores: 'blockwise' does it"]
-  assert attention_kernels.ROWS == 64
+  assert kernels.ROWS == 64

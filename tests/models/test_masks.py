@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite.models.masks import Mask
+from t5x_lite.models.attention.masks import Mask
 
 B, L = 2, 7
 SEGMENTS = hnp.arrays(np.int32, (B, L), elements=st.integers(0, 3))

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite import checkpointing, models
+from t5x_lite import models
+from t5x_lite.core import trees
+from t5x_lite.core.dataclass_checks import FieldError
 from t5x_lite.models import ModelConfig
-from t5x_lite.validation import FieldError
 
 BASE = dict(family='decoder_only', vocab_size=64, embed_dim=32, num_layers=2, num_heads=4,
             mlp_dim=64)
@@ -42,8 +43,8 @@ def test_what_does_not_fit_together_is_refused_by_name(changes, field):
 
 
 def count(config) -> int:
-  _, params = models.graph(config)
-  return sum(math.prod(x.shape) for x in jax.tree.leaves(models.nnx.to_pure_dict(params)))
+  params = models.build_network(config).shapes
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
 
 
 def t5(version, embed, heads, mlp, layers, head_dim=64):
@@ -77,7 +78,7 @@ def test_decoder_of_t5x_has_its_number_of_parameters(tied, parameters):
 def test_scanned_parameters_are_the_stack_of_the_unrolled_ones(name, configs, unstack):
   config = configs[name]
   unrolled = dataclasses.replace(config, scan_layers=False)
-  scanned, listed = (models.init_params(c, jax.random.key(0)) for c in (config, unrolled))
+  scanned, listed = (models.build_network(c).init(jax.random.key(0)) for c in (config, unrolled))
   assert jax.tree.structure(unstack(scanned)) == jax.tree.structure(listed)
   jax.tree.map(np.testing.assert_array_equal, unstack(scanned), listed)
 
@@ -86,7 +87,7 @@ def test_scanned_parameters_are_the_stack_of_the_unrolled_ones(name, configs, un
 def test_parameters_drawn_in_one_kernel_are_those_drawn_one_by_one(scan_layers, configs):
   """But for the last bit, which depends on what is computed beside."""
   config = dataclasses.replace(configs['gpt'], scan_layers=scan_layers, vocab_size=100)
-  many, one = (jax.jit(lambda one=one: models.init_params(config, jax.random.key(5), one))()
+  many, one = (jax.jit(lambda one=one: models.build_network(config).init(jax.random.key(5), one))()
                for one in (False, True))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), one, many)
 
@@ -95,7 +96,7 @@ def test_initial_values_have_their_standard_deviations():
   """init_std everywhere, less by sqrt(2 layers) where a layer writes into the residual stream."""
   config = ModelConfig(**BASE | dict(embed_dim=64, num_layers=8, mlp_dim=128, vocab_size=256,
                                      init_std=0.02, bias=True, norm='layer_norm'))
-  values = checkpointing.flatten(models.init_params(config, jax.random.key(0)))
+  values = trees.flatten(models.build_network(config).init(jax.random.key(0)))
   for path, x in values.items():
     kind = path.split('/')[-1]
     if kind in ('scale', 'bias'):
@@ -111,7 +112,7 @@ def test_initial_values_have_their_standard_deviations():
 def test_t5_draws_by_fan_in_and_its_queries_smaller():
   config = ModelConfig(**BASE | dict(embed_dim=64, num_layers=8, mlp_dim=128, vocab_size=256,
                                      init_std=None, tied_embeddings=False))
-  values = checkpointing.flatten(models.init_params(config, jax.random.key(0)))
+  values = trees.flatten(models.build_network(config).init(jax.random.key(0)))
   block = 'decoder/blocks/'
   for path, std in {
       'embedder/tokens': 1.0, 'embedder/output': 64 ** -0.5,
@@ -124,7 +125,7 @@ def test_t5_draws_by_fan_in_and_its_queries_smaller():
 
 
 def test_layers_and_seeds_draw_different_values(configs):
-  a, b = (models.init_params(configs['decoder'], jax.random.key(s)) for s in (0, 1))
+  a, b = (models.build_network(configs['decoder']).init(jax.random.key(s)) for s in (0, 1))
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
     if np.std(x):
       assert np.mean(np.asarray(x) == np.asarray(y)) < 0.01

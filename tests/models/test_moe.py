@@ -10,11 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite import models, objective, optimizers, train_step
+from t5x_lite import models
+from t5x_lite.core.dataclass_checks import FieldError
 from t5x_lite.models import ModelConfig, layers
 from t5x_lite.models.moe import ExpertMLP
-from t5x_lite.partitioning import MeshConfig, Partitioner
-from t5x_lite.validation import FieldError
+from t5x_lite.objectives.language_model import CrossEntropy
+from t5x_lite.objectives.objective import add_objectives, normalizers
+from t5x_lite.objectives.router import RouterLoss
+from t5x_lite.parallel.mesh import MeshConfig
+from t5x_lite.parallel.partitioner import Partitioner
+from t5x_lite.training import optimizers, schedules
+from t5x_lite.training.state import init_state
+from t5x_lite.training.step import loss_and_gradients, make_train_step
 
 B, L, D, F, E = 8, 12, 8, 16, 5   # the last expert is chosen by none
 BASE = ModelConfig(family='decoder_only', vocab_size=64, embed_dim=D, num_layers=2, num_heads=2,
@@ -28,6 +35,12 @@ FORMS = {
     'capacity, three choices': dict(expert_capacity=0.6, experts_per_token=3),
 }
 MESHES = {'data=8': MeshConfig(data=8), 'fsdp=4 tensor=2': MeshConfig(fsdp=4, tensor=2)}
+
+
+def flat(sums) -> dict:
+  """The sums of LossSums by name."""
+  return {'objective': sums.total, 'weight': sums.weight} | {
+      name: total for name, (total, _) in sums.metrics.items()}
 
 
 def config_of(form: str) -> ModelConfig:
@@ -286,21 +299,23 @@ def test_on_a_mesh_the_layer_computes_what_it_does_on_one_device(
 def mixture(configs):
   """(**changes) -> the tiny decoder with four experts, whose losses are not negligible."""
   return lambda **changes: dataclasses.replace(
-      configs['decoder'], num_experts=4, load_balance_loss=0.5, router_z_loss=0.1, **changes)
+      configs['decoder'], num_experts=4, **changes)
 
 
 @pytest.mark.parametrize('capacity', [None, 1.25])
 def test_a_decoder_of_experts_learns_a_batch(capacity, mixture, packed_batch):
   config = mixture(expert_capacity=capacity, init_std=0.05)
-  optimizer = optimizers.AdamW(learning_rate=optimizers.Constant(rate=0.01)).make()
+  optimizer = optimizers.AdamW(learning_rate=schedules.Constant(rate=0.01)).make()
   partitioner = Partitioner(MeshConfig(data=1).make(jax.devices()[:1]))
-  state, batch = train_step.init_state(config, optimizer, 0), packed_batch(config)
-  step = train_step.make_train_step(config, optimizer, partitioner, seed=0)
+  network = models.build_network(config, partitioner)
+  state, batch = init_state(network, optimizer, 0), packed_batch(config)
+  objectives = CrossEntropy(), RouterLoss(load_balance=0.5, router_z=0.1)
+  step = make_train_step(network, objectives, optimizer, partitioner, seed=0)
   step = step.lower(state, batch).compile()
   history = []
   for _ in range(20):
     state, metrics = step(state, batch)
-    history.append({name: float(x) for name, x in metrics.items()})
+    history.append({name: float(x) for name, x in flat(metrics).items()})
   loss = [m['loss'] / m['weight'] for m in history]
   assert loss[-1] < 0.7 * loss[0] and np.all(np.isfinite(loss))
   tokens = (batch['decoder_segment_ids'] > 0).sum()
@@ -322,33 +337,34 @@ def test_parts_of_unequal_weight_give_the_routers_losses_of_one_batch(
   weight, tokens = batch['decoder_loss_weights'], batch['decoder_segment_ids'] > 0
   each = [weight[i::2].sum() / tokens[i::2].sum() for i in range(2)]
   assert max(each) > 2 * min(each), 'the share of a part would be that of the batch'
-  graphdef, _ = models.graph(config)
-  compute = lambda parts: jax.jit(lambda params, batch: train_step.loss_and_gradients(
-      graphdef, config, params, batch, None, microbatches=parts))(random_params(config), batch)
+  network = models.build_network(config)
+  objectives = CrossEntropy(), RouterLoss(load_balance=0.5, router_z=0.1)
+  compute = lambda parts: jax.jit(lambda params, batch: loss_and_gradients(
+      network, objectives, params, batch, None, microbatches=parts))(random_params(config), batch)
   sums, grads = compute(1)
-  assert sums['objective'] > 1.05 * sums['loss']
+  assert sums.total > 1.05 * sums.metrics['loss'][0]
   for parts in (2, 4):
     part_sums, part_grads = compute(parts)
-    for name in sums:
-      np.testing.assert_allclose(part_sums[name], sums[name], rtol=1e-5, err_msg=name)
+    jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5),
+                 part_sums, sums)
     assert_gradients_close(part_grads, grads)
 
 
 def test_the_routers_losses_of_two_stacks_are_means_over_the_tokens_of_both(
     configs, packed_batch, random_params):
-  config = dataclasses.replace(configs['encoder_decoder'], num_experts=4, load_balance_loss=1.0,
-                               router_z_loss=0.0)
+  config = dataclasses.replace(configs['encoder_decoder'], num_experts=4)
   batch = packed_batch(config)
   tokens = sum((batch[f'{side}_segment_ids'] > 0).sum() for side in ('encoder', 'decoder'))
-  share = objective.shares(config, batch)
+  share = normalizers(batch)
   assert float(share['token']) == pytest.approx(batch['decoder_loss_weights'].sum() / tokens)
-  graphdef, _ = models.graph(config)
-  compute = jax.jit(lambda params, batch: objective.batch_sums(
-      nnx.merge(graphdef, params), batch, None, share, loss_tokens=64))
+  network = models.build_network(config)
+  loss_fn = add_objectives([CrossEntropy(), RouterLoss(load_balance=1.0, router_z=0.0)])
+  compute = jax.jit(lambda params, batch: loss_fn(network.bind(params), batch, None, share))
   sums = compute(random_params(config), batch)
-  assert 0.9 < sums['load_balance'] / (config.num_layers * tokens) < 2
-  assert float(sums['objective']) == pytest.approx(
-      float(sums['loss'] + share['token'] * sums['load_balance']))
+  balance, counted = sums.metrics['load_balance']
+  assert counted == tokens and 0.9 < balance / (config.num_layers * tokens) < 2
+  assert float(sums.total) == pytest.approx(
+      float(sums.metrics['loss'][0] + share['token'] * balance))
 
 
 @pytest.mark.parametrize('changes, field', [
@@ -363,7 +379,7 @@ def test_experts_that_do_not_fit_together_are_refused_by_name(changes, field):
 
 def test_parameters_of_a_mixture_are_one_router_and_as_many_mlps(mixture):
   count = lambda config: sum(
-      math.prod(x.shape) for x in jax.tree.leaves(nnx.to_pure_dict(models.graph(config)[1])))
+      math.prod(x.shape) for x in jax.tree.leaves(models.build_network(config).shapes))
   config = mixture()
   mlp = 3 * config.embed_dim * config.mlp_dim
   one = dataclasses.replace(config, num_experts=None)

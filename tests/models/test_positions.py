@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5x_lite.core.dataclass_checks import FieldError
 from t5x_lite.models import positions
-from t5x_lite.validation import FieldError
 
 # Bucket at the first distance that reaches it, as T5 computes them, 32 buckets up to 128.
 BIDIRECTIONAL = [0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91]

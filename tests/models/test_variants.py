@@ -13,9 +13,16 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite import models, objective, train_step
-from t5x_lite.models import ModelConfig, attention, attention_kernels
-from t5x_lite.partitioning import MeshConfig, Partitioner
+from t5x_lite import models
+from t5x_lite.models import ModelConfig
+from t5x_lite.models.attention import kernels, layer
+from t5x_lite.objectives.language_model import CrossEntropy
+from t5x_lite.objectives.next_sentence import NextSentenceLoss
+from t5x_lite.objectives.objective import add_objectives, normalizers
+from t5x_lite.objectives.router import RouterLoss
+from t5x_lite.parallel.mesh import MeshConfig
+from t5x_lite.parallel.partitioner import Partitioner
+from t5x_lite.training.step import loss_and_gradients
 
 LENGTH = 16
 SIZES = dict(vocab_size=64, embed_dim=32, num_layers=2, num_heads=4, mlp_dim=64, init_std=0.2)
@@ -47,6 +54,7 @@ FAMILIES = {
     'mixture': dict(LLAMA, num_experts=4, load_balance_loss=0.3, router_z_loss=0.1),
 }
 ONE = MeshConfig(data=1)
+OBJECTIVES = CrossEntropy(loss_tokens=8), RouterLoss(), NextSentenceLoss()
 CHOICES = dict(
     scan_layers=(False, True),
     attention=('rows', 'blockwise'),
@@ -73,9 +81,9 @@ def variants_of(name: str) -> tuple[dict, dict]:
 def small_blocks():
   """Several slices of `rows` and blocks of `blockwise` in 16 tokens, the last cut short."""
   with pytest.MonkeyPatch.context() as patch:
-    for module in (attention, attention_kernels):
+    for module in (layer, kernels):
       patch.setattr(module, 'ROWS', 10)
-    patch.setattr(attention, 'blockwise', functools.partial(attention_kernels.blockwise, block=6))
+    patch.setattr(layer, 'blockwise', functools.partial(kernels.blockwise, block=6))
     yield
 
 
@@ -97,11 +105,10 @@ def run(batch_of, random_params, unstack):
   @functools.cache
   def go(config, mesh=ONE):
     partitioner = Partitioner(mesh.make(jax.devices()[:1] if mesh is ONE else None), mesh.rules)
-    graphdef, _ = models.graph(config, partitioner)
-    shardings = partitioner.param_shardings(config)
+    network = models.build_network(config, partitioner)
+    shardings = partitioner.param_shardings(network)
     compute = jax.jit(
-        lambda params, batch: train_step.loss_and_gradients(
-            graphdef, config, params, batch, None, loss_tokens=64),
+        lambda params, batch: loss_and_gradients(network, OBJECTIVES, params, batch, None),
         out_shardings=(partitioner.replicated, shardings))
     params = random_params(dataclasses.replace(config, scan_layers=True))
     params = jax.device_put(params if config.scan_layers else unstack(params), shardings)
@@ -119,9 +126,8 @@ def test_variants_of_a_family_agree_on_loss_and_gradients(
   mesh = changes.pop('mesh')
   config = config_of(name, **changes)
   got, grads = run(config, mesh)
-  assert got.keys() == want.keys() and want['weight'] > 0
-  for key in want:
-    np.testing.assert_allclose(got[key], want[key], rtol=1e-5, err_msg=key)
+  assert got.metrics.keys() == want.metrics.keys() and want.weight > 0
+  jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5), got, want)
   assert_gradients_close(grads, want_grads if config.scan_layers else unstack(want_grads))
 
 
@@ -144,11 +150,10 @@ def test_what_a_family_is_named_for_shows_in_its_loss(name, changes, run, batch_
   """Else the variants would agree on a model that has lost it."""
   base, config = config_of(name), config_of(name, **changes)
   batch = batch_of(base)
-  graphdef, _ = models.graph(config)
-  compute = jax.jit(lambda params: objective.batch_sums(
-      models.nnx.merge(graphdef, params), batch, None, objective.shares(config, batch),
-      loss_tokens=64)['loss'])
-  got, want = compute(random_params(config)), run(base)[0]['loss']
+  network = models.build_network(config)
+  loss_fn = add_objectives(OBJECTIVES)
+  compute = jax.jit(lambda params: loss_fn(network.bind(params), batch, None, normalizers(batch)))
+  got, want = (sums.metrics['loss'][0] for sums in (compute(random_params(config)), run(base)[0]))
   assert abs(got - want) > 1e-4 * want
 
 
@@ -159,9 +164,8 @@ def test_remat_decides_what_the_backward_pass_computes_again(
 
   def products(remat):
     config = config_of('llama', remat=remat, scan_layers=scan)
-    graphdef, _ = models.graph(config)
-    run = lambda params, batch: train_step.loss_and_gradients(
-        graphdef, config, params, batch, None)
+    network = models.build_network(config)
+    run = lambda params, batch: loss_and_gradients(network, OBJECTIVES, params, batch, None)
     text = str(jax.make_jaxpr(run)(random_params(config), batch_of(config)))
     return text.count('dot_general')
 

@@ -3,15 +3,20 @@
 import dataclasses
 import math
 
+from flax import nnx
 import jax
 import numpy as np
 import pytest
 
-from scaling import accounting
-from t5x_lite import checkpointing, configuration, models, objective
+from t5x_lite import models
+from t5x_lite.core import trees
+from t5x_lite.cost import accounting
+from t5x_lite.experiment import gin_config
+from t5x_lite.objectives.language_model import CrossEntropy
+from t5x_lite.objectives.objective import normalizers
 
 LENGTH = 12
-MODELS = configuration.CONFIGS / 'models'
+MODELS = gin_config.CONFIGS / 'models'
 
 
 def abstract_batch(config, rows=1):
@@ -27,10 +32,10 @@ def abstract_batch(config, rows=1):
 
 def program(config, rows=1):
   """(function of parameters and a batch, its abstract arguments, tokens of a row)."""
-  graphdef, params = models.graph(config)
+  network = models.build_network(config)
   batch, lengths = abstract_batch(config, rows)
-  run = lambda params, batch: models.nnx.merge(graphdef, params)(batch)
-  return run, (models.nnx.to_pure_dict(params), batch), lengths
+  run = lambda params, batch: network.bind(params)(batch)
+  return run, (network.shapes, batch), lengths
 
 
 def products(jaxpr) -> int:
@@ -81,8 +86,7 @@ def test_forward_flops_are_most_of_what_xla_counts(name, configs):
 def test_a_decoder_without_grouped_queries_costs_6n_and_12lds_a_token(configs):
   """N are the weights of matrices, the output layer among them and the lookup not."""
   config = dataclasses.replace(configs['gpt'], bias=False, position='rope')
-  _, params = models.graph(config)
-  n = sum(x.size for x in jax.tree.leaves(models.nnx.to_pure_dict(params)) if x.ndim > 1)
+  n = sum(x.size for x in jax.tree.leaves(models.build_network(config).shapes) if x.ndim > 1)
   norms = 2 * 2 * 2 * 32   # scales and biases of two norms in two layers are stacked, so 2-D
   n -= norms
   want = LENGTH * (6 * n + 12 * config.num_layers * config.embed_dim * LENGTH)
@@ -114,8 +118,8 @@ def test_causal_counts_only_what_a_window_leaves(configs):
 def test_idle_parameters_are_those_of_the_experts_not_chosen(configs):
   for name, stacks in (('decoder', 2), ('encoder_decoder', 4)):
     config = dataclasses.replace(configs[name], num_experts=5, experts_per_token=2)
-    _, params = models.graph(config)
-    flat = models.nnx.to_flat_state(params)
+    params = models.build_network(config).abstract
+    flat = nnx.to_flat_state(params)
     experts = sum(math.prod(v.get_value().shape) for path, v in flat
                   if 'experts' in v.axes and path[-1] != 'router')
     assert accounting.idle_parameters(config) == experts * 3 // 5
@@ -131,8 +135,8 @@ def test_training_costs_three_forward_passes(configs):
 
 def loss_of(config, lengths):
   """(gradient of the loss over a row, as a step computes it; its abstract arguments)."""
-  graphdef, params = models.graph(config)
-  target = models.FAMILIES[config.family].target
+  network = models.build_network(config)
+  target = config.target_side
   inputs, targets = lengths
   batch = {'encoder_input_tokens': inputs, 'decoder_input_tokens': targets,
            f'{target}_target_tokens': targets or inputs}
@@ -141,11 +145,10 @@ def loss_of(config, lengths):
   weights = jax.ShapeDtypeStruct((1, targets or inputs), np.float32)
 
   def loss(params, batch):
-    share = objective.shares(config, batch)
-    return objective.batch_sums(models.nnx.merge(graphdef, params), batch, None, share,
-                                loss_tokens=2 * LENGTH * 16)['objective']
+    objective = CrossEntropy(loss_tokens=2 * LENGTH * 16)
+    return objective(network.bind(params), batch, None, normalizers(batch)).total
 
-  return jax.grad(loss), (models.nnx.to_pure_dict(params),
+  return jax.grad(loss), (network.shapes,
                           batch | {f'{target}_loss_weights': weights})
 
 
@@ -216,7 +219,7 @@ def closed_form(c) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize('name', sorted(path.stem for path in MODELS.glob('*.gin')))
 def test_parameters_of_every_config_are_those_of_the_formulas(name):
-  config = configuration.load_described([f'models/{name}.gin'], []).model
+  config = gin_config.load_described([f'models/{name}.gin'], []).model
   counted = accounting.parameters(config)
   assert (counted.total, counted.embedding, counted.active) == closed_form(config)
   assert counted.non_embedding == counted.total - counted.embedding
@@ -226,6 +229,7 @@ def test_shapes_are_those_of_the_parameters_drawn(configs):
   for config in configs.values():
     for scan_layers in (True, False):
       config = dataclasses.replace(config, scan_layers=scan_layers)
-      drawn = jax.eval_shape(lambda config=config: models.init_params(config, jax.random.key(0)))
+      network = models.build_network(config)
+      drawn = jax.eval_shape(lambda network=network: network.init(jax.random.key(0)))
       assert accounting.shapes(config) == {
-          name: x.shape for name, x in checkpointing.flatten(drawn).items()}
+          name: x.shape for name, x in trees.flatten(drawn).items()}

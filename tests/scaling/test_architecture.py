@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
-from scaling import accounting, architecture
-from t5x_lite import configuration
-from t5x_lite.errors import UserError
+from scaling.planning import architecture
+from t5x_lite.core.errors import UserError
+from t5x_lite.cost import accounting
+from t5x_lite.experiment import gin_config
 
 
 def published(name):
-  return configuration.load_described([f'models/{name}.gin'], []).model
+  return gin_config.load_described([f'models/{name}.gin'], []).model
 
 
 @pytest.mark.parametrize('name', [

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from scaling import budget, calculator
-from scaling.budget import solve
-from scaling.hardware import find
-from t5x_lite.errors import UserError
+from scaling.planning import budget, calculator
+from scaling.planning.budget import solve
+from t5x_lite.core.errors import UserError
+from t5x_lite.cost.hardware import find
 
 H100, A100 = find('h100'), find('a100_80')
 

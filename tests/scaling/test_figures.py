@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from scaling import figures
-from scaling.isoflop import Curve
-from scaling.laws import LAWS, Additive
-from scaling.points import Runs
+from scaling.fitting.isoflop import Curve
+from scaling.fitting.runs import Runs
+from scaling.laws.laws import LAWS, Additive
 
 LAW = LAWS['besiroglu'].form
 

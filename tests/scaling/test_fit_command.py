@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from scaling import fitting, laws
 from scaling.commands import fit as command
+from scaling.fitting import parametric
+from scaling.laws import laws
 from t5x_lite import cli
 
 LAW = laws.LAWS['besiroglu'].form
@@ -31,8 +32,8 @@ def csv(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def fewer_starts(monkeypatch):
   """All 4,500 take seconds that no test here needs."""
-  starts = fitting.fit_solver.standard_starts()[::70]
-  monkeypatch.setattr(fitting.fit_solver, 'standard_starts', lambda: starts)
+  starts = parametric.solver.standard_starts()[::70]
+  monkeypatch.setattr(parametric.solver, 'standard_starts', lambda: starts)
 
 
 def run(capsys, *argv):
@@ -68,7 +69,7 @@ def test_the_report_and_its_files(capsys, csv, tmp_path):
   assert low < value < high and budget['beyond'] == pytest.approx(10)
   assert budget['price']['1.0'] == pytest.approx(1) and budget['price']['4.0'] > 1.2
   assert budget['one_run'][0] < budget['loss'][1] < budget['loss'][2] < budget['one_run'][1]
-  loaded = fitting.load(folder)
+  loaded = parametric.load(folder)
   assert loaded.form == laws.Additive(**report['law'])
   assert loaded.fitted == pytest.approx((1e18, 6.4e19)) and len(loaded.draws) == 60
   assert loaded.beyond(6.4e20) == pytest.approx(10)
@@ -109,7 +110,7 @@ def test_parabolas(capsys, csv, tmp_path):
   status, out, _ = run(capsys, csv, '--columns=loss=val', '--approach=2', '--bootstrap=40',
                        f'--output={tmp_path}')
   assert status == 0 and 'approach 2' in out and 'Exponent of N' in out
-  loaded = fitting.load(tmp_path)
+  loaded = parametric.load(tmp_path)
   assert loaded.form.exponent == pytest.approx(0.51, abs=0.06)
   low, high = loaded.exponents
   assert low < loaded.form.exponent < high
@@ -156,5 +157,5 @@ def test_what_is_no_fit_is_not_loaded(tmp_path):
   (tmp_path / 'fit.json').write_text('{"law": 3}')
   for path in (tmp_path, tmp_path / 'none.json'):
     with pytest.raises(Exception, match='is no fit') as caught:
-      fitting.load(path)
+      parametric.load(path)
     assert '\n' not in str(caught.value)

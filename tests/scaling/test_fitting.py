@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from scaling import fit_checks, fit_solver, fitting, points
-from scaling.laws import LAWS, Additive
-from t5x_lite.errors import UserError
+from scaling.fitting import diagnostics, parametric, solver
+from scaling.fitting.runs import Runs, read_csv
+from scaling.laws.laws import LAWS, Additive
+from t5x_lite.core.errors import UserError
 
 LAW = LAWS['besiroglu'].form
-NAMES = fitting.PARAMETERS
+NAMES = parametric.PARAMETERS
 
 
 def ladder(budgets=4, sizes=4, least=1e18, most=6.4e19):
@@ -26,7 +27,7 @@ def ladder(budgets=4, sizes=4, least=1e18, most=6.4e19):
 
 
 def runs_of(n, d, loss):
-  return points.Runs(n, d, loss, 6 * n * d, tuple(f'run {i}' for i in range(len(n))))
+  return Runs(n, d, loss, 6 * n * d, tuple(f'run {i}' for i in range(len(n))))
 
 
 def noisy(seed, noise=0.002, **design):
@@ -36,7 +37,7 @@ def noisy(seed, noise=0.002, **design):
 
 
 def some_starts(count, seed=0):
-  starts = fit_solver.standard_starts()
+  starts = solver.standard_starts()
   return starts[np.random.default_rng(seed).choice(len(starts), count, replace=False)]
 
 
@@ -53,7 +54,7 @@ def chinchilla():
   """The 240 runs of Besiroglu et al.: without the five of the highest loss."""
   if 'T5X_LITE_TEST_DATA' not in os.environ:
     pytest.skip('T5X_LITE_TEST_DATA, which has scaling/chinchilla_points.csv, is not set')
-  runs = points.read_csv(
+  runs = read_csv(
       pathlib.Path(os.environ['T5X_LITE_TEST_DATA']) / 'scaling' / 'chinchilla_points.csv')
   assert len(runs) == 245
   return runs.select(np.argsort(runs.loss)[:240])
@@ -61,7 +62,7 @@ def chinchilla():
 
 @pytest.fixture(scope='module')
 def huber(chinchilla):
-  return fitting.fit(chinchilla, starts=some_starts(48))
+  return parametric.fit(chinchilla, starts=some_starts(48))
 
 
 def huber_sum(theta, n, d, log_loss, weights=1.0):
@@ -79,7 +80,7 @@ def huber_sum(theta, n, d, log_loss, weights=1.0):
 
 
 def test_the_starts_are_the_published_grid():
-  starts = fit_solver.standard_starts()
+  starts = solver.standard_starts()
   assert starts.shape == (4500, 5) and len(np.unique(starts, axis=0)) == 4500
   for column, want in zip(starts.T, ([0, 5, 10, 15, 20, 25], [0, 5, 10, 15, 20, 25],
                                      [-1, -.5, 0, .5, 1], [0, .5, 1, 1.5, 2], [0, .5, 1, 1.5, 2])):
@@ -101,7 +102,7 @@ def test_derivatives_are_those_of_jax():
             ).sum() / 0.03 ** 2
 
   with jax.enable_x64(True):
-    f, g, hessian, _ = jax.jit(fit_solver._derivatives)(
+    f, g, hessian, _ = jax.jit(solver._derivatives)(
         theta, log_loss[None], weights[None], n, d, 0.03)
     first, second = jax.jit(jax.grad(total)), jax.jit(jax.hessian(total))
     for i, x in enumerate(theta):
@@ -122,14 +123,14 @@ def test_huber_is_no_worse_than_scipy_from_the_same_starts(chinchilla, huber):
   # Neither where it begins nor how the sum is scaled matters.
   weights = np.ones(240)
   for scale in (1.0, 1 / 240):
-    theta, value = fit_solver.solve_best(published[None], n, d, log_loss, scale * weights, 'huber')
+    theta, value = solver.solve_best(published[None], n, d, log_loss, scale * weights, 'huber')
     assert value == pytest.approx(scale * huber.objective, rel=1e-10)
     np.testing.assert_allclose(theta, huber.theta, rtol=1e-5)
 
 
 @pytest.fixture(scope='module')
 def lad(chinchilla):
-  return fitting.fit(chinchilla, 'lad', starts=some_starts(32))
+  return parametric.fit(chinchilla, 'lad', starts=some_starts(32))
 
 
 def test_least_absolute_deviations_are_the_published_refit(lad, huber):
@@ -143,8 +144,8 @@ def test_least_absolute_deviations_are_the_published_refit(lad, huber):
 
 @pytest.mark.slow
 def test_the_whole_grid_finds_nothing_lower(chinchilla, huber, lad):
-  assert fitting.fit(chinchilla).objective == pytest.approx(huber.objective, rel=1e-10)
-  assert fitting.fit(chinchilla, 'lad').objective == pytest.approx(lad.objective, rel=1e-10)
+  assert parametric.fit(chinchilla).objective == pytest.approx(huber.objective, rel=1e-10)
+  assert parametric.fit(chinchilla, 'lad').objective == pytest.approx(lad.objective, rel=1e-10)
 
 
 def test_least_absolute_deviations_meet_the_conditions_of_a_minimum(chinchilla, lad):
@@ -153,7 +154,7 @@ def test_least_absolute_deviations_meet_the_conditions_of_a_minimum(chinchilla, 
   n, d, _ = logs(chinchilla)
   on = np.abs(found.residuals) < 1e-8
   assert on.sum() == 5
-  jacobian = fit_solver.jacobian(found.theta, n, d)
+  jacobian = solver.jacobian(found.theta, n, d)
   slope = jacobian[~on].T @ np.sign(found.residuals[~on])
   multipliers = np.linalg.solve(jacobian[on].T, -slope)
   assert np.abs(multipliers).max() <= 1
@@ -162,26 +163,26 @@ def test_least_absolute_deviations_meet_the_conditions_of_a_minimum(chinchilla, 
 
 @pytest.mark.parametrize('loss', ['huber', 'lad'])
 def test_a_law_without_noise_comes_back(loss):
-  found = fitting.fit(noisy(0, noise=0), loss, starts=some_starts(64))
+  found = parametric.fit(noisy(0, noise=0), loss, starts=some_starts(64))
   np.testing.assert_allclose(values(found.law), values(LAW), rtol=1e-5)
 
 
 def test_weights_count_as_often_as_runs():
   runs = noisy(1)
   n, d, log_loss = logs(runs)
-  start = fitting.fit(runs, starts=some_starts(64)).theta[None]
+  start = parametric.fit(runs, starts=some_starts(64)).theta[None]
   weights = np.ones(len(n))
   weights[3], weights[7] = 2, 0
-  by_weight, _ = fit_solver.solve_best(start, n, d, log_loss, weights, 'huber')
+  by_weight, _ = solver.solve_best(start, n, d, log_loss, weights, 'huber')
   index = np.repeat(np.arange(len(n)), weights.astype(int))
-  by_run, _ = fit_solver.solve_best(start, n[index], d[index], log_loss[index],
+  by_run, _ = solver.solve_best(start, n[index], d[index], log_loss[index],
                                     np.ones(len(index)), 'huber')
   np.testing.assert_allclose(by_weight, by_run, rtol=1e-5)
 
 
 def test_standard_errors_are_the_published_ones(huber):
   """Besiroglu et al. 2024, from 4,000 resamples: A 124.58, B 1293.23, E 0.03, .02 and .02."""
-  sure = fitting.bootstrap(huber, 200)
+  sure = parametric.bootstrap(huber, 200)
   assert sure.resampled == 'runs'
   errors = sure.standard_errors()
   for name, want, off in (('a', 124.6, .2), ('b', 1293, .35), ('e', .026, .2), ('alpha', .015, .2),
@@ -194,7 +195,7 @@ def test_standard_errors_are_the_published_ones(huber):
 
 
 def test_intervals_are_percentiles_and_widen_with_their_level():
-  found = fitting.bootstrap(fitting.fit(noisy(2), starts=some_starts(64)), 100, seed=3)
+  found = parametric.bootstrap(parametric.fit(noisy(2), starts=some_starts(64)), 100, seed=3)
   assert found.resampled == 'residuals' and found.noise.shape == (100,)
   n, d = found.law.optimum(1e21)
   wide, narrow = found.predict(n, d, 0.95), found.predict(n, d, 0.5)
@@ -203,7 +204,7 @@ def test_intervals_are_percentiles_and_widen_with_their_level():
   assert law_only[0] == wide[0] and law_only[2] - law_only[1] < wide[2] - wide[1]
   want = np.quantile(found.samples.alpha, [0.05, 0.95])
   np.testing.assert_allclose(found.intervals(0.9)['alpha'], want)
-  again = fitting.bootstrap(found, 100, seed=3)
+  again = parametric.bootstrap(found, 100, seed=3)
   np.testing.assert_array_equal(again.samples.alpha, found.samples.alpha)
   assert found.beyond(found.runs.flops.max()) == 1
   assert found.beyond(4 * found.runs.flops.max()) == pytest.approx(4)
@@ -211,7 +212,7 @@ def test_intervals_are_percentiles_and_widen_with_their_level():
 
 def test_resamples_that_ran_away_are_not_in_standard_errors():
   """Of three resamples in a hundred an exponent is at a bound, and its A or B without measure."""
-  found = fitting.bootstrap(fitting.fit(noisy(2), starts=some_starts(64)), 100, seed=3)
+  found = parametric.bootstrap(parametric.fit(noisy(2), starts=some_starts(64)), 100, seed=3)
   assert not found.runaway.any()
   far = {name: getattr(found.samples, name).copy() for name in NAMES}
   far['alpha'][[4, 7]], far['a'][[4, 7]] = (6.0, -0.1), (1e130, 1e-9)
@@ -228,8 +229,8 @@ def coverage(seeds):
   near, covered = [], []
   n, d = ladder()
   for seed in range(seeds):
-    found = fitting.fit(noisy(seed), starts=some_starts(32, seed))
-    found = fitting.bootstrap(found, 200, seed)
+    found = parametric.fit(noisy(seed), starts=some_starts(32, seed))
+    found = parametric.bootstrap(found, 200, seed)
     errors = found.standard_errors()
     near.append([abs(value - true) < 2 * errors[name] for name, value, true in zip(
         NAMES, values(found.law), values(LAW))])
@@ -252,18 +253,18 @@ def test_a_known_law_is_recovered_at_a_few_seeds():
 
 
 def test_variable_projection_agrees():
-  exact = fit_checks.variable_projection(noisy(0, noise=0))
+  exact = diagnostics.variable_projection(noisy(0, noise=0))
   np.testing.assert_allclose(values(exact), values(LAW), rtol=1e-3)
   runs = noisy(3, noise=5e-4)   # where the Huber loss is all but least squares
-  other = fit_checks.variable_projection(runs)
-  law = fitting.fit(runs, starts=some_starts(64)).law
+  other = diagnostics.variable_projection(runs)
+  law = parametric.fit(runs, starts=some_starts(64)).law
   assert other.alpha == pytest.approx(law.alpha, abs=0.01)
   assert other.optimum(1e20)[0] == pytest.approx(law.optimum(1e20)[0], rel=0.03)
 
 
 def refusal(runs):
   with pytest.raises(UserError) as caught:
-    fitting.fit(runs, starts=some_starts(64))
+    parametric.fit(runs, starts=some_starts(64))
   assert '\n' not in str(caught.value)
   return str(caught.value)
 
@@ -290,8 +291,8 @@ def spoilt(runs, index, by=0.5):
 @pytest.mark.parametrize('index', [0, 3, 6, 11])
 def test_a_spoilt_rung_is_named(index):
   runs = spoilt(noisy(4, budgets=3, noise=0.003), index)
-  found = fitting.fit(runs, starts=some_starts(64))
-  named, = fit_checks.outliers(found)
+  found = parametric.fit(runs, starts=some_starts(64))
+  named, = diagnostics.outliers(found)
   assert (named.name, named.index) == (f'run {index}', index) and named.z > 0
   assert named.residual == pytest.approx(np.log(runs.loss[index] / (runs.loss[index] - 0.5)),
                                          abs=0.03)
@@ -300,7 +301,7 @@ def test_a_spoilt_rung_is_named(index):
 @pytest.mark.slow
 def test_sound_runs_are_not_named():
   """So few runs tell their noise badly, and about one in a hundred is named all the same."""
-  named = [fit_checks.outliers(fitting.fit(noisy(seed), starts=some_starts(64)))
+  named = [diagnostics.outliers(parametric.fit(noisy(seed), starts=some_starts(64)))
            for seed in range(8)]
   assert sum(map(len, named)) <= 3
 
@@ -310,34 +311,34 @@ def test_held_out_runs():
   runs = noisy(0, noise=0)
   nearly = dataclasses.replace(runs, flops=runs.flops * np.linspace(0.98, 1.02, 16))
   for some in (runs, nearly):   # four of each budget: none is cut in two
-    exact = fit_checks.held_out(fitting.fit(some, starts=some_starts(64)))
+    exact = diagnostics.held_out(parametric.fit(some, starts=some_starts(64)))
     assert [(x.fitted, x.tested) for x in exact] == [(8, 8), (12, 4)]
     for part in exact:
       assert part.error < 1e-5
       assert part.reach == pytest.approx(some.flops.max() / part.cut)
   bent = noisy(0, noise=0)
   bent = dataclasses.replace(bent, loss=bent.loss * np.where(bent.flops > 5e19, 1.02, 1.0))
-  part = fit_checks.held_out(fitting.fit(bent, starts=some_starts(64)))[1]
+  part = diagnostics.held_out(parametric.fit(bent, starts=some_starts(64)))[1]
   assert part.tested == 4
   assert part.bias == pytest.approx(np.log(1.02), abs=1e-4) == part.error
 
 
 def test_conditioning_says_which_runs_tell_more():
-  wide = fitting.fit(noisy(0, noise=0, budgets=6, most=1e22), starts=some_starts(64))
-  narrow = fitting.fit(noisy(0, noise=0, budgets=6, most=1e19), starts=some_starts(64))
-  assert 1 < fit_checks.condition(wide) < fit_checks.condition(narrow) / 5
-  assert 1e-12 < fitting.robust_scale(np.array([0, 0, 0, 0, 0, 1e-3, -1e-3]))
-  assert fitting.robust_scale(0.01 * np.random.default_rng(0).standard_normal(4000)
+  wide = parametric.fit(noisy(0, noise=0, budgets=6, most=1e22), starts=some_starts(64))
+  narrow = parametric.fit(noisy(0, noise=0, budgets=6, most=1e19), starts=some_starts(64))
+  assert 1 < diagnostics.condition(wide) < diagnostics.condition(narrow) / 5
+  assert 1e-12 < parametric.robust_scale(np.array([0, 0, 0, 0, 0, 1e-3, -1e-3]))
+  assert parametric.robust_scale(0.01 * np.random.default_rng(0).standard_normal(4000)
                               ) == pytest.approx(0.01, rel=0.05)
 
 
 def test_resamples_without_a_best_size_are_left_out_of_its_interval():
   law = Additive(1.7, 400.0, 0.34, 400.0, 0.28)
   n = np.array([1e8, 2e8, 4e8])
-  runs = points.Runs(n, 20 * n, law.loss(n, 20 * n), 120 * n * n, ('a', 'b', 'c'))
+  runs = Runs(n, 20 * n, law.loss(n, 20 * n), 120 * n * n, ('a', 'b', 'c'))
   exponents = np.array([0.34, -0.1, 0.34])
   same = lambda value: np.full(3, value)
-  found = fitting.Fit(law, runs, 'huber', 0.0, 'runs', Additive(
+  found = parametric.Fit(law, runs, 'huber', 0.0, 'runs', Additive(
       same(1.7), same(400.0), exponents, same(400.0), same(0.28)), np.zeros(3))
   value, low, high = found.optimum(1e20)['parameters']
   assert low == pytest.approx(value) and high == pytest.approx(value)

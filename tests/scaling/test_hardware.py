@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from scaling import hardware
-from t5x_lite.errors import UserError
+from t5x_lite.core.errors import UserError
+from t5x_lite.cost import hardware
 
 
 @pytest.mark.parametrize('kind, teraflops', [

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from scaling import isoflop
-from scaling.isoflop import Curve
-from scaling.laws import LAWS, Additive
-from scaling.points import Runs
-from t5x_lite.errors import UserError
+from scaling.fitting import isoflop
+from scaling.fitting.isoflop import Curve
+from scaling.fitting.runs import Runs
+from scaling.laws.laws import LAWS, Additive
+from t5x_lite.core.errors import UserError
 
 LAW = Additive(1.8, 400.0, 0.34, 1107.0, 0.34)   # N* ~ C ^ 0.5, and 20 tokens a parameter
 BUDGETS = np.array([6e18, 6e19, 6e20])

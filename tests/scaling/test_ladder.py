@@ -14,10 +14,12 @@ import types
 import numpy as np
 import pytest
 
-from scaling import fit_solver, fitting, ladder_runs, ladder_verdict
-from scaling import ladder as ladders
-from t5x_lite import cli, configuration, metrics
-from t5x_lite.errors import UserError
+from scaling.fitting import parametric, solver
+from scaling.ladder import design as ladders
+from scaling.ladder import launch, verdict
+from t5x_lite import cli
+from t5x_lite.core.errors import UserError
+from t5x_lite.experiment import gin_config
 
 BASE = 'experiments/stdlib_ladder.gin'
 SETTINGS = dict(target_flops=2.4e13, multiple=32, tokens_per_parameter=5.0, spread=6.0)
@@ -51,7 +53,7 @@ def trainer(monkeypatch):
     if name in failing:
       return types.SimpleNamespace(returncode=1)
     with lock:   # gin has one state for the whole process
-      experiment, text = configuration.load([gin_file], [f"MODEL_DIR='{folder}'"])
+      experiment, text = gin_config.load([gin_file], [f"MODEL_DIR='{folder}'"])
     made = types.SimpleNamespace(
         parameters=ladders.accounting.parameters(experiment.model).total,
         tokens=experiment.train.steps * 1024)
@@ -59,19 +61,19 @@ def trainer(monkeypatch):
     (pathlib.Path(folder) / 'config.gin').write_text(text)
     record = {'step': experiment.train.steps, 'kind': 'eval',
               'stdlib_lm/loss': made_up_loss(made) + spoilt.get(name, 0.0)}
-    (pathlib.Path(folder) / metrics.FILE).write_text(json.dumps(record) + '\n')
+    (pathlib.Path(folder) / 'metrics.jsonl').write_text(json.dumps(record) + '\n')
     return types.SimpleNamespace(returncode=0)
 
-  monkeypatch.setattr(ladder_runs.subprocess, 'run', run)
+  monkeypatch.setattr(launch.subprocess, 'run', run)
   return types.SimpleNamespace(launched=launched, failing=failing, spoilt=spoilt)
 
 
 @pytest.fixture
 def fewer_starts(monkeypatch):
   """Fits from a tenth of the starts, and a tenth of the resamples: these tests are of the loop."""
-  starts = fit_solver.standard_starts()[::10]
-  monkeypatch.setattr(fit_solver, 'standard_starts', lambda: starts)
-  monkeypatch.setattr(fitting, 'bootstrap', functools.partial(fitting.bootstrap, count=100))
+  starts = solver.standard_starts()[::10]
+  monkeypatch.setattr(solver, 'standard_starts', lambda: starts)
+  monkeypatch.setattr(parametric, 'bootstrap', functools.partial(parametric.bootstrap, count=100))
 
 
 def test_budgets_double_and_sizes_are_spread(ladder):
@@ -104,7 +106,7 @@ def test_learning_rates_follow_the_cube_root_of_the_size(ladder):
 def test_the_gin_file_of_a_run_builds_it(ladder, tmp_path):
   ladders.write(ladder, tmp_path)
   for run in ladder.runs:
-    experiment, _ = configuration.load([str(ladders.gin_path(tmp_path, run.name))],
+    experiment, _ = gin_config.load([str(ladders.gin_path(tmp_path, run.name))],
                                        [f"MODEL_DIR='{tmp_path}'"])
     assert ladders.accounting.parameters(experiment.model).total == run.parameters
     assert experiment.train.steps == run.steps
@@ -115,7 +117,7 @@ def test_the_gin_file_of_a_run_builds_it(ladder, tmp_path):
 
 def test_a_branch_leaves_at_a_checkpoint_of_its_trunk_where_both_schedules_agree(ladder, tmp_path):
   ladders.write(ladder, tmp_path)
-  schedule = lambda name: configuration.load(
+  schedule = lambda name: gin_config.load(
       [str(ladders.gin_path(tmp_path, name))], ["MODEL_DIR='x'"])[0].optimizer.learning_rate
   branches = [run for run in ladder.runs if run.branches_off]
   assert len(branches) == 8
@@ -157,23 +159,23 @@ def test_trunks_are_trained_before_their_branches_and_nothing_twice(ladder, tmp_
   ladders.write(ladder, tmp_path)
   trainer.failing.add(ladder.runs[0].name)
   with pytest.raises(UserError, match='1 of the runs failed .* run the same command again'):
-    ladder_runs.train(tmp_path, ladder.runs, say=lambda line: None)
+    launch.train(tmp_path, ladder.runs, say=lambda line: None)
   # The branches of a trunk that failed were not tried.
   assert len(trainer.launched) == 10
   with pytest.raises(UserError, match='3 of 12 runs are not finished'):
-    ladder_runs.collect(ladder, tmp_path)
+    launch.collect(ladder, tmp_path)
   trainer.failing.clear()
-  ladder_runs.train(tmp_path, ladder.runs, jobs=3, say=lambda line: None)
+  launch.train(tmp_path, ladder.runs, jobs=3, say=lambda line: None)
   assert sorted(trainer.launched[10:]) == sorted(run.name for run in ladder.runs[:3])
   assert trainer.launched[10] == ladder.runs[0].name
-  ladder_runs.train(tmp_path, ladder.runs, say=lambda line: None)
+  launch.train(tmp_path, ladder.runs, say=lambda line: None)
   assert len(trainer.launched) == 13
 
 
 def test_slurm_runs_every_command_in_two_waves(ladder, tmp_path):
   """A stand-in for sbatch runs the job of each index of its array."""
   ladders.write(ladder, tmp_path)
-  script = ladder_runs.write_slurm(ladder, tmp_path, jobs=2)
+  script = launch.write_slurm(ladder, tmp_path, jobs=2)
   bin_folder = tmp_path / 'bin'
   bin_folder.mkdir()
   (bin_folder / 'sbatch').write_text("""#!/bin/bash
@@ -197,8 +199,8 @@ echo 7
   assert '--array=0-3%2' in first and '--partition=cpu' in first and 'dependency' not in first
   assert '--array=0-7%2' in second and '--dependency=afterok:7' in second
   jobs = (tmp_path / 'record.jobs').read_text().splitlines()
-  want = [run for wave in ladder_runs.waves(ladder.runs) for run in wave]
-  assert jobs == [' '.join(ladder_runs.command_of(tmp_path, run)) for run in want]
+  want = [run for wave in launch.waves(ladder.runs) for run in wave]
+  assert jobs == [' '.join(launch.command_of(tmp_path, run)) for run in want]
 
 
 def test_the_loop_from_design_to_verdict(tmp_path, trainer, capsys, fewer_starts):
@@ -207,43 +209,43 @@ def test_the_loop_from_design_to_verdict(tmp_path, trainer, capsys, fewer_starts
           '--tokens_per_parameter=5', '--spread=6', f'--folder={tmp_path}']
   assert cli.main(argv) == 0, capsys.readouterr().err
   said = capsys.readouterr().out
-  verdict = json.loads((tmp_path / ladder_verdict.VERDICT).read_text())
-  prediction = json.loads((tmp_path / ladder_verdict.PREDICTION).read_text())
-  assert verdict['inside'] and verdict['sentence'] in said
-  assert verdict['low'] < verdict['measured'] < verdict['high']
+  judged = json.loads((tmp_path / verdict.VERDICT).read_text())
+  prediction = json.loads((tmp_path / verdict.PREDICTION).read_text())
+  assert judged['inside'] and judged['sentence'] in said
+  assert judged['low'] < judged['measured'] < judged['high']
   assert prediction['low'] < prediction['loss'] < prediction['high']
   assert prediction['target']['flops'] == pytest.approx(2.4e13, rel=0.01)
   assert prediction['times_the_largest_rung'] == pytest.approx(5, rel=0.02)
   # Again: nothing is trained, nothing changes.
-  launched, before = len(trainer.launched), (tmp_path / ladder_verdict.PREDICTION).read_text()
+  launched, before = len(trainer.launched), (tmp_path / verdict.PREDICTION).read_text()
   assert launched == 13 and cli.main(argv) == 0
   assert len(trainer.launched) == launched
-  assert (tmp_path / ladder_verdict.PREDICTION).read_text() == before
+  assert (tmp_path / verdict.PREDICTION).read_text() == before
 
 
 def test_a_prediction_is_not_made_twice_from_other_losses(ladder, tmp_path, trainer, fewer_starts):
   ladders.write(ladder, tmp_path)
-  ladder_runs.train(tmp_path, ladder.runs, say=lambda line: None)
-  ladder_verdict.predict(ladder, tmp_path)
-  path = ladders.run_folder(tmp_path, ladder.runs[0].name) / metrics.FILE
+  launch.train(tmp_path, ladder.runs, say=lambda line: None)
+  verdict.predict(ladder, tmp_path)
+  path = ladders.run_folder(tmp_path, ladder.runs[0].name) / 'metrics.jsonl'
   record = json.loads(path.read_text())
   path.write_text(json.dumps(record | {'stdlib_lm/loss': record['stdlib_lm/loss'] + 0.01}))
   with pytest.raises(UserError, match='was made from other losses'):
-    ladder_verdict.predict(ladder, tmp_path)
+    verdict.predict(ladder, tmp_path)
 
 
 @pytest.mark.parametrize('index', [3, 7, 11])
 def test_any_rung_of_the_committed_ladder_that_is_spoilt_is_named(index, tmp_path, fewer_starts):
   """At 3 and 11 no law can be told from the runs while the spoilt one is among them."""
-  folder = pathlib.Path(ladders.__file__).parent / 'data' / 'ladder'
-  lines = (folder / ladder_runs.RESULTS).read_text().splitlines()
+  folder = pathlib.Path(ladders.__file__).parents[1] / 'data' / 'ladder'
+  lines = (folder / launch.RESULTS).read_text().splitlines()
   cells = lines[index + 1].split(',')
   cells[4] = str(float(cells[4]) + 0.5)
   lines[index + 1] = ','.join(cells)
   spoilt = tmp_path / 'spoilt.csv'
   spoilt.write_text('\n'.join(lines))
   names = [run.name for run in ladders.read(folder).runs]
-  _, fit, named = ladder_verdict.fit_of(spoilt, names)
+  _, fit, named = verdict.fit_of(spoilt, names)
   assert named == [names[index]] and len(fit.runs) == 11
 
 
@@ -251,33 +253,33 @@ def test_a_spoilt_rung_is_named(ladder, tmp_path, trainer, fewer_starts):
   ladders.write(ladder, tmp_path)
   spoilt = ladder.runs[4].name
   trainer.spoilt[spoilt] = 0.5
-  ladder_runs.train(tmp_path, ladder.runs, say=lambda line: None)
-  prediction = ladder_verdict.predict(ladder, tmp_path)
+  launch.train(tmp_path, ladder.runs, say=lambda line: None)
+  prediction = verdict.predict(ladder, tmp_path)
   assert prediction['outliers'] == [spoilt]
-  assert f'Outliers: {spoilt}' in ladder_verdict.text_of(prediction)
+  assert f'Outliers: {spoilt}' in verdict.text_of(prediction)
 
 
 def test_the_committed_ladder_is_what_its_command_designs():
-  folder = pathlib.Path(ladders.__file__).parent / 'data' / 'ladder'
+  folder = pathlib.Path(ladders.__file__).parents[1] / 'data' / 'ladder'
   saved = ladders.read(folder)
   made = ladders.make([BASE], [], target_flops=2.4e13, largest=4e12, multiple=16,
                       tokens_per_parameter=6, spread=5.5)
   assert dataclasses.replace(made, versions=saved.versions) == saved
-  prediction = json.loads((folder / ladder_verdict.PREDICTION).read_text())
-  losses = (folder / ladder_runs.RESULTS).read_bytes()
+  prediction = json.loads((folder / verdict.PREDICTION).read_text())
+  losses = (folder / launch.RESULTS).read_bytes()
   assert prediction['losses_sha256'] == hashlib.sha256(losses).hexdigest()
-  verdict = json.loads((folder / ladder_verdict.VERDICT).read_text())
-  assert verdict == ladder_verdict.judge(prediction, verdict['measured'])
+  judged = json.loads((folder / verdict.VERDICT).read_text())
+  assert judged == verdict.judge(prediction, judged['measured'])
 
 
 @pytest.mark.parametrize('measured, inside', [(1.1, True), (1.0, True), (1.2, True),
                                               (0.999999, False), (1.200001, False)])
 def test_the_verdict_at_both_edges(measured, inside):
   prediction = {'loss': 1.1, 'low': 1.0, 'high': 1.2, 'level': 0.95}
-  verdict = ladder_verdict.judge(prediction, measured)
-  assert verdict['inside'] is inside
-  assert verdict['sentence'].startswith('Inside' if inside else 'OUTSIDE')
-  assert verdict['error'] == pytest.approx(measured - 1.1)
+  judged = verdict.judge(prediction, measured)
+  assert judged['inside'] is inside
+  assert judged['sentence'].startswith('Inside' if inside else 'OUTSIDE')
+  assert judged['error'] == pytest.approx(measured - 1.1)
 
 
 @pytest.mark.parametrize('argv, message', [

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from scaling import hyperparameters
-from scaling.laws import LAWS, Additive, DataLimited, FixedRatio, Kaplan
+from scaling.laws import hyperparameters
+from scaling.laws.laws import LAWS, Additive, DataLimited, FixedRatio, Kaplan
 
 GOPHER = 5.76e23
 HOFFMANN_3 = LAWS['hoffmann_3'].form

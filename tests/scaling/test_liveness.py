@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from scaling import liveness
+from t5x_lite.cost import liveness
 
 N = 1024   # bytes of a 16 x 16 float32 matrix
 

@@ -8,12 +8,19 @@ import jax
 import numpy as np
 import pytest
 
-from scaling import memory
-from t5x_lite import models, optimizers, train_step
+from t5x_lite import models
+from t5x_lite.cost import memory
 from t5x_lite.models import ModelConfig
-from t5x_lite.partitioning import MeshConfig, Partitioner
+from t5x_lite.objectives.language_model import CrossEntropy
+from t5x_lite.objectives.router import RouterLoss
+from t5x_lite.parallel.mesh import MeshConfig
+from t5x_lite.parallel.partitioner import Partitioner
+from t5x_lite.training import optimizers, schedules
+from t5x_lite.training.state import abstract_state, init_state, shardings_of
+from t5x_lite.training.step import make_train_step
 
-OPTIMIZER = optimizers.AdamW(learning_rate=optimizers.Constant(rate=0.01))
+OBJECTIVES = CrossEntropy(), RouterLoss()
+OPTIMIZER = optimizers.AdamW(learning_rate=schedules.Constant(rate=0.01))
 ROWS, LENGTH = 64, 256
 MESHES = {'data=8': {'data': 8}, 'fsdp=8': {'fsdp': 8}, 'fsdp=4 tensor=2': {'fsdp': 4, 'tensor': 2},
           'data=2 fsdp=2 tensor=2': {'data': 2, 'fsdp': 2, 'tensor': 2}}
@@ -39,7 +46,7 @@ def batch_of(config, rows, partitioner):
   """Shapes of a packed batch and where its rows lie."""
   shape = lambda dtype: jax.ShapeDtypeStruct((rows, LENGTH), dtype,
                                              sharding=partitioner.batch_sharding(2))
-  target = models.FAMILIES[config.family].target
+  target = config.target_side
   sides = ('encoder', 'decoder') if config.family == 'encoder_decoder' else (target,)
   names = [f'{side}_{name}' for side in sides
            for name in ('input_tokens', 'segment_ids', 'positions')]
@@ -52,9 +59,10 @@ def compiled_bytes(config, mesh, microbatches=1) -> int:
   mesh = MeshConfig(**mesh) if 'data' in mesh else MeshConfig(data=1, **mesh)
   partitioner = Partitioner(mesh.make(), mesh.rules)
   optimizer = OPTIMIZER.make()
-  step = train_step.make_train_step(config, optimizer, partitioner, seed=0,
-                                    microbatches=microbatches)
-  state = train_step.abstract_state(config, optimizer, partitioner)
+  network = models.build_network(config, partitioner)
+  step = make_train_step(network, OBJECTIVES, optimizer, partitioner, seed=0,
+                         microbatches=microbatches)
+  state = abstract_state(network, optimizer, partitioner)
   compiled = step.lower(state, batch_of(config, ROWS, partitioner)).compile()
   found = compiled.memory_analysis()
   return (found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
@@ -89,8 +97,9 @@ def test_the_state_is_what_a_device_is_given(mesh, configs):
   config = dataclasses.replace(configs['decoder'], embed_dim=64, mlp_dim=128, head_dim=8)
   where = MeshConfig(**mesh) if 'data' in mesh else MeshConfig(data=1, **mesh)
   optimizer, partitioner = OPTIMIZER.make(), Partitioner(where.make(), where.rules)
-  shardings = train_step.shardings_of(train_step.abstract_state(config, optimizer, partitioner))
-  state = jax.device_put(train_step.init_state(config, optimizer, 0), shardings)
+  network = models.build_network(config, partitioner)
+  shardings = shardings_of(abstract_state(network, optimizer, partitioner))
+  state = jax.device_put(init_state(network, optimizer, 0), shardings)
   held = lambda tree: sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
   found = memory.per_device(config, mesh=mesh, rows=8, optimizer=OPTIMIZER, targets_length=16)
   assert found.parameters == found.gradients == held(state['params'])
@@ -99,7 +108,7 @@ def test_the_state_is_what_a_device_is_given(mesh, configs):
 
 def test_adafactor_needs_less_than_adam():
   """It has sums of rows and columns for all but attention's kernels, whose heads are too small."""
-  adafactor = optimizers.Adafactor(learning_rate=optimizers.Rsqrt())
+  adafactor = optimizers.Adafactor(learning_rate=schedules.Rsqrt())
   need = lambda optimizer: memory.per_device(
       CONFIGS['llama'], mesh={}, rows=8, targets_length=LENGTH, optimizer=optimizer).optimizer
   attention = 4 * 8 * 4 * 512 * 512
@@ -172,8 +181,8 @@ def test_one_device_need_not_be_there():
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_the_cache_is_the_one_that_decoding_starts_with(name, dtype, configs):
   config = dataclasses.replace(configs[name], dtype=dtype)
-  graphdef, _ = models.graph(config)
-  model = models.nnx.merge(graphdef, models.init_params(config, jax.random.key(0)))
+  network = models.build_network(config)
+  model = network.bind(network.init(jax.random.key(0)))
   side = 'encoder' if name == 'encoder_decoder' else 'decoder'
   cache = model.start({f'{side}_input_tokens': np.ones((3, 5), np.int32)}, 7)
   inputs = 5 if name == 'encoder_decoder' else 0
@@ -188,7 +197,8 @@ def test_the_cache_of_llama_7b_by_hand(configs):
   assert memory.cache_bytes(configs['encoder'], 1, 2048) == 0
 
 
-def test_importing_it_does_not_import_jax():
-  code = 'import scaling.memory, scaling.accounting, sys; print("jax" in sys.modules)'
+def test_counting_flops_does_not_import_jax():
+  code = ('import t5x_lite.cost.accounting, t5x_lite.cost.hardware, sys; '
+          'print("jax" in sys.modules)')
   out = subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True)
   assert out.stdout.strip() == 'False'

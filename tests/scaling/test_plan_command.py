@@ -5,8 +5,10 @@ import json
 from jax.sharding import AbstractMesh
 import pytest
 
-from scaling import hardware
-from t5x_lite import cli, configuration, partitioning
+from t5x_lite import cli
+from t5x_lite.cost import hardware
+from t5x_lite.experiment import gin_config
+from t5x_lite.parallel.mesh import MESH_AXES, check_fits
 
 # Gopher, 8 H100-days, a thousand dollars, a loss of 2.5.
 BUDGETS = [['--flops=5.76e23'], ['--chips=8', '--hardware=h100', '--hours=24'],
@@ -25,10 +27,10 @@ def described(path, capsys) -> dict:
 
 def check_launches(path):
   """The file loads for training, and its mesh divides its model and its batch."""
-  experiment, _ = configuration.load([str(path)], ['MODEL_DIR=somewhere'])
+  experiment, _ = gin_config.load([str(path)], ['MODEL_DIR=somewhere'])
   mesh = experiment.mesh
-  partitioning.check_fits(
-      experiment.model, AbstractMesh((mesh.data, mesh.fsdp, mesh.tensor), partitioning.MESH_AXES),
+  check_fits(
+      experiment.model, AbstractMesh((mesh.data, mesh.fsdp, mesh.tensor), MESH_AXES),
       experiment.data.batch_size, experiment.train.microbatches)
   assert experiment.eval.batch_size % (mesh.data * mesh.fsdp) == 0
   return experiment

@@ -6,15 +6,17 @@ import math
 import numpy as np
 import pytest
 
-from scaling import accounting, answers, intervals, layout, planner
-from scaling.budget import solve
-from scaling.constraints import Constraints
-from scaling.hardware import find
-from scaling.laws import LAWS, Additive, Allocation, Law
-from scaling.memory import Memory
-from scaling.request import Request
-from t5x_lite import configuration
-from t5x_lite.errors import UserError
+from scaling.laws import intervals
+from scaling.laws.laws import LAWS, Additive, Allocation, Law
+from scaling.planning import layout, planner, predictions
+from scaling.planning.budget import solve
+from scaling.planning.constraints import Constraints
+from scaling.planning.request import Request
+from t5x_lite.core.errors import UserError
+from t5x_lite.cost import accounting
+from t5x_lite.cost.hardware import find
+from t5x_lite.cost.memory import Memory
+from t5x_lite.experiment import gin_config
 
 GOPHER = 5.76e23
 BESIROGLU = LAWS['besiroglu']
@@ -42,7 +44,7 @@ def test_the_interval_of_an_exponent_is_that_of_n():
 def test_intervals_hold_the_answer_and_widen_with_the_distance_from_the_runs():
   widths = []
   for flops in (1e20, 1e22, GOPHER):
-    found = answers.answers(solve(find('h100'), flops=flops), {'besiroglu': BESIROGLU}, FREE)[0]
+    found = predictions.answers(solve(find('h100'), flops=flops), {'besiroglu': BESIROGLU}, FREE)[0]
     for value, (low, high) in ((found.parameters, found.parameters_interval),
                                (found.tokens / found.parameters, found.ratio_interval),
                                (found.loss, found.loss_interval)):
@@ -62,7 +64,7 @@ def test_a_law_without_refits_or_range_has_no_interval():
 def test_refits_that_never_reach_a_loss_count_as_the_most_expensive():
   forms = tuple(Additive(e, 482, 0.35, 2085, 0.37) for e in np.linspace(1.7, 2.4, 101))
   law = Law(BESIROGLU.form, 'arXiv', 'N:', 'text', (1e18, 1e20), draws=forms)
-  found = answers.answers(solve(find('h100'), loss=2.3), {'x': law}, FREE)[0]
+  found = predictions.answers(solve(find('h100'), loss=2.3), {'x': law}, FREE)[0]
   assert math.isfinite(found.flops_interval[0]) and found.flops_interval[1] == math.inf
 
 
@@ -114,11 +116,11 @@ def test_no_model_of_a_grid_is_better(limits):
     (FREE, 1.8), (Constraints(max_parameters=1e8), 2.5), (Constraints(unique_tokens=1e8), 3.0)])
 def test_a_loss_that_no_budget_reaches_names_the_least(limits, loss):
   budget = solve(find('h100'), loss=loss)
-  found = answers.answers(budget, {'besiroglu': BESIROGLU}, limits)
+  found = predictions.answers(budget, {'besiroglu': BESIROGLU}, limits)
   least = limits.least_loss(BESIROGLU.form)
   assert found[0].flops == math.inf
   with pytest.raises(UserError, match=f'no budget gets below {least:.4g}'):
-    answers.chosen('besiroglu', found, LAWS, budget, limits)
+    predictions.chosen('besiroglu', found, LAWS, budget, limits)
   assert math.isfinite(limits.flops_for(BESIROGLU.form, least + 0.01))
   if limits.max_parameters:
     assert least == pytest.approx(1.8172 + 482.01 / 1e8 ** 0.3478, rel=1e-6)
@@ -126,36 +128,36 @@ def test_a_loss_that_no_budget_reaches_names_the_least(limits, loss):
 
 def test_a_law_without_a_loss_cannot_be_followed_to_one():
   budget = solve(find('h100'), loss=2.5)
-  found = answers.answers(budget, LAWS, FREE)
+  found = predictions.answers(budget, LAWS, FREE)
   with pytest.raises(UserError, match='llama3 says no loss.*choose one of.*besiroglu'):
-    answers.chosen('llama3', found, LAWS, budget, FREE)
+    predictions.chosen('llama3', found, LAWS, budget, FREE)
   with pytest.raises(UserError, match='--law=chinchilla: there are hoffmann_1'):
-    answers.chosen('chinchilla', found, LAWS, budget, FREE)
+    predictions.chosen('chinchilla', found, LAWS, budget, FREE)
   assert {a.law for a in found if a.parameters is None} == {
       name for name, law in LAWS.items() if isinstance(law.form, Allocation)
       and not hasattr(law.form, 'loss')}
 
 
 def test_a_budget_outside_the_runs_is_warned_of_with_the_factor():
-  found = answers.answers(solve(find('h100'), flops=GOPHER), LAWS, FREE)
-  of = {answer.law: answers.warning(answer.law, answer) for answer in found}
+  found = predictions.answers(solve(find('h100'), flops=GOPHER), LAWS, FREE)
+  of = {answer.law: predictions.warning(answer.law, answer) for answer in found}
   assert 'a factor of 44.3 outside the runs that besiroglu' in of['besiroglu']
   assert of['kaplan'] is None    # its runs are not known
-  inside = answers.answers(solve(find('h100'), flops=1e21), {'besiroglu': BESIROGLU}, FREE)[0]
-  assert answers.warning('besiroglu', inside) is None
+  inside = predictions.answers(solve(find('h100'), flops=1e21), {'besiroglu': BESIROGLU}, FREE)[0]
+  assert predictions.warning('besiroglu', inside) is None
 
 
 @pytest.mark.parametrize('counted, n', [
     ('all', 124_439_808), ('no_input_embedding', 124_439_808),
     ('no_embedding', 124_439_808 - 50257 * 768 - 1024 * 768)])
 def test_what_laws_count_of_gpt2(counted, n):
-  config = configuration.load_described(['models/gpt2_small.gin']).model
+  config = gin_config.load_described(['models/gpt2_small.gin']).model
   assert planner.count(config, counted, (0, 1024)) == n
 
 
 def test_deepseeks_count_is_the_flops_without_embeddings():
   """72 L d^2 + 12 L d s a token for a model whose blocks have 12 d^2 weights; a sixth is N."""
-  config = configuration.load_described(['models/gpt2_small.gin']).model
+  config = gin_config.load_described(['models/gpt2_small.gin']).model
   expected = (72 * 12 * 768 ** 2 + 12 * 12 * 768 * 1024) / 6
   assert planner.count(config, 'flops', (0, 1024)) == pytest.approx(expected, rel=1e-12)
 
@@ -176,7 +178,7 @@ class Fake:
 
 @pytest.fixture
 def small():
-  return configuration.load_described(['models/ladder_1024.gin']).model
+  return gin_config.load_described(['models/ladder_1024.gin']).model
 
 
 @pytest.mark.parametrize('each, microbatches, fsdp, remat', [

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from scaling import points
-from t5x_lite import configuration, describe
-from t5x_lite.errors import UserError
+from scaling.fitting.runs import Runs, check_varied, read_csv, read_curves, read_folders
+from t5x_lite.core.errors import UserError
+from t5x_lite.cost import accounting
+from t5x_lite.experiment import gin_config
 
 GOOD = 'N,D,loss\n1e6,2e8,3.5\n2e6,4e8,3.2\n4e6,8e8,2.9\n'
 
@@ -28,7 +29,7 @@ def refusal(function, *args) -> str:
 @pytest.mark.parametrize('header', [
     'parameters,tokens,loss', 'params,D_tokens,val_loss', 'N,D,L', '\ufeffModel Size,tokens,Loss'])
 def test_columns_are_known_by_their_usual_names(tmp_path, header):
-  runs = points.read_csv(write(tmp_path, GOOD.replace('N,D,loss', header)))
+  runs = read_csv(write(tmp_path, GOOD.replace('N,D,loss', header)))
   np.testing.assert_array_equal(runs.parameters, [1e6, 2e6, 4e6])
   np.testing.assert_array_equal(runs.tokens, [2e8, 4e8, 8e8])
   np.testing.assert_array_equal(runs.loss, [3.5, 3.2, 2.9])
@@ -36,15 +37,15 @@ def test_columns_are_known_by_their_usual_names(tmp_path, header):
 
 
 def test_two_of_three_give_the_third(tmp_path):
-  by_n = points.read_csv(write(tmp_path, 'Model Size,Training FLOP,loss\n1e6,1.2e15,3\n'))
+  by_n = read_csv(write(tmp_path, 'Model Size,Training FLOP,loss\n1e6,1.2e15,3\n'))
   assert by_n.tokens[0] == pytest.approx(2e8)
-  by_d = points.read_csv(write(tmp_path, 'tokens,flops,loss\n2e8,1.2e15,3\n'))
+  by_d = read_csv(write(tmp_path, 'tokens,flops,loss\n2e8,1.2e15,3\n'))
   assert by_d.parameters[0] == pytest.approx(1e6)
 
 
 def test_columns_that_are_named_come_before_those_that_are_known(tmp_path):
   path = write(tmp_path, 'run,N,D,loss,bits\na,1e6,2e8,3.5,4.0\n\nb,2e6,4e8,3.2,3.9\n')
-  runs = points.read_csv(path, {'loss': 'bits'})
+  runs = read_csv(path, {'loss': 'bits'})
   np.testing.assert_array_equal(runs.loss, [4.0, 3.9])
   assert runs.names == ('runs.csv, line 2 (a)', 'runs.csv, line 4 (b)')
 
@@ -69,22 +70,22 @@ def test_columns_that_are_named_come_before_those_that_are_known(tmp_path):
     ('N,D,C,loss\n4e8,8e9,1.92e28,3\n', ['line 2', 'billions in one column and units']),
 ])
 def test_bad_files_are_refused_in_one_line(tmp_path, text, parts):
-  line = refusal(points.read_csv, write(tmp_path, text))
+  line = refusal(read_csv, write(tmp_path, text))
   assert 'runs.csv' in line
   for part in parts:
     assert part in line
 
 
 def test_flops_that_are_off_by_a_quarter_at_most_are_kept(tmp_path):
-  runs = points.read_csv(write(tmp_path, 'N,D,C,loss\n4e8,8e9,2.39e19,3\n4e8,8e9,1.45e19,3\n'))
+  runs = read_csv(write(tmp_path, 'N,D,C,loss\n4e8,8e9,2.39e19,3\n4e8,8e9,1.45e19,3\n'))
   np.testing.assert_array_equal(runs.flops, [2.39e19, 1.45e19])
 
 
 def test_columns_that_are_not_there_are_refused(tmp_path):
   path = write(tmp_path, GOOD)
-  assert "'loss'" in refusal(points.read_csv, path, {'loss': 'los'})
-  assert 'choose from parameters' in refusal(points.read_csv, path, {'width': 'N'})
-  assert 'cannot be read' in refusal(points.read_csv, tmp_path / 'none.csv')
+  assert "'loss'" in refusal(read_csv, path, {'loss': 'los'})
+  assert 'choose from parameters' in refusal(read_csv, path, {'width': 'N'})
+  assert 'cannot be read' in refusal(read_csv, tmp_path / 'none.csv')
 
 
 @pytest.mark.parametrize('n, d, letter', [
@@ -92,16 +93,16 @@ def test_columns_that_are_not_there_are_refused(tmp_path):
     ([1e6, 2e6, 4e6, 8e6], [1e8, 1e8, 2e8, 2e8], 'D')])
 def test_two_sizes_tell_no_law(n, d, letter):
   n, d = np.array(n), np.array(d)
-  runs = points.Runs(n, d, np.full(4, 3.0), 6 * n * d, tuple('abcd'))
-  assert f'2 different {letter}' in refusal(points.check_varied, runs)
-  points.check_varied(points.Runs(d, d * 2, np.full(4, 3.0), 12 * d * d, tuple('abcd'))
-                      if len(set(d)) > 2 else points.Runs(n, n, np.full(4, 3.0), 6 * n * n,
+  runs = Runs(n, d, np.full(4, 3.0), 6 * n * d, tuple('abcd'))
+  assert f'2 different {letter}' in refusal(check_varied, runs)
+  check_varied(Runs(d, d * 2, np.full(4, 3.0), 12 * d * d, tuple('abcd'))
+                      if len(set(d)) > 2 else Runs(n, n, np.full(4, 3.0), 6 * n * n,
                                                           tuple('abcd')))
 
 
 @pytest.fixture(scope='module')
 def config_gin():
-  return configuration.load(['experiments/tiny_lm.gin'], ["MODEL_DIR = 'runs/x'"])
+  return gin_config.load(['experiments/tiny_lm.gin'], ["MODEL_DIR = 'runs/x'"])
 
 
 def folder(tmp_path, config_gin, records, name='run'):
@@ -119,12 +120,12 @@ def test_a_finished_run_is_a_point_and_its_evaluations_a_curve(tmp_path, config_
       {'step': steps // 2, 'kind': 'eval', 'lm/loss': 3.0, 'lm/accuracy': 0.4},
       {'step': steps, 'kind': 'train', 'loss': 2.0},
       {'step': steps, 'kind': 'eval', 'lm/loss': 2.5, 'lm/accuracy': 0.5}])
-  runs = points.read_folders([path])
+  runs = read_folders([path])
   assert runs.loss[0] == 2.5 and runs.names == (str(path),)
-  assert runs.parameters[0] == describe.describe(experiment)['parameters']
+  assert runs.parameters[0] == accounting.parameters(experiment.model).total
   assert runs.tokens[0] == steps * experiment.data.batch_size * experiment.data.targets_length
   assert runs.flops[0] == 6 * runs.parameters[0] * runs.tokens[0]
-  curve = points.read_curves([path])
+  curve = read_curves([path])
   np.testing.assert_array_equal(curve.loss, [3.0, 2.5])
   np.testing.assert_allclose(curve.tokens, [runs.tokens[0] / 2, runs.tokens[0]])
 
@@ -137,6 +138,6 @@ def test_runs_that_are_no_points_are_refused(tmp_path, config_gin):
       ('blind', [{'step': steps, 'kind': 'train', 'loss': 2.0}], 'no evaluation'),
       ('two', [at(steps, **{'a/loss': 3.0, 'b/loss': 2.0})], 'a/loss, b/loss'),
       ('broken', [at(steps, **{'lm/loss': None})], 'not finite')):
-    line = refusal(points.read_folders, [folder(tmp_path, config_gin, records, name)])
+    line = refusal(read_folders, [folder(tmp_path, config_gin, records, name)])
     assert part in line and name in line
-  assert 'holds no config.gin' in refusal(points.read_folders, [tmp_path])
+  assert 'holds no config.gin' in refusal(read_folders, [tmp_path])

@@ -21,7 +21,7 @@ def prepare(tfds_dir):
   """(name, {split: rows}, features) -> None, which writes a data set to `tfds_dir`."""
   import tensorflow_datasets as tfds
 
-  from tasks import prepared
+  from tasks.datasets import prepared
 
   prepared.make_tfds_ready()
 

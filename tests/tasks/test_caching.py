@@ -9,12 +9,15 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite import cli, configuration, input_pipeline
-from t5x_lite.errors import UserError
-from t5x_lite.input_pipeline import DataConfig
-from tasks import caching, classification, description, objectives, vocabularies
+from t5x_lite import cli
+from t5x_lite.core.errors import UserError
+from t5x_lite.experiment import gin_config
+from tasks import vocabularies
 from tasks.files import FileTask
-from tasks.mixtures import Mixture
+from tasks.pipeline import caching, description, provider
+from tasks.pipeline.mixtures import Mixture
+from tasks.pipeline.seqio_data import DataConfig
+from tasks.preprocessors import classification, pretraining
 
 SIZES = [3 + i % 5 for i in range(40)]
 
@@ -27,17 +30,17 @@ def cached(tmp_path_factory):
   (folder / 'short.txt').write_text('\n'.join(lines) + '\n')
   (folder / 'long.txt').write_text(''.join(f'{i}123456789ABCDEFGHIJ' + '\n' for i in range(10)))
   tasks = tuple(FileTask(train=str(folder / f'{n}.txt'), name=n) for n in ('short', 'long'))
-  experiment = configuration.load_described(['experiments/tiny_lm.gin'])
+  experiment = gin_config.load_described(['experiments/tiny_lm.gin'])
   data = dataclasses.replace(
       experiment.data, task=Mixture(tasks=tasks, rates=(3, 1)), targets_length=8, batch_size=4,
       packing='none', cache_dir=str(folder / 'cache'))
-  written = list(caching.write(data, processes=1))
+  written = list(caching.write_cache(data, processes=1))
   train = dataclasses.replace(experiment.train, steps=100)
   return dataclasses.replace(experiment, data=data, train=train), written
 
 
 def rows(experiment, batches: int) -> list[bytes]:
-  stream = input_pipeline.train_batches(experiment.data, experiment.model, seed=0)
+  stream = experiment.data.batches(experiment.model, seed=0)
   return [row.astype('int32').tobytes() for _, batch in zip(range(batches), stream)
           for row in batch['decoder_target_tokens']]
 
@@ -73,24 +76,24 @@ def test_describe_counts_what_is_cached(cached):
 
 def test_what_is_written_is_not_written_again(cached):
   experiment, _ = cached
-  assert list(caching.write(experiment.data, processes=1)) == []
+  assert list(caching.write_cache(experiment.data, processes=1)) == []
 
 
 @pytest.mark.slow
 def test_a_cut_off_cache_is_no_cache_and_is_written_anew(cached, tmp_path):
   experiment, written = cached
   data = dataclasses.replace(experiment.data, cache_dir=str(tmp_path))
-  task = input_pipeline.get_task(data)   # evaluation does without
+  task = provider.get_task(data)   # evaluation does without
   with pytest.raises(UserError, match='is no finished cache of the train split of .*: write it'):
-    caching.use(task, data)
+    caching.use_cache(task, data)
   left = tmp_path / task.tasks[0].name
   left.mkdir()
   (left / 'train.tfrecord-00099-of-00100').write_bytes(b'half a shard')
   with pytest.raises(UserError, match='is no finished cache'):
-    caching.use(task, data)
-  assert dict(caching.write(data, processes=1)) == dict(written)
+    caching.use_cache(task, data)
+  assert dict(caching.write_cache(data, processes=1)) == dict(written)
   assert not (left / 'train.tfrecord-00099-of-00100').exists()
-  caching.use(task, data)
+  caching.use_cache(task, data)
 
 
 @pytest.mark.parametrize('old, new, message', [
@@ -100,15 +103,15 @@ def test_a_cut_off_cache_is_no_cache_and_is_written_anew(cached, tmp_path):
 ])
 def test_a_cache_of_other_data_is_refused(cached, old, new, message):
   experiment, _ = cached
-  task = input_pipeline.get_task(experiment.data)
+  task = provider.get_task(experiment.data)
   (short,) = (t for t in task.tasks if t.name.startswith('short'))
-  path = caching._folder(experiment.data, short) / 'made_of.json'
+  path = caching._folder(experiment.data, short) / 'provenance.json'
   kept = path.read_text()
   assert old in kept
   path.write_text(kept.replace(old, new))
   try:
     with pytest.raises(UserError, match=message):
-      next(input_pipeline.train_batches(experiment.data, experiment.model, seed=0))
+      next(experiment.data.batches(experiment.model, seed=0))
   finally:
     path.write_text(kept)
 
@@ -126,7 +129,7 @@ def _examples(split, shuffle_files, seed=None):
 def function_task(request):
   name = f'test_caching_{request.param}'
   if name not in seqio.TaskRegistry.names():
-    parts = objectives.task_parts('text_to_text', vocabularies.BYTE_VOCABULARY)
+    parts = pretraining.task_parts('text_to_text', vocabularies.BYTE_VOCABULARY)
     if request.param == 'classification':
       parts = classification.task_parts(
           vocabularies.BYTE_VOCABULARY, 2, text='inputs', label='label')
@@ -139,12 +142,13 @@ def test_every_example_of_other_sources_is_there_once(function_task, tmp_path, m
   """In this process, since others do not know a task that only a test registers."""
   monkeypatch.setattr(caching.concurrent.futures, 'ProcessPoolExecutor', _Here)
   one = function_task.endswith('classification')
-  data = DataConfig(task=function_task, task_module='tasks.objectives', inputs_length=16,
-                    targets_length=1 if one else 4, batch_size=1, cache_dir=str(tmp_path))
-  ((_, counts),) = caching.write(data, processes=1)
+  data = DataConfig(task=function_task, task_module='tasks.preprocessors.pretraining',
+                    inputs_length=16, targets_length=1 if one else 4, batch_size=1,
+                    cache_dir=str(tmp_path))
+  ((_, counts),) = caching.write_cache(data, processes=1)
   assert counts['examples'] == 37 and counts['inputs_max_tokens'] == (8 if one else 7)
-  task = input_pipeline.get_task(data)
-  caching.use(task, data)
+  task = provider.get_task(data)
+  caching.use_cache(task, data)
 
   def read(use_cached):
     dataset = task.get_dataset(

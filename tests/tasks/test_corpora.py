@@ -3,8 +3,8 @@ import pytest
 import seqio
 import tensorflow_datasets as tfds
 
-from t5x_lite.errors import UserError
-from tasks import corpora
+from t5x_lite.core.errors import UserError
+from tasks.datasets import corpora
 
 FEATURES = {'text': tfds.features.Text()}
 
@@ -77,7 +77,7 @@ def test_a_corpus_that_is_not_prepared_is_refused(tfds_dir, name, made_from):
 def test_languages_are_drawn_as_by_mt5(monkeypatch):
   sizes = {'de': 1000, 'sw': 10}
   monkeypatch.setattr(
-      'tasks.prepared.PreparedSource.num_input_examples',
+      'tasks.datasets.prepared.PreparedSource.num_input_examples',
       lambda self, split: sizes.get(self.tfds_dataset._map_split(split), 1),
   )
   mixture = seqio.MixtureRegistry.get('mc4_span_corruption')

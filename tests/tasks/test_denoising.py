@@ -12,8 +12,10 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite.errors import UserError
-from tasks import iid_denoising, prefix_lm, preprocessors, vocabularies
+from t5x_lite.core.errors import UserError
+from tasks import vocabularies
+from tasks.preprocessors import iid_denoising, prefix_lm
+from tasks.preprocessors.span_corruption import random_spans_noise_mask, spans_to_sentinels
 
 _VOCABULARY = vocabularies.BYTE_VOCABULARY
 _FEATURES = {name: seqio.Feature(_VOCABULARY, add_eos=True) for name in ('inputs', 'targets')}
@@ -42,7 +44,7 @@ def _run(preprocessor, texts, inputs, targets, seed=0, **kwargs):
 
 @pytest.mark.parametrize('case', _T5['spans'], ids=lambda c: f'{c["length"]}-{c["span"]}')
 def test_masks_of_spans_are_t5s(case):
-  mask = preprocessors.random_spans_noise_mask(
+  mask = random_spans_noise_mask(
       case['length'], case['density'], case['span'], case['seeds'])
   np.testing.assert_array_equal(mask, _mask(case['mask']))
 
@@ -56,7 +58,7 @@ def test_iid_masks_are_t5s(case):
 @pytest.mark.parametrize('case', _T5['sentinels'], ids=lambda c: c['mask'])
 def test_sentinels_are_t5s(case):
   tokens, mask = tf.constant(case['tokens']), tf.constant(_mask(case['mask']))
-  replace = lambda mask: preprocessors.spans_to_sentinels(tokens, mask, 384).numpy().tolist()
+  replace = lambda mask: spans_to_sentinels(tokens, mask, 384).numpy().tolist()
   assert (replace(mask), replace(~mask)) == (case['inputs'], case['targets'])
 
 

@@ -6,10 +6,11 @@ import re
 
 import pytest
 
-from t5x_lite import cli, configuration
-from tasks import description
+from t5x_lite import cli
+from t5x_lite.experiment import gin_config
 from tasks.files import FileTask
-from tasks.mixtures import Mixture
+from tasks.pipeline import description
+from tasks.pipeline.mixtures import Mixture
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def experiment(tmp_path):
   (tmp_path / 'short.txt').write_text('abcdefg\n' * 30)
   (tmp_path / 'long.txt').write_text('0123456789abcdefghij\n' * 10)
   tasks = tuple(FileTask(train=str(tmp_path / f'{n}.txt'), name=n) for n in ('short', 'long'))
-  experiment = configuration.load_described(['experiments/tiny_lm.gin'])
+  experiment = gin_config.load_described(['experiments/tiny_lm.gin'])
   data = dataclasses.replace(experiment.data, task=Mixture(tasks=tasks, rates=(3, 1)),
                              targets_length=16, batch_size=4)
   train = dataclasses.replace(experiment.train, steps=100)
@@ -56,20 +57,20 @@ def test_what_is_no_loss_is_grey(tmp_path):
   task = FileTask(train=str(tmp_path / 'a.jsonl'), objective='text_to_text', inputs='q')
   for family, shown in (('tiny_lm', '\033[90mask</s>\033[0m\n\033[32msay</s>\033[0m'),
                         ('tiny_span_corruption', '\033[90mask</s>\033[0m\n\033[32msay</s>\033[0m')):
-    experiment = configuration.load_described([f'experiments/{family}.gin'])
+    experiment = gin_config.load_described([f'experiments/{family}.gin'])
     data = dataclasses.replace(experiment.data, task=task, inputs_length=8, targets_length=8)
     (member,) = description.describe(dataclasses.replace(experiment, data=data))
-    assert member.shown == (shown,)
+    assert member.rendered == (shown,)
 
 
 def test_masked_tokens_are_shown_with_their_place(tmp_path):
   (tmp_path / 'a.txt').write_text('abcdefghij\n')
-  experiment = configuration.load_described(['experiments/tiny_mlm.gin'])
+  experiment = gin_config.load_described(['experiments/tiny_mlm.gin'])
   data = dataclasses.replace(
       experiment.data, task=FileTask(train=str(tmp_path / 'a.txt'), objective='mlm'),
       inputs_length=16, targets_length=16)
   (member,) = description.describe(dataclasses.replace(experiment, data=data))
-  (shown,) = member.shown
+  (shown,) = member.rendered
   context, guess = shown.split('\n')
   assert context.startswith('\033[90m<382>') and context.endswith('</s>\033[0m')
   assert 2 <= len(re.findall(r'\033\[32m[a-j]+\033\[0m', guess)) or re.search('[a-j]{2}', guess)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from t5x_lite.errors import UserError
-from tasks import feature_converters
+from t5x_lite.core.errors import UserError
+from tasks.pipeline import feature_converters
 
 
 def _dataset(examples):

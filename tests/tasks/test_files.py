@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from t5x_lite.errors import UserError
+from t5x_lite.core.errors import UserError
 from tasks import files
 
 
@@ -106,25 +106,26 @@ def test_objectives_give_their_features(tmp_path, objective):
 
 
 @pytest.mark.parametrize('fields, message', [
-    ({'train': ''}, 'FileTask.train must be a non-empty string'),
-    ({'train': 3}, 'FileTask.train .* got 3'),
-    ({'validation': 3}, 'FileTask.validation .* got 3'),
-    ({'targets': None}, 'FileTask.targets .* got None'),
-    ({'objective': 'causal'}, 'FileTask.objective must be one of lm, .* got \'causal\''),
-    ({'objective': 'text_to_text'}, 'FileTask.inputs must name'),
-    ({'inputs': 'q'}, "FileTask.inputs is for objective 'text_to_text' or 'classification' only"),
-    ({'objective': 'text_to_text', 'inputs': 'text'}, 'are both \'text\''),
-    ({'targets': 'a {} b'}, r"FileTask.targets 'a {} b' is no template: it names no field"),
-    ({'targets': 'a {b'}, r"FileTask.targets 'a {b' is no template: .*; write {{ and }}"),
+    ({'train': ''}, "FileTask.train = '': must be a non-empty string"),
+    ({'train': 3}, 'FileTask.train = 3: must be'),
+    ({'validation': 3}, 'FileTask.validation = 3: must be'),
+    ({'targets': None}, 'FileTask.targets = None: must be'),
+    ({'objective': 'causal'}, "FileTask.objective = 'causal': choose from classification, fim, "),
+    ({'objective': 'span_coruption'}, "did you mean 'span_corruption'"),
+    ({'objective': 'text_to_text'}, 'FileTask.inputs = None: must name'),
+    ({'inputs': 'q'}, "FileTask.inputs = 'q': is for objective 'text_to_text' or 'classific"),
+    ({'objective': 'text_to_text', 'inputs': 'text'}, "inputs = 'text': targets are the same"),
+    ({'targets': 'a {} b'}, r"FileTask.targets = 'a {} b': is no template: it names no field"),
+    ({'targets': 'a {b'}, r"FileTask.targets = 'a {b': is no template: .*; write {{ and }}"),
     ({'targets': '{b!r}'}, 'is no template: only plain {names}'),
-    ({'validation': 1.5}, 'FileTask.validation must be between 0 and 1'),
-    ({'validation': 0.0}, 'FileTask.validation must be between 0 and 1'),
-    ({'labels': ('a', 'b')}, "FileTask.labels is for targets that are labels, got objective 'lm'"),
-    ({'objective': 'classification', 'inputs': 'x'}, "FileTask.labels must say .* such as"),
+    ({'validation': 1.5}, 'FileTask.validation = 1.5: a share must be between 0 and 1'),
+    ({'validation': 0.0}, 'FileTask.validation = 0.0: a share must be between 0 and 1'),
+    ({'labels': ('a', 'b')}, 'is for targets that are labels, and objective is \'lm\''),
+    ({'objective': 'classification', 'inputs': 'x'}, r'labels = \(\): must say .* such as'),
     ({'objective': 'classification', 'inputs': 'x', 'labels': ('a',)}, 'two labels or more'),
     ({'objective': 'classification', 'inputs': 'x', 'labels': ('a', 'a')}, 'none of them twice'),
-    ({'columns': 'ab'}, 'FileTask.columns must be strings in brackets'),
-    ({'skip_bad': 1}, 'FileTask.skip_bad must be True or False'),
+    ({'columns': 'ab'}, "FileTask.columns = 'ab': must be strings in brackets"),
+    ({'skip_bad': 1}, 'FileTask.skip_bad = 1: must be True or False'),
 ])
 def test_wrong_fields(fields, message):
   with pytest.raises(UserError, match=message):
@@ -383,19 +384,19 @@ def test_the_index_of_unchanged_files_is_kept(tmp_path, monkeypatch):
 
   import numpy as np
 
-  from tasks import file_index
+  from tasks.files import index
 
   monkeypatch.setenv('T5X_LITE_CACHE', str(tmp_path / 'cache'))
-  monkeypatch.setattr(file_index, '_KEPT_FROM', 1)
+  monkeypatch.setattr(index, '_KEPT_FROM', 1)
   path = _write(tmp_path / 'a.csv', 'text,label', 'one,1', 'broken', '"two, three",0')
-  make = lambda **kw: file_index.index_files(
-      str(path), {'targets': file_index.Template('text')}, 'x', skip_bad=True, **kw)
+  make = lambda **kw: index.index_files(
+      str(path), {'targets': index.Template('text')}, 'x', skip_bad=True, **kw)
   fresh = make()
   assert not (tmp_path / 'cache').exists(), 'a file of this second may change still'
   os.utime(path, (1_000, 1_000))
   first = make()
-  parse = file_index.parse
-  monkeypatch.setattr(file_index, 'parse', lambda *_: 1 / 0)
+  parse = index.parse
+  monkeypatch.setattr(index, 'parse', lambda *_: 1 / 0)
   kept = make()
   for field in dataclasses.fields(kept):
     np.testing.assert_equal(getattr(kept, field.name), getattr(first, field.name))
@@ -405,15 +406,16 @@ def test_the_index_of_unchanged_files_is_kept(tmp_path, monkeypatch):
   os.utime(path, (2_000, 2_000))
   with pytest.raises(ZeroDivisionError):
     make()
-  monkeypatch.setattr(file_index, 'parse', parse)
+  monkeypatch.setattr(index, 'parse', parse)
   assert [kept[i]['targets'] for i in range(len(kept))] == ['one', 'two, three']
   assert len(kept.skipped) == 1 and 'a.csv:3' in kept.skipped[0]
 
 
 def test_files_can_have_every_objective():
-  from tasks import objectives
+  from tasks.files import file_task
+  from tasks.preprocessors import pretraining
 
-  assert set(files._OBJECTIVES) == {*objectives.PREPROCESSORS, 'classification'}
+  assert set(file_task._OBJECTIVES) == {*pretraining.PREPROCESSORS, 'classification'}
 
 
 def test_where_files_lie_does_not_matter(tmp_path):

@@ -7,8 +7,9 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite.errors import UserError
-from tasks import fill_in_middle, vocabularies
+from t5x_lite.core.errors import UserError
+from tasks import vocabularies
+from tasks.preprocessors import fill_in_middle
 
 _VOCABULARY = vocabularies.BYTE_VOCABULARY
 _FEATURES = {'targets': seqio.Feature(_VOCABULARY, add_eos=True)}

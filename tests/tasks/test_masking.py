@@ -5,8 +5,10 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite.errors import UserError
-from tasks import masking, preprocessors, vocabularies
+from t5x_lite.core.errors import UserError
+from tasks import vocabularies
+from tasks.preprocessors import masking
+from tasks.preprocessors.masking import mask_language_model
 
 _VOCABULARY = vocabularies.BYTE_VOCABULARY
 _FEATURES = {name: seqio.Feature(_VOCABULARY) for name in ('inputs', 'targets')}
@@ -19,7 +21,7 @@ def _masked(texts, length, seed=0, **options):
       output_signature={'targets': tf.TensorSpec([None], tf.int32)},
   )
   with seqio.utils.map_seed_manager(seed):
-    dataset = preprocessors.mask_language_model(
+    dataset = mask_language_model(
         dataset, {'inputs': length}, _FEATURES, **options)
   return list(dataset.as_numpy_iterator())
 
@@ -79,10 +81,10 @@ def test_deterministic_in_the_seed():
 def test_needs_extra_ids_and_a_length():
   dataset = tf.data.Dataset.from_tensors({'targets': tf.range(3, 9)})
   with pytest.raises(UserError, match='sequence_length'):
-    preprocessors.mask_language_model(dataset, None, _FEATURES)
+    mask_language_model(dataset, None, _FEATURES)
   features = {'inputs': seqio.Feature(seqio.ByteVocabulary(extra_ids=1))}
   with pytest.raises(UserError, match='extra_ids=2'):
-    preprocessors.mask_language_model(dataset, {'inputs': 9}, features)
+    mask_language_model(dataset, {'inputs': 9}, features)
 
 
 def test_static_masks_follow_from_the_tokens_alone():

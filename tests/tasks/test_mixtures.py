@@ -7,11 +7,11 @@ import pytest
 import scipy.stats
 import seqio
 
-from t5x_lite import configuration, input_pipeline
-from t5x_lite.errors import UserError
-from tasks import description
+from t5x_lite.core.errors import UserError
+from t5x_lite.experiment import gin_config
 from tasks.files import FileTask
-from tasks.mixtures import Mixture
+from tasks.pipeline import description, provider
+from tasks.pipeline.mixtures import Mixture
 
 
 @pytest.fixture
@@ -58,11 +58,11 @@ def test_a_mixture_registers_once_and_its_name_follows_its_parts(tasks):
 
 
 @pytest.mark.parametrize('change, message', [
-    (dict(tasks=()), 'Mixture.tasks must be tasks in brackets'),
-    (dict(tasks='lm'), 'Mixture.tasks must be tasks in brackets'),
-    (dict(tasks=(3,)), 'Mixture.tasks: 3 is neither the name of a task nor a FileTask'),
-    (dict(rates='even'), "Mixture.rates must be 'equal' or 'proportional' or a number"),
-    (dict(rates=(1.0,)), 'Mixture.rates must be 3 numbers'),
+    (dict(tasks=()), r'Mixture.tasks = \(\): expected tasks in brackets'),
+    (dict(tasks='lm'), "Mixture.tasks = 'lm': expected tasks in brackets"),
+    (dict(tasks=(3,)), r'Mixture.tasks = \(3,\): 3 is neither the name of a task nor a FileTask'),
+    (dict(rates='even'), "Mixture.rates = 'even': expected 'equal' or 'proportional' or a number"),
+    (dict(rates=(1.0,)), r'Mixture.rates = \(1.0,\): expected 3 numbers'),
     (dict(rates=(1.0, -1.0, 2.0)), 'at least 0 and not all 0'),
     (dict(rates=(0, 0, 0)), 'at least 0 and not all 0'),
 ])
@@ -74,7 +74,7 @@ def test_wrong_fields(tasks, change, message):
 def test_parts_that_do_not_belong_together(tasks, tmp_path):
   with pytest.raises(UserError, match="no task or mixture 'nothing' is registered"):
     Mixture(tasks=('nothing',)).register()
-  with pytest.raises(UserError, match='is there twice: raise its rate'):
+  with pytest.raises(UserError, match='is listed twice: raise its rate'):
     Mixture(tasks=(tasks[0], tasks[0])).register()
   other = FileTask(train=str(tmp_path / 'few.txt'), objective='span_corruption')
   with pytest.raises(UserError, match='has the features inputs, targets.* choose one objective'):
@@ -86,7 +86,7 @@ def test_a_mixture_of_files_from_gin(tasks, tmp_path):
   gin.write_text('''
 from __gin__ import dynamic_registration
 from tasks import files
-from tasks import mixtures
+from tasks.pipeline import mixtures
 include 'experiments/tiny_lm.gin'
 a/files.FileTask.train = 'TMP/few.txt'
 a/files.FileTask.name = 'few'
@@ -97,11 +97,11 @@ mixtures.Mixture:
   rates = (3, 1)
 TASK = @mixtures.Mixture()
 '''.replace('TMP', str(tmp_path)))
-  experiment, _ = configuration.load([str(gin)], ["MODEL_DIR='x'"])
+  experiment, _ = gin_config.load([str(gin)], ["MODEL_DIR='x'"])
   assert experiment.data.task == Mixture(tasks=(tasks[0], tasks[2]), rates=(3, 1))
   assert experiment.data.name == 'mixture'
-  task = input_pipeline.get_task(experiment.data)
-  assert [experiment.data.shown(t.name) for t in task.tasks] == ['few_lm', 'many_lm']
+  task = provider.get_task(experiment.data)
+  assert [experiment.data.display_name(t.name) for t in task.tasks] == ['few_lm', 'many_lm']
   assert [task.get_rate(t) for t in task.tasks] == [3.0, 1.0]
 
 
@@ -111,7 +111,7 @@ def llama(folder, tokens: dict[str, int], *bindings: str):
   for name, number in tokens.items():
     (folder / f'{name}.txt').write_text(('x' * 99 + '\n') * (number // 100))
     paths.append(f"{name}='{folder / name}.txt'")
-  return configuration.load_described(['experiments/llama_mixture.gin'], [*paths, *bindings])
+  return gin_config.load_described(['experiments/llama_mixture.gin'], [*paths, *bindings])
 
 
 # Touvron et al. 2023, table 1: share, and times read in 1.4 trillion tokens.
@@ -122,8 +122,8 @@ LLAMA = {'COMMON_CRAWL': (67, 1.10), 'C4': (15, 1.06), 'GITHUB': (4.5, 0.64),
 
 def test_llamas_mixture_has_its_published_shares(tmp_path):
   experiment = llama(tmp_path, dict.fromkeys(LLAMA, 200))
-  task = input_pipeline.get_task(experiment.data)
-  got = {experiment.data.shown(t.name): task.get_rate(t) for t in task.tasks}
+  task = provider.get_task(experiment.data)
+  got = {experiment.data.display_name(t.name): task.get_rate(t) for t in task.tasks}
   assert got == {f'{name.lower()}_lm': share for name, (share, _) in LLAMA.items()}
   assert all(re.fullmatch(r'\w+', t.name) for t in task.tasks)
 

@@ -8,10 +8,15 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite import input_pipeline, models, objective
-from t5x_lite.errors import UserError
-from t5x_lite.input_pipeline import DataConfig
-from tasks import objectives, vocabularies
+from t5x_lite import models
+from t5x_lite.core.errors import UserError
+from t5x_lite.objectives.language_model import CrossEntropy
+from t5x_lite.objectives.next_sentence import NextSentenceLoss
+from t5x_lite.objectives.objective import add_objectives, normalizers
+from tasks import vocabularies
+from tasks.pipeline import converters
+from tasks.pipeline.seqio_data import DataConfig
+from tasks.preprocessors import pretraining
 
 _SMALL = dict(vocab_size=384, embed_dim=8, num_layers=1, num_heads=1, mlp_dim=8)
 _ENCODER = models.ModelConfig(family='encoder_only', num_token_types=2, **_SMALL)
@@ -31,22 +36,22 @@ def tasks():
       lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensor_slices(
           {'targets': _TEXTS}), splits=['train'])
   names = {}
-  for name in objectives.PREPROCESSORS:
+  for name in pretraining.PREPROCESSORS:
     if name == 'text_to_text':
       continue
     names[name] = f'test_objectives_{name}'
     if names[name] not in seqio.TaskRegistry.names():
       seqio.TaskRegistry.add(
-          names[name], source=source, preprocessors=objectives.PREPROCESSORS[name],
-          output_features=objectives.output_features(name, vocabularies.BYTE_VOCABULARY),
-          metric_fns=objectives.METRICS[name], shuffle_buffer_size=16)
+          names[name], source=source, preprocessors=pretraining.PREPROCESSORS[name],
+          output_features=pretraining.output_features(name, vocabularies.BYTE_VOCABULARY),
+          metric_fns=pretraining.METRICS[name], shuffle_buffer_size=16)
   return names
 
 
 def _data(tasks, name):
   inputs = None if name in ('lm', 'fim') else 48
   return DataConfig(task=tasks[name], inputs_length=inputs, targets_length=48, batch_size=4,
-                    task_module='tasks.objectives', packing='greedy')
+                    task_module='tasks.preprocessors.pretraining', packing='greedy')
 
 
 @pytest.mark.parametrize('name, model', [
@@ -57,7 +62,7 @@ def _data(tasks, name):
 ])
 def test_batches(tasks, name, model):
   data, config = _data(tasks, name), _MODELS[model]
-  batch = next(input_pipeline.train_batches(data, config, seed=0))
+  batch = next(data.batches(config, seed=0))
   for feature, value in batch.items():
     assert value.shape[0] == 4 and (value.ndim == 2 or feature == 'next_sentence_labels')
   side = 'encoder' if config.family == 'encoder_only' else 'decoder'
@@ -67,8 +72,8 @@ def test_batches(tasks, name, model):
 @pytest.mark.parametrize('name, model', [
     ('ul2', 'encoder_decoder'), ('mlm_nsp', 'mlm_nsp')])
 def test_a_stream_that_begins_later_goes_on_as_it_would_have(tasks, name, model):
-  stream = lambda start: input_pipeline.train_batches(
-      _data(tasks, name), _MODELS[model], seed=0, start=start)
+  data = _data(tasks, name)
+  stream = lambda start: data.batches(_MODELS[model], seed=0, start=start * data.batch_size)
   first = stream(0)
   expected = [next(first) for _ in range(4)][3]
   for feature, value in next(stream(3)).items():
@@ -77,19 +82,21 @@ def test_a_stream_that_begins_later_goes_on_as_it_would_have(tasks, name, model)
 
 def test_a_model_of_pairs_reads_its_batches(tasks):
   config = _MODELS['mlm_nsp']
-  batch = next(input_pipeline.train_batches(_data(tasks, 'mlm_nsp'), config, seed=0))
+  batch = next(_data(tasks, 'mlm_nsp').batches(config, seed=0))
   assert batch['encoder_token_types'].shape == (4, 48)
   assert batch['next_sentence_labels'].shape == (4,)
-  model = models.nnx.merge(models.graph(config)[0], models.init_params(config, jax.random.key(0)))
-  sums = objective.batch_sums(
-      model, batch, None, objective.shares(config, batch), loss_tokens=64)
+  network = models.build_network(config)
+  loss_fn = add_objectives([CrossEntropy(), NextSentenceLoss()])
+  sums = loss_fn(network.bind(network.init(jax.random.key(0))), batch, None, normalizers(batch))
   # Untrained: a guess among 384 ids and among 2 labels.
-  assert abs(sums['loss'] / batch['encoder_loss_weights'].sum() - np.log(384)) < 0.5
-  assert abs(sums['next_sentence_loss'] / 4 - np.log(2)) < 0.5
+  mean = lambda name: sums.metrics[name][0] / sums.metrics[name][1]
+  assert sums.metrics['next_sentence_loss'][1] == 4
+  assert abs(mean('loss') - np.log(384)) < 0.5
+  assert abs(mean('next_sentence_loss') - np.log(2)) < 0.5
 
 
 def test_names_of_objectives_agree():
-  assert set(objectives.PREPROCESSORS) == set(objectives.METRICS)
+  assert set(pretraining.PREPROCESSORS) == set(pretraining.METRICS)
 
 
 @pytest.mark.parametrize('name, head, message', [
@@ -102,12 +109,12 @@ def test_heads_that_do_not_fit_their_task(tasks, name, head, message):
   classes = 3 if head == 'tagger' else None
   config = dataclasses.replace(_ENCODER, head=head, num_classes=classes)
   with pytest.raises(UserError, match=message) as caught:
-    input_pipeline.feature_converter(seqio.get_mixture_or_task(tasks[name]), config, 'none')
+    converters.feature_converter(seqio.get_mixture_or_task(tasks[name]), config, 'none')
   assert '\n' not in str(caught.value)
 
 
 def test_the_converters_of_the_heads(tasks):
-  names = lambda config, name: type(input_pipeline.feature_converter(
+  names = lambda config, name: type(converters.feature_converter(
       seqio.get_mixture_or_task(tasks[name]), config, 'none')).__name__
   assert names(_MODELS['mlm'], 'mlm') == 'MaskedLMFeatureConverter'
   assert names(_MODELS['mlm_nsp'], 'mlm_nsp') == 'NextSentenceFeatureConverter'
@@ -118,7 +125,7 @@ def test_the_converters_of_the_heads(tasks):
 def test_seqios_evaluator_reads_pairs(tasks):
   data = _data(tasks, 'mlm_nsp')
   task = seqio.get_mixture_or_task(tasks['mlm_nsp'])
-  converter = input_pipeline.feature_converter(task, _MODELS['mlm_nsp'], 'none')
+  converter = converters.feature_converter(task, _MODELS['mlm_nsp'], 'none')
   evaluator = seqio.Evaluator(task.name, converter, 'train', sequence_length=data.lengths, seed=0)
   ((name, dataset),) = evaluator.cached_model_datasets.items()
   (_, batch) = next(dataset.batch(8).as_numpy_iterator())

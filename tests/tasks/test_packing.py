@@ -9,7 +9,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from tasks import packing
+from tasks.pipeline import packing
 
 
 def _dataset(examples):

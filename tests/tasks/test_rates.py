@@ -3,8 +3,8 @@ import types
 import pytest
 import seqio
 
-from t5x_lite.errors import UserError
-from tasks import rates
+from t5x_lite.core.errors import UserError
+from tasks.pipeline import rates
 
 
 def _task(examples: int, splits=('train',)):

@@ -7,11 +7,11 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from t5x_lite import configuration, input_pipeline
-from t5x_lite.errors import UserError
-from tasks import description, schedules
+from t5x_lite.core.errors import UserError
+from t5x_lite.experiment import gin_config
 from tasks.files import FileTask
-from tasks.mixtures import Mixture
+from tasks.pipeline import description, schedules
+from tasks.pipeline.mixtures import Mixture
 
 PHASES = [(0, (3.0, 1.0, 0.0)), (500, (0.0, 1.0, 1.0)), (800, (0.0, 0.0, 2.0))]
 
@@ -56,9 +56,9 @@ def experiment(tmp_path):
   (tmp_path / 'a.txt').write_text('aaa\n' * 20)
   (tmp_path / 'b.txt').write_text('bbbbbbb\n' * 20)
   b, a = (FileTask(train=str(tmp_path / f'{n}.txt'), name=n) for n in 'ba')
-  experiment = configuration.load_described(['experiments/tiny_lm.gin'])
+  experiment = gin_config.load_described(['experiments/tiny_lm.gin'])
   data = dataclasses.replace(
-      experiment.data, task=Mixture(tasks=(b, a), rates=(1, 0), changes={3: (1, 1)}),
+      experiment.data, task=Mixture(tasks=(b, a), rates=(1, 0), rate_schedule={3: (1, 1)}),
       targets_length=16, batch_size=8)
   train = dataclasses.replace(experiment.train, steps=12)
   return dataclasses.replace(experiment, data=data, train=train)
@@ -66,14 +66,15 @@ def experiment(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_changes_its_rates_at_the_step_and_resumes_there(experiment):
-  stream = input_pipeline.train_batches(experiment.data, experiment.model, seed=0)
+  stream = experiment.data.batches(experiment.model, seed=0)
   batches = [batch['decoder_target_tokens'] for _, batch in zip(range(60), stream)]
   has_a = np.array([(batch == ord('a') + 3).any(1) for batch in batches])
   has_b = np.array([(batch == ord('b') + 3).any(1) for batch in batches])
   assert not has_a[:3].any() and has_b[:3].all()
   assert (has_a ^ has_b).all(), 'a row is of one task'
   assert scipy.stats.binomtest(int(has_a[3:].sum()), has_a[3:].size).pvalue > 1e-3
-  resumed = input_pipeline.train_batches(experiment.data, experiment.model, seed=0, start=2)
+  resumed = experiment.data.batches(experiment.model, seed=0,
+                                    start=2 * experiment.data.batch_size)
   for want, batch in zip(batches[2:6], resumed):
     np.testing.assert_array_equal(batch['decoder_target_tokens'], want)
 
@@ -89,11 +90,11 @@ def test_describe_gives_the_shares_of_all_steps(experiment):
 
 
 @pytest.mark.parametrize('change, message', [
-    (dict(rates='equal'), 'Mixture.changes needs numbers for Mixture.rates'),
-    (dict(changes={0: (1, 1)}), 'steps from 1 on, got the step 0'),
-    (dict(changes={'3': (1, 1)}), "steps from 1 on, got the step '3'"),
-    (dict(changes={3: (1,)}), 'Mixture.changes must be 2 numbers, one for each task'),
-    (dict(changes={3: (0, 0)}), 'at least 0 and not all 0'),
+    (dict(rates='equal'), "Mixture.rates = 'equal': rate_schedule needs numbers"),
+    (dict(rate_schedule={0: (1, 1)}), 'steps count from 1 on, got 0'),
+    (dict(rate_schedule={'3': (1, 1)}), "steps count from 1 on, got '3'"),
+    (dict(rate_schedule={3: (1,)}), 'rate_schedule = {3: .*}: expected 2 numbers, one for each'),
+    (dict(rate_schedule={3: (0, 0)}), 'at least 0 and not all 0'),
 ])
 def test_wrong_changes(experiment, change, message):
   with pytest.raises(UserError, match=message):
@@ -101,10 +102,10 @@ def test_wrong_changes(experiment, change, message):
 
 
 def test_a_task_that_is_never_drawn_and_a_mixture_within(experiment):
-  never = dataclasses.replace(experiment.data.task, changes={3: (2, 0)})
+  never = dataclasses.replace(experiment.data.task, rate_schedule={3: (2, 0)})
   with pytest.raises(UserError, match='is never drawn: leave it out'):
     never.register()
   inner = Mixture(tasks=experiment.data.task.tasks, rates='equal').register()
   outer = dataclasses.replace(experiment.data.task, tasks=(inner, experiment.data.task.tasks[0]))
-  with pytest.raises(UserError, match='is for tasks, and one of these is a mixture itself'):
+  with pytest.raises(UserError, match='it is for tasks, and one of these is a mixture'):
     outer.register()

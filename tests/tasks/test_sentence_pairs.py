@@ -5,8 +5,9 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite.errors import UserError
-from tasks import preprocessors, vocabularies
+from t5x_lite.core.errors import UserError
+from tasks import vocabularies
+from tasks.preprocessors.sentence_pairs import bert_pairs
 
 _VOCABULARY = vocabularies.BYTE_VOCABULARY
 _FEATURES = {name: seqio.Feature(_VOCABULARY) for name in ('inputs', 'targets')}
@@ -19,7 +20,7 @@ def _pairs(texts, length, seed=0, repeat=1, take=-1, **options):
       output_signature={'targets': tf.TensorSpec([None], tf.int32)},
   )
   with seqio.utils.map_seed_manager(seed):
-    dataset = preprocessors.bert_pairs(
+    dataset = bert_pairs(
         dataset.repeat(repeat), {'inputs': length}, _FEATURES, **options)
   return list(dataset.take(take).as_numpy_iterator())
 
@@ -122,7 +123,7 @@ def test_user_errors():
   dataset = tf.data.Dataset.from_tensors({'targets': tf.range(3, 9)})
   for lengths in (None, {'inputs': 4}):
     with pytest.raises(UserError, match=r"sequence_length\['inputs'\] >= 5"):
-      preprocessors.bert_pairs(dataset, lengths, _FEATURES)
+      bert_pairs(dataset, lengths, _FEATURES)
   features = {'inputs': seqio.Feature(seqio.ByteVocabulary(extra_ids=1))}
   with pytest.raises(UserError, match='extra_ids=2'):
-    preprocessors.bert_pairs(dataset, {'inputs': 9}, features)
+    bert_pairs(dataset, {'inputs': 9}, features)

@@ -10,9 +10,9 @@ import pytest
 import scipy.stats
 import seqio
 
-from t5x_lite import configuration, input_pipeline
-from tasks import description
-from tasks.prepared import PreparedSource
+from t5x_lite.experiment import gin_config
+from tasks.datasets.prepared import PreparedSource
+from tasks.pipeline import description, provider
 
 DRAWS = 100_000
 # Training examples, as TFDS has them.
@@ -24,8 +24,8 @@ SIZES = {'squad/v1.1:3.0.0': 87_599, 'cnn_dailymail:3.4.0': 287_113,
 def drawn(experiment, begin: int) -> collections.Counter:
   """How many of DRAWS examples begin with the same `begin` bytes."""
   data = experiment.data
-  dataset = input_pipeline.get_task(data).get_dataset(
-      input_pipeline.feature_lengths(input_pipeline.get_task(data), data), data.split, seed=7,
+  dataset = provider.get_task(data).get_dataset(
+      provider.feature_lengths(provider.get_task(data), data), data.split, seed=7,
       num_epochs=None)
   feature = 'inputs' if 'inputs' in data.lengths else 'targets'
   starts = dataset.map(lambda ex: ex[feature][:begin]).padded_batch(500, begin).take(DRAWS // 500)
@@ -53,7 +53,7 @@ def test_llamas_mixture(tmp_path):
   names = ['COMMON_CRAWL', 'C4', 'GITHUB', 'WIKIPEDIA', 'BOOKS', 'ARXIV', 'STACK_EXCHANGE']
   for i, name in enumerate(names):
     (tmp_path / f'{name}.txt').write_text(f'{name.lower()[:3]}\n' * (5 + i))
-  experiment = configuration.load_described(
+  experiment = gin_config.load_described(
       ['experiments/llama_mixture.gin'], [f"{n}='{tmp_path / n}.txt'" for n in names])
   members = description.describe(experiment)
   assert {m.name: round(m.share, 4) for m in members} == {
@@ -65,7 +65,7 @@ def test_llamas_mixture(tmp_path):
 
 @pytest.mark.slow
 def test_the_mixture_of_t5s_supervised_tasks(monkeypatch):
-  from tasks import glue, super_glue, t5
+  from tasks.datasets import glue, super_glue, t5
 
   path = pathlib.Path(__file__).with_name('data') / 'make_t5_supervised.py'
   spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -80,8 +80,8 @@ def test_the_mixture_of_t5s_supervised_tasks(monkeypatch):
   monkeypatch.setattr(PreparedSource, 'get_dataset', made)
   monkeypatch.setattr(PreparedSource, 'num_input_examples',
                       lambda self, split: SIZES.get(self.tfds_dataset.name, 24))
-  experiment = configuration.load_described(['experiments/tiny_span_corruption.gin'])
-  data = dataclasses.replace(experiment.data, task='t5_supervised', task_module='tasks.t5',
+  experiment = gin_config.load_described(['experiments/tiny_span_corruption.gin'])
+  data = dataclasses.replace(experiment.data, task='t5_supervised', task_module='tasks.datasets.t5',
                              inputs_length=64, targets_length=16)
   members = description.describe(dataclasses.replace(experiment, data=data))
   assert len(members) == 20, 'all but the mismatched validation split of MNLI'

@@ -5,8 +5,14 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite.errors import UserError
-from tasks import preprocessors, vocabularies
+from t5x_lite.core.errors import UserError
+from tasks import vocabularies
+from tasks.preprocessors.span_corruption import (
+  random_spans_noise_mask,
+  span_corruption,
+  span_corruption_lengths,
+  spans_to_sentinels,
+)
 
 _VOCABULARY = vocabularies.BYTE_VOCABULARY
 _FEATURES = {name: seqio.Feature(_VOCABULARY, add_eos=True) for name in ('inputs', 'targets')}
@@ -21,17 +27,17 @@ _FEATURES = {name: seqio.Feature(_VOCABULARY, add_eos=True) for name in ('inputs
     (512, 0.15, 64.0, (600, 92)), (512, 0.5, 64.0, (1006, 512)),
 ])
 def test_lengths_are_those_of_t5(inputs, density, span, expected):
-  assert preprocessors.span_corruption_lengths(inputs, density, span) == expected
+  assert span_corruption_lengths(inputs, density, span) == expected
 
 
 def test_sentinels_count_down():
   tokens = tf.range(10, 16)
   mask = tf.constant([True, True, False, False, True, False])
   np.testing.assert_array_equal(
-      preprocessors.spans_to_sentinels(tokens, mask, 1000), [999, 12, 13, 998, 15]
+      spans_to_sentinels(tokens, mask, 1000), [999, 12, 13, 998, 15]
   )
   np.testing.assert_array_equal(
-      preprocessors.spans_to_sentinels(tokens, ~mask, 1000), [10, 11, 999, 14, 998]
+      spans_to_sentinels(tokens, ~mask, 1000), [10, 11, 999, 14, 998]
   )
 
 
@@ -41,7 +47,7 @@ def _corrupt(texts, inputs_length, seed=0, **kwargs):
       output_signature={'targets': tf.TensorSpec([None], tf.int32)},
   )
   with seqio.utils.map_seed_manager(seed):
-    dataset = preprocessors.span_corruption(
+    dataset = span_corruption(
         dataset, {'inputs': inputs_length}, _FEATURES, **kwargs
     )
   return list(dataset.as_numpy_iterator())
@@ -73,7 +79,7 @@ def _restore(inputs, targets):
     seed=st.integers(0, 1000),
 )
 def test_raw_tokens_can_be_recovered(texts, inputs_length, seed):
-  raw, targets_length = preprocessors.span_corruption_lengths(inputs_length)
+  raw, targets_length = span_corruption_lengths(inputs_length)
   expected = [t[i:i + raw] for t in texts for i in range(0, len(t), raw)]
   expected = [piece for piece in expected if len(piece) > 1]
   pieces = _corrupt(texts, inputs_length, seed)
@@ -85,7 +91,7 @@ def test_raw_tokens_can_be_recovered(texts, inputs_length, seed):
 
 @pytest.mark.parametrize('inputs_length', [16, 41, 64, 114, 256])
 def test_full_pieces_fill_both_lengths(inputs_length):
-  raw, targets_length = preprocessors.span_corruption_lengths(inputs_length)
+  raw, targets_length = span_corruption_lengths(inputs_length)
   for piece in _corrupt([np.arange(raw) % 200 + 3] * 5, inputs_length):
     assert (len(piece['inputs']), len(piece['targets'])) == (inputs_length, targets_length)
 
@@ -100,7 +106,7 @@ def test_noise_density_and_span_count():
   # Every position is noise equally often, but for the first, which never is.
   noise = np.zeros(568)
   for i in range(100):
-    mask = preprocessors.random_spans_noise_mask(568, 0.15, 3.0, [[i, 1], [i, 2]])
+    mask = random_spans_noise_mask(568, 0.15, 3.0, [[i, 1], [i, 2]])
     noise += mask.numpy()
   assert noise[0] == 0 and noise.sum() == 100 * 85
   assert abs(noise[100:400].mean() / 100 - 0.15) < 0.02
@@ -124,4 +130,4 @@ def test_deterministic_in_the_seed_and_fresh_each_time():
 def test_user_errors(lengths, message):
   dataset = tf.data.Dataset.from_tensors({'targets': tf.range(3, 9)})
   with pytest.raises(UserError, match=message):
-    preprocessors.span_corruption(dataset, lengths, _FEATURES)
+    span_corruption(dataset, lengths, _FEATURES)

@@ -8,7 +8,8 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tasks import feature_converters, python_stdlib, stdlib_sources
+from tasks.datasets import python_stdlib, stdlib_sources
+from tasks.pipeline import feature_converters
 
 
 def _modules(dataset):

@@ -3,7 +3,7 @@ import textwrap
 
 import pytest
 
-from tasks import stdlib_sources
+from tasks.datasets import stdlib_sources
 
 _SOURCE = '''
 import os

@@ -7,11 +7,13 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from t5x_lite import input_pipeline
-from t5x_lite.errors import UserError
+from t5x_lite.core.errors import UserError
 from t5x_lite.models import ModelConfig
-from tasks import feature_converters, metrics, prepared, prompts
-from tasks.supervised import Supervised
+from tasks import metrics
+from tasks.datasets import prepared
+from tasks.datasets.supervised import Supervised
+from tasks.pipeline import feature_converters, seqio_data
+from tasks.preprocessors import prompts
 
 ROOT = pathlib.Path(__file__).parents[2]
 SENTENCES = ['a fine film', 'dull', 'not bad at all', 'no']
@@ -43,7 +45,7 @@ def _texts(name: str, split: str, **kwargs) -> list[tuple[str, str]]:
 
 
 def test_a_prepared_data_set_is_read(prepare):
-  from tasks import glue  # noqa: F401
+  from tasks.datasets import glue  # noqa: F401
 
   _prepare_sst2(prepare)
   expected = [(f'sst2 sentence: {s}', label)
@@ -58,7 +60,7 @@ def test_a_prepared_data_set_is_read(prepare):
 
 
 def test_what_is_not_prepared_is_refused_in_one_line_and_found_once_it_is(prepare, tfds_dir):
-  from tasks import glue  # noqa: F401
+  from tasks.datasets import glue  # noqa: F401
 
   task = seqio.TaskRegistry.get('glue_sst2')
   assert set(task.splits) == {'train', 'validation', 'test'}  # Known before anything is read.
@@ -83,26 +85,28 @@ def test_what_is_not_prepared_is_refused_in_one_line_and_found_once_it_is(prepar
 
 
 def test_a_run_gets_the_message_too(tfds_dir):
-  data = input_pipeline.DataConfig(
-      task='glue_rte', task_module='tasks.t5', inputs_length=64, targets_length=16, batch_size=2,
+  data = seqio_data.DataConfig(
+      task='glue_rte', task_module='tasks.datasets.t5', inputs_length=64, targets_length=16,
+      batch_size=2,
       data_dir=str(tfds_dir),
   )
   model = ModelConfig(family='encoder_decoder', vocab_size=384, embed_dim=8, num_layers=1,
                       num_heads=1, mlp_dim=8)
   with pytest.raises(UserError, match='glue/rte:2.0.0 is not prepared in'):
-    next(input_pipeline.train_batches(data, model, seed=0))
+    next(data.batches(model, seed=0))
 
 
 @pytest.mark.parametrize('family', ['encoder_decoder', 'decoder_only'])
 def test_batches_of_text_to_text(prepare, tfds_dir, family):
   _prepare_sst2(prepare)
-  data = input_pipeline.DataConfig(
-      task='glue_sst2', task_module='tasks.t5', inputs_length=40, targets_length=10, batch_size=3,
+  data = seqio_data.DataConfig(
+      task='glue_sst2', task_module='tasks.datasets.t5', inputs_length=40, targets_length=10,
+      batch_size=3,
       data_dir=str(tfds_dir), packing='none',
   )
   model = ModelConfig(family=family, vocab_size=384, embed_dim=8, num_layers=1, num_heads=1,
                       mlp_dim=8, prefix_lm=family == 'decoder_only')
-  batch = next(input_pipeline.train_batches(data, model, seed=0))
+  batch = next(data.batches(model, seed=0))
   decode = seqio.TaskRegistry.get('glue_sst2').output_features['targets'].vocabulary.decode
   for row, weights in zip(batch['decoder_target_tokens'], batch['decoder_loss_weights']):
     # Loss is on the answer alone: the prompt of a decoder-only model is free.
@@ -111,13 +115,13 @@ def test_batches_of_text_to_text(prepare, tfds_dir, family):
 
 def test_batches_and_evaluation_of_classification(prepare, tfds_dir):
   _prepare_sst2(prepare)
-  data = input_pipeline.DataConfig(
-      task='glue_sst2_classification', task_module='tasks.t5', inputs_length=40, targets_length=1,
-      batch_size=3, data_dir=str(tfds_dir), packing='none',
+  data = seqio_data.DataConfig(
+      task='glue_sst2_classification', task_module='tasks.datasets.t5', inputs_length=40,
+      targets_length=1, batch_size=3, data_dir=str(tfds_dir), packing='none',
   )
   model = ModelConfig(family='encoder_only', vocab_size=384, embed_dim=8, num_layers=1,
                       num_heads=1, mlp_dim=8, num_classes=2, pooling='mean')
-  batch = next(input_pipeline.train_batches(data, model, seed=0))
+  batch = next(data.batches(model, seed=0))
   assert (batch['encoder_input_tokens'][:, 0] == 382).all()
   assert set(batch['encoder_target_tokens'][:, 0]) <= {0, 1}
   evaluator = seqio.Evaluator(
@@ -130,7 +134,7 @@ def test_batches_and_evaluation_of_classification(prepare, tfds_dir):
 
 
 def test_mnli_is_one_data_set_with_three_names(prepare):
-  from tasks import glue  # noqa: F401
+  from tasks.datasets import glue  # noqa: F401
 
   rows = lambda text: [{'premise': text, 'hypothesis': 'h', 'label': 2, 'idx': 0}]
   splits = ['train', *(f'{s}_{k}' for s in ('validation', 'test')
@@ -150,7 +154,7 @@ def test_mnli_is_one_data_set_with_three_names(prepare):
 
 
 def test_a_mixture_draws_from_the_tasks_that_have_the_split(prepare):
-  from tasks import t5  # noqa: F401
+  from tasks.datasets import t5  # noqa: F401
 
   _prepare_sst2(prepare)
   seqio.MixtureRegistry.add(

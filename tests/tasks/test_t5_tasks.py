@@ -16,7 +16,7 @@ import seqio
 from sklearn import metrics as sklearn_metrics
 import tensorflow_datasets as tfds
 
-from tasks import glue, super_glue, t5
+from tasks.datasets import glue, super_glue, t5
 
 DATA = pathlib.Path(__file__).with_name('data')
 FIXTURES = json.loads((DATA / 't5_supervised.json').read_text(encoding='utf-8'))
@@ -215,7 +215,7 @@ def test_mixture_of_all_has_three_kinds_of_rates(monkeypatch):
            'wmt_en_fr': 40_853_298, 'wmt_en_ro': 610_320}
   by_source = {DECLARED[name].source: size for name, size in sizes.items()}
   monkeypatch.setattr(
-      'tasks.prepared.PreparedSource.num_input_examples',
+      'tasks.datasets.prepared.PreparedSource.num_input_examples',
       lambda self, split: {'train': by_source[self.tfds_dataset.name]}[split],
   )
   proportional = _rates('t5_supervised')
@@ -232,8 +232,8 @@ def test_mixture_of_all_has_three_kinds_of_rates(monkeypatch):
 
 
 def test_every_task_of_a_mixture_can_take_another_vocabulary():
-  from tasks import vocabularies
+  from tasks.pipeline import registry
 
-  name = vocabularies.with_vocabulary('t5_supervised_equal', seqio.ByteVocabulary(extra_ids=3))
+  name = registry.with_vocabulary('t5_supervised_equal', seqio.ByteVocabulary(extra_ids=3))
   copy = seqio.MixtureRegistry.get(name)
   assert len(copy.tasks) == 21 and copy.output_features['inputs'].vocabulary.vocab_size == 262

@@ -10,8 +10,9 @@ import tiktoken
 from tiktoken_ext import openai_public
 import tokenizers
 
-from t5x_lite.errors import UserError
-from tasks import tiktoken_ranks, vocabularies
+from t5x_lite.core.errors import UserError
+from t5x_lite.interop import tiktoken_ranks
+from tasks import vocabularies
 
 TEXTS = [
     'Hello there, general! ', "I'll say it's THEY'RE, don't you'd", 'x' * 40, '', '!', '\n\n  \t a',
@@ -62,10 +63,10 @@ def test_ids_are_those_of_tiktoken(write, monkeypatch, number, encoding):
   vocabulary = vocabularies.load_vocabulary(write(pieces))
   end = oracle.encode_single_token('<|endoftext|>')
   assert vocabulary.vocab_size == oracle.n_vocab
-  assert (vocabulary.eos_id, vocabulary.stand_in) == (end, oracle.n_vocab)
+  assert (vocabulary.eos_id, vocabulary.pad_alias) == (end, oracle.n_vocab)
   lengths = vocabularies.byte_lengths(vocabulary)
   for text in [*TEXTS, 'the cat sat on the mat' * 3, 'it is the best of times, instead']:
-    own = [0 if i == vocabulary.stand_in else i for i in vocabulary.encode(text)]
+    own = [0 if i == vocabulary.pad_alias else i for i in vocabulary.encode(text)]
     want = oracle.encode_ordinary(text)
     if '<|' not in text:   # tokenizers knows special tokens in text, as transformers does
       assert own == want, text
@@ -77,7 +78,7 @@ def test_ids_are_those_of_tiktoken(write, monkeypatch, number, encoding):
 def test_llama_3_has_its_special_tokens(write):
   """As llama3's tokenizer.py of April 2024 numbers them."""
   vocabulary = vocabularies.load_vocabulary(write(ranks(128_000)))
-  ids = vocabulary.tokenizer.get_vocab()
+  ids = vocabulary.file.tokenizer.get_vocab()
   assert vocabulary.vocab_size == 128_256
   assert (vocabulary.bos_id, vocabulary.eos_id) == (128_000, 128_001)
   assert ids['<|eot_id|>'] == 128_009
@@ -104,15 +105,15 @@ def test_other_files_are_no_rank_files(write):
 
 
 def test_an_export_writes_a_tokenizer_json(write, tmp_path, monkeypatch):
-  from t5x_lite.interop import runs
+  from t5x_lite.commands import export
 
   monkeypatch.setitem(tiktoken_ranks.ENCODINGS, 256, tiktoken_ranks.ENCODINGS[50_256])
   path = pathlib.Path(write(ranks(256)))
   (tmp_path / 'out').mkdir()
-  runs._export_vocabulary(path, tmp_path / 'out', 'gpt2')
+  export._export_vocabulary(path, tmp_path / 'out', 'gpt2')
   exported = tokenizers.Tokenizer.from_file(str(tmp_path / 'out' / 'tokenizer.json'))
   pieces = list(ranks(256))
   for text in TEXTS[:4]:
     assert exported.encode(text).ids == [pieces.index(bytes([b])) for b in text.encode()]
-  ids = runs._token_ids(tmp_path, str(path))
+  ids = export._token_ids(tmp_path, str(path))
   assert ids == {'eos_token_id': 50_256, 'bos_token_id': 50_256, 'pad_token_id': 50_256}

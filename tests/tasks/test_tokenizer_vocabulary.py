@@ -12,9 +12,9 @@ import tensorflow as tf
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from t5x_lite import input_pipeline
-from t5x_lite.errors import UserError
+from t5x_lite.core.errors import UserError
 from tasks import files, vocabularies
+from tasks.pipeline import seqio_data
 
 TEXTS = ['Hello there, general! ', 'Ünïcode 世界 !!', '  two  spaces\n\tand a tab', '!', '']
 CORPUS = TEXTS * 3 + ['the cat sat on the mat', 'there is a hat', 'hello world'] * 5
@@ -59,12 +59,12 @@ def test_byte_level_ids_are_lossless_and_none_is_padding(load):
   last = tokenizer.token_to_id('<|endoftext|>')
   assert vocabulary.vocab_size == tokenizer.get_vocab_size() == last + 1
   assert (vocabulary.eos_id, vocabulary.bos_id, vocabulary.unk_id) == (last, last, None)
-  assert vocabulary.stand_in == last + 1
+  assert vocabulary.pad_alias == last + 1
   lengths = vocabularies.byte_lengths(vocabulary)
   assert lengths.shape == (last + 1,) and lengths[last] == 0
   for text in TEXTS:
     ids = vocabulary.encode(text)
-    own = vocabularies.own_ids(vocabulary, np.asarray(ids, int))
+    own = vocabularies.model_ids(vocabulary, np.asarray(ids, int))
     assert 0 not in ids and own.tolist() == tokenizer.encode(text).ids
     assert vocabulary.decode(ids) == vocabulary.decode(own.tolist()) == text
     assert lengths[own].sum() == len(text.encode())
@@ -79,12 +79,12 @@ def test_what_reaches_the_model_is_the_tokenizers_own(load, tmp_path):
   vocabulary = load(tokenizer)
   path = tmp_path / 'a.txt'
   path.write_text('!!a!\n!\n')
-  data = input_pipeline.DataConfig(task=files.FileTask(train=str(path)), targets_length=8,
+  data = seqio_data.DataConfig(task=files.FileTask(train=str(path)), targets_length=8,
                                    batch_size=1, vocabulary=str(vocabulary.path))
   from t5x_lite.models import ModelConfig
   model = ModelConfig(family='decoder_only', vocab_size=vocabulary.vocab_size, embed_dim=8,
                       num_layers=1, num_heads=1, mlp_dim=8)
-  batches = input_pipeline.train_batches(data, model, seed=0)
+  batches = data.batches(model, seed=0)
   texts = [[*tokenizer.encode(text).ids, vocabulary.eos_id] for text in ('!!a!', '!')]
   assert any(0 in text for text in texts)
   seen = []
@@ -103,7 +103,7 @@ def test_word_piece_brings_its_class_and_mask(load):
   ids = [tokenizer.token_to_id(f'[{name}]') for name in ('CLS', 'MASK', 'SEP', 'UNK')]
   assert [vocabularies.cls_id(vocabulary), vocabularies.mask_id(vocabulary), vocabulary.eos_id,
           vocabulary.unk_id] == ids
-  assert vocabulary.stand_in is None and vocabulary.pad_id == 0
+  assert vocabulary.pad_alias is None and vocabulary.pad_id == 0
   assert vocabulary.encode('The hat') == tokenizer.encode('The hat', add_special_tokens=False).ids
   assert vocabulary.decode(vocabulary.encode('The hat')) == 'the hat'
   lengths = vocabularies.byte_lengths(vocabulary)

@@ -6,8 +6,8 @@ import scipy.stats
 import seqio
 import tensorflow as tf
 
-from t5x_lite.errors import UserError
-from tasks import span_corruption, ul2
+from t5x_lite.core.errors import UserError
+from tasks.preprocessors import span_corruption, ul2
 
 _VOCABULARY = seqio.ByteVocabulary(extra_ids=130)  # Enough sentinels for inputs of 512.
 _FEATURES = {name: seqio.Feature(_VOCABULARY, add_eos=True) for name in ('inputs', 'targets')}

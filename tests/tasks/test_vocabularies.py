@@ -5,9 +5,10 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite.errors import UserError
-from tasks import files, registry, vocabularies
-from tasks.train_vocabulary import train_sentencepiece
+from t5x_lite.core.errors import UserError
+from tasks import files, vocabularies
+from tasks.pipeline import registry
+from tasks.vocabularies.train_vocabulary import train_sentencepiece
 
 _SYLLABLES = ['de', 'f', 'ret', 'urn', 'se', 'lf', 'va', 'lue', 'é', 'ran', 'ge', 'print']
 
@@ -122,9 +123,9 @@ def test_loading_errors(tmp_path):
 
 def test_with_vocabulary_copies_a_task_once(corpus, model):
   vocabulary = vocabularies.load_vocabulary(model)
-  name = vocabularies.with_vocabulary(corpus, vocabulary)
-  assert name != corpus and name == vocabularies.with_vocabulary(corpus, vocabulary)
-  assert vocabularies.with_vocabulary(corpus, vocabularies.BYTE_VOCABULARY) == corpus
+  name = registry.with_vocabulary(corpus, vocabulary)
+  assert name != corpus and name == registry.with_vocabulary(corpus, vocabulary)
+  assert registry.with_vocabulary(corpus, vocabularies.BYTE_VOCABULARY) == corpus
   task = seqio.TaskRegistry.get(name)
   assert task.output_features['targets'].vocabulary == vocabulary
   (first, *_) = task.get_dataset(None, 'train', shuffle=False).as_numpy_iterator()
@@ -139,11 +140,11 @@ def test_with_vocabulary_copies_a_task_once(corpus, model):
 def test_with_vocabulary_copies_a_mixture_and_leaves_labels_alone(stdlib, model):
   vocabulary = vocabularies.load_vocabulary(model)
   mixture = seqio.MixtureRegistry.get(
-      vocabularies.with_vocabulary('stdlib_mixture', vocabulary)
+      registry.with_vocabulary('stdlib_mixture', vocabulary)
   )
   rates = {t.name.split('__')[0]: mixture.get_rate(t) for t in mixture.tasks}
   assert rates == {'stdlib_span_corruption': 3.0, 'stdlib_docstring': 1.0}
-  package = seqio.TaskRegistry.get(vocabularies.with_vocabulary('stdlib_package', vocabulary))
+  package = seqio.TaskRegistry.get(registry.with_vocabulary('stdlib_package', vocabulary))
   assert package.output_features['targets'].vocabulary == seqio.PassThroughVocabulary(20)
   dataset = package.get_dataset({'inputs': 32, 'targets': 1}, 'validation', shuffle=False)
   example = next(dataset.as_numpy_iterator())

@@ -6,8 +6,9 @@ import seqio
 import tensorflow as tf
 import tokenizers
 
-from t5x_lite.errors import UserError
-from tasks import masking, vocabularies, words
+from t5x_lite.core.errors import UserError
+from tasks import vocabularies
+from tasks.preprocessors import masking, words
 
 
 def _count(vocabulary, text):

@@ -1,0 +1,1 @@
+"""Runs to a law: reading, fitting, resampling, diagnosing, reporting."""

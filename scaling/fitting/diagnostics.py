@@ -1,0 +1,154 @@
+"""Reasons to doubt a fitted law: another method, held-out runs, outliers, conditioning."""
+
+import dataclasses
+import math
+
+import numpy as np
+from scipy import optimize, stats
+
+from scaling.fitting import parametric, solver
+from scaling.fitting.parametric import Fit
+from scaling.fitting.runs import Runs, check_varied
+from scaling.laws.laws import Additive
+from t5x_lite.core.errors import UserError
+
+RARE = 3.5           # standard deviations of a normal: a run that is so rarely so far off is named
+_SHARE = 5           # of the runs, at most one in so many is named
+_GRID = np.geomspace(0.05, 1.5, 24)   # exponents where variable projection begins to look
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+  """What a law fitted below a compute cut says of the runs above it.
+
+  `error` is the mean of |log loss - log law| over them, `bias` the mean of log loss - log law,
+  `reach` the largest C over the cut.
+  """
+  cut: float
+  fitted: int
+  tested: int
+  error: float
+  bias: float
+  reach: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Outlier:
+  """A run that the law of the others misses: log loss less law, and in their noise's units."""
+  name: str
+  index: int
+  residual: float
+  z: float
+
+
+def variable_projection(runs: Runs) -> Additive:
+  """The law of the least squares of relative residuals, L / law - 1 with the sign of log L.
+
+  For given alpha and beta the law is linear in E, A, B >= 0, which nonnegative least squares give
+  exactly; what is left is a search in two dimensions, on a grid and then by Nelder and Mead. Golub
+  & Pereyra 1973. Not robust, but with no start to choose: a check on `parametric.fit`.
+  """
+  n, d = np.log(runs.parameters), np.log(runs.tokens)
+  n, d = n - n.mean(), d - d.mean()
+
+  def solve(alpha, beta):
+    columns = np.stack([np.ones_like(n), np.exp(-alpha * n), np.exp(-beta * d)], 1)
+    return optimize.nnls(columns / runs.loss[:, None], np.ones_like(n))
+
+  miss = lambda x: solve(*np.exp(x))[1]
+  start = min(((math.log(alpha), math.log(beta)) for alpha in _GRID for beta in _GRID), key=miss)
+  best = optimize.minimize(miss, start, method='Nelder-Mead',
+                           options={'xatol': 1e-9, 'fatol': 1e-14, 'maxiter': 2000})
+  alpha, beta = np.exp(best.x)
+  (e, a, b), _ = solve(alpha, beta)
+  a *= math.exp(alpha * np.log(runs.parameters).mean())
+  b *= math.exp(beta * np.log(runs.tokens).mean())
+  return Additive(*map(float, (e, a, alpha, b, beta)))
+
+
+def held_out(found: Fit, cuts: int = 3) -> list[HeldOut]:
+  """Laws fitted to the runs of least compute, tested on the others.
+
+  The cuts leave 1/2, 3/4, 7/8 … of the runs below, and those of the same budget, whose FLOPs differ
+  by up to a fifth; cuts that leave too few runs to fit, or none to test, are left out.
+  """
+  runs, results = found.runs, []
+  n, d, log_loss = np.log(runs.parameters), np.log(runs.tokens), np.log(runs.loss)
+  order = np.sort(runs.flops)
+  for i in range(1, cuts + 1):
+    below = runs.flops <= 1.2 * order[math.ceil(len(runs) * (1 - 0.5 ** i)) - 1]
+    cut = float(runs.flops[below].max())
+    if below.all() or not _enough(runs.select(below)):
+      continue
+    theta, _ = solver.solve_best(parametric.perturbed_starts(found), n, d, log_loss,
+                                     below.astype(float), found.loss)
+    miss = (log_loss - solver.log_law(theta[None], n, d)[0])[~below]
+    results.append(HeldOut(cut, int(below.sum()), int((~below).sum()),
+                           float(np.abs(miss).mean()), float(miss.mean()),
+                           float(runs.flops.max() / cut)))
+  return results
+
+
+def _enough(runs: Runs) -> bool:
+  try:
+    check_varied(runs)
+  except UserError:
+    return False
+  return len(runs) > 6 and parametric.line_spread(runs) > parametric.STRAIGHT
+
+
+def outliers(found: Fit) -> list[Outlier]:
+  """Runs that are further off the law of the others than their noise explains, worst first.
+
+  The rule, which does not look at the result: the law is refitted without the run; its residual
+  from that law, over the robust scale of the others times sqrt(1 + leverage), is as rare under
+  Student's t with P - 6 degrees of freedom as 3.5 standard deviations under a normal. The worst is
+  set aside and the rule applied again, until none is left or a fifth of the runs are named. Of a
+  dozen or two sound runs, whose noise is told badly, it still names about one in a hundred.
+  """
+  runs, named = found.runs, []
+  kept = np.ones(len(runs), bool)
+  theta = found.theta
+  while len(named) < len(runs) // _SHARE and kept.sum() > 7:
+    z, residuals, without = _deleted(found, theta, kept)
+    limit = stats.t.isf(stats.norm.sf(RARE), kept.sum() - 6)
+    worst = int(np.argmax(np.where(kept, np.abs(z), -1)))
+    if not abs(z[worst]) > limit:
+      break
+    named.append(Outlier(runs.names[worst], worst, float(residuals[worst]), float(z[worst])))
+    kept[worst], theta = False, without[worst]
+  return named
+
+
+def _deleted(found: Fit, theta: np.ndarray, kept: np.ndarray):
+  """Of each run that is kept, left out in turn: z [P], residual [P], law without it [P, 5]."""
+  runs = found.runs
+  n, d, log_loss = np.log(runs.parameters), np.log(runs.tokens), np.log(runs.loss)
+  index = np.flatnonzero(kept)
+  weights = np.tile(kept.astype(float), (len(index), 1))
+  weights[np.arange(len(index)), index] = 0.0
+  rng = np.random.default_rng(0)
+  near = np.concatenate([theta[None], parametric.perturbed(found, rng, 3)])
+  starts = np.tile(near, (len(index), 1))
+  laws, value = solver.solve(starts, n, d, log_loss, np.repeat(weights, len(near), 0), 'huber')
+  best = value.reshape(len(index), -1).argmin(1)
+  laws = laws.reshape(len(index), -1, 5)[np.arange(len(index)), best]
+  z, residuals, without = (np.zeros(s) for s in (len(runs), len(runs), (len(runs), 5)))
+  for i, law, used in zip(index, laws, weights > 0):
+    misses = log_loss - solver.log_law(law[None], n, d)[0]
+    jacobian = solver.jacobian(law, n, d)
+    leverage = float(((jacobian[i] @ np.linalg.pinv(jacobian[used], rcond=1e-14)) ** 2).sum())
+    scale = parametric.robust_scale(misses[used]) * math.sqrt(1 + leverage)
+    z[i], residuals[i], without[i] = misses[i] / max(scale, 1e-12), misses[i], law
+  return z, residuals, without
+
+
+def condition(found: Fit) -> float:
+  """Condition number of J^T J, J the derivatives of the log law by (ln A, ln B, ln E, alpha, beta).
+
+  Its columns are scaled to length 1. Above 1e12 or so the parameters, though not the loss, are told
+  by rounding.
+  """
+  n, d = np.log(found.runs.parameters), np.log(found.runs.tokens)
+  jacobian = solver.jacobian(found.theta, n, d)
+  return float(np.linalg.cond(jacobian / np.linalg.norm(jacobian, axis=0)) ** 2)

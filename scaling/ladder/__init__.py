@@ -1,0 +1,1 @@
+"""Sweeps of small runs that predict a large one: design, launch, verdict."""

@@ -1,0 +1,1 @@
+"""Published scaling laws and recipes, and how sure they are."""

@@ -1,0 +1,108 @@
+"""How a model and its batch lie on the devices of a budget, so that a step fits their memory."""
+
+from collections.abc import Iterator
+import dataclasses
+import math
+
+from t5x_lite.cost import accounting, memory
+from t5x_lite.cost.hardware import Chip
+from t5x_lite.models import ModelConfig
+from t5x_lite.parallel.mesh import indivisible
+
+SHARE = 0.9          # of a device's memory that a step may take; the compiler wants some too
+TENSOR = (1, 2, 4, 8)
+_STATE = 16          # bytes a parameter of the state of AdamW and of gradients, in float32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+  """A mesh and a batch that fit.
+
+  Attributes:
+    mesh: axis -> devices.
+    rows: of a global batch, a multiple of data x fsdp x microbatches.
+    remat: of ModelConfig.
+    memory: of one device.
+  """
+  mesh: dict[str, int]
+  rows: int
+  microbatches: int
+  remat: str
+  memory: 'memory.Memory'
+
+
+def find(config: ModelConfig, chip: Chip, chips: int, wanted_rows: float,
+         lengths: tuple[int, int], tensor: int | None = None) -> Layout | None:
+  """The layout that fits with the least communication and recomputation; None if none does.
+
+  In order of preference: all activations kept before those of blocks only, few microbatches, few
+  slices of the state. Tensor parallelism comes last, `tensor` devices if that is given.
+
+  Args:
+    wanted_rows: of a global batch; the nearest power of two for each part of the mesh is taken.
+    lengths: (inputs, targets) of a row.
+  """
+  devices = chips * chip.devices
+  for size in TENSOR if tensor is None else (tensor,):
+    if devices % size or any(indivisible(config, {'tensor': size})):
+      continue
+    for remat in dict.fromkeys((config.remat, 'full')):
+      trial = dataclasses.replace(config, remat=remat)
+      found = _with_tensor(trial, chip, devices // size, size, wanted_rows, lengths)
+      if found is not None:
+        return found
+  return None
+
+
+def _with_tensor(config: ModelConfig, chip: Chip, parts: int, tensor: int, wanted_rows: float,
+                 lengths: tuple[int, int]) -> Layout | None:
+  """The layout with fewest microbatches, then slices.
+
+  Memory is traced, which takes a second: what a line through the batches tried so far leaves out is
+  not tried.
+  """
+  each = 2 ** max(0, round(math.log2(wanted_rows / parts)))   # rows of a device: easily divided
+  slices = [n for n in _divisors(parts) if config.embed_dim % n == 0]
+  limit = SHARE * chip.device_memory
+  state = _STATE * accounting.parameters(config).total / tensor
+  if state / slices[-1] > limit:
+    return None
+
+  def needs(microbatches: int, fsdp: int) -> memory.Memory:
+    mesh = {'data': parts // fsdp, 'fsdp': fsdp, 'tensor': tensor}
+    return memory.per_device(config, mesh=mesh, rows=each * parts, inputs_length=lengths[0],
+                             targets_length=lengths[1], microbatches=microbatches,
+                             platform=chip.platform)
+
+  least = needs(each, slices[-1])
+  if least.total > limit:
+    return None
+  fixed, slope = 0.0, float(least.activations)   # bytes that a pass takes, and takes for a row
+  for microbatches in _divisors(each):
+    rows = each // microbatches
+    for fsdp in slices:
+      if state / fsdp + fixed + slope * rows > limit:
+        continue
+      found = needs(microbatches, fsdp)
+      if found.total <= limit:
+        return Layout(mesh={'data': parts // fsdp, 'fsdp': fsdp, 'tensor': tensor},
+                      rows=each * parts, microbatches=microbatches, remat=config.remat,
+                      memory=found)
+      if rows > 1:
+        one = least.total - state / slices[-1]
+        slope = (found.total - state / fsdp - one) / (rows - 1)
+        fixed = one - slope
+  return None
+
+
+def _divisors(n: int) -> list[int]:
+  small = [i for i in range(1, math.isqrt(n) + 1) if n % i == 0]
+  return sorted({*small, *(n // i for i in small)})
+
+
+def chips_to_try(least: float) -> Iterator[int]:
+  """Powers of two from `least` on, to a million."""
+  chips = 2 ** max(0, math.ceil(math.log2(max(least, 1)) - 1e-9))
+  while chips <= 2 ** 20:
+    yield chips
+    chips *= 2

@@ -1,0 +1,96 @@
+"""What a plan is asked for: a budget, a law, a kind of model, constraints. Light to import."""
+
+import dataclasses
+import math
+
+from scaling.laws.hyperparameters import RECIPES
+from scaling.planning.budget import MFU, PUE
+from t5x_lite.core.errors import UserError
+
+LAW = 'besiroglu'
+HARDWARE = 'h100'
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """A base config, and what trains it; `lengths` are (inputs, targets) of a row."""
+  config: str
+  task: str
+  lengths: tuple[int, int]
+  bindings: tuple[str, ...] = ()
+
+
+FAMILIES = {
+    'llama': Family('models/llama_7b.gin', 'stdlib_lm', (0, 2048)),
+    'gpt2': Family('models/gpt2_small.gin', 'stdlib_lm', (0, 1024),
+                   ('ModelConfig.dropout_rate=0.0',)),
+    't5': Family('models/t5_1_1_base.gin', 'stdlib_span_corruption', (512, 114)),
+    'bert': Family('models/bert_base.gin', 'stdlib_mlm', (512, 0), ("ModelConfig.head='mlm'",)),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+  """What is asked for; see `t5x-lite scaling plan --help` for the fields.
+
+  Attributes:
+    law: None: 'fit' where there is a fit, else LAW.
+    unique_tokens, max_parameters, served_tokens: see `scaling.planning.constraints.Constraints`.
+    vocab_size, task: None: the family's.
+    length: tokens of a row; of a row's inputs where there are inputs. None: as the family's.
+    multiple: of which widths are multiples.
+  """
+  flops: float | None = None
+  loss: float | None = None
+  dollars: float | None = None
+  kwh: float | None = None
+  chips: int | None = None
+  hours: float | None = None
+  deadline: float | None = None
+  hardware: str = HARDWARE
+  prices: str | None = None
+  mfu: float = MFU
+  pue: float = PUE
+  law: str | None = None
+  fit: str | None = None
+  unique_tokens: float | None = None
+  max_parameters: float | None = None
+  served_tokens: float | None = None
+  family: str = 'llama'
+  vocab_size: int | None = None
+  length: int | None = None
+  task: str | None = None
+  multiple: int = 128
+  recipe: str = 'step_law'
+
+  def __post_init__(self):
+    for name, known in (('family', FAMILIES), ('recipe', RECIPES)):
+      if getattr(self, name) not in known:
+        raise UserError(f'--{name}={getattr(self, name)}: there are {", ".join(known)}')
+    for name, least, most in (('vocab_size', 128, 2 ** 24), ('length', 8, 2 ** 20),
+                              ('multiple', 1, 2 ** 13)):
+      value = getattr(self, name)
+      if value is not None and not least <= value <= most:
+        raise UserError(f'--{name}={value}: give {least} to {most:,}')
+    for name in ('unique_tokens', 'max_parameters', 'served_tokens'):
+      value = getattr(self, name)
+      if value is not None and not 0 < value < math.inf:
+        raise UserError(f'--{name}={value:g}: give a number above 0')
+
+  @property
+  def constraints(self):
+    """The `scaling.planning.constraints.Constraints` of it."""
+    from scaling.planning.constraints import Constraints  # imports SciPy
+
+    return Constraints(unique_tokens=self.unique_tokens, max_parameters=self.max_parameters,
+                       served_tokens=self.served_tokens)
+
+  @property
+  def lengths(self) -> tuple[int, int]:
+    """(inputs, targets) of a row, as `t5x_lite.cost.accounting` takes them."""
+    inputs, targets = FAMILIES[self.family].lengths
+    if self.length is None:
+      return inputs, targets
+    # T5's targets are what its objective leaves: 114 of 512.
+    return (0, self.length) if not inputs else (
+        self.length, round(self.length * targets / inputs))

@@ -1,0 +1,32 @@
+"""`t5x-lite describe`: parameters, FLOPs and memory of an experiment, or of a model alone."""
+
+import argparse
+import json
+from typing import Any
+
+from t5x_lite.commands import gin_flags
+
+SUMMARY = 'print parameters, FLOPs and memory of a config, or of a model alone'
+EXAMPLE = 't5x-lite describe --gin_file=experiments/tiny_lm.gin'
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  gin_flags.add(parser)
+  parser.add_argument('--json', action='store_true', help='print JSON')
+
+
+def run(args: argparse.Namespace) -> int:
+  from t5x_lite.cost import summary
+  table = summarize(gin_flags.load_described(args))
+  print(json.dumps(table, indent=2) if args.json else summary.as_text(table))
+  return 0
+
+
+def summarize(experiment) -> dict[str, Any]:
+  """What an experiment builds and costs; see cost.summary.summarize."""
+  from t5x_lite.cost import summary
+  network, _ = experiment.build_network(experiment.mesh.abstract())
+  return summary.summarize(
+      network, optimizer=experiment.optimizer, mesh=experiment.mesh,
+      row_lengths=experiment.row_lengths, batch_size=experiment.data.batch_size,
+      steps=experiment.train.steps, microbatches=experiment.train.microbatches)

@@ -1,0 +1,95 @@
+"""`t5x-lite export`: a checkpoint of a run as Hugging Face transformers reads it."""
+
+import argparse
+from collections.abc import Sequence
+import json
+import pathlib
+import shutil
+from typing import Any
+
+from t5x_lite.commands import gin_flags
+from t5x_lite.core.errors import UserError
+
+SUMMARY = 'write a checkpoint of a run as Hugging Face transformers reads it'
+EXAMPLE = 't5x-lite export --from=runs/gpt2 --to=exports/gpt2'
+# What is taken over from the config.json of an imported run.
+_SPECIAL = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'decoder_start_token_id', 'id2label',
+            'label2id')
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  add = parser.add_argument
+  add('--from', required=True, dest='source', metavar='MODEL_DIR', type=pathlib.Path)
+  add('--to', required=True, dest='target', metavar='FOLDER', type=pathlib.Path,
+      help='must not exist, or be empty')
+  add('--step', type=int, help='of the checkpoint; default: the newest')
+  add('--dtype', choices=('float32', 'bfloat16'), default='float32')
+  gin_flags.add_trust(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+  print(export_run(args.source, args.target, args.step, args.dtype, args.trust))
+  return 0
+
+
+def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, dtype: str,
+               trust: Sequence[str] = ()) -> str:
+  """Writes a run's checkpoint as transformers reads it; returns a line on it.
+
+  Tokenizer files go along if the run was imported with them, or has a vocabulary from a file.
+
+  Args:
+    model_dir: the folder of the run.
+    folder: must not exist, or be empty.
+    step: of the checkpoint, newest if None.
+    dtype: of the tensors, float32 or bfloat16.
+    trust: modules outside this project that config.gin may import.
+  """
+  import jax
+
+  from t5x_lite.core.files import atomic_folder
+  from t5x_lite.experiment import gin_config
+  from t5x_lite.interop import huggingface, tokenizer_files
+  from t5x_lite.parallel.mesh import MeshConfig
+  from t5x_lite.training.initial_params import load_params
+  from t5x_lite.training.run_folder import RunFolder
+  run = RunFolder(model_dir)
+  if not run.config.is_file():
+    raise UserError(f'{model_dir} holds no config.gin: name the folder of a run')
+  experiment = gin_config.load_described([str(run.config)], trust=trust)
+  config, vocabulary = experiment.model, experiment.data.vocabulary
+  network, partitioner = experiment.build_network(
+      MeshConfig(data=1, fsdp=jax.device_count()).make())
+  with atomic_folder(folder) as partial:
+    params, step = load_params(model_dir, network, partitioner, step)
+    kept = run.huggingface
+    extra = _token_ids(kept, vocabulary)
+    model_type = huggingface.save(partial, config, params, extra=extra, dtype=dtype)
+    names = tokenizer_files.copy_files(kept, partial)
+    if not names and vocabulary not in (None, 'byte'):
+      _export_vocabulary(pathlib.Path(vocabulary), partial, model_type)
+  return f'{folder}: step {step} of {model_dir} as {model_type!r}, {dtype}'
+
+
+def _export_vocabulary(path: pathlib.Path, folder: pathlib.Path, model_type: str) -> None:
+  """Copies the vocabulary of a run under the name that transformers looks for."""
+  from t5x_lite.interop import tiktoken_ranks
+  if tiktoken_ranks.is_tokenizer(str(path)):
+    text = tiktoken_ranks.tokenizer_json(str(path))
+    (folder / 'tokenizer.json').write_text(text, encoding='utf-8')
+    beside = path.with_name('tokenizer_config.json')
+    if beside.is_file():
+      shutil.copyfile(beside, folder / beside.name)
+  else:
+    shutil.copyfile(path, folder / ('spiece.model' if model_type == 't5' else 'tokenizer.model'))
+
+
+def _token_ids(kept: pathlib.Path, vocabulary: str | None) -> dict[str, Any]:
+  """Ids of special tokens: those the model came with, else those of its vocabulary."""
+  from t5x_lite.interop import tokenizer_files
+  if (kept / 'config.json').is_file():
+    hf = json.loads((kept / 'config.json').read_text())
+    return {name: hf[name] for name in _SPECIAL if name in hf}
+  if vocabulary in (None, 'byte'):
+    return {'pad_token_id': 0, 'eos_token_id': 1}   # of seqio's ByteVocabulary
+  return tokenizer_files.special_ids(vocabulary)

@@ -1,0 +1,33 @@
+"""The flags of every command that reads gin files."""
+
+import argparse
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+  """Adds `gin_file` and `bindings` ('NAME=VALUE'), lists in the order given."""
+  parser.add_argument('--gin_file', action='append', default=[], metavar='FILE',
+                      help='a gin file; may be given again')
+  # `t5x_lite.cli` hands --gin.STEPS=100 on as --gin.NAME=STEPS=100.
+  parser.add_argument(
+      '--gin.NAME', action='append', default=[], metavar='VALUE', dest='bindings',
+      help='sets a macro (--gin.STEPS=100) or a field (--gin.ModelConfig.num_layers=2)')
+  add_trust(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+  """Adds `trust`, the modules outside this project that gin files may import."""
+  parser.add_argument(
+      '--trust', action='append', default=[], metavar='MODULE',
+      help='a module of your own that gin files may import, with all it contains')
+
+
+def load(args: argparse.Namespace):
+  """(experiment, its config as gin) of the flags; see gin_config.load."""
+  from t5x_lite.experiment import gin_config
+  return gin_config.load(args.gin_file, args.bindings, args.trust)
+
+
+def load_described(args: argparse.Namespace):
+  """The experiment to look at; see gin_config.load_described."""
+  from t5x_lite.experiment import gin_config
+  return gin_config.load_described(args.gin_file, args.bindings, args.trust)

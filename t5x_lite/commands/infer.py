@@ -1,0 +1,101 @@
+"""`t5x-lite infer`: what a trained model says to a file or to a split of its task."""
+
+import argparse
+import json
+import pathlib
+from typing import Any
+
+from t5x_lite.commands import gin_flags
+from t5x_lite.core.dataclass_checks import FieldError, nearest
+from t5x_lite.core.errors import UserError
+from t5x_lite.core.files import write_text
+
+SUMMARY = 'write what a trained model says to a file or a task'
+EXAMPLE = 't5x-lite infer --gin_file=runs/lm/config.gin --gin.InferConfig.input=prompts.txt'
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  gin_flags.add(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+  path, records = infer(gin_flags.load(args)[0])
+  for record in records[:3]:
+    print(json.dumps(record, ensure_ascii=False))
+  print(f'{len(records)} lines: {path}')
+  return 0
+
+
+def read_texts(path: pathlib.Path, field: str) -> list[str]:
+  """The lines of a .txt file, or `field` of each line of a .jsonl file; blank lines are skipped.
+
+  Raises UserError naming file and line.
+  """
+  if not path.is_file():
+    raise UserError(f'InferConfig.input: no file {path}')
+  if path.suffix not in ('.txt', '.jsonl'):
+    raise UserError(f'InferConfig.input: {path} is neither .txt nor .jsonl')
+  texts = []
+  for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
+    if not line.strip():
+      continue
+    if path.suffix == '.jsonl':
+      try:
+        record = json.loads(line)
+      except json.JSONDecodeError as e:
+        raise UserError(f'{path}:{number}: not JSON: {e}') from e
+      if not isinstance(record, dict) or not isinstance(record.get(field), str):
+        known = record if isinstance(record, dict) else ()
+        raise UserError(f'{path}:{number}: no text in field {field!r}: set InferConfig.field; '
+                        + nearest(field, known))
+      line = record[field]
+    texts.append(line)
+  if not texts:
+    raise UserError(f'InferConfig.input: {path} is empty')
+  return texts
+
+
+def load_generator(experiment, params: Any = None) -> tuple[Any, int | None]:
+  """(a Generator of the run's model, its step): of a checkpoint unless `params` are given."""
+  from t5x_lite.inference.generator import Generator
+  from t5x_lite.training.initial_params import load_params
+  settings, data = experiment.infer, experiment.data
+  network, partitioner = experiment.build_network(experiment.mesh.make())
+  fingerprint = data.fingerprint()   # what is wrong with the data is said first
+  partitioner.check_rows(settings)
+  step = None
+  if params is None:
+    params, step = load_params(experiment.folder, network, partitioner, settings.step, fingerprint)
+  return Generator(
+      network, params, partitioner, data, batch_size=settings.batch_size,
+      max_tokens=settings.max_tokens, temperature=settings.temperature,
+      seed=experiment.seed), step
+
+
+def infer(experiment) -> tuple[pathlib.Path, list[dict[str, Any]]]:
+  """Writes the outputs of the run's model; returns the file and its records.
+
+  A record has `inputs`, `output`, `score` and, if a task was read, `targets`. Raises UserError for
+  a missing input or checkpoint; the file appears when it is whole.
+  """
+  from t5x_lite.training.run_folder import RunFolder
+  settings, data = experiment.infer, experiment.data
+  texts = read_texts(pathlib.Path(settings.input).expanduser(), settings.field) if (
+      settings.input) else None
+  generator, step = load_generator(experiment)
+  if texts is not None:
+    name = pathlib.Path(settings.input).stem
+    records = generator(texts[:settings.num_examples])
+  else:
+    name = f'{data.name}-{settings.split}'
+    splits = data.splits()
+    if splits and settings.split not in splits:
+      raise FieldError(settings, 'split', f'{data.name}: {nearest(settings.split, splits)}')
+    examples = list(data.examples(settings.split, settings.num_examples, experiment.seed))
+    outputs = generator.from_ids([example['ids'] for example in examples])
+    records = [{'inputs': example['inputs']} | got | {'targets': example['targets']}
+               for example, got in zip(examples, outputs)]
+  output = pathlib.Path(settings.output).expanduser() if settings.output else (
+      RunFolder(experiment.folder).inferences(name, step))
+  write_text(output, ''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in records))
+  return output, records

@@ -1,0 +1,54 @@
+"""What a run prints: a progress line, and durations for people."""
+
+import math
+import sys
+import time
+from typing import TextIO
+
+
+def duration(seconds: float) -> str:
+  """'1 h 02 min', '3 min 20 s' or '12 s'."""
+  seconds = max(int(seconds), 0)
+  if seconds >= 3600:
+    return f'{seconds // 3600} h {seconds % 3600 // 60:02d} min'
+  return f'{seconds // 60} min {seconds % 60:02d} s' if seconds >= 60 else f'{seconds} s'
+
+
+class Progress:
+  """One line that is rewritten on a terminal, and plain lines at intervals elsewhere."""
+
+  def __init__(self, total: int, stream: TextIO | None = None, every: float = 10.0):
+    self.total, self.stream = total, stream or sys.stdout
+    self.every = 0.2 if self.stream.isatty() else every   # seconds between two lines
+    self._last, self._open = -math.inf, False
+
+  def show(self, step: int, values: dict[str, float], seconds_left: float) -> None:
+    """Prints the state of the run, if the last line is old enough or the run has ended."""
+    if time.monotonic() - self._last < self.every and step < self.total:
+      return
+    self._last = time.monotonic()
+    loss = values['loss'] if 'loss' in values else values['objective']
+    parts = [f'step {step}/{self.total}', f'loss {loss:.3f}',
+             f'{values["tokens_per_second"]:,.0f} tokens/s']
+    if math.isfinite(values.get('mfu', math.nan)):
+      parts.append(f'MFU {100 * values["mfu"]:.1f} %')
+    parts.append(f'{duration(seconds_left)} left')
+    self._print('  '.join(parts))
+
+  def say(self, text: str) -> None:
+    """Prints a line of its own, under the progress line."""
+    self.finish()
+    print(text, file=self.stream, flush=True)
+
+  def finish(self) -> None:
+    """Ends the line that is being rewritten."""
+    if self._open:
+      print(file=self.stream, flush=True)
+      self._open = False
+
+  def _print(self, line: str) -> None:
+    if self.stream.isatty():
+      print(f'\r\033[K{line}', end='', file=self.stream, flush=True)
+      self._open = True
+    else:
+      print(line, file=self.stream, flush=True)

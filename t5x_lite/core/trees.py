@@ -1,0 +1,52 @@
+"""Nested dicts of arrays and the paths into them, written 'a/b/c'."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
+  """{'a/b': leaf} of nested dicts."""
+  return {path_name(path): leaf
+          for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)}
+
+
+def path_name(path) -> str:
+  """'a/b' of a path into nested dicts."""
+  return '/'.join(str(k.key) for k in path)
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+  """Nested dicts of {'a/b': leaf}."""
+  tree = {}
+  for name, leaf in flat.items():
+    *path, last = name.split('/')
+    node = tree
+    for key in path:
+      node = node.setdefault(key, {})
+    node[last] = leaf
+  return tree
+
+
+def partition(tree: dict[str, Any], chosen: Callable[[str], bool]
+              ) -> tuple[dict[str, Any], dict[str, Any]]:
+  """(leaves whose path is `chosen`, the others), each a nested dict without empty dicts."""
+  keep, rest = {}, {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      inner = partition(value, lambda path, key=key: chosen(f'{key}/{path}'))
+    else:
+      inner = (value, None) if chosen(str(key)) else (None, value)
+    for part, target in zip(inner, (keep, rest)):
+      if part is not None and not (isinstance(part, dict) and not part):
+        target[key] = part
+  return keep, rest
+
+
+def combine(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+  """The nested dict with the leaves of both; those of `b` are not in `a`."""
+  merged = dict(a)
+  for key, value in b.items():
+    merged[key] = combine(a[key], value) if key in a else value
+  return merged

@@ -1,0 +1,1 @@
+"""What a model and a step cost: parameters, FLOPs, memory; and the hardware that pays."""

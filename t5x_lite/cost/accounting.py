@@ -1,0 +1,137 @@
+"""Parameters of a model, and its FLOPs by a stated convention.
+
+Parameters are counted on the shapes of the network that the config builds, so the counts are those
+of the parameters that are trained, for every config.
+
+Only multiplications of matrices count as FLOPs. A multiply-add is 2 of them; a backward pass costs
+twice its forward pass; recomputation (remat) is not counted, as in PaLM's model-FLOPs utilisation
+(Chowdhery et al. 2022, appendix B).
+"""
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+  """Numbers of parameters.
+
+  Attributes:
+    total: all of them.
+    embedding: of the embedder: the tables of tokens, positions and token types, their norm, and an
+      output layer that is not tied to a table.
+    active: those that a token meets: all but the experts that it is not sent to.
+  """
+
+  total: int
+  embedding: int
+  active: int
+
+  @property
+  def non_embedding(self) -> int:
+    return self.total - self.embedding
+
+
+def shapes(model) -> dict[str, tuple[int, ...]]:
+  """Shape of every parameter of a Network or a ModelConfig: {'decoder/blocks/mlp/up/kernel': …}."""
+  return {name: shape for name, shape, _ in _leaves(model)}
+
+
+def _leaves(model) -> list[tuple[str, tuple[int, ...], tuple[str | None, ...]]]:
+  """(path, shape, logical names of its axes) of every parameter."""
+  from t5x_lite import models  # JAX need not be imported to count FLOPs
+  from t5x_lite.core import trees
+  network = model if isinstance(model, models.Network) else models.build_network(model)
+  axes = trees.flatten(network.logical_axes, is_leaf=lambda x: isinstance(x, tuple))
+  return [(name, x.shape, axes[name]) for name, x in trees.flatten(network.shapes).items()]
+
+
+def parameters(model) -> Parameters:
+  """The exact counts of a Network, or of the one a ModelConfig builds; nothing is allocated."""
+  sizes = {name: math.prod(shape) for name, shape in shapes(model).items()}
+  total = sum(sizes.values())
+  embedding = sum(size for name, size in sizes.items() if name.startswith('embedder/'))
+  return Parameters(total, embedding, total - idle_parameters(getattr(model, 'config', model)))
+
+
+def idle_parameters(config) -> int:
+  """Parameters of the experts that a token is not sent to, in all layers; 0 without experts.
+
+  The parameters active for a token are all the others, embeddings, router and norms among them.
+  """
+  if config.num_experts is None:
+    return 0
+  experts = sum(math.prod(shape) for _, shape, axes in _leaves(config)
+                if 'experts' in axes[:-1])
+  return experts // config.num_experts * (config.num_experts - config.experts_per_token)
+
+
+def _mlp(config) -> int:
+  """Weights of a block's MLP, or of one of its experts."""
+  return (3 if config.gated_mlp else 2) * config.embed_dim * config.mlp_dim
+
+
+def _layer(config, cross: bool) -> tuple[int, int]:
+  """Weights of a block's matrices: (what its own tokens pass, what the encoder's tokens pass)."""
+  query_out = 2 * config.embed_dim * config.num_heads * config.head_dim
+  key_value = 2 * config.embed_dim * config.num_kv_heads * config.head_dim
+  mlp = _mlp(config)
+  if config.num_experts is not None:   # those a token is sent to, and the router
+    mlp = mlp * config.experts_per_token + config.embed_dim * config.num_experts
+  own = query_out + key_value + mlp
+  return (own + query_out, key_value) if cross else (own, 0)
+
+
+def _attention(config, pairs: int) -> int:
+  """FLOPs of q·k and p·v of one layer, for so many pairs of a query and a key."""
+  return 4 * config.num_heads * config.head_dim * pairs
+
+
+def _self_attention(config, layer: int, length: int, bidirectional: bool, causal: bool) -> int:
+  """FLOPs of q·k and p·v of the layer of this index; `causal` as in `forward_flops`."""
+  if not causal:
+    return _attention(config, length * length)
+  reach = min(config.window_of(layer) or length, length)
+  both_ways = _attention(config, reach * (2 * length - reach))   # length² without a window
+  return both_ways if bidirectional else both_ways // 2
+
+
+def forward_flops(config, inputs_length: int, targets_length: int, *, causal: bool = False) -> int:
+  """FLOPs of the forward pass over one row.
+
+  Embedding lookups cost nothing; the output layer counts for every position it is applied to. An
+  encoder-decoder pays each stack for its own tokens only (6·N·D would charge both stacks for all).
+
+  Args:
+    config: a ModelConfig (any object with its fields and its `window_of`).
+    inputs_length: tokens of the row that an encoder reads; 0 if there is no encoder.
+    targets_length: tokens of the row that a decoder reads; 0 if there is no decoder.
+    causal: count only what the mask leaves of self-attention, the causal half or less where there
+      is a window; the usual convention (False) counts all of it, which gives 6N + 12·L·D·S a token
+      for training.
+  """
+  def stack(layers, length, bidirectional, cross_length=0):
+    own, read = _layer(config, bool(cross_length))
+    flops = 2 * (own * length + read * cross_length) + _attention(config, length * cross_length)
+    return layers * flops + sum(_self_attention(config, layer, length, bidirectional, causal)
+                                for layer in range(layers))
+
+  head = 2 * config.embed_dim * config.vocab_size
+  if config.family == 'decoder_only':
+    return stack(config.num_layers, targets_length, False) + head * targets_length
+  flops = stack(config.num_layers, inputs_length, True)
+  if config.family == 'encoder_decoder':
+    decoder = stack(config.num_decoder_layers, targets_length, False, inputs_length)
+    return flops + decoder + head * targets_length
+  transform = 2 * config.embed_dim ** 2
+  classes = 2 * config.embed_dim * (config.num_classes or 2)
+  return flops + {
+      'mlm': (head + transform) * inputs_length,
+      'mlm_nsp': (head + transform) * inputs_length + transform + classes,
+      'classifier': transform + classes, 'tagger': classes * inputs_length,
+      'pooler': transform}[config.head]
+
+
+def train_flops(config, inputs_length: int, targets_length: int, *, causal: bool = False) -> int:
+  """FLOPs of the forward and backward pass over one row: three times `forward_flops`."""
+  return 3 * forward_flops(config, inputs_length, targets_length, causal=causal)

@@ -1,0 +1,162 @@
+"""The catalogue of accelerators: peaks, memory, bandwidths, power and dated prices.
+
+All of it is data: `t5x_lite/cost/hardware.toml`, which says what each figure means and where it is
+from. A file of a user's own, of the same form, replaces what it names.
+"""
+
+import dataclasses
+import datetime
+import difflib
+import functools
+import importlib.resources
+import math
+import pathlib
+import re
+import tomllib
+
+from t5x_lite.core.errors import UserError
+
+STALE_DAYS = 90   # prices older than this are warned of
+_UNITS = {'GB': 1e9, 'GiB': 2 ** 30}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chip:
+  """One chip; what is not known is None. Seconds, bytes, watts and dollars."""
+  name: str
+  title: str
+  peak: dict[str, float]             # dtype -> dense FLOP/s
+  memory: float
+  source: str
+  kinds: tuple[str, ...] = ()        # beginnings of jax.Device.device_kind
+  devices: int = 1                   # JAX devices a chip has
+  bandwidth: float | None = None     # of the memory
+  interconnect: float | None = None  # to the other chips of its pod, both directions added
+  pod: int | None = None             # chips joined by that interconnect
+  power: float | None = None
+  price: float | None = None         # an hour
+  price_date: datetime.date | None = None
+  price_source: str = ''
+
+  @property
+  def flops(self) -> float:
+    """Peak FLOP/s of dense bfloat16 matrix products (of float16 where there is no bfloat16)."""
+    return self.peak.get('bfloat16', self.peak.get('float16', math.nan))
+
+  @property
+  def platform(self) -> str:
+    """'tpu' or 'gpu'."""
+    return 'tpu' if self.name.startswith('tpu') else 'gpu'
+
+  @property
+  def device_memory(self) -> float:
+    """Bytes of one JAX device."""
+    return self.memory / self.devices
+
+  def stale(self, today: datetime.date | None = None) -> str | None:
+    """One line if the price is older than `STALE_DAYS`, with its date and the cure."""
+    if self.price is None:
+      return None
+    age = ((today or datetime.date.today()) - self.price_date).days
+    if age <= STALE_DAYS:
+      return None
+    return (f'the price of {self.title}, ${self.price:g} an hour, is of {self.price_date} '
+            f'({age} days old): pass --prices=FILE, or edit {SHIPPED}')
+
+
+Catalogue = dict[str, Chip]
+SHIPPED = importlib.resources.files('t5x_lite.cost') / 'hardware.toml'
+
+
+@functools.cache
+def shipped() -> Catalogue:
+  """The chips of `t5x_lite/cost/hardware.toml`, by name."""
+  return {name: _chip(name, table, str(SHIPPED))
+          for name, table in tomllib.loads(SHIPPED.read_text(encoding='utf-8')).items()}
+
+
+def load(path: str | None = None) -> Catalogue:
+  """The shipped chips, with what the TOML file at `path` says of them or adds to them.
+
+  Raises UserError if the file cannot be read, or a key or a value of it makes no sense.
+  """
+  if path is None:
+    return shipped()
+  try:
+    tables = tomllib.loads(pathlib.Path(path).expanduser().read_text(encoding='utf-8'))
+  except OSError as e:
+    raise UserError(f'--prices={path}: {e.strerror}') from e
+  except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    raise UserError(f'{path}: not valid TOML: {e}') from e
+  chips = dict(shipped())
+  for name, table in tables.items():
+    if not isinstance(table, dict):
+      raise UserError(f'{path}: {name}: expected a table for each chip, [h100] for one')
+    if 'price' in table and 'price_date' not in table:
+      raise UserError(f'{path}: [{name}] has a price without its day: add price_date = 2026-01-31')
+    chips[name] = _chip(name, table, path, chips.get(name))
+  return chips
+
+
+def find(name: str, catalogue: Catalogue | None = None) -> Chip:
+  """The chip of this name; UserError, with the nearest, if there is none."""
+  catalogue = shipped() if catalogue is None else catalogue
+  key = name.lower().replace('-', '_')
+  if key not in catalogue:
+    near = difflib.get_close_matches(key, catalogue, 1, 0.4)
+    hint = f'did you mean {near[0]}? There are ' if near else 'there are '
+    raise UserError(f'--hardware={name}: not known; {hint}{", ".join(catalogue)}')
+  return catalogue[key]
+
+
+def peak_flops(device_kind: str) -> float:
+  """Peak FLOP/s of one JAX device by its `device_kind`; nan where it is not known (a CPU, say)."""
+  kinds = {kind: chip for chip in shipped().values() for kind in chip.kinds}
+  for kind in sorted(kinds, key=len, reverse=True):   # the longest name that fits
+    if device_kind == kind or device_kind.startswith((f'{kind} ', f'{kind}-')):
+      return kinds[kind].flops / kinds[kind].devices
+  return math.nan
+
+
+def _chip(name: str, table: dict, path: str, known: Chip | None = None) -> Chip:
+  """A chip of a table of the file; `known` has the values of the keys that are not there."""
+  where = f'{path}: [{name}]'
+  fields = {field.name: field for field in dataclasses.fields(Chip)}
+  for key, value in table.items():
+    if key not in fields or key == 'name':
+      near = difflib.get_close_matches(key, fields, 1)
+      raise UserError(f'{where} {key}: no such key; '
+                      + (f'did you mean {near[0]}?' if near else f'there are {", ".join(fields)}'))
+    if key in ('bandwidth', 'interconnect', 'power', 'price', 'devices', 'pod'):
+      _check_positive(f'{where} {key}', value)
+  table = dict(table)
+  if 'peak' in table:
+    if not isinstance(table['peak'], dict) or not table['peak']:
+      raise UserError(f'{where} peak: expected e.g. {{ bfloat16 = 989e12 }}')
+    for dtype, value in table['peak'].items():
+      _check_positive(f'{where} peak.{dtype}', value)
+  if 'memory' in table:
+    table['memory'] = _bytes(f'{where} memory', table['memory'])
+  if 'kinds' in table:
+    table['kinds'] = tuple(table['kinds'])
+  if not isinstance(table.get('price_date', datetime.date.min), datetime.date):
+    raise UserError(f'{where} price_date: expected a day without quotes, e.g. 2026-01-31')
+  if known is not None:
+    return dataclasses.replace(known, **table)
+  missing = {'title', 'peak', 'memory', 'source'} - set(table)
+  if missing:
+    raise UserError(f'{where} is a new chip and needs {", ".join(sorted(missing))} too')
+  return Chip(name=name, **table)
+
+
+def _check_positive(where: str, value) -> None:
+  if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    raise UserError(f'{where} = {value!r}: expected a number above 0')
+
+
+def _bytes(where: str, text) -> float:
+  """Bytes of '80 GB' or '32 GiB'."""
+  match = re.fullmatch(r'([\d.]+) ?(GB|GiB)', str(text))
+  if not match:
+    raise UserError(f"{where} = {text!r}: expected e.g. '80 GB' or '32 GiB'")
+  return float(match[1]) * _UNITS[match[2]]

@@ -1,0 +1,236 @@
+"""Memory of a device that trains a model on a mesh, and of the cache that decoding keeps.
+
+Parameters, gradients, optimizer state and cache are exact: read off the shapes and shardings that
+the train step uses. Activations and logits are estimates: the network that one device runs (its
+rows, its share of heads, MLP and vocabulary) is traced, its layers scanned, and what it keeps and
+holds is read off the trace; see liveness.py. Nothing is compiled, no array is allocated, and the
+devices need not be there.
+
+How far off: tests/scaling/test_memory.py compares with XLA's compiler for CPUs. Too little comes
+out for dropout under `full` (random bits), and by a half for experts without a capacity on a CPU,
+where XLA computes their products on a masked copy for each expert. Too much comes out for layers
+that are not scanned, which XLA fuses across, and for logits on a TPU.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh
+
+from t5x_lite import models
+from t5x_lite.cost import liveness
+from t5x_lite.models import layers
+from t5x_lite.objectives import language_model
+from t5x_lite.objectives.cross_entropy import chunked_cross_entropy
+from t5x_lite.parallel.mesh import MESH_AXES, RULES, Rules, num_parts
+from t5x_lite.parallel.partitioner import Partitioner
+from t5x_lite.training import optimizers, schedules
+from t5x_lite.training.state import abstract_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes of one device in a train step.
+
+  Attributes:
+    parameters: exact.
+    gradients: exact; they lie like the parameters.
+    optimizer: the optimizer's state, exact.
+    activations: what the forward pass keeps for the backward pass by the config's `remat`; between
+      blocks, inside them and at the ends. Estimated.
+    logits: what a chunk of the loss holds: logits, their gradient, the output layer. Estimated.
+    workspace: what the forward or backward pass of one layer holds besides, gathered weights and
+      recomputed activations among it, and gradients that are not summed yet. Estimated.
+    copy: parameters that the compiler copies, because loops read them while the next ones are
+      written over them. Estimated.
+  """
+  parameters: int
+  gradients: int
+  optimizer: int
+  activations: int
+  logits: int
+  workspace: int
+  copy: int
+
+  @property
+  def parts(self) -> dict[str, int]:
+    """What is held when most is held; the sum is `total`.
+
+    The loss and the layers do not run at the same time, and what they need fits where the
+    parameters were that have been copied: of these three the largest is `at work`.
+    """
+    return {'parameters': self.parameters, 'gradients': self.gradients,
+            'optimizer': self.optimizer, 'activations': self.activations,
+            'at work': max(self.copy, self.logits, self.workspace)}
+
+  @property
+  def total(self) -> int:
+    """The most at once."""
+    return sum(self.parts.values())
+
+
+def per_device(config, *, mesh: Mapping[str, int], rows: int, inputs_length: int = 0,
+               targets_length: int = 0, optimizer=None, microbatches: int = 1,
+               platform: str = 'cpu', rules: Rules = RULES,
+               is_trained: Callable[[str], bool] | None = None) -> Memory:
+  """Memory of a device of a mesh in a train step over packed rows.
+
+  Args:
+    config: a ModelConfig.
+    mesh: sizes of the mesh axes; those left out are 1.
+    rows: of the global batch. A batch that the mesh does not divide counts as the next that it
+      does; t5x_lite.parallel.mesh.check_fits refuses it.
+    inputs_length: tokens of a row that an encoder reads.
+    targets_length: tokens of a row that a decoder reads.
+    optimizer: one of t5x_lite.training.optimizers; None: AdamW with float32 moments.
+    microbatches: parts in which a batch is computed, as in TrainConfig.
+    platform: 'cpu', 'gpu' or 'tpu', which decides on the attention kernel and how many logits
+      there are at once. A CPU holds float32 also where bfloat16 is asked for.
+    rules: from logical axes to mesh axes, as of a MeshConfig.
+    is_trained: of a Network; None: all parameters are trained.
+  """
+  sizes = {axis: max(mesh.get(axis, 1), 1) for axis in MESH_AXES}
+  parts = lambda logical: num_parts(logical, sizes, rules)
+  parameters, trained, optimizer_state = _state(
+      config, optimizer, tuple(sizes.values()), tuple(rules), is_trained)
+  rows = -(-rows // (parts('batch') * microbatches))
+  own = _part(config, parts, platform)
+  traced = _traced(own, rows, inputs_length, targets_length, platform)
+  # A table that tokens are looked up in has a gradient of its own besides the output layer's, and
+  # on every device a whole one before it is cut.
+  table = 4 * own.vocab_size * own.embed_dim
+  lookup = table if own.tied_embeddings else table - table // parts('embed')
+  summed = trained if microbatches > 1 else 0
+  activations = traced['activations'] + traced['weights'] // parts('embed')
+  return Memory(parameters, trained, optimizer_state, activations,
+                traced['logits'] + lookup + summed, traced['layer'] + lookup + summed, trained)
+
+
+@functools.lru_cache(maxsize=64)
+def _state(config, optimizer, mesh: tuple[int, ...], rules: Rules, is_trained
+           ) -> tuple[int, int, int]:
+  """Bytes of a device's (parameters, trained ones among them, optimizer state)."""
+  if optimizer is None:
+    optimizer = optimizers.AdamW(learning_rate=schedules.Constant(rate=1.0))
+  network = models.build_network(config)
+  if is_trained is not None:
+    network = dataclasses.replace(network, is_trained=is_trained)
+  state = abstract_state(network, optimizer.make(), Partitioner(
+      AbstractMesh(mesh, MESH_AXES), rules))
+  count = lambda tree: sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+                           for x in jax.tree.leaves(tree))
+  trained = count(state['params'])
+  return trained + count(state['frozen']), trained, count(state['opt_state'])
+
+
+def _part(config, parts: Callable[[str], int], platform: str):
+  """The config of what one device computes of its rows, its layers scanned.
+
+  `parts` says into how many parts the mesh cuts a logical axis.
+  """
+  cut = lambda logical, n: n if n % parts(logical) else n // parts(logical)
+  heads, group = cut('heads', config.num_heads), config.global_every or 1
+  whole_experts = config.num_experts is not None and config.expert_capacity is None
+  round_up = lambda layers: layers and -(-layers // group) * group
+  attention = config.attention
+  if platform != 'cpu' and attention in ('auto', 'fused', 'splash'):
+    attention = 'blockwise'   # keeps what the flash kernels of accelerators keep
+  return dataclasses.replace(
+      config, num_heads=heads, num_kv_heads=math.gcd(heads, cut('kv', config.num_kv_heads)),
+      mlp_dim=config.mlp_dim if whole_experts else cut('mlp', config.mlp_dim),
+      vocab_size=cut('vocab', config.vocab_size), num_layers=round_up(config.num_layers),
+      num_decoder_layers=round_up(config.num_decoder_layers), scan_layers=True,
+      attention=attention, dtype='float32' if platform == 'cpu' else config.dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _traced(config, rows: int, inputs_length: int, targets_length: int, platform: str
+            ) -> dict[str, int]:
+  """Bytes of a network on one device.
+
+  Returns:
+    `activations` and `weights` (cast or reshaped; a mesh cuts them as it cuts the parameters) that
+    are kept for the backward pass, and what a chunk of `logits` and the busiest `layer` hold.
+  """
+  jaxpr, number, parameters, x, head = _network(config, rows, inputs_length, targets_length)
+  moving, fixed = liveness.kept(jaxpr, range(number), parameters)
+  accelerator = platform != 'cpu'
+  body = {'scan': 'jaxpr', 'while': 'body_jaxpr'}
+  busiest = lambda jaxpr, loop: max(
+      liveness.peak(eqn.params[body[loop]].jaxpr, accelerator)
+      for eqn in liveness.loops(jaxpr) if eqn.primitive.name == loop)
+  return {
+      # The output of the stack, which the loss reads, and its gradient, which the loss makes.
+      'activations': moving + 2 * math.prod(x.shape) * x.dtype.itemsize, 'weights': fixed,
+      'logits': busiest(_loss(head, x, platform), 'while'), 'layer': busiest(jaxpr, 'scan')}
+
+
+def _network(config, rows: int, inputs_length: int, targets_length: int):
+  """The forward and backward pass up to the head, traced.
+
+  Returns:
+    (jaxpr, so many of its outputs that are what is kept, and so many of its arguments that are
+    parameters; shapes of the last hidden states and of the head that reads them).
+  """
+  class Device(layers.Unsharded):
+    platform = 'cpu'   # `_part` has chosen the kernel
+
+  built = models.build_network(config, Device())
+  params = built.shapes
+  batch = _batch(config, rows, inputs_length, targets_length)
+  key = jax.eval_shape(lambda: jax.random.key(0)) if config.dropout_rate else None
+
+  def network(params, batch, key):
+    def outputs(params):
+      made = built.bind(params).outputs(batch, key)
+      return made._replace(head=None), made.head
+
+    made, back, head = jax.vjp(outputs, params, has_aux=True)
+    return back, back(jax.tree.map(jnp.zeros_like, made)), made.x_BLD, head
+
+  jaxpr, (back, _, x, head) = jax.make_jaxpr(network, return_shape=True)(params, batch, key)
+  return jaxpr.jaxpr, len(jax.tree.leaves(back)), len(jax.tree.leaves(params)), x, head
+
+
+def _loss(head, x, platform: str):
+  """The jaxpr of the loss and its gradient, for these shapes of hidden states and their head."""
+  chunk = max(1, language_model.LOSS_TOKENS[platform] // x.shape[0])
+
+  def loss(head, x, targets, weights):
+    summed = lambda head, x: chunked_cross_entropy(
+        head, x, targets, weights, chunk, ())['objective']
+    return jax.vjp(summed, head, x)
+
+  shape = lambda dtype: jax.ShapeDtypeStruct(x.shape[:2], dtype)
+  return jax.make_jaxpr(loss)(head, x, shape(jnp.int32), shape(jnp.float32)).jaxpr
+
+
+def _batch(config, rows: int, inputs_length: int, targets_length: int) -> dict:
+  """Shapes of a packed batch's features."""
+  sides = {'encoder_decoder': ('encoder', 'decoder'), 'encoder_only': ('encoder',),
+           'decoder_only': ('decoder',)}[config.family]
+  lengths = {'encoder': inputs_length, 'decoder': targets_length}
+  names = [(side, f'{side}_{name}') for side in sides
+           for name in ('input_tokens', 'segment_ids', 'positions')]
+  if config.prefix_lm:
+    names.append(('decoder', 'decoder_causal_attention'))
+  return {name: jax.ShapeDtypeStruct((rows, lengths[side]), jnp.int32) for side, name in names}
+
+
+def cache_bytes(config, rows: int, length: int, inputs_length: int = 0) -> int:
+  """Bytes of the cache that decoding `rows` rows of `length` tokens keeps, exact.
+
+  Of all devices together, in the dtype of the model's activations. An encoder-decoder keeps keys
+  and values of the `inputs_length` tokens its encoder has read, too; an encoder keeps nothing.
+  """
+  if config.family == 'encoder_only':
+    return 0
+  network = models.build_network(config)
+  batch = _batch(config, rows, inputs_length, length)
+  cache = jax.eval_shape(lambda params, batch: network.bind(params).start(
+      batch, length), network.shapes, batch)
+  return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(cache))

@@ -1,0 +1,139 @@
+"""What a config builds: parameters by module, FLOPs a token, memory of a train step.
+
+All of it is read off shapes and traces, and the mesh is an abstract one: nothing is compiled, no
+array is allocated, and the devices of the mesh need not be there.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+
+from t5x_lite.cost import accounting, memory
+from t5x_lite.models import Network
+from t5x_lite.parallel.mesh import MeshConfig
+from t5x_lite.parallel.partitioner import Partitioner
+from t5x_lite.training.optimizers import Optimizer
+from t5x_lite.training.state import abstract_state
+
+
+def summarize(network: Network, *, optimizer: Optimizer, mesh: MeshConfig,
+              row_lengths: tuple[int, int], batch_size: int, steps: int = 1,
+              microbatches: int = 1) -> dict[str, Any]:
+  """Parameters (by module, of embeddings, in all, active for a token), training FLOPs, and memory.
+
+  `memory` is in bytes; see `_memory`. The FLOPs of a token are those of a row over its tokens: all
+  of attention, and the part of it that its mask leaves (`_causal`); see accounting.py.
+  """
+  config, modules = network.config, {}
+  for name, shape in accounting.shapes(network).items():
+    modules[_module(name)] = modules.get(_module(name), 0) + math.prod(shape)
+  parameters = accounting.parameters(network)
+  return {
+      'family': config.family, 'modules': modules, 'parameters': parameters.total,
+      'embedding_parameters': parameters.embedding, 'active_parameters': parameters.active,
+      **_flops(config, row_lengths, batch_size, steps),
+      'memory': _memory(network, optimizer, mesh, row_lengths, batch_size, microbatches),
+  }
+
+
+def _module(name: str) -> str:
+  """'decoder/blocks/0/mlp/up/kernel' -> 'decoder/blocks/mlp': the same for all layers."""
+  parts = [part for part in name.split('/') if not part.isdigit()]
+  return '/'.join(parts[:3 if 'blocks' in parts else 2])
+
+
+def _flops(config, row_lengths: tuple[int, int], batch_size: int, steps: int) -> dict[str, Any]:
+  """FLOPs to train on a token, a step and the whole run, and how long and how many the rows are."""
+  tokens = sum(row_lengths)
+  row = accounting.train_flops(config, *row_lengths)
+  causal_row = accounting.train_flops(config, *row_lengths, causal=True)
+  return {
+      'tokens_per_row': tokens, 'rows_per_batch': batch_size,
+      'train_flops_per_token': row / tokens, 'train_flops_per_token_causal': causal_row / tokens,
+      'train_flops_per_step': row * batch_size, 'train_flops': row * batch_size * steps,
+  }
+
+
+def _memory(network: Network, optimizer: Optimizer, mesh: MeshConfig,
+            row_lengths: tuple[int, int], batch_size: int, microbatches: int) -> dict[str, Any]:
+  """Bytes of a train step and of the decoding cache.
+
+  `total` and `per_device` of the mesh are the parameters, gradients (as large as the trained
+  parameters, and sharded like them) and optimizer state, exact. `step` is what a device needs for a
+  step: the fields of memory.Memory and their `total`, of which activations, logits, workspace and
+  copy are estimates. They are those of an accelerator if activations are bfloat16, else of a CPU.
+  `cache_per_row` is what decoding keeps of a row as long as those of the data.
+  """
+  config, (inputs, targets) = network.config, row_lengths
+  sizes = mesh.abstract()
+  state = abstract_state(network, optimizer.make(), Partitioner(sizes, mesh.rules))
+
+  def held(shape_of):
+    count = lambda tree: sum(math.prod(shape_of(x)) * x.dtype.itemsize
+                             for x in jax.tree.leaves(tree))
+    trained, frozen = count(state['params']), count(state['frozen'])
+    moments = count(state['opt_state'])
+    return {'parameters': trained + frozen, 'gradients': trained, 'optimizer': moments,
+            'sum': 2 * trained + frozen + moments}
+
+  step = memory.per_device(
+      config, mesh=sizes.shape, rules=mesh.rules, rows=batch_size, inputs_length=inputs,
+      targets_length=targets, optimizer=optimizer, microbatches=microbatches,
+      platform='cpu' if config.dtype == 'float32' else 'tpu', is_trained=network.is_trained)
+  return {'mesh': dict(sizes.shape), 'total': held(lambda x: x.shape),
+          'per_device': held(lambda x: x.sharding.shard_shape(x.shape)),
+          'step': dataclasses.asdict(step) | {'total': step.total},
+          'cache_per_row': memory.cache_bytes(config, 1, targets, inputs)}
+
+
+def as_text(table: dict[str, Any]) -> str:
+  """The table of `describe` for people."""
+  total, embeddings = table['parameters'], table['embedding_parameters']
+  counts = {**table['modules'], 'total': total, '  of them embeddings': embeddings,
+            '  of them others': total - embeddings}
+  if table['active_parameters'] != total:
+    counts['  active for a token'] = table['active_parameters']
+  lines = [f'{"module":<40}{"parameters":>16}']
+  lines += [f'{name:<40}{size:>16,}' for name, size in counts.items()]
+  rows = f'{table["rows_per_batch"]} row{"s" if table["rows_per_batch"] > 1 else ""}'
+  lines += ['',
+            f'A step: {rows} x {table["tokens_per_row"]} tokens, '
+            f'{table["train_flops_per_step"]:.3e} FLOPs to train on',
+            f'A token: {table["train_flops_per_token"]:.3e} FLOPs (all of attention), '
+            f'{table["train_flops_per_token_causal"]:.3e} (what its mask leaves)']
+  if table['train_flops'] > table['train_flops_per_step']:
+    lines.append(f'The run: {table["train_flops"]:.3e} FLOPs')
+  return '\n'.join([*lines, '', *_memory_lines(table['memory'])])
+
+
+def _memory_lines(memory: dict[str, Any]) -> list[str]:
+  axes = ' x '.join(f'{axis} {size}' for axis, size in memory['mesh'].items() if size > 1)
+  columns = {'in all': memory['total']}
+  if axes:
+    columns['a device'] = memory['per_device']
+  row = lambda name, *cells: f'{name:<40}' + ''.join(f'{cell:>16}' for cell in cells)
+  lines = [row('memory', *columns)]
+  lines += [row(name, *(_size(held[key]) for held in columns.values()))
+            for key, name in (('parameters', 'parameters'), ('gradients', 'gradients'),
+                              ('optimizer', 'optimizer state'), ('sum', 'total'))]
+  if axes:
+    lines.append(f'A device of the mesh {axes}.')
+  step, width = memory['step'], len(columns) - 1
+  lines += ['', row('a step, estimated', *[''] * width, _size(step['total']))]
+  lines += [row(f'  {name}', *[''] * width, _size(step[key]))
+            for key, name in (('activations', 'kept activations, and the most of:'),
+                              ('logits', '  a chunk of the loss'),
+                              ('workspace', '  the busiest layer'),
+                              ('copy', '  parameters, copied'))]
+  if memory['cache_per_row']:
+    lines.append(row('cache of a decoded row', *[''] * width, _size(memory['cache_per_row'])))
+  return lines
+
+
+def _size(num_bytes: int) -> str:
+  """Bytes for people: '5.20 GiB'."""
+  power = min(max(num_bytes.bit_length() - 1, 0) // 10, 4)
+  unit = ('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]
+  return f'{num_bytes / 1024 ** power:.{2 if power else 0}f} {unit}'

@@ -1,0 +1,42 @@
+"""The features of a batch, by the names that seqio's feature converters emit.
+
+`{side}_input_tokens`, `{side}_target_tokens`, `{side}_loss_weights`, `{side}_segment_ids` and
+`{side}_positions`, each [batch, length], for the sides `encoder` and `decoder`; for some models
+`decoder_causal_attention`, `encoder_token_types` [batch, length], `next_sentence_labels` [batch].
+"""
+
+from typing import Any
+
+import numpy as np
+
+Batch = dict[str, Any]   # of NumPy arrays on the host, of jax.Arrays inside a step
+
+
+def for_model(batch: Batch, tokenizer: Any) -> Batch:
+  """`batch` as models read it: with segments, and the ids that the model has.
+
+  Segment ids of unpacked rows are 1 for tokens and 0 for padding.
+  """
+  batch = dict(batch)
+  for side, tokens in (('encoder', 'encoder_input_tokens'), ('decoder', 'decoder_target_tokens')):
+    if tokens in batch and f'{side}_segment_ids' not in batch:
+      batch[f'{side}_segment_ids'] = (batch[tokens] != tokenizer.pad_id).astype(np.int32)
+  return {name: tokenizer.model_ids(x) if name.endswith('_tokens') else x
+          for name, x in batch.items()}
+
+
+def num_tokens(batch: Batch):
+  """Tokens that an encoder or a decoder reads, padding left out; NumPy or JAX as the batch is."""
+  tokens = 0.0
+  for side in ('encoder', 'decoder'):
+    if f'{side}_input_tokens' in batch:
+      segments_BL = batch.get(f'{side}_segment_ids')
+      tokens += (batch[f'{side}_input_tokens'].size if segments_BL is None
+                 else (segments_BL > 0).sum())
+  return tokens
+
+
+def row_lengths(batch: Batch) -> tuple[int, int]:
+  """(encoder length, decoder length) of a batch; 0 for what it has not."""
+  length = lambda name: batch[name].shape[1] if name in batch else 0
+  return length('encoder_input_tokens'), length('decoder_input_tokens')

@@ -1,0 +1,110 @@
+"""What a source of batches is. A seqio stream, a cache and a buffer of rollouts are sources."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from t5x_lite.core.dataclass_checks import FieldError
+from t5x_lite.core.errors import UserError
+from t5x_lite.data.features import Batch
+
+
+class Tokenizer(Protocol):
+  """Text and ids of one feature of a source."""
+
+  vocab_size: int
+  pad_id: int
+  eos_id: int
+  start_id: int     # what a decoder reads before the first token
+  add_eos: bool     # whether texts of this feature end with eos_id
+  cls_id: int       # begins what an encoder-only model reads; UserError if there is none
+  mask_id: int      # stands for a token to guess; UserError if there is none
+
+  def encode(self, text: str) -> list[int]:
+    """Ids of a text."""
+
+  def decode(self, ids: list[int]) -> str:
+    """Text of ids, up to the end of text."""
+
+  def model_ids(self, ids: np.ndarray) -> np.ndarray:
+    """Ids as models read them."""
+
+  def byte_lengths(self) -> np.ndarray:
+    """int32 [vocab_size]: bytes of text each id stands for."""
+
+
+class Source:
+  """Batches for training, and examples for what comes after it.
+
+  A frozen dataclass that is a Source may be bound in gin as Experiment.data. It needs `name`,
+  `lengths`, `batch_size` and `batches`; the rest is for evaluation and inference.
+
+  Attributes:
+    name: for people; the same in every run on the same data.
+    lengths: tokens of `inputs` and of `targets` of a row; no `inputs` without an encoder or prompt.
+    batch_size: rows of a global batch.
+    vocabulary: the file that the tokenizer is read from, or None.
+  """
+
+  name: str
+  lengths: dict[str, int]
+  batch_size: int
+  vocabulary: str | None = None
+
+  def batches(self, model: Any, *, seed: int, start: int = 0, shard: tuple[int, int] = (0, 1)
+              ) -> Iterator[Batch]:
+    """This shard's rows of the endless stream of global batches.
+
+    Args:
+      model: the ModelConfig that reads them. Raises UserError if they do not fit it.
+      seed: of the order, and of all that is random in the examples.
+      start: the position: how many examples (rows) of the global stream are left out.
+      shard: (index, count); shard i has the rows i, i + count, … of every batch.
+    """
+    raise NotImplementedError
+
+  def splits(self) -> list[str]:
+    """Names of the splits that `examples` reads."""
+    return []
+
+  def examples(self, split: str, limit: int | None = None, seed: int = 0
+               ) -> Iterator[dict[str, Any]]:
+    """Examples of a split to infer from: `ids` of the inputs, texts `inputs` and `targets`.
+
+    Args:
+      split: one of `splits`.
+      limit: the first so many; None: all.
+      seed: of all that is random in the examples.
+    """
+    raise UserError(f'{self.name} has no examples to infer from: pass '
+                    '--gin.InferConfig.input=FILE with a prompt on each line')
+
+  def tokenizer(self, feature: str = 'inputs') -> Tokenizer:
+    """Of 'inputs' or 'targets'; of the targets where there are no inputs."""
+    raise UserError(f'{self.name} has no tokenizer: {type(self).__name__} does not define one')
+
+  def fingerprint(self) -> str | None:
+    """What tells the ids of this source from others; it goes with every checkpoint."""
+    return None
+
+  def check_model(self, model: Any) -> None:
+    """Raises UserError if the model takes shorter sequences than these."""
+    lengths = [*self.lengths.values()]
+    longest = sum(lengths) if model.family == 'decoder_only' else max(lengths)
+    if model.max_length is not None and longest > model.max_length:
+      what = 'inputs_length + targets_length' if model.family == 'decoder_only' else 'length'
+      raise FieldError(model, 'max_length', f'the data has sequences of {longest} tokens '
+                       f'({type(self).__name__} {what}); raise max_length or shorten the data')
+
+
+class NoData(Source):
+  """Stands for the data of a model that is looked at alone: its shape, without rows."""
+
+  name = ''
+
+  def __init__(self, lengths: dict[str, int], batch_size: int = 1):
+    self.lengths, self.batch_size = lengths, batch_size
+
+  def batches(self, model, *, seed, start=0, shard=(0, 1)):
+    raise UserError('a model alone has no data: pass a gin file that binds an Experiment')

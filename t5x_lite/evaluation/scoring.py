@@ -1,0 +1,31 @@
+"""How likely a model finds the targets of a batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x_lite.models import Network
+from t5x_lite.parallel.partitioner import Partitioner
+
+
+def make_score(network: Network, partitioner: Partitioner, byte_lengths: np.ndarray | None):
+  """Jitted (params, batch) -> sums of each row, [batch] float32.
+
+  They are log p(target), that of the targets that stand for text, the weights, the bytes of text
+  and the hits. `byte_lengths` is [vocab], the bytes each id stands for; None if ids are classes.
+  """
+  side = network.config.target_side
+
+  def score(params, batch):
+    logits = network.bind(params)(batch)
+    targets = batch[f'{side}_target_tokens']
+    weights = batch[f'{side}_loss_weights'].astype(jnp.float32)
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
+    hits = (logits.argmax(-1) == targets) * weights
+    sums = {'score': log_p * weights, 'tokens': weights, 'correct': hits}
+    if byte_lengths is not None:
+      size = jnp.asarray(byte_lengths)[targets] * (weights > 0)
+      sums |= {'bytes': size, 'text': log_p * weights * (size > 0)}
+    return {name: x.sum(1) for name, x in sums.items()}
+
+  return jax.jit(score, out_shardings=partitioner.replicated)

@@ -1,0 +1,1 @@
+"""From parameters to text: generation, prediction, texts in and texts out."""

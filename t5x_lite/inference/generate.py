@@ -1,0 +1,91 @@
+"""Generation: greedy or by temperature, with a key-value cache, in one compiled loop.
+
+Shape letters: B batch, P prompt length, T new tokens, V vocabulary.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x_lite.models import Model, Network
+from t5x_lite.parallel.partitioner import Partitioner
+
+
+def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
+             valid_BP: jax.Array, key: jax.Array, *, max_tokens: int, temperature: float,
+             eos_id: int, pad_id: int, num_ids: int) -> tuple[jax.Array, jax.Array]:
+  """New tokens [batch, max_tokens] int32 after each prompt, and their log-likelihoods [batch].
+
+  Args:
+    model: a DecoderOnly or EncoderDecoder.
+    batch: what `model.start` reads (the encoder's features, one example a row).
+    prompt_BP: prompts, padded on the left to one length; at least the id that starts decoding.
+    valid_BP: bool, False on the padding.
+    key: draws the tokens; not used when greedy.
+    max_tokens: a row ends here or with `eos_id`, which is kept; `pad_id` fills the rest.
+    temperature: tokens are drawn from softmax(logits / temperature); 0 takes the largest logit,
+      the lowest id among equals.
+    eos_id, pad_id: of the vocabulary.
+    num_ids: size of the vocabulary; rows of the embedding table beyond it are never drawn.
+
+  The log-likelihood is the model's own, at temperature 1, summed over a row's new tokens.
+  """
+  B, P = prompt_BP.shape
+  cache = model.start(batch, P + max_tokens)
+  logits_BV, cache = model.decode(prompt_BP, cache, valid_BP, prompt=True)
+
+  def unfinished(carry):
+    i, done_B = carry[0], carry[-1]
+    return (i < max_tokens) & ~done_B.all()
+
+  def step(carry):
+    i, logits_BV, cache, tokens_BT, score_B, done_B = carry
+    logits_BV = jnp.where(jnp.arange(logits_BV.shape[-1]) < num_ids, logits_BV, -jnp.inf)
+    if temperature:
+      token_B = jax.random.categorical(jax.random.fold_in(key, i), logits_BV / temperature)
+    else:
+      token_B = _argmax(logits_BV)
+    log_p_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B[:, None], -1)[:, 0]
+    score_B = score_B + jnp.where(done_B, 0.0, log_p_B)
+    token_B = jnp.where(done_B, pad_id, token_B).astype(jnp.int32)
+    tokens_BT = jax.lax.dynamic_update_slice_in_dim(tokens_BT, token_B[:, None], i, axis=1)
+    done_B = done_B | (token_B == eos_id)
+    logits_BV, cache = model.decode(token_B[:, None], cache, jnp.ones((B, 1), bool))
+    return i + 1, logits_BV, cache, tokens_BT, score_B, done_B
+
+  start = (0, logits_BV, cache, jnp.full((B, max_tokens), pad_id, jnp.int32), jnp.zeros(B),
+           jnp.zeros(B, bool))
+  *_, tokens_BT, score_B, _ = jax.lax.while_loop(unfinished, step, start)
+  return tokens_BT, score_B
+
+
+def _argmax(x_BV: jax.Array) -> jax.Array:
+  """The lowest index of the largest value. XLA's argmax, of pairs, is ten times slower on a CPU."""
+  index = jnp.where(x_BV == x_BV.max(-1, keepdims=True), jnp.arange(x_BV.shape[-1]), x_BV.shape[-1])
+  return index.min(-1)
+
+
+def make_generate(network: Network, partitioner: Partitioner, **options) -> Callable:
+  """`generate` jitted for a model: (params, batch, prompt, valid, key) -> (tokens, scores)."""
+
+  def run(params, batch, prompt_BP, valid_BP, key):
+    return generate(network.bind(params), batch, prompt_BP, valid_BP, key, **options)
+
+  return jax.jit(run, out_shardings=partitioner.replicated)
+
+
+def left_pad(prompts: list[np.ndarray], pad_id: int, multiple: int = 32
+             ) -> tuple[np.ndarray, np.ndarray]:
+  """(prompts [batch, length] int32, valid [batch, length] bool), padded on the left.
+
+  The length is a multiple of `multiple`, so that few lengths are ever compiled.
+  """
+  length = -(-max(len(p) for p in prompts) // multiple) * multiple
+  tokens = np.full((len(prompts), length), pad_id, np.int32)
+  valid = np.zeros((len(prompts), length), bool)
+  for row, prompt in enumerate(prompts):
+    if len(prompt):
+      tokens[row, -len(prompt):], valid[row, -len(prompt):] = prompt, True
+  return tokens, valid

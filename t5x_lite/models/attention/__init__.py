@@ -1,0 +1,1 @@
+"""The attention layer, its masks, and kernels that compute it in several ways."""

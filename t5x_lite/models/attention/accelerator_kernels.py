@@ -1,0 +1,95 @@
+"""Attention by the kernels of others: jax.nn's (cuDNN flash on GPUs) and splash on TPUs.
+
+Shapes and signature: see attention_kernels.py. `unsupported_*` say what a kernel cannot do.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.models import layers
+from t5x_lite.models.attention.kernels import Scores
+
+_SPLASH_BLOCKS = 512, 256, 128
+
+
+def unsupported_fused(q_BNLH: jax.Array, k_BKSH: jax.Array, scores: Scores) -> str | None:
+  """What jax.nn.dot_product_attention cannot do of this, or None."""
+  if scores.softcap is not None:
+    return 'soft caps'
+  if scores.key is not None and scores.dropout_rate:
+    return 'dropout of attention'
+  return None if isinstance(scores.mask.q_start, int) else 'a cache'
+
+
+def cudnn_can(q_BNLH: jax.Array) -> bool:
+  """Whether cuDNN's flash attention takes these dtypes and head sizes."""
+  head_dim = q_BNLH.shape[-1]
+  return q_BNLH.dtype in (jnp.bfloat16, jnp.float16) and head_dim <= 128 and head_dim % 8 == 0
+
+
+def fused(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, scores: Scores,
+          shard: layers.Shard) -> jax.Array:
+  """jax.nn.dot_product_attention: cuDNN's flash attention where it can, else XLA's."""
+  length, num_keys, mask = q_BNLH.shape[2], k_BKSH.shape[2], scores.mask
+  # Only what cannot be said by a flag becomes an array.
+  array = mask.q_segments_BL is not None or mask.prefix_BL is not None
+  window = None if mask.window is None else (mask.window - 1, 0 if mask.causal else mask.window - 1)
+  bias = scores.bias and scores.bias.block(
+      jnp.arange(length), jnp.arange(num_keys))[None].astype(q_BNLH.dtype)
+  length_first = lambda x: jnp.swapaxes(x, 1, 2)
+  y_BLNH = jax.nn.dot_product_attention(
+      *map(length_first, (q_BNLH, k_BKSH, v_BKSH)), bias=bias,
+      mask=mask.block(0, length, 0, num_keys) if array else None,
+      is_causal=mask.causal and not array, local_window_size=None if array else window,
+      scale=scores.scale,
+      implementation='cudnn' if shard.platform == 'gpu' and cudnn_can(q_BNLH) else 'xla')
+  return length_first(y_BLNH)
+
+
+def unsupported_splash(q_BNLH: jax.Array, k_BKSH: jax.Array, scores: Scores) -> str | None:
+  """What the splash kernel cannot do of this, or None."""
+  if scores.bias is not None:
+    return 'biases of the scores'
+  if scores.key is not None and scores.dropout_rate:
+    return 'dropout of attention'
+  if scores.mask.prefix_BL is not None:
+    return 'prefixes'
+  if not isinstance(scores.mask.q_start, int):
+    return 'a cache'
+  if q_BNLH.shape[2] % _SPLASH_BLOCKS[-1] or k_BKSH.shape[2] % _SPLASH_BLOCKS[-1]:
+    return f'lengths that are no multiple of {_SPLASH_BLOCKS[-1]}'
+  return None
+
+
+def splash(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, scores: Scores,
+           shard: layers.Shard) -> jax.Array:
+  """JAX's splash attention (Pallas) on each device's own rows and heads; interpreted off TPUs."""
+  # Imports Pallas' TPU backend: seconds that other platforms need not pay.
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+  length, num_keys, mask = q_BNLH.shape[2], k_BKSH.shape[2], scores.mask
+  shape = length, num_keys
+  if mask.window is not None:
+    right = 0 if mask.causal else mask.window - 1
+    head_mask = masks.LocalMask(shape, (mask.window - 1, right), 0)
+  else:
+    head_mask = masks.CausalMask(shape) if mask.causal else masks.FullMask(shape)
+  q_block, k_block = (next(b for b in _SPLASH_BLOCKS if n % b == 0) for n in shape)
+  sizes = kernels.BlockSizes(
+      block_q=q_block, block_kv=k_block, block_kv_compute=k_block, block_q_dkv=q_block,
+      block_kv_dkv=k_block, block_kv_dkv_compute=k_block, block_q_dq=q_block, block_kv_dq=k_block)
+
+  def own_part(q_BNLH, k_BKSH, v_BKSH, q_segments_BL, k_segments_BS):
+    kernel = kernels.make_splash_mha(
+        masks.MultiHeadMask([head_mask] * q_BNLH.shape[1]), block_sizes=sizes, head_shards=1,
+        q_seq_shards=1, attn_logits_soft_cap=scores.softcap, interpret=shard.platform != 'tpu')
+    row = lambda q, k, v, *segments: kernel(q, k, v, segment_ids=kernels.SegmentIds(*segments))
+    return jax.vmap(row)(q_BNLH, k_BKSH, v_BKSH, q_segments_BL, k_segments_BS)
+
+  rows = lambda size: jnp.ones((q_BNLH.shape[0], size), jnp.int32)
+  segments = ((rows(length), rows(num_keys)) if mask.q_segments_BL is None else
+              (mask.q_segments_BL, mask.k_segments_BS))
+  heads, kv = ('batch', 'heads', 'length', None), ('batch', 'kv', 'length', None)
+  run = shard.map(own_part, (heads, kv, kv, ('batch', 'length'), ('batch', 'length')), heads)
+  return run(q_BNLH * scores.scale, k_BKSH, v_BKSH, *segments).astype(q_BNLH.dtype)

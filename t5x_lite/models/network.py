@@ -1,0 +1,71 @@
+"""A network: the graph of a config, made once and handed on to whoever computes with it."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+from flax import nnx
+import jax
+
+from t5x_lite.models import initialization
+from t5x_lite.models.config import ModelConfig
+from t5x_lite.models.decoder_only import DecoderOnly
+from t5x_lite.models.encoder_decoder import EncoderDecoder
+from t5x_lite.models.encoder_only import EncoderOnly
+from t5x_lite.models.layers import Shard, unsharded
+
+FAMILIES = {
+    'encoder_only': EncoderOnly,
+    'encoder_decoder': EncoderDecoder,
+    'decoder_only': DecoderOnly,
+}
+Model = EncoderOnly | EncoderDecoder | DecoderOnly
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A model without its arrays.
+
+  Attributes:
+    config: what it was built from.
+    graphdef: the static part, of which `bind` makes a model.
+    abstract: the parameters as ShapeDtypeStructs, each with its logical names `axes` and the `std`
+      and `mean` of its initial values.
+    is_trained: whether the parameter of a path, 'decoder/blocks/mlp/up/kernel', is trained; what
+      is not is frozen.
+  """
+
+  config: ModelConfig
+  graphdef: nnx.GraphDef
+  abstract: nnx.State
+  is_trained: Callable[[str], bool] = lambda path: True
+
+  def bind(self, params: dict) -> Model:
+    """The model with these parameters, a nested dict of arrays."""
+    return nnx.merge(self.graphdef, params)
+
+  def init(self, key: jax.Array, one_device: bool = False) -> dict:
+    """Initial parameters as a nested dict of float32 arrays; see initialization.draw."""
+    return initialization.draw(self.abstract, key, one_device)
+
+  @property
+  def shapes(self) -> dict:
+    """Nested dict of the parameters as ShapeDtypeStructs."""
+    return nnx.to_pure_dict(self.abstract)
+
+  @property
+  def logical_axes(self) -> dict[str, Any]:
+    """Nested dict of tuples: the logical names of the axes of each parameter."""
+
+    def axes(variable):
+      stacked = len(variable.get_value().shape) - len(variable.axes)
+      return ('layers',) * stacked + tuple(variable.axes)
+
+    flat = {path: axes(variable) for path, variable in nnx.to_flat_state(self.abstract)}
+    return nnx.traversals.unflatten_mapping(flat)
+
+
+def build_network(config: ModelConfig, shard: Shard = unsharded) -> Network:
+  """The network of a config; `shard` says where its activations lie."""
+  graphdef, abstract = nnx.split(nnx.eval_shape(lambda: FAMILIES[config.family](config, shard)))
+  return Network(config, graphdef, abstract)

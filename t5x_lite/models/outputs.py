@@ -1,0 +1,17 @@
+"""What a network computes before its output layer. Shape letters: see layers.py."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Outputs(NamedTuple):
+  """What a network computes before its output layer, which is often applied in parts."""
+  x_BLD: jax.Array
+  head: jax.tree_util.Partial   # [batch, any length, embed] -> float32 logits
+  router_losses: dict[str, jax.Array] | None = None   # sums, of a mixture of experts
+  next_sentence_logits_BC: jax.Array | None = None    # of BERT's second objective
+
+  def logits(self) -> jax.Array:
+    """Float32 logits [batch, length, vocab or classes]."""
+    return self.head(self.x_BLD)

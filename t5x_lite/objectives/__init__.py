@@ -1,0 +1,1 @@
+"""What a step minimises, as weighted sums over the global batch."""

@@ -1,0 +1,49 @@
+"""The cross-entropy of a model's logits on the targets of a batch: language models and classes."""
+
+import dataclasses
+
+import jax
+
+from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types
+from t5x_lite.data.features import Batch
+from t5x_lite.models import Model
+from t5x_lite.objectives.cross_entropy import chunked_cross_entropy, weighted_first
+from t5x_lite.objectives.objective import LossSums
+
+# Tokens whose logits a device holds at once. On a CPU few are fast, as they stay in its cache; on
+# accelerators each chunk costs a sum of the output layer's gradient over the devices.
+LOSS_TOKENS = {'cpu': 512, 'gpu': 8192, 'tpu': 8192}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CrossEntropy:
+  """Cross-entropy over the target tokens, as sums; see cross_entropy.cross_entropy.
+
+  Metrics: `loss`, plain cross-entropy in nats, and `accuracy`, a share.
+  """
+  label_smoothing: float = 0.0
+  z_loss: float = 0.0            # factor of log(Z)^2; T5X uses 1e-4
+  loss_tokens: int | None = None   # whose logits a device holds at once; None: LOSS_TOKENS
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, 'loss_tokens')
+    if not 0 <= self.label_smoothing < 1:
+      raise FieldError(self, 'label_smoothing', 'must be at least 0 and below 1')
+
+  def __call__(self, model: Model, batch: Batch, key: jax.Array | None,
+               normalizers: dict[str, jax.Array]) -> LossSums:
+    """The sums over a batch with `{side}_target_tokens` and `{side}_loss_weights`."""
+    config, shard = model.config, model.shard
+    outputs, side = model.outputs(batch, key), model.config.target_side
+    targets, weights = batch[f'{side}_target_tokens'], batch[f'{side}_loss_weights']
+    x = outputs.x_BLD
+    if config.head in ('mlm', 'mlm_nsp'):
+      x, targets, weights = weighted_first(x, targets, weights)
+    loss_tokens = self.loss_tokens or LOSS_TOKENS[shard.platform]
+    chunk = max(1, loss_tokens * shard.batch_parts // x.shape[0])
+    options = {'label_smoothing': self.label_smoothing, 'z_loss': self.z_loss}
+    sums = chunked_cross_entropy(outputs.head, x, targets, weights, chunk, tuple(options.items()))
+    weight = sums['weight']
+    return LossSums(sums['objective'], weight, {
+        'loss': (sums['loss'], weight), 'accuracy': (sums['correct'], weight)})

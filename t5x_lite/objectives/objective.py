@@ -1,0 +1,102 @@
+"""What an objective is: a function of a model and a batch that gives weighted sums.
+
+Sums, not means: a step adds the sums of all microbatches and divides once, by the weight of the
+global batch, so that packing, accumulation and the mesh do not change a loss.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.data.features import Batch, num_tokens
+from t5x_lite.models import Model
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LossSums:
+  """Sums over a batch; scalars, float32.
+
+  Attributes:
+    total: what is minimised.
+    weight: what `total` is divided by, once, over the global batch.
+    metrics: name -> (sum, weight), logged as sum / weight.
+  """
+
+  total: jax.Array
+  weight: jax.Array
+  metrics: dict[str, tuple[jax.Array, jax.Array]]
+
+
+@runtime_checkable
+class Objective(Protocol):
+  """Part of what a step minimises. A frozen dataclass with this method may be named in gin."""
+
+  def __call__(self, model: Model, batch: Batch, key: jax.Array | None,
+               normalizers: dict[str, jax.Array]) -> LossSums | None:
+    """The sums over a batch, or None if the model has nothing for this objective.
+
+    Args:
+      model: whose `outputs(batch, key)` are computed once for all objectives of a step.
+      batch: features of the model's family.
+      key: draws dropout; None for none.
+      normalizers: of `normalizers`, of the global batch.
+    """
+
+
+def normalizers(batch: Batch) -> dict[str, jax.Array]:
+  """How much loss weight a batch has for each of its `token`s, and for each `row` of examples.
+
+  A loss that is a mean over tokens or rows is multiplied by these, so that dividing everything by
+  the weight of the batch, as a step does, leaves it that mean.
+  """
+  weight = sum(x.astype(jnp.float32).sum() for name, x in batch.items()
+               if name.endswith('_loss_weights'))
+  return {'token': weight / jnp.maximum(num_tokens(batch), 1),
+          'row': weight / jnp.maximum(rows_with_examples(batch).sum(), 1)}
+
+
+def rows_with_examples(batch: Batch) -> jax.Array:
+  """1 for each row that holds an example, 0 for one of padding alone, [batch] float32."""
+  side = 'decoder' if 'decoder_input_tokens' in batch else 'encoder'
+  segments_BL = batch.get(f'{side}_segment_ids')
+  if segments_BL is None:
+    return jnp.ones(batch[f'{side}_input_tokens'].shape[0])
+  return (segments_BL > 0).any(1).astype(jnp.float32)
+
+
+class _SharedForward:
+  """A model whose outputs on a batch are computed once, for all objectives of a step."""
+
+  def __init__(self, model: Model):
+    self._model, self._seen = model, []
+
+  def __getattr__(self, name: str):
+    return getattr(self._model, name)
+
+  def outputs(self, batch: Batch, key: jax.Array | None = None):
+    for seen_batch, seen_key, outputs in self._seen:
+      if seen_batch is batch and seen_key is key:
+        return outputs
+    self._seen.append((batch, key, self._model.outputs(batch, key)))
+    return self._seen[-1][-1]
+
+
+def add_objectives(objectives: Sequence[Objective]) -> Callable[..., LossSums]:
+  """One objective that is the sum of several; the metrics of all. Raises ValueError for none."""
+
+  def loss_fn(model, batch, key, normalizers):
+    shared = _SharedForward(model)
+    parts = [part for objective in objectives
+             if (part := objective(shared, batch, key, normalizers)) is not None]
+    if not parts:
+      raise ValueError('none of the objectives applies to this model and batch')
+    total, weight, metrics = parts[0].total, parts[0].weight, dict(parts[0].metrics)
+    for part in parts[1:]:
+      total, weight, metrics = total + part.total, weight + part.weight, metrics | part.metrics
+    return LossSums(total, weight, metrics)
+
+  return loss_fn

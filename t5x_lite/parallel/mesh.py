@@ -1,0 +1,122 @@
+"""The one table of mesh axes and rules, from which all that depends on the mesh derives.
+
+The axes of the mesh are the fields of MeshConfig; RULES map the logical axes of parameters and
+activations to them, and the names of the batch's rows, too. Where arrays are sharded
+(partitioner.py), what is refused (check_fits), the memory of a device (cost/memory.py), `describe`
+and the planner of scaling/ read this table. Models never name mesh axes.
+"""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import math
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, Mesh
+import numpy as np
+
+from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types
+from t5x_lite.core.errors import UserError
+from t5x_lite.models import ModelConfig
+
+Rules = tuple[tuple[str, tuple[str, ...]], ...]
+# In order of priority: each mesh axis is used once in an array, by the first rule that can. So
+# activations are cut by batch and parameters by embed, though both name 'fsdp'.
+RULES: Rules = (
+    ('batch', ('data', 'fsdp')),
+    ('vocab', ('tensor',)),
+    ('heads', ('tensor',)),
+    ('kv', ('tensor',)),
+    ('mlp', ('tensor',)),
+    ('embed', ('fsdp',)),
+)
+# The logical axes that their rule must divide, and the fields of ModelConfig that are their sizes.
+# Key-value heads are not among them: where they are too few, every device keeps all of them.
+DIVIDED = {'heads': 'num_heads', 'mlp': 'mlp_dim', 'vocab': 'vocab_size', 'embed': 'embed_dim'}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+  """How devices are arranged: copies of the model, slices of its state, slices of its layers."""
+  data: int = -1       # data parallelism, one copy of the state each; -1: all devices left over
+  fsdp: int = 1        # the batch and the state are cut, parameters gathered when used (ZeRO-3)
+  tensor: int = 1      # heads, mlp and vocab are cut (Megatron)
+  rules: Rules = RULES
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, *MESH_AXES[1:])
+    if self.data == 0 or self.data < -1:
+      raise FieldError(self, 'data', 'must be above 0, or -1 for all devices left over')
+    for _, axes in self.rules:
+      if set(axes) - set(MESH_AXES):
+        raise FieldError(self, 'rules', f'mesh axes are {", ".join(MESH_AXES)}')
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Sizes of the axes, in the order of MESH_AXES; `data` may be -1."""
+    return tuple(getattr(self, axis) for axis in MESH_AXES)
+
+  def abstract(self) -> AbstractMesh:
+    """The mesh without its devices; an axis that takes all devices left over (-1) has one."""
+    return AbstractMesh(tuple(max(size, 1) for size in self.shape), MESH_AXES)
+
+  def make(self, devices=None) -> Mesh:
+    """The mesh over `devices` (default: all). Raises UserError if they do not suffice."""
+    devices = jax.devices() if devices is None else devices
+    data, *inner = self.shape
+    others = [f'MeshConfig.{axis}' for axis in MESH_AXES[1:]]
+    if data == -1:
+      data = max(len(devices) // math.prod(inner), 1)
+    shape = (data, *inner)
+    size = math.prod(shape)
+    if self.data == -1 and size < len(devices):
+      product = ' x '.join(f'{name} = {n}' for name, n in zip(others, inner))
+      raise UserError(
+          f'{product} does not divide the {len(devices)} devices: choose sizes that do, or set '
+          f'MeshConfig.data = {data} to leave some idle')
+    if size > len(devices):
+      product = ' x '.join(f'{axis}={n}' for axis, n in zip(MESH_AXES, shape))
+      raise UserError(
+          f'The mesh {product} needs {size} devices but there are {len(devices)}: lower '
+          f'{" or ".join(others)}, or set MeshConfig.data = -1')
+    if size == jax.device_count():  # let JAX order the devices by their position in the machine
+      types = (AxisType.Auto,) * len(MESH_AXES)
+      return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
+    return Mesh(np.array(devices[:size]).reshape(shape), MESH_AXES)
+
+
+MESH_AXES = tuple(f.name for f in dataclasses.fields(MeshConfig) if f.name != 'rules')
+
+
+def axes_of(logical: str, rules: Rules = RULES) -> tuple[str, ...]:
+  """The mesh axes of the first rule for a logical axis; () if it has none."""
+  return next((axes for name, axes in rules if name == logical), ())
+
+
+def num_parts(logical: str, sizes: Mapping[str, int], rules: Rules = RULES) -> int:
+  """Into how many parts a mesh of these sizes cuts a logical axis."""
+  return math.prod(sizes.get(axis, 1) for axis in axes_of(logical, rules))
+
+
+def indivisible(config: ModelConfig, sizes: Mapping[str, int], rules: Rules = RULES
+                ) -> Iterator[tuple[str, str]]:
+  """(field of the config, why) for each size that the rules do not divide as they should."""
+  for logical, field in DIVIDED.items():
+    cuts = [axes for name, axes in rules if name == logical]
+    parts = [math.prod(sizes.get(axis, 1) for axis in axes) for axes in cuts]
+    if parts and all(getattr(config, field) % n for n in parts):
+      yield field, f'MeshConfig.{" x MeshConfig.".join(cuts[0])} is {parts[0]}'
+
+
+def check_fits(config: ModelConfig, mesh: Mesh, batch_size: int, microbatches: int = 1,
+               rules: Rules = RULES) -> None:
+  """Raises UserError for a size of the model, or a batch, that the mesh does not divide."""
+  for field, why in indivisible(config, mesh.shape, rules):
+    raise FieldError(config, field, f'not divisible by the mesh: {why}')
+  parts = num_parts('batch', mesh.shape, rules)
+  if batch_size % (parts * microbatches):
+    each = f' in {microbatches} microbatches' if microbatches > 1 else ''
+    up = -(-batch_size // (parts * microbatches)) * parts * microbatches
+    raise UserError(
+        f'batch_size {batch_size}{each} is not divisible by the mesh: '
+        f'{" x ".join(axes_of("batch", rules))} is {parts}; the next size that is: {up}')

@@ -1,0 +1,182 @@
+"""The hooks of every run: logging, health, checkpoints, evaluation, and signals that stop it."""
+
+from collections.abc import Callable
+import dataclasses
+import math
+import signal
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_lite.core.console import Progress
+from t5x_lite.core.errors import UserError
+from t5x_lite.data.features import Batch, num_tokens
+from t5x_lite.objectives.objective import LossSums
+from t5x_lite.training.checkpoints import Checkpoints
+from t5x_lite.training.loop import Hook, Run, every
+from t5x_lite.training.metric_writer import MetricWriter
+
+
+class _StepLate(Hook):
+  """Reads the sums of a step after the next one has started, so that no device waits."""
+
+  _pending: tuple[int, Batch, LossSums] | None = None
+
+  def wants(self, run: Run) -> bool:
+    raise NotImplementedError
+
+  def read(self, run: Run, step: int, batch: Batch, sums: LossSums) -> None:
+    raise NotImplementedError
+
+  def after_step(self, run: Run) -> None:
+    self._read_pending(run)
+    if self.wants(run):
+      self._pending = run.step, run.batch, run.sums
+
+  def pause(self, run: Run) -> None:
+    self._read_pending(run)
+
+  def _read_pending(self, run: Run) -> None:
+    if self._pending is not None:
+      pending, self._pending = self._pending, None
+      self.read(run, *pending)
+
+
+class LogMetrics(_StepLate):
+  """Writes the metrics of every n-th step and of the last, and shows a progress line."""
+
+  def __init__(self, writer: MetricWriter, progress: Progress, log_every: int, *,
+               learning_rate: Callable[[Any], Any] | None,
+               flops_of: Callable[[Batch], float], peak_flops: float):
+    """What a step costs is given: `flops_of` the global batch, and the peak of all devices."""
+    self.writer, self.progress, self.log_every = writer, progress, log_every
+    self.learning_rate, self.flops_of, self.peak_flops = learning_rate, flops_of, peak_flops
+
+  def begin(self, run: Run) -> None:
+    self.resume(run)
+
+  def resume(self, run: Run) -> None:
+    self._clock, self._logged = time.monotonic(), run.step   # a pause is not part of a step
+
+  def wants(self, run: Run) -> bool:
+    return every(self.log_every, run.step) or run.step == run.until
+
+  def read(self, run: Run, step: int, batch: Batch, sums: LossSums) -> None:
+    sums = jax.device_get(sums)
+    now = time.monotonic()
+    seconds = (now - self._clock) / (step - self._logged)
+    self._clock, self._logged = now, step
+    values = metric_means(sums)
+    if self.learning_rate is not None:
+      values['learning_rate'] = float(self.learning_rate(np.int32(step - 1)))
+    tokens = float(num_tokens(batch)) * jax.process_count()
+    values |= {'seconds_per_step': seconds, 'tokens_per_second': tokens / seconds,
+               'mfu': self.flops_of(batch) / seconds / self.peak_flops}
+    self.writer.write(step, 'train', values)
+    self.progress.show(step, values, (run.until - step) * seconds)
+
+  def end(self, run: Run) -> None:
+    self.progress.finish()
+    self.writer.close()
+
+
+def metric_means(sums: LossSums) -> dict[str, float]:
+  """What is logged of a step: each metric's sum over its weight, and the objective's."""
+  mean = lambda total, weight: float(total) / max(float(weight), 1.0)
+  metrics = {name: mean(*pair) for name, pair in sums.metrics.items()}
+  first = {'loss': metrics.pop('loss')} if 'loss' in metrics else {}
+  return first | {'objective': mean(sums.total, sums.weight)} | metrics | {
+      'target_tokens': float(sums.weight)}
+
+
+class StopIfNotFinite(_StepLate):
+  """Fails with a UserError when the objective or its gradient is no longer finite.
+
+  Every n-th step is looked at, and each step at which the run pauses, so that no such state is
+  saved.
+  """
+
+  def __init__(self, check_every: int, latest_saved: Callable[[], int | None]):
+    self.check_every, self.latest_saved = check_every, latest_saved
+
+  def wants(self, run: Run) -> bool:
+    return every(self.check_every, run.step) or run.step == run.until
+
+  def pause(self, run: Run) -> None:
+    super().pause(run)
+    if run.sums is not None:
+      self.read(run, run.step, run.batch, run.sums)
+
+  def read(self, run: Run, step: int, batch: Batch, sums: LossSums) -> None:
+    norms = [x for name, (x, _) in sums.metrics.items() if name == 'grad_norm']
+    if all(math.isfinite(float(x)) for x in (sums.total, *norms)):
+      return
+    good = self.latest_saved()
+    kept = 'there is no checkpoint yet' if good is None else f'step {good} is saved and good'
+    raise UserError(f'The loss or its gradient is not finite at step {step} ({kept}): lower the '
+                    'learning rate or clip_norm, or look at the data')
+
+
+class SaveCheckpoints(Hook):
+  """Saves every so many steps, before each evaluation, and when the run ends or is stopped."""
+
+  def __init__(self, checkpoints: Checkpoints, meta: dict[str, Any], *intervals: int | None):
+    """`intervals`: of checkpoints, and of whatever a checkpoint is to come before."""
+    self.checkpoints, self.meta, self.intervals = checkpoints, meta, intervals
+
+  def pauses_after(self, step: int) -> bool:
+    return any(every(n, step) for n in self.intervals)
+
+  def pause(self, run: Run) -> None:
+    ended = run.step >= run.until or run.stopped_by is not None
+    if run.sums is not None and (ended or self.pauses_after(run.step)):
+      self.checkpoints.save(run.state, run.step, self.meta)
+
+  def end(self, run: Run) -> None:
+    """Waits for checkpoints that are being written."""
+    self.checkpoints.close()
+
+
+class Evaluate(Hook):
+  """Evaluates every so many steps, and the finished run."""
+
+  def __init__(self, evaluator: Callable[[Any, int], dict[str, float]], interval: int | None,
+               all_params: Callable[[Run], Any], writer: MetricWriter, progress: Progress):
+    self.evaluator, self.interval, self.all_params = evaluator, interval, all_params
+    self.writer, self.progress = writer, progress
+
+  def pauses_after(self, step: int) -> bool:
+    return every(self.interval, step)
+
+  def pause(self, run: Run) -> None:
+    if not run.finished and (run.stopped_by is not None or not self.pauses_after(run.step)):
+      return
+    run.metrics = self.evaluator(self.all_params(run), run.step)
+    self.writer.write(run.step, 'eval', run.metrics)
+    values = '  '.join(f'{name} {value:.4g}' for name, value in run.metrics.items())
+    self.progress.say(f'step {run.step}  {values}')
+
+
+@dataclasses.dataclass
+class StopOnSignals(Hook):
+  """Ctrl-C and SIGTERM end the run after the step that runs, and it is saved; twice stops now."""
+
+  numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+  before: dict = dataclasses.field(default_factory=dict)
+
+  def begin(self, run: Run) -> None:
+    def ask(number, frame):
+      if run.stopped_by is not None:
+        raise KeyboardInterrupt
+      run.stopped_by = signal.Signals(number).name
+
+    try:
+      self.before = {n: signal.signal(n, ask) for n in self.numbers}
+    except ValueError:   # not in the main thread, e.g. under a notebook's widget: leave them alone
+      self.before = {}
+
+  def end(self, run: Run) -> None:
+    for number, handler in self.before.items():
+      signal.signal(number, handler)

@@ -1,0 +1,127 @@
+"""Where parameters come from: a seed, a checkpoint of the run, or another run's checkpoint."""
+
+from collections.abc import Callable
+import pathlib
+from typing import Any
+
+import jax
+
+from t5x_lite.core import trees
+from t5x_lite.core.errors import UserError
+from t5x_lite.models import Network
+from t5x_lite.parallel.partitioner import Partitioner
+from t5x_lite.training.checkpoints import check_vocabulary, open_checkpoints
+from t5x_lite.training.state import TrainState, abstract_params, init_state, shardings_of
+
+FROZEN_FROM = 'frozen_from'   # in a checkpoint's meta: the seed, or the run and step
+
+
+def load_params(model_dir: pathlib.Path, network: Network, partitioner: Partitioner,
+                step: int | None, vocabulary: str | None = None) -> tuple[Any, int]:
+  """(all parameters, step) of a checkpoint of a run, newest if step is None, placed on the mesh.
+
+  Frozen parameters come from where the checkpoint says. Raises UserError if it was trained with
+  another vocabulary than the one of this fingerprint.
+  """
+  trained, frozen = trees.partition(abstract_params(network, partitioner), network.is_trained)
+  with open_checkpoints(model_dir, step) as (source, step):
+    params, meta = source.restore_params(trained, step)
+  check_vocabulary(meta, vocabulary, f'{model_dir}, step {step}')
+  if frozen:
+    params = trees.combine(params, load_frozen(network, frozen, meta))
+  return params, step
+
+
+def load_frozen(network: Network, abstract: dict, meta: dict[str, Any]) -> dict:
+  """The frozen parameters `abstract` of a checkpoint with this meta: of its base, or its seed."""
+  origin = meta.get(FROZEN_FROM)
+  if origin is None:
+    raise UserError('The checkpoint does not say where its frozen parameters are from: it is of a '
+                    'run without Experiment.adaptation, or with another')
+  want = trees.flatten(abstract)
+  if 'seed' in origin:
+    return trees.unflatten(_draw(network, want, origin['seed']))
+  found, *_ = _read(pathlib.Path(origin['model_dir']), origin['step'], want, network)
+  if missing := sorted(set(want) - set(found)):
+    missing = {name: want[name] for name in missing}   # what was new when the run began
+    found |= _draw(network, missing, origin['new_from_seed'])
+  return trees.unflatten(found)
+
+
+def _draw(network: Network, want: dict[str, Any], seed: int) -> dict[str, jax.Array]:
+  """{path: initial value} of these parameters, drawn from a seed."""
+  pick = lambda: {name: x for name, x in trees.flatten(network.init(jax.random.key(seed))).items()
+                  if name in want}
+  return jax.jit(pick, out_shardings={name: x.sharding for name, x in want.items()})()
+
+
+def _read(model_dir: pathlib.Path, step: int | None, want: dict[str, Any], network: Network):
+  """({path: value} of the wanted parameters that a run has, paths of all it holds, meta, step).
+
+  Those that its checkpoint lacks, because they were frozen, are read where it says they are from.
+  """
+  with open_checkpoints(model_dir, step) as (source, step):
+    have = trees.flatten(source.param_shapes(step))
+    for name in want:
+      if name in have and tuple(have[name].shape) != want[name].shape:
+        raise UserError(f'{model_dir}, step {step}: {name!r} has shape {tuple(have[name].shape)}, '
+                        f'this model needs {want[name].shape}: use the same model config')
+    # Orbax restores whole items: what is not wanted is read too, and dropped here.
+    target = {n: want.get(n, jax.ShapeDtypeStruct(have[n].shape, have[n].dtype)) for n in have}
+    restored, meta = source.restore_params(trees.unflatten(target), step)
+  found = {n: x for n, x in trees.flatten(restored).items() if n in want}
+  missing = {n: x for n, x in want.items() if n not in have}
+  if missing and FROZEN_FROM in meta:
+    frozen = trees.flatten(load_frozen(network, trees.unflatten(missing), meta))
+    found |= frozen
+    have |= dict.fromkeys(frozen)
+  return found, set(have), meta, step
+
+
+def replace_from_run(params: dict, abstract: dict, network: Network, model_dir: pathlib.Path,
+                     step: int | None, missing_ok: tuple[str, ...], vocabulary: str | None = None
+                     ) -> tuple[dict, str, int]:
+  """(`params` with the values of another run's checkpoint, one line on what was taken, its step).
+
+  A parameter that checkpoint lacks must begin with one of `missing_ok` and keeps its fresh value;
+  one that only it has is left out and named. Raises UserError for any other difference.
+  """
+  want = trees.flatten(abstract)
+  found, have, meta, step = _read(model_dir, step, want, network)
+  missing = [n for n in want if n not in found and not n.startswith(missing_ok or ('\0',))]
+  if missing:
+    raise UserError(f'{model_dir}, step {step}, has no parameter {missing[0]!r} (and '
+                    f'{len(missing) - 1} more): name what may be new in InitFrom.missing_ok')
+  check_vocabulary(meta, vocabulary, f'{model_dir}, step {step}')
+  kept = jax.tree_util.tree_map_with_path(
+      lambda path, fresh: found.get(trees.path_name(path), fresh), params)
+  fresh, unused = sorted(set(want) - set(found)), sorted(have - set(want))
+  line = f'Started from {model_dir}, step {step}: {len(found)} parameters'
+  line += f'; new: {", ".join(fresh)}' if fresh else ''
+  line += f'; not used: {", ".join(unused)}' if unused else ''
+  return kept, line, step
+
+
+def fresh_state(network: Network, partitioner: Partitioner, optimizer, abstract: TrainState,
+                seed: int, model_dir: pathlib.Path | None, step: int | None,
+                missing_ok: tuple[str, ...], meta: dict[str, Any], say: Callable[[str], None]
+                ) -> TrainState:
+  """The state before step 0: drawn from the seed, or with the parameters of another run.
+
+  Says in `meta` where frozen parameters are from, and by `say` what was taken of the other run.
+  """
+  shardings = shardings_of(abstract)
+  one_device = all(len(s.device_set) == 1 for s in jax.tree.leaves(shardings))
+  state = jax.jit(lambda: init_state(network, optimizer, seed, one_device),
+                  out_shardings=shardings)()
+  if model_dir is not None:
+    params, line, step = replace_from_run(
+        trees.combine(state['params'], state['frozen']), abstract_params(network, partitioner),
+        network, model_dir, step, missing_ok, meta['vocabulary'])
+    say(line)
+    trained, frozen = trees.partition(params, network.is_trained)
+    state = state | {'params': trained, 'frozen': frozen}
+  if abstract['frozen']:
+    meta[FROZEN_FROM] = {'seed': seed} if model_dir is None else {
+        'model_dir': str(model_dir.absolute()), 'step': step, 'new_from_seed': seed}
+  return state

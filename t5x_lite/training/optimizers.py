@@ -1,0 +1,92 @@
+"""Optimizers: frozen dataclasses that make optax objects.
+
+They are data, so that two runs can be compared; `optimizer.make()` gives the optax transformation.
+"""
+
+import dataclasses
+import re
+from typing import Literal, Protocol, runtime_checkable
+
+import jax
+import optax
+
+from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types
+from t5x_lite.training.schedules import Schedule
+
+# Parameters that are not weights of a linear map; decaying them only moves their mean.
+NOT_DECAYED = r'norm|bias|scale|positions'
+
+
+def decay_mask(params):
+  """Tree of bools: True where weight decay applies."""
+  name = lambda path: '/'.join(str(getattr(p, 'key', p)) for p in path)
+  return jax.tree_util.tree_map_with_path(
+      lambda path, _: re.search(NOT_DECAYED, name(path)) is None, params)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW:
+  """AdamW (Loshchilov & Hutter 2019) with the gradient clipped to a global norm first."""
+  learning_rate: Schedule
+  beta1: float = 0.9
+  beta2: float = 0.95
+  epsilon: float = 1e-8
+  weight_decay: float = 0.1
+  clip_norm: float | None = 1.0
+  moment_dtype: Literal['float32', 'bfloat16'] = 'float32'   # of the first moment
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, 'epsilon', 'clip_norm')
+    for name in ('beta1', 'beta2'):
+      if not 0 <= getattr(self, name) < 1:
+        raise FieldError(self, name, 'must be at least 0 and below 1')
+
+  def make(self) -> optax.GradientTransformation:
+    adamw = optax.adamw(self.learning_rate, self.beta1, self.beta2, self.epsilon,
+                        mu_dtype=self.moment_dtype, weight_decay=self.weight_decay,
+                        mask=decay_mask)
+    return _clipped(self.clip_norm, adamw)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adafactor:
+  """Adafactor (Shazeer & Stern 2018): second moments as row and column sums, as T5 trained."""
+  learning_rate: Schedule
+  decay_rate: float = 0.8          # beta2 at step t is 1 - (t + 1)^-decay_rate
+  momentum: float | None = None
+  multiply_by_parameter_scale: bool = True
+  clipping_threshold: float = 1.0  # of an update's root mean square
+  min_dim_size_to_factor: int = 128
+  weight_decay: float = 0.0        # a step's share, as optax applies it: not times the rate
+  clip_norm: float | None = None
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, 'decay_rate', 'clipping_threshold', 'clip_norm')
+
+  def make(self) -> optax.GradientTransformation:
+    adafactor = optax.adafactor(
+        self.learning_rate, min_dim_size_to_factor=self.min_dim_size_to_factor,
+        decay_rate=self.decay_rate, momentum=self.momentum,
+        multiply_by_parameter_scale=self.multiply_by_parameter_scale,
+        clipping_threshold=self.clipping_threshold,
+        weight_decay_rate=self.weight_decay or None, weight_decay_mask=decay_mask)
+    return _clipped(self.clip_norm, adafactor)
+
+
+def _clipped(clip_norm: float | None, optimizer: optax.GradientTransformation):
+  if clip_norm is None:
+    return optimizer
+  return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+  """What makes an optax transformation; a frozen dataclass with this method may be bound in gin.
+
+  Its `learning_rate`, a schedule, is logged if it has one.
+  """
+
+  def make(self) -> optax.GradientTransformation:
+    """The transformation of gradients to updates."""

@@ -1,0 +1,54 @@
+"""The train state: a plain dict of trees of arrays, its shapes and its shardings.
+
+`step` int32; `params`, which are trained: gradients, optimizer, clipping, decay and checkpoints see
+these alone; `frozen`, the other parameters of the network, {} without an adaptation; `opt_state`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from t5x_lite.core import trees
+from t5x_lite.models import Network
+from t5x_lite.parallel.partitioner import Partitioner
+
+TrainState = dict[str, Any]
+
+
+def init_state(network: Network, optimizer: optax.GradientTransformation, seed: int,
+               one_device: bool = False) -> TrainState:
+  """The state before step 0, drawn from `seed`; on `one_device` compiled sooner."""
+  params, frozen = trees.partition(network.init(jax.random.key(seed), one_device),
+                                   network.is_trained)
+  return {'step': jnp.zeros((), jnp.int32), 'params': params, 'frozen': frozen,
+          'opt_state': optimizer.init(params)}
+
+
+def _placed(x, sharding) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def abstract_params(network: Network, partitioner: Partitioner) -> dict:
+  """All parameters, trained and frozen, as ShapeDtypeStructs that carry their shardings."""
+  return jax.tree.map(_placed, network.shapes, partitioner.param_shardings(network))
+
+
+def abstract_state(network: Network, optimizer: optax.GradientTransformation,
+                   partitioner: Partitioner) -> TrainState:
+  """The state as ShapeDtypeStructs that carry their shardings."""
+  params, frozen = trees.partition(abstract_params(network, partitioner), network.is_trained)
+  whole = partitioner.replicated
+  # Moments are sharded like their parameter; Adafactor's row and column sums are small and whole.
+  opt_state = optax.tree.map_params(
+      optimizer, lambda x, p: _placed(x, p.sharding if x.shape == p.shape else whole),
+      jax.eval_shape(optimizer.init, params), params,
+      transform_non_params=lambda x: _placed(x, whole))
+  return {'step': jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), 'params': params,
+          'frozen': frozen, 'opt_state': opt_state}
+
+
+def shardings_of(abstract: TrainState) -> TrainState:
+  """The tree of shardings of a tree of ShapeDtypeStructs."""
+  return jax.tree.map(lambda x: x.sharding, abstract)

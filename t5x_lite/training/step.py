@@ -1,0 +1,83 @@
+"""The one jitted step that moves the train state on."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from t5x_lite.core import trees
+from t5x_lite.data.features import Batch
+from t5x_lite.models import Network
+from t5x_lite.objectives.objective import LossSums, Objective, add_objectives, normalizers
+from t5x_lite.parallel.partitioner import Partitioner
+from t5x_lite.training.state import TrainState, abstract_state, shardings_of
+
+DROPOUT = 1   # what a key folded from (seed, step, purpose) is for
+
+
+def loss_and_gradients(network: Network, objectives: Sequence[Objective], params: Any,
+                       batch: Batch, key: jax.Array | None, *, frozen: Any = None,
+                       microbatches: int = 1) -> tuple[LossSums, Any]:
+  """(the sums of all objectives, the gradient of their total by `params`) over a batch.
+
+  With `microbatches` the rows are computed in so many parts, one after the other, and the sums
+  added: dividing by the whole batch's weight afterwards gives the same as one part.
+  """
+  loss_fn, of_batch = add_objectives(objectives), normalizers(batch)
+
+  def summed(params, batch, key):
+    model = network.bind(trees.combine(params, frozen or {}))
+    sums = loss_fn(model, batch, key, of_batch)
+    return sums.total, sums
+
+  gradient = jax.grad(summed, has_aux=True)
+  if microbatches == 1:
+    grads, sums = gradient(params, batch, key)
+    return sums, grads
+
+  # Row r goes to part r % microbatches, which leaves every row on the device that holds it.
+  split = lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
+
+  def part(total, scanned):
+    i, batch = scanned
+    new = gradient(params, batch, None if key is None else jax.random.fold_in(key, i))
+    return jax.tree.map(jnp.add, total, new), None
+
+  parts = (jnp.arange(microbatches), jax.tree.map(split, batch))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(
+      gradient, params, jax.tree.map(lambda x: x[0], parts[1]), key))
+  (grads, sums), _ = jax.lax.scan(part, zeros, parts)
+  return sums, grads
+
+
+def make_train_step(network: Network, objectives: Sequence[Objective],
+                    optimizer: optax.GradientTransformation, partitioner: Partitioner, *,
+                    seed: int, microbatches: int = 1
+                    ) -> Callable[[TrainState, Batch], tuple[TrainState, LossSums]]:
+  """The jitted step: (state, batch) -> (next state, sums); the given state is donated.
+
+  The sums are replicated scalars over the global batch; their metrics have `grad_norm` and
+  `update_norm` of what was applied, too.
+  """
+
+  def step(state, batch):
+    key = None
+    if network.config.dropout_rate:
+      key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state['step']), DROPOUT)
+    sums, grads = loss_and_gradients(
+        network, objectives, state['params'], batch, key, frozen=state['frozen'],
+        microbatches=microbatches)
+    weight = jnp.maximum(sums.weight, 1.0)
+    grads = jax.tree.map(lambda g: g / weight, grads)
+    updates, opt_state = optimizer.update(grads, state['opt_state'], state['params'])
+    new = state | {'step': state['step'] + 1, 'opt_state': opt_state,
+                   'params': optax.apply_updates(state['params'], updates)}
+    norms = {'grad_norm': optax.global_norm(grads), 'update_norm': optax.global_norm(updates)}
+    metrics = sums.metrics | {name: (x, jnp.float32(1)) for name, x in norms.items()}
+    return new, dataclasses.replace(sums, metrics=metrics)
+
+  shardings = shardings_of(abstract_state(network, optimizer, partitioner))
+  return jax.jit(step, donate_argnums=0, out_shardings=(shardings, partitioner.replicated))

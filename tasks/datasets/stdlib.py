@@ -1,0 +1,127 @@
+"""seqio tasks over Python's standard library. Importing this file registers them:
+
+stdlib_lm                language modelling of modules
+stdlib_span_corruption   T5's denoising of modules
+stdlib_mlm               BERT's masked language modelling of modules
+stdlib_docstring         function -> the first line of its docstring
+stdlib_package           function -> which of the 20 largest packages it is from
+stdlib_mixture           span corruption and docstrings, 3 : 1
+
+The data set is written under TFDS's data directory when one of them is first read.
+"""
+
+import functools
+
+import seqio
+import tensorflow as tf
+
+from tasks import metrics, vocabularies
+from tasks.datasets import python_stdlib
+from tasks.preprocessors import classification, pretraining
+from tasks.preprocessors.text import keep_frequent
+
+VOCABULARY = vocabularies.BYTE_VOCABULARY
+NUM_PACKAGES = 20
+
+
+class StdlibSource(seqio.TfdsDataSource):
+  """A source over `python_stdlib` that prepares it on first use and shards by example.
+
+  seqio.TfdsDataSource cannot read it: given a version, as seqio demands, TFDS takes a prepared
+  data set to be files without code, and it has no tf.data reader of ArrayRecord files. seqio
+  also keeps builders for the life of the process, among them those made before preparation.
+  """
+
+  def __init__(self, config: str):
+    version = python_stdlib.PythonStdlib.VERSION
+    super().__init__(
+        f'python_stdlib/{config}:{version}', splits=python_stdlib.SPLITS, read_only=True
+    )
+    self._config = config
+    self._builders = {}
+
+  @property
+  def builder(self) -> python_stdlib.PythonStdlib:
+    """The builder for the data directory that is in force now, prepared."""
+    # A loader keeps the first override that it meets; a new one sees the present one.
+    data_dir = seqio.LazyTfdsLoader(self.tfds_dataset.name).data_dir
+    if data_dir not in self._builders:
+      self._builders[data_dir] = python_stdlib.prepared_builder(self._config, data_dir)
+    return self._builders[data_dir]
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    return True
+
+  def get_dataset(
+      self,
+      split='train',
+      shuffle=True,
+      seed=None,
+      shard_info=None,
+      *,
+      sequence_length=None,
+      use_cached=False,
+      num_epochs=1,
+  ) -> tf.data.Dataset:
+    """See seqio.DataSource; any number of shards partition one order that the seed fixes."""
+    del sequence_length, use_cached, num_epochs
+    read_config = self.tfds_dataset.read_config
+    read_config.shuffle_seed = seed
+    read_config.skip_prefetch = True
+    if shard_info:
+      read_config.input_context = tf.distribute.InputContext(
+          num_input_pipelines=shard_info.num_shards, input_pipeline_id=shard_info.index
+      )
+    return self.builder.as_dataset(split=split, shuffle_files=shuffle, read_config=read_config)
+
+  def num_input_examples(self, split: str) -> int:
+    return self.builder.info.splits[split].num_examples
+
+  def list_shards(self, split: str) -> list[str]:
+    return [f.filename for f in self.builder.info.splits[split].file_instructions]
+
+
+_MODULES = StdlibSource('modules')
+_FUNCTIONS = StdlibSource('functions')
+
+for _objective in ('lm', 'span_corruption', 'mlm'):
+  seqio.TaskRegistry.add(
+      f'stdlib_{_objective}',
+      source=_MODULES,
+      shuffle_buffer_size=pretraining.SHUFFLE_BUFFER_SIZE,
+      **pretraining.task_parts(_objective, VOCABULARY, before=(
+          functools.partial(seqio.preprocessors.rekey, key_map={'targets': 'text'}),
+      )),
+  )
+
+seqio.TaskRegistry.add(
+    'stdlib_docstring',
+    source=_FUNCTIONS,
+    preprocessors=(
+        functools.partial(
+            seqio.preprocessors.preprocess_tensorflow_examples,
+            inputs_format='docstring: {code}',
+            targets_format='{docstring}',
+        ),
+        *pretraining.PREPROCESSORS['text_to_text'],
+    ),
+    output_features=pretraining.output_features('text_to_text', VOCABULARY),
+    metric_fns=(metrics.exact_match, metrics.rouge_l, metrics.bleu),
+)
+
+seqio.TaskRegistry.add(
+    'stdlib_package',
+    source=_FUNCTIONS,
+    **classification.task_parts(
+        VOCABULARY, NUM_PACKAGES, text='code', label='package_rank', before=(
+            functools.partial(
+                keep_frequent, rank='package_rank', num_classes=NUM_PACKAGES
+            ),
+        ),
+    ),
+)
+
+seqio.MixtureRegistry.add(
+    'stdlib_mixture', [('stdlib_span_corruption', 3.0), ('stdlib_docstring', 1.0)]
+)

@@ -1,0 +1,167 @@
+"""Tasks over a user's own files, made from gin without any Python.
+
+Only `FileTask.register` loads TensorFlow, so that gin can read this file anywhere.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import hashlib
+import re
+import sys
+
+from t5x_lite.core.dataclass_checks import ORIGINS, FieldError, nearest
+from tasks.files import index
+from tasks.files.index import Template
+
+_PAIRS = ('text_to_text', 'classification')
+_OBJECTIVES = ('lm', 'prefix_lm', 'fim', 'span_corruption', 'iid_denoising', 'ul2', 'mlm',
+               'mlm_nsp', *_PAIRS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileTask:
+  """A seqio task over files of any format that tasks/files/formats.py names.
+
+  An example is a line of text, a JSON object, or a row of a table. Blank lines are skipped. A
+  feature is the name of a field, or a text with {names} of fields, such as
+  'premise: {premise} hypothesis: {hypothesis}'; the field of a line of text is `text`.
+  `text_to_text` is scored by exact match and ROUGE-L, `classification` by accuracy and macro-F1,
+  the other objectives as language models.
+
+  Attributes:
+    train: path, URL or glob of the training files; `**` stands for any folders.
+    validation: the same of the validation files; or a share of the training examples, chosen by a
+      hash of their features, so that equal examples are on one side; or None.
+    objective: one of tasks/preprocessors/pretraining.py, or classification.
+    inputs: the inputs of text_to_text and classification.
+    targets: the text, the targets of text_to_text, or the label.
+    labels: what targets may be; of a classification, which needs them, the first is class 0.
+    columns: the names of the columns of .csv and .tsv files that have no line of names.
+    skip_bad: leave out examples that are not as they should be, and say how many, instead of
+      refusing the files.
+    name: what it is called in tables and metrics, followed by the objective.
+  """
+
+  train: str
+  validation: str | float | None = None
+  objective: str = 'lm'
+  inputs: str | None = None
+  targets: str = 'text'
+  labels: Sequence[str] = ()
+  columns: Sequence[str] | None = None
+  skip_bad: bool = False
+  name: str = 'files'
+
+  def __post_init__(self):
+    for field in ('train', 'objective', 'targets'):
+      self._check_text(field)
+    if isinstance(self.validation, float):
+      if not 0 < self.validation < 1:
+        raise FieldError(self, 'validation', 'a share must be between 0 and 1')
+    elif self.validation is not None:
+      self._check_text('validation')
+    if self.objective not in _OBJECTIVES:
+      raise FieldError(self, 'objective', nearest(self.objective, _OBJECTIVES))
+    pairs = self.objective in _PAIRS
+    if pairs and self.inputs is None:
+      raise FieldError(self, 'inputs', 'must name the field of the inputs when objective is '
+                       f'{self.objective!r}')
+    if not pairs and self.inputs is not None:
+      raise FieldError(self, 'inputs', "is for objective 'text_to_text' or 'classification' only, "
+                       f'and objective is {self.objective!r}: leave it out')
+    if self.inputs == self.targets:
+      raise FieldError(self, 'inputs', 'targets are the same')
+    for field in ('labels', 'columns'):
+      self._check_names(field)
+    if self.objective == 'classification' and not self.labels:
+      raise FieldError(self, 'labels', "must say what labels there are when objective is "
+                       "'classification', such as ('0', '1')")
+    if self.labels and not pairs:
+      raise FieldError(self, 'labels', 'is for targets that are labels, and objective is '
+                       f'{self.objective!r}: leave it out')
+    if len(self.labels) == 1:
+      raise FieldError(self, 'labels', 'needs two labels or more')
+    if not isinstance(self.skip_bad, bool):
+      raise FieldError(self, 'skip_bad', 'must be True or False')
+    if not isinstance(self.name, str) or not re.fullmatch(r'[A-Za-z]\w*', self.name):
+      raise FieldError(self, 'name', 'must be letters, digits and _, with a letter first')
+    for field in ('inputs', 'targets'):
+      try:
+        text = getattr(self, field)
+        text is None or Template(text).pieces
+      except ValueError as error:
+        raise FieldError(self, field, f'is no template: {error}; write {{{{ and }}}} for braces '
+                         'that stand for themselves') from error
+
+  @property
+  def label(self) -> str:
+    """Its name for people, which does not change with the files."""
+    return f'{self.name}_{self.objective}'
+
+  def register(self) -> str:
+    """Checks every example, registers the seqio task and returns its name.
+
+    The name follows from the fields, paths and content of the files: the same data registers
+    once, and changed data gets another name.
+
+    Raises:
+      UserError: a file or example is not as it should be; the message names file and line.
+    """
+    templates = {'targets': Template(self.targets, tuple(self.labels),
+                                     number=self.objective == 'classification')}
+    if self.inputs is not None:
+      templates['inputs'] = Template(self.inputs)
+    share = self.validation if isinstance(self.validation, float) else 0.0
+    # Errors name the setting and where it was made.
+    where = lambda field: f'FileTask.{field}{getattr(self, ORIGINS, {}).get(field, "")}'
+    read = lambda pattern, split: index.index_files(
+        pattern, templates, where(split), columns=self.columns, skip_bad=self.skip_bad,
+        held_out=share)
+    indices = {'train': read(self.train, 'train')}
+    if share:
+      whole = indices['train']
+      indices = {'train': whole.where(~whole.held_out), 'validation': whole.where(whole.held_out)}
+      empty = [split for split, part in indices.items() if not len(part)]
+      if empty:
+        raise FieldError(self, 'validation', f'a share of {share} of {len(whole)} example(s) '
+                         f'leaves none for {empty[0]}: choose another, or give files')
+    elif self.validation is not None:
+      indices['validation'] = read(self.validation, 'validation')
+    digest = hashlib.sha256(repr((self.objective, templates, share, self.skip_bad)).encode())
+    for split, examples in indices.items():
+      digest.update(split.encode() + examples.digest)
+      if examples.skipped and (split == 'train' or not share):
+        print(f'FileTask.{split}: left out {len(examples.skipped)} bad example(s) beside '
+              f'{len(examples)} good ones; the first: {examples.skipped[0]}', file=sys.stderr)
+    name = f'{self.label}_{digest.hexdigest()[:12]}'
+
+    from tasks.files import source
+
+    source.register(name, self.objective, indices, num_classes=len(self.labels))
+    return name
+
+  def _check_text(self, field: str) -> None:
+    value = getattr(self, field)
+    if not isinstance(value, str) or not value:
+      raise FieldError(self, field, 'must be a non-empty string')
+
+  def _check_names(self, field: str) -> None:
+    value = getattr(self, field)
+    good = value is None or isinstance(value, list | tuple) and all(
+        isinstance(x, str) for x in value) and len(set(value)) == len(value)
+    if not good:
+      raise FieldError(self, field, 'must be strings in brackets, none of them twice')
+
+
+def texts(pattern: str, text: str, where: str = 'files') -> Iterator[str]:
+  """The texts of files, in order, as `FileTask.targets` would be.
+
+  Args:
+    pattern, text: as FileTask.train and FileTask.targets.
+    where: the setting that gave the pattern, for messages.
+
+  Raises:
+    UserError: as FileTask.register.
+  """
+  examples = index.index_files(pattern, {'targets': Template(text)}, where)
+  return (examples[i]['targets'] for i in range(len(examples)))

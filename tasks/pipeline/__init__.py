@@ -1,0 +1,1 @@
+"""From seqio tasks to batches: source, converters, packing, mixtures, caches, evaluator."""

@@ -1,0 +1,177 @@
+"""Feature converters of the encoder-only family, named as seqio names model features."""
+
+from collections.abc import Mapping
+
+import seqio
+import tensorflow as tf
+
+from t5x_lite.core.errors import UserError
+
+_INT32 = seqio.FeatureConverter.FeatureSpec(dtype=tf.int32)
+
+
+class _EncoderConverter(seqio.FeatureConverter):
+  """What the converters share: the names and types of features."""
+
+  TASK_FEATURES = {'inputs': _INT32, 'targets': _INT32}
+  MODEL_FEATURES = {
+      'encoder_input_tokens': _INT32,
+      'encoder_target_tokens': _INT32,
+      'encoder_loss_weights': _INT32,
+  }
+  PACKING_FEATURE_DTYPES = {'encoder_segment_ids': tf.int32, 'encoder_positions': tf.int32}
+
+
+class _UnpackedConverter(_EncoderConverter):
+  """One whose rows have one label each, so that they hold one example each."""
+
+  def __init__(self, pack: bool = False, **kwargs):
+    """Raises UserError if pack is true."""
+    if pack:
+      raise UserError(f'{type(self).__name__}: a row has one label and cannot hold several '
+                      'examples; set pack = False')
+    super().__init__(pack=False, **kwargs)
+
+
+class MaskedLMFeatureConverter(_EncoderConverter):
+  """Aligned `inputs` and `targets`, with a loss wherever there is a target.
+
+  `targets` are 0 where no loss is taken. seqio.EncoderFeatureConverter takes a loss only where
+  the input is the mask id, so never on the tokens that BERT replaces or keeps. Two examples,
+  packed to length 6:
+
+      inputs [8, 9, 3, 1], targets [0, 7, 0, 0]  and  inputs [8, 1], targets [0, 0]
+
+      encoder_input_tokens  [8, 9, 3, 1, 8, 1]
+      encoder_target_tokens [0, 7, 0, 0, 0, 0]
+      encoder_loss_weights  [0, 1, 0, 0, 0, 0]
+      encoder_segment_ids   [1, 1, 1, 1, 2, 2]
+      encoder_positions     [0, 1, 2, 3, 0, 1]
+  """
+
+  def _convert_features(
+      self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    # seqio finds the end of an example by counting its non-zero ids; targets are mostly zero,
+    # so they are raised by one while they are packed.
+    ds = ds.map(lambda x: {'inputs': x['inputs'], 'targets': x['targets'] + 1})
+    ds = self._pack_or_pad(ds, task_feature_lengths)
+
+    def convert(features):
+      targets = tf.maximum(features['targets'] - 1, 0)
+      converted = {
+          'encoder_input_tokens': features['inputs'],
+          'encoder_target_tokens': targets,
+          'encoder_loss_weights': tf.cast(targets > 0, tf.int32),
+      }
+      if self.pack:
+        converted['encoder_segment_ids'] = features['inputs_segment_ids']
+        converted['encoder_positions'] = features['inputs_positions']
+      return converted
+
+    return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+  def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]):
+    """Returns the length of inputs for every model feature.
+
+    Raises:
+      UserError: inputs and targets are given different lengths.
+    """
+    length = _common_length(task_feature_lengths)
+    names = list(self.MODEL_FEATURES) + (list(self.PACKING_FEATURE_DTYPES) if self.pack else [])
+    return {name: length for name in names}
+
+
+class NextSentenceFeatureConverter(_UnpackedConverter):
+  """Masked pairs of segments, as `sentence_pairs.bert_pairs` makes them, one a row.
+
+  Beside the features of MaskedLMFeatureConverter, `encoder_token_types` [length] and
+  `next_sentence_labels`, a scalar, so [batch] in a batch. An example, at length 6:
+
+      inputs [8, 9, 1, 7, 1], targets [0, 6, 0, 0, 0], token_types [0, 0, 0, 1, 1],
+      next_sentence_label [1]
+
+      encoder_input_tokens  [8, 9, 1, 7, 1, 0]
+      encoder_target_tokens [0, 6, 0, 0, 0, 0]
+      encoder_loss_weights  [0, 1, 0, 0, 0, 0]
+      encoder_token_types   [0, 0, 0, 1, 1, 0]
+      next_sentence_labels  1
+  """
+
+  TASK_FEATURES = {
+      **_EncoderConverter.TASK_FEATURES, 'token_types': _INT32, 'next_sentence_label': _INT32
+  }
+  MODEL_FEATURES = {
+      **_EncoderConverter.MODEL_FEATURES,
+      'encoder_token_types': _INT32,
+      'next_sentence_labels': seqio.FeatureConverter.FeatureSpec(dtype=tf.int32, rank=0),
+  }
+
+  def _convert_features(
+      self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    length = task_feature_lengths['inputs']
+    # Not the lengths given: seqio's Evaluator gives the longest token types that it has found.
+    ds = self._pack_or_pad(ds, dict.fromkeys(('inputs', 'targets', 'token_types'), length))
+    return ds.map(
+        lambda features: {
+            'encoder_input_tokens': features['inputs'],
+            'encoder_target_tokens': features['targets'],
+            'encoder_loss_weights': tf.cast(features['targets'] > 0, tf.int32),
+            'encoder_token_types': features['token_types'],
+            'next_sentence_labels': tf.reshape(features['next_sentence_label'], []),
+        },
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+  def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]):
+    """Returns the length of inputs for every model feature; the label's, a scalar, is not read.
+
+    Raises:
+      UserError: inputs and targets are given different lengths.
+    """
+    return dict.fromkeys(self.MODEL_FEATURES, _common_length(task_feature_lengths))
+
+
+class ClassificationFeatureConverter(_UnpackedConverter):
+  """One label for a whole text: `targets` is [label], and the weight of a label is always 1."""
+
+  def _convert_features(
+      self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    ds = self._pack_or_pad(ds, task_feature_lengths)
+    return ds.map(
+        lambda features: {
+            'encoder_input_tokens': features['inputs'],
+            'encoder_target_tokens': features['targets'],
+            'encoder_loss_weights': tf.ones_like(features['targets']),
+        },
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+  def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]):
+    """Returns the length of inputs for the input tokens, and 1 for target and weight.
+
+    Raises:
+      UserError: targets are given another length than 1.
+    """
+    if task_feature_lengths['targets'] != 1:
+      raise UserError(
+          'classification has one label a text, got sequence_length of targets '
+          f'{task_feature_lengths["targets"]}: set it to 1'
+      )
+    return {
+        'encoder_input_tokens': task_feature_lengths['inputs'],
+        'encoder_target_tokens': 1,
+        'encoder_loss_weights': 1,
+    }
+
+
+def _common_length(task_feature_lengths: Mapping[str, int]) -> int:
+  length = task_feature_lengths['inputs']
+  if task_feature_lengths['targets'] != length:
+    raise UserError(
+        f'masked language modelling needs inputs and targets of one length, got {length} and '
+        f'{task_feature_lengths["targets"]}: set both to {length}'
+    )
+  return length

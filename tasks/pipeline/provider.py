@@ -1,0 +1,76 @@
+"""The seqio task or mixture of a DataConfig, and whether it fits a model."""
+
+import os
+
+import seqio
+
+from t5x_lite.core.dataclass_checks import FieldError, nearest
+from t5x_lite.core.errors import UserError
+from t5x_lite.models import ModelConfig
+from tasks import vocabularies
+from tasks.pipeline import registry
+from tasks.pipeline.seqio_data import DataConfig, import_task_module
+from tasks.vocabularies.seqio_tokenizer import SeqioTokenizer
+
+# Features that no length is given for: as long as another one, or a single id.
+_LENGTH_OF = {'token_types': 'inputs', 'next_sentence_label': None}
+
+
+def get_task(data: DataConfig) -> seqio.Task | seqio.Mixture:
+  """The seqio Task or Mixture of `data`, registered, with its vocabulary swapped if asked for.
+
+  Raises UserError for a module that cannot be imported, an unknown name or missing lengths.
+  """
+  if data.vocabulary is not None and not os.path.isfile(os.path.expanduser(data.vocabulary)):
+    raise FieldError(data, 'vocabulary', 'no such file: make one with t5x-lite train-vocab, or '
+                     'name a tokenizer.json or a rank file of tiktoken')
+  if data.data_dir is not None:
+    seqio.set_tfds_data_dir_override(os.path.expanduser(data.data_dir))
+  try:
+    import_task_module(data.task_module)
+  except ModuleNotFoundError as e:
+    raise FieldError(data, 'task_module', f'cannot be imported: {e}') from e
+  name = data.task if isinstance(data.task, str) else data.task.register()
+  known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+  if name not in known:
+    raise FieldError(data, 'task', f'{data.task_module} registers no such task or mixture; '
+                     + nearest(name, known))
+  if data.vocabulary is not None:
+    name = registry.with_vocabulary(name, vocabularies.load_vocabulary(data.vocabulary))
+  task = seqio.get_mixture_or_task(name)
+  given = [feature for feature in task.output_features if feature not in _LENGTH_OF]
+  if set(given) != set(data.lengths):
+    needs = ' and '.join(f'{feature}_length' for feature in given)
+    raise UserError(f'Task {name!r} has the features {", ".join(given)}: set '
+                    f'DataConfig.{needs}, and no other length')
+  return task
+
+
+def feature_lengths(task, data: DataConfig) -> dict[str, int]:
+  """Length of each feature of the task, those that follow from other lengths included."""
+  lengths = data.lengths
+  derived = {name: of for name, of in _LENGTH_OF.items() if name in task.output_features}
+  return lengths | {name: lengths[of] if of else 1 for name, of in derived.items()}
+
+
+def text_tokenizer(task) -> SeqioTokenizer:
+  """That of a task's text: of its inputs, if it has them; targets may be labels."""
+  return SeqioTokenizer(task.output_features.get('inputs', task.output_features['targets']))
+
+
+def check_vocabulary(task, model: ModelConfig) -> None:
+  """Raises UserError if the task's ids do not fit the model's embedding table or classes."""
+  for feature, spec in task.output_features.items():
+    classes = model.num_classes is not None and feature == 'targets'
+    rows, field = model.vocab_size, 'vocab_size'
+    if classes:
+      rows, field = model.num_classes, 'num_classes'
+    if spec.vocabulary.vocab_size > rows:
+      raise FieldError(model, field, f'the {feature} of task {task.name!r} have '
+                       f'{spec.vocabulary.vocab_size} ids; raise {field} to at least that')
+
+
+def check_split(task, data: DataConfig) -> None:
+  """Raises UserError if the task has no split `data.split`."""
+  if data.split not in task.splits:
+    raise FieldError(data, 'split', f'task {task.name!r}: {nearest(data.split, task.splits)}')

@@ -1,0 +1,118 @@
+"""The seqio source: a task or mixture by name, at which lengths, how many rows a step.
+
+Loads no TensorFlow, so that gin can read this file anywhere; stream.py, which does, is imported
+when data is read.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import os
+import pkgutil
+import re
+import sys
+from typing import Any
+
+from t5x_lite.core import process
+from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types, nearest
+from t5x_lite.data.features import Batch
+from t5x_lite.data.source import Source, Tokenizer
+from t5x_lite.models import ModelConfig
+
+PACKING = ('best_fit', 'greedy', 'none')   # greedy is seqio's own
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(Source):
+  """A seqio task or mixture as a source of batches."""
+  task: Any                          # name of a seqio task or mixture; or a FileTask or Mixture
+  targets_length: int                # longest targets, in tokens
+  inputs_length: int | None = None   # longest inputs; None: the task has only targets
+  batch_size: int                    # rows of a global batch
+  task_module: str = 'tasks.datasets.stdlib'   # its import registers `task`
+  split: str = 'train'
+  packing: str = 'best_fit'          # of several examples in a row: one of PACKING
+  vocabulary: str | None = None      # a SentencePiece .model, tokenizer.json or rank file
+  data_dir: str | None = None        # where TFDS keeps data; None: TFDS's own default
+  cache_dir: str | None = None       # of t5x-lite data cache; None: tokenise while training
+
+  def __post_init__(self):
+    check_types(self)
+    check_positive(self, 'targets_length', 'inputs_length', 'batch_size')
+    if self.packing not in PACKING:
+      raise FieldError(self, 'packing', f'{self.packing!r}; {nearest(self.packing, PACKING)}')
+    if not isinstance(self.task, str) and not hasattr(self.task, 'register'):
+      raise FieldError(self, 'task', 'expected the name of a seqio task or mixture, or a FileTask')
+
+  @property
+  def lengths(self) -> dict[str, int]:
+    """Length of each task feature, as seqio takes them."""
+    lengths = {'inputs': self.inputs_length, 'targets': self.targets_length}
+    return {name: length for name, length in lengths.items() if length is not None}
+
+  @property
+  def name(self) -> str:
+    """Name of the task or mixture, for people: a FileTask's own name is a hash of its content."""
+    return self.task if isinstance(self.task, str) else self.task.label
+
+  @property
+  def rate_schedule(self) -> list[tuple[int, tuple[float, ...]]]:
+    """(first step, rates) of a tasks.pipeline.mixtures.Mixture whose rates change; else none."""
+    return getattr(self.task, 'schedule', [])
+
+  def display_name(self, name: str) -> str:
+    """A task's name, for people: less the hashes of files and of another vocabulary than its own,
+    so that it is the same in every run."""
+    if self.vocabulary is not None:
+      name = name.rsplit('__', 1)[0]
+    return re.sub(r'_[0-9a-f]{12}$', '', name)
+
+  def batches(self, model: ModelConfig, *, seed: int, start: int = 0,
+              shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+    """See Source; raises UserError if the task is unknown, does not fit the model, or is empty."""
+    return _stream().batches(self, model, seed=seed, start=start, shard=shard)
+
+  def splits(self) -> list[str]:
+    """See Source."""
+    return _stream().splits(self)
+
+  def examples(self, split: str, limit: int | None = None, seed: int = 0
+               ) -> Iterator[dict[str, Any]]:
+    """See Source; raises UserError for a task without inputs."""
+    return _stream().examples(self, split, limit, seed)
+
+  def tokenizer(self, feature: str = 'inputs') -> Tokenizer:
+    """See Source."""
+    return _stream().tokenizer(self, feature)
+
+  def fingerprint(self) -> str:
+    """See Source; of the vocabulary of the task's text."""
+    return _stream().fingerprint(self)
+
+
+def _stream():
+  """The module that reads data, which imports seqio."""
+  import_seqio()
+  from tasks.pipeline import stream
+  return stream
+
+
+def import_seqio():
+  """seqio, quietly: TensorFlow takes no accelerator and prints no start-up banner."""
+  if 'seqio' not in sys.modules:
+    process.quiet_logs()
+    if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':   # which JAX sets
+      os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'   # no warnings of streams not read to their end
+    with process.silent_stderr():
+      import tensorflow as tf
+      for kind in ('GPU', 'TPU'):
+        tf.config.set_visible_devices([], kind)
+      import seqio
+    import sentencepiece
+    sentencepiece.set_min_log_level(1)   # each model would say how it normalises
+  import seqio
+  return seqio
+
+
+def import_task_module(name: str) -> None:
+  """Imports a module that registers tasks, which may be the user's own."""
+  pkgutil.resolve_name(f'{name}:')   # the colon: a module, not something in one

@@ -1,0 +1,94 @@
+"""From a seqio task or mixture to batches: host NumPy arrays named as seqio's converters name them.
+
+A position in the data is the number of examples (rows) that were read: the stream of rows depends
+only on the task, the lengths, the batch size and the seed, and each process takes its rows of every
+batch, so the number of processes may change between two parts of a run.
+"""
+
+from collections.abc import Iterator
+import functools
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from t5x_lite.core.errors import UserError
+from t5x_lite.data.features import Batch, for_model
+from t5x_lite.models import ModelConfig
+from tasks import vocabularies
+from tasks.pipeline import caching, schedules
+from tasks.pipeline.converters import feature_converter
+from tasks.pipeline.provider import (
+  check_split,
+  check_vocabulary,
+  feature_lengths,
+  get_task,
+  text_tokenizer,
+)
+from tasks.pipeline.seqio_data import DataConfig
+from tasks.vocabularies.seqio_tokenizer import SeqioTokenizer
+
+
+def tokenizer(data: DataConfig, feature: str) -> SeqioTokenizer:
+  """See Source.tokenizer."""
+  task = get_task(data)
+  return text_tokenizer(task) if feature == 'inputs' else SeqioTokenizer(
+      task.output_features[feature])
+
+
+def fingerprint(data: DataConfig) -> str:
+  """See Source.fingerprint."""
+  return vocabularies.fingerprint(text_tokenizer(get_task(data)).vocabulary)
+
+
+def batches(data: DataConfig, model: ModelConfig, *, seed: int, start: int = 0,
+            shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+  """See Source.batches; raises UserError if the task does not fit the model, or is empty."""
+  task = get_task(data)
+  check_vocabulary(task, model)
+  caching.use_cache(task, data)
+  parts = [task]
+  if data.rate_schedule:
+    parts = [seqio.get_mixture_or_task(name) for name in task.rate_per_task_name]
+  for part in parts:
+    check_split(part, data)
+    # Repeating nothing for ever would never come back, so one pass is asked for an example first.
+    if start == 0 and not list(_rows(part, data, model, shuffle=False, num_epochs=1).take(1)):
+      raise UserError(f'Task {part.name!r}, split {data.split!r} is empty: no example is left '
+                      'after its preprocessing')
+  endless = functools.partial(_rows, data=data, model=model, seed=seed, shuffle=True,
+                              num_epochs=None)
+  if data.rate_schedule:
+    ds = schedules.scheduled([*map(endless, parts)], data.rate_schedule, data.batch_size, seed)
+  else:
+    ds = endless(task)
+  ds = ds.skip(start).batch(data.batch_size, drop_remainder=True).prefetch(2)
+  tokenizer, rows = text_tokenizer(task), slice(shard[0], None, shard[1])
+  for batch in ds.as_numpy_iterator():
+    yield for_model({name: x[rows] for name, x in batch.items()}, tokenizer)
+
+
+def _rows(task, data: DataConfig, model: ModelConfig, **options) -> tf.data.Dataset:
+  """A task's rows, as its feature converter makes them."""
+  return seqio.get_dataset(
+      task.name, feature_lengths(task, data), feature_converter(task, model, data.packing),
+      dataset_split=data.split, use_cached=data.cache_dir is not None, verbose=False, **options)
+
+
+def splits(data: DataConfig) -> list[str]:
+  """See Source.splits."""
+  return sorted(get_task(data).splits)
+
+
+def examples(data: DataConfig, split: str, limit: int | None, seed: int
+             ) -> Iterator[dict[str, Any]]:
+  """See Source.examples; in the order of the source."""
+  task = get_task(data)
+  if 'inputs' not in task.output_features:
+    raise UserError(f'Task {task.name!r} has no inputs to infer from: pass '
+                    '--gin.InferConfig.input=FILE with a prompt on each line')
+  ds = task.get_dataset(data.lengths, split=split, shuffle=False, num_epochs=1, seed=seed)
+  decode = lambda ex, name: task.output_features[name].vocabulary.decode(ex[name].tolist())
+  for example in ds.take(limit or -1).as_numpy_iterator():
+    yield {'ids': example['inputs'].tolist(), 'inputs': decode(example, 'inputs'),
+           'targets': decode(example, 'targets')}

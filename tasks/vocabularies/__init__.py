@@ -1,0 +1,22 @@
+"""Vocabularies: bytes, SentencePiece models, Hugging Face tokenizers; what tasks ask of them."""
+
+from tasks.vocabularies.tokenizer_vocabulary import TokenizerVocabulary
+from tasks.vocabularies.vocabularies import (
+  BYTE_VOCABULARY,
+  byte_lengths,
+  cls_id,
+  fingerprint,
+  first_extra_id,
+  load_vocabulary,
+  mask_id,
+  model_ids,
+  ordinary_ids,
+  require_extra_ids,
+  start_id,
+)
+
+__all__ = [
+    'BYTE_VOCABULARY', 'TokenizerVocabulary', 'byte_lengths', 'cls_id', 'fingerprint',
+    'first_extra_id', 'load_vocabulary', 'mask_id', 'model_ids', 'ordinary_ids',
+    'require_extra_ids', 'start_id',
+]

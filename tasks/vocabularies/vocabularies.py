@@ -1,0 +1,133 @@
+"""Vocabularies: bytes, SentencePiece models, Hugging Face tokenizers; what tasks ask of them."""
+
+import hashlib
+import os
+
+import numpy as np
+import seqio
+
+from t5x_lite.core.errors import UserError
+from t5x_lite.interop import tiktoken_ranks
+from tasks.vocabularies.tokenizer_vocabulary import TokenizerVocabulary
+
+# 3 special ids, 256 bytes and 125 extra ids are 384 ids: three tiles of 128, with a sentinel for
+# each noise span of inputs of up to 2,048 ids.
+BYTE_VOCABULARY = seqio.ByteVocabulary(extra_ids=125)
+
+
+def mask_id(vocabulary: seqio.Vocabulary) -> int:
+  """Returns the id that stands for a masked position: the tokenizer's own, or the last extra id."""
+  own = getattr(vocabulary, 'mask_id', None)
+  if own is not None:
+    return own
+  require_extra_ids(vocabulary, 2, 'a mask id and a class id')
+  return vocabulary.vocab_size - 1
+
+
+def cls_id(vocabulary: seqio.Vocabulary) -> int:
+  """Returns the id that begins the inputs of an encoder-only task: as `mask_id`, last but one."""
+  own = getattr(vocabulary, 'cls_id', None)
+  if own is not None:
+    return own
+  require_extra_ids(vocabulary, 2, 'a mask id and a class id')
+  return vocabulary.vocab_size - 2
+
+
+def start_id(vocabulary: seqio.Vocabulary) -> int:
+  """What the decoder reads before the first token: the vocabulary's BOS, else its padding."""
+  try:
+    bos = vocabulary.bos_id
+  except NotImplementedError:
+    bos = None
+  return vocabulary.pad_id if bos is None or bos < 0 else bos
+
+
+def model_ids(vocabulary: seqio.Vocabulary, ids: np.ndarray) -> np.ndarray:
+  """seqio's ids -> those that models read, which differ for some tokenizers alone."""
+  return vocabulary.model_ids(ids) if isinstance(vocabulary, TokenizerVocabulary) else ids
+
+
+def fingerprint(vocabulary: seqio.Vocabulary) -> str:
+  """A short text that is the same for vocabularies that give the same ids, wherever they lie."""
+  if isinstance(vocabulary, seqio.ByteVocabulary):
+    return f'bytes+{vocabulary.extra_ids}'
+  if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    digest = hashlib.sha256(vocabulary.sp_model).hexdigest()
+    return f'sentencepiece {digest[:16]}+{vocabulary.extra_ids}'
+  if isinstance(vocabulary, TokenizerVocabulary):
+    return f'tokenizer {vocabulary.digest[:16]}'
+  return str(vocabulary)
+
+
+def ordinary_ids(vocabulary: seqio.Vocabulary) -> tuple[int, int]:
+  """Returns the half-open range of ids that stand for text: neither special nor extra ids."""
+  special = (vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id)
+  return max(i for i in special if i is not None) + 1, first_extra_id(vocabulary)
+
+
+def first_extra_id(vocabulary: seqio.Vocabulary) -> int:
+  """Returns the lowest of the extra ids, which are the last of the vocabulary."""
+  return vocabulary.vocab_size - vocabulary.extra_ids
+
+
+def byte_lengths(vocabulary: seqio.Vocabulary) -> np.ndarray:
+  """Returns an int32 array [vocab_size]: how many bytes of text each id stands for.
+
+  Padding, end of text, control and extra ids stand for none. A piece that begins a SentencePiece
+  word stands for a space too; a model trained with the dummy prefix so counts one space too many
+  a text.
+  """
+  lengths = np.zeros(vocabulary.vocab_size, np.int32)
+  if isinstance(vocabulary, seqio.ByteVocabulary):
+    low, high = ordinary_ids(vocabulary)
+    lengths[low:high] = 1
+    return lengths
+  if isinstance(vocabulary, TokenizerVocabulary):
+    return vocabulary.byte_lengths()
+  if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    raise UserError(
+        f'byte_lengths: a {type(vocabulary).__name__} has no text; use a ByteVocabulary or a '
+        'SentencePieceVocabulary'
+    )
+  model = vocabulary.tokenizer
+  for i in range(first_extra_id(vocabulary)):
+    if model.IsByte(i):
+      lengths[i] = 1
+    elif not (model.IsControl(i) or model.IsUnknown(i) or model.IsUnused(i)):
+      lengths[i] = len(model.IdToPiece(i).replace('▁', ' ').encode())
+  return lengths
+
+
+def load_vocabulary(path: str) -> seqio.Vocabulary:
+  """Returns the vocabulary named by `path`.
+
+  Args:
+    path: 'byte', or a SentencePiece model, a tokenizer.json or a rank file of tiktoken.
+
+  Raises:
+    UserError: there is no such file, or it is none of them.
+  """
+  if path == 'byte':
+    return BYTE_VOCABULARY
+  if not os.path.isfile(path):
+    raise UserError(
+        f"load_vocabulary: no file {path!r}; give 'byte', a tokenizer.json, a rank file of "
+        'tiktoken or the .model file of a SentencePiece model, as t5x-lite train-vocab writes'
+    )
+  if tiktoken_ranks.is_tokenizer(path):
+    return TokenizerVocabulary(path)
+  vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=100)
+  try:
+    vocabulary.load_model()
+  except Exception as error:  # Protobuf and SentencePiece raise types of their own.
+    raise UserError(f'load_vocabulary: {path!r} is not a SentencePiece model: {error}') from error
+  return vocabulary
+
+
+def require_extra_ids(vocabulary: seqio.Vocabulary, count: int, use: str) -> None:
+  """Raises UserError if the vocabulary has fewer extra ids than `use` needs."""
+  if vocabulary.extra_ids < count:
+    raise UserError(
+        f'{vocabulary} has {vocabulary.extra_ids} extra ids, but {use} need {count}: make it with '
+        f'extra_ids={count} or more'
+    )
