@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from tasks.pipeline import seqio_data
+from tasks.pipeline import imports
 
 
 def one_pass(dataset, names: list[str]) -> tuple[float, dict[str, float]]:
@@ -39,7 +39,7 @@ def main() -> None:
   parser.add_argument('--rounds', type=int, default=5)
   args = parser.parse_args()
   os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})   # one core
-  seqio = seqio_data.import_seqio()
+  seqio = imports.import_seqio()
   import tensorflow as tf
   importlib.import_module(args.task_module)
   packing = importlib.import_module('tasks.pipeline.packing')

@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 
-from tasks.pipeline import provider, seqio_data
+from tasks.pipeline import imports, provider
 from tasks.pipeline.seqio_data import DataConfig
 
 
@@ -33,7 +33,7 @@ def main() -> None:
   parser.add_argument('--inputs_length', type=int, help='of a task that has inputs')
   parser.add_argument('--vocabulary', help='default: bytes')
   args = parser.parse_args()
-  seqio_data.import_seqio()
+  imports.import_seqio()
   data = DataConfig(task=args.task, inputs_length=args.inputs_length, targets_length=512,
                     batch_size=8, vocabulary=args.vocabulary)
   provider.get_task(data).num_input_examples('train')   # prepared before the clock starts

@@ -7,7 +7,7 @@ from t5x_lite import models
 from t5x_lite.core.errors import UserError
 from tasks import vocabularies
 from tasks.files import FileTask
-from tasks.pipeline import seqio_data
+from tasks.pipeline import imports
 from tasks.pipeline.seqio_data import DataConfig
 
 LM = models.ModelConfig(family='decoder_only', vocab_size=384, embed_dim=8, num_layers=1,
@@ -80,7 +80,7 @@ def test_processes_share_out_the_rows_of_the_same_global_batches(data, whole):
 
 
 def test_a_task_whose_examples_are_all_filtered_out_is_refused_and_does_not_hang(data):
-  seqio = seqio_data.import_seqio()
+  seqio = imports.import_seqio()
   name = data.task.register()
   task = seqio.TaskRegistry.get(name)
   if 'nothing_left' not in seqio.TaskRegistry.names():
@@ -98,5 +98,5 @@ def test_the_decoder_starts_from_bos_or_else_from_padding():
   assert vocabularies.start_id(Vocabulary()) == 3
   Vocabulary.bos_id = None
   assert vocabularies.start_id(Vocabulary()) == 7
-  seqio = seqio_data.import_seqio()
+  seqio = imports.import_seqio()
   assert vocabularies.start_id(seqio.ByteVocabulary()) == 0

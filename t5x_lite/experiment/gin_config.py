@@ -11,6 +11,7 @@ import dataclasses
 import pathlib
 
 import gin
+from gin import config
 
 from t5x_lite.core.dataclass_checks import FieldError, check_types
 from t5x_lite.core.errors import UserError
@@ -88,7 +89,8 @@ def _parsed(gin_files: Sequence[str], bindings: Sequence[str], trust: Sequence[s
   gin.clear_config()
   try:
     try:
-      gin.parse_config(source.text())
+      with config.interactive_mode():   # a notebook may have made a class anew
+        gin.parse_config(source.text())
     except (ValueError, TypeError, NameError, AttributeError, RuntimeError, ImportError) as e:
       raise UserError(one_line(e)) from e
     yield source

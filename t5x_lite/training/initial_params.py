@@ -50,9 +50,17 @@ def load_frozen(network: Network, abstract: dict, meta: dict[str, Any]) -> dict:
 
 def _draw(network: Network, want: dict[str, Any], seed: int) -> dict[str, jax.Array]:
   """{path: initial value} of these parameters, drawn from a seed."""
-  pick = lambda: {name: x for name, x in trees.flatten(network.init(jax.random.key(seed))).items()
-                  if name in want}
-  return jax.jit(pick, out_shardings={name: x.sharding for name, x in want.items()})()
+  shardings = {name: x.sharding for name, x in want.items()}
+
+  def pick():
+    drawn = network.init(jax.random.key(seed), _on_one_device(shardings))
+    return {name: x for name, x in trees.flatten(drawn).items() if name in want}
+
+  return jax.jit(pick, out_shardings=shardings)()
+
+
+def _on_one_device(shardings) -> bool:
+  return all(len(s.device_set) == 1 for s in jax.tree.leaves(shardings))
 
 
 def _read(model_dir: pathlib.Path, step: int | None, want: dict[str, Any], network: Network):
@@ -111,8 +119,7 @@ def fresh_state(network: Network, partitioner: Partitioner, optimizer, abstract:
   Says in `meta` where frozen parameters are from, and by `say` what was taken of the other run.
   """
   shardings = shardings_of(abstract)
-  one_device = all(len(s.device_set) == 1 for s in jax.tree.leaves(shardings))
-  state = jax.jit(lambda: init_state(network, optimizer, seed, one_device),
+  state = jax.jit(lambda: init_state(network, optimizer, seed, _on_one_device(shardings)),
                   out_shardings=shardings)()
   if model_dir is not None:
     params, line, step = replace_from_run(

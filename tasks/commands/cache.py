@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
   if args.processes < 1:
     raise UserError(f'--processes={args.processes}: give 1 or more')
   experiment = gin_flags.load_described(args)
-  from tasks.pipeline.seqio_data import import_seqio
+  from tasks.pipeline.imports import import_seqio
   import_seqio()
   from tasks.pipeline import caching
   for name, counts in caching.write_cache(experiment.data, args.processes):

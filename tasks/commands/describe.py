@@ -18,7 +18,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   experiment = gin_flags.load_described(args)
-  from tasks.pipeline.seqio_data import import_seqio
+  from tasks.pipeline.imports import import_seqio
   import_seqio()
   from tasks.pipeline import description
   members = description.describe(experiment)

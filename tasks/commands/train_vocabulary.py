@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from tasks import files
     texts = files.texts(args.files, args.text, '--files')
   else:
-    from tasks.pipeline.seqio_data import import_seqio, import_task_module
+    from tasks.pipeline.imports import import_seqio, import_task_module
     import_seqio()
     from tasks.pipeline import registry
     import_task_module(args.task_module)

@@ -20,7 +20,6 @@ import tensorflow as tf
 from t5x_lite.core.errors import UserError
 from tasks import vocabularies
 from tasks.pipeline.provider import get_task
-from tasks.pipeline.seqio_data import DataConfig
 
 SHARDS = 16   # files of a split, or more if more processes write them
 _SEED = 0     # of the order, which all shards share
@@ -28,7 +27,7 @@ _PROVENANCE = 'provenance.json'
 _DTYPES = (tf.int32, tf.int64, tf.float32, tf.bool, tf.string)   # those that seqio reads back
 
 
-def write_cache(data: DataConfig, processes: int) -> Iterator[tuple[str, dict[str, int]]]:
+def write_cache(data: Any, processes: int) -> Iterator[tuple[str, dict[str, int]]]:
   """Writes the split `data.split` of every task of `data` that is not in `data.cache_dir` yet.
 
   Args:
@@ -79,7 +78,7 @@ def write_cache(data: DataConfig, processes: int) -> Iterator[tuple[str, dict[st
     pool.shutdown(wait=False, cancel_futures=True)
 
 
-def use_cache(task: seqio.Task | seqio.Mixture, data: DataConfig) -> None:
+def use_cache(task: seqio.Task | seqio.Mixture, data: Any) -> None:
   """Has seqio read the tasks of `data` from its cache, if it has one.
 
   Raises:
@@ -95,7 +94,7 @@ def use_cache(task: seqio.Task | seqio.Mixture, data: DataConfig) -> None:
   seqio.set_global_cache_dirs([os.path.expanduser(data.cache_dir)])
 
 
-def cached_counts(task: seqio.Task, data: DataConfig) -> dict[str, int] | None:
+def cached_counts(task: seqio.Task, data: Any) -> dict[str, int] | None:
   """What the cache counts of the split that `data` trains on; None without a cache."""
   if data.cache_dir is None:
     return None
@@ -108,7 +107,7 @@ def total_tokens(counts: dict[str, int]) -> int:
              if key.endswith('_tokens') and not key.endswith('_max_tokens'))
 
 
-def _folder(data: DataConfig, task: seqio.Task) -> epath.Path:
+def _folder(data: Any, task: seqio.Task) -> epath.Path:
   return (epath.Path(data.cache_dir).expanduser()
           / seqio.utils.get_task_dir_from_name(task.name))
 
@@ -119,7 +118,7 @@ def _check_supported(task: seqio.Task) -> None:
                     'preprocessors: leave DataConfig.cache_dir out')
 
 
-def _check(task: seqio.Task, data: DataConfig) -> None:
+def _check(task: seqio.Task, data: Any) -> None:
   folder = _folder(data, task)
   if not (folder / f'stats.{data.split}.json').exists() or not (folder / 'COMPLETED').exists():
     raise UserError(f'{folder} is no finished cache of the {data.split} split of task {task.name}: '

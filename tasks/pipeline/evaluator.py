@@ -20,7 +20,8 @@ from t5x_lite.inference.generate import left_pad, make_generate
 from t5x_lite.inference.predict import make_predict
 from t5x_lite.models import ModelConfig, Network
 from t5x_lite.parallel.partitioner import Partitioner
-from tasks.pipeline.seqio_data import DataConfig, import_seqio
+from tasks.pipeline.imports import import_seqio
+from tasks.pipeline.seqio_data import DataConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
-"""The seqio task or mixture of a DataConfig, and whether it fits a model."""
+"""The seqio task or mixture of a DataConfig (`data`), and whether it fits a model."""
 
 import os
+from typing import Any
 
 import seqio
 
@@ -9,14 +10,14 @@ from t5x_lite.core.errors import UserError
 from t5x_lite.models import ModelConfig
 from tasks import vocabularies
 from tasks.pipeline import registry
-from tasks.pipeline.seqio_data import DataConfig, import_task_module
+from tasks.pipeline.imports import import_task_module
 from tasks.vocabularies.seqio_tokenizer import SeqioTokenizer
 
 # Features that no length is given for: as long as another one, or a single id.
 _LENGTH_OF = {'token_types': 'inputs', 'next_sentence_label': None}
 
 
-def get_task(data: DataConfig) -> seqio.Task | seqio.Mixture:
+def get_task(data: Any) -> seqio.Task | seqio.Mixture:
   """The seqio Task or Mixture of `data`, registered, with its vocabulary swapped if asked for.
 
   Raises UserError for a module that cannot be imported, an unknown name or missing lengths.
@@ -46,7 +47,7 @@ def get_task(data: DataConfig) -> seqio.Task | seqio.Mixture:
   return task
 
 
-def feature_lengths(task, data: DataConfig) -> dict[str, int]:
+def feature_lengths(task, data: Any) -> dict[str, int]:
   """Length of each feature of the task, those that follow from other lengths included."""
   lengths = data.lengths
   derived = {name: of for name, of in _LENGTH_OF.items() if name in task.output_features}
@@ -70,7 +71,7 @@ def check_vocabulary(task, model: ModelConfig) -> None:
                        f'{spec.vocabulary.vocab_size} ids; raise {field} to at least that')
 
 
-def check_split(task, data: DataConfig) -> None:
+def check_split(task, data: Any) -> None:
   """Raises UserError if the task has no split `data.split`."""
   if data.split not in task.splits:
     raise FieldError(data, 'split', f'task {task.name!r}: {nearest(data.split, task.splits)}')

@@ -6,17 +6,14 @@ when data is read.
 
 from collections.abc import Iterator
 import dataclasses
-import os
-import pkgutil
 import re
-import sys
 from typing import Any
 
-from t5x_lite.core import process
 from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types, nearest
 from t5x_lite.data.features import Batch
 from t5x_lite.data.source import Source, Tokenizer
 from t5x_lite.models import ModelConfig
+from tasks.pipeline.imports import import_seqio
 
 PACKING = ('best_fit', 'greedy', 'none')   # greedy is seqio's own
 
@@ -94,25 +91,3 @@ def _stream():
   import_seqio()
   from tasks.pipeline import stream
   return stream
-
-
-def import_seqio():
-  """seqio, quietly: TensorFlow takes no accelerator and prints no start-up banner."""
-  if 'seqio' not in sys.modules:
-    process.quiet_logs()
-    if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':   # which JAX sets
-      os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'   # no warnings of streams not read to their end
-    with process.silent_stderr():
-      import tensorflow as tf
-      for kind in ('GPU', 'TPU'):
-        tf.config.set_visible_devices([], kind)
-      import seqio
-    import sentencepiece
-    sentencepiece.set_min_log_level(1)   # each model would say how it normalises
-  import seqio
-  return seqio
-
-
-def import_task_module(name: str) -> None:
-  """Imports a module that registers tasks, which may be the user's own."""
-  pkgutil.resolve_name(f'{name}:')   # the colon: a module, not something in one

@@ -1,4 +1,4 @@
-"""From a seqio task or mixture to batches: host NumPy arrays named as seqio's converters name them.
+"""From a DataConfig (`data`) to batches: host NumPy arrays named as seqio's converters name them.
 
 A position in the data is the number of examples (rows) that were read: the stream of rows depends
 only on the task, the lengths, the batch size and the seed, and each process takes its rows of every
@@ -25,23 +25,22 @@ from tasks.pipeline.provider import (
   get_task,
   text_tokenizer,
 )
-from tasks.pipeline.seqio_data import DataConfig
 from tasks.vocabularies.seqio_tokenizer import SeqioTokenizer
 
 
-def tokenizer(data: DataConfig, feature: str) -> SeqioTokenizer:
+def tokenizer(data: Any, feature: str) -> SeqioTokenizer:
   """See Source.tokenizer."""
   task = get_task(data)
   return text_tokenizer(task) if feature == 'inputs' else SeqioTokenizer(
       task.output_features[feature])
 
 
-def fingerprint(data: DataConfig) -> str:
+def fingerprint(data: Any) -> str:
   """See Source.fingerprint."""
   return vocabularies.fingerprint(text_tokenizer(get_task(data)).vocabulary)
 
 
-def batches(data: DataConfig, model: ModelConfig, *, seed: int, start: int = 0,
+def batches(data: Any, model: ModelConfig, *, seed: int, start: int = 0,
             shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
   """See Source.batches; raises UserError if the task does not fit the model, or is empty."""
   task = get_task(data)
@@ -68,19 +67,19 @@ def batches(data: DataConfig, model: ModelConfig, *, seed: int, start: int = 0,
     yield for_model({name: x[rows] for name, x in batch.items()}, tokenizer)
 
 
-def _rows(task, data: DataConfig, model: ModelConfig, **options) -> tf.data.Dataset:
+def _rows(task, data: Any, model: ModelConfig, **options) -> tf.data.Dataset:
   """A task's rows, as its feature converter makes them."""
   return seqio.get_dataset(
       task.name, feature_lengths(task, data), feature_converter(task, model, data.packing),
       dataset_split=data.split, use_cached=data.cache_dir is not None, verbose=False, **options)
 
 
-def splits(data: DataConfig) -> list[str]:
+def splits(data: Any) -> list[str]:
   """See Source.splits."""
   return sorted(get_task(data).splits)
 
 
-def examples(data: DataConfig, split: str, limit: int | None, seed: int
+def examples(data: Any, split: str, limit: int | None, seed: int
              ) -> Iterator[dict[str, Any]]:
   """See Source.examples; in the order of the source."""
   task = get_task(data)
