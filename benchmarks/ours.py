@@ -12,13 +12,14 @@ def config_of(family: str, size: str, **changes):
   c = harness.SIZES[size]
   usual = dict(vocab_size=c['vocab'], embed_dim=c['width'], num_layers=c['layers'],
                num_heads=c['heads'], scan_layers=False)
-  biased = dict(norm='layer_norm', gated_mlp=False, bias=True, position='learned',
+  biased = dict(norm='layer_norm', gated_mlp=False, bias=True, position_embedding='learned',
                 max_length=c['length'], mlp_dim=4 * c['width'])
   families = {
       'gpt2': biased | dict(family='decoder_only', norm_epsilon=1e-5, activation='gelu'),
       'llama': dict(family='decoder_only', mlp_dim=c['gated_mlp'], tied_embeddings=False),
       't5': dict(family='encoder_decoder', mlp_dim=c['gated_mlp'], activation='gelu',
-                 position='relative', attention_scale=1.0, tied_embeddings=False, init_std=None),
+                 position_embedding='relative', attention_scale=1.0, tied_embeddings=False,
+                 init_std=None),
       'bert': biased | dict(family='encoder_only', norm_epsilon=1e-12, norm_placement='post',
                             embedding_norm=True, activation='gelu_exact', num_token_types=2)}
   return ModelConfig(**usual | families[family] | changes)

@@ -48,16 +48,16 @@ CONFIGS = {
     'prefix_lm': ModelConfig(family='decoder_only', num_kv_heads=2, init_std=0.2, prefix_lm=True,
                              **_SIZES),
     'gpt': ModelConfig(family='decoder_only', norm='layer_norm', activation='gelu',
-                       gated_mlp=False, bias=True, position='learned', max_length=LENGTH,
+                       gated_mlp=False, bias=True, position_embedding='learned', max_length=LENGTH,
                        init_std=0.2, **_SIZES),
     'encoder_decoder': ModelConfig(family='encoder_decoder', activation='gelu',
-                                   position='relative', relative_buckets=8,
+                                   position_embedding='relative', relative_buckets=8,
                                    relative_max_distance=16, attention_scale=1.0,
                                    tied_embeddings=False, init_std=None, **_SIZES),
     'encoder': ModelConfig(family='encoder_only', norm='layer_norm', norm_epsilon=1e-12,
                            norm_placement='post', embedding_norm=True, activation='gelu_exact',
-                           gated_mlp=False, bias=True, position='learned', max_length=LENGTH,
-                           init_std=0.2, **_SIZES),
+                           gated_mlp=False, bias=True, position_embedding='learned',
+                           max_length=LENGTH, init_std=0.2, **_SIZES),
 }
 
 

@@ -13,7 +13,7 @@ EXPERIMENTS = sorted(p.name for p in (gin_config.CONFIGS / 'experiments').glob('
 
 
 def load(*bindings, file='experiments/tiny_lm.gin'):
-  return gin_config.load([file], [*bindings])[0]
+  return gin_config.load_experiment([file], [*bindings])[0]
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
@@ -21,11 +21,11 @@ def test_every_experiment_builds_and_its_operative_config_builds_the_same(name, 
   written = (gin_config.CONFIGS / 'experiments' / name).read_text()
   files = [f'{macro}=data/{macro}.txt' for macro in re.findall(r'^(\w+) = %gin.REQUIRED', written,
                                                                re.MULTILINE)]
-  experiment, text = gin_config.load(
+  experiment, text = gin_config.load_experiment(
       [f'experiments/{name}'],
       ['MODEL_DIR=runs/x', 'INIT_FROM=runs/y', 'VOCABULARY=runs/v.model', *files])
   (tmp_path / 'config.gin').write_text(text)
-  again, _ = gin_config.load([str(tmp_path / 'config.gin')])
+  again, _ = gin_config.load_experiment([str(tmp_path / 'config.gin')])
   assert again == experiment
   assert type(experiment.model) is ModelConfig
 
@@ -121,7 +121,7 @@ def test_a_missing_gin_file_names_where_it_was_looked_for_and_the_nearest():
   assert str(gin_config.CONFIGS) in str(error.value)
   assert "did you mean 'experiments/tiny_mlm.gin'?" in str(error.value)
   with pytest.raises(UserError, match='No gin file: pass --gin_file=FILE'):
-    gin_config.load([])
+    gin_config.load_experiment([])
 
 
 def test_differences_names_what_decides_a_runs_numbers_and_nothing_else():

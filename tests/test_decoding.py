@@ -25,8 +25,8 @@ ONE = Partitioner(MeshConfig(data=1).make(jax.devices()[:1]))
 
 @pytest.fixture(scope='module')
 def config_of(configs):
-  relative = dataclasses.replace(configs['decoder'], position='relative', relative_buckets=8,
-                                 relative_max_distance=16)
+  relative = dataclasses.replace(configs['decoder'], position_embedding='relative',
+                                 relative_buckets=8, relative_max_distance=16)
   unroll = lambda config: dataclasses.replace(config, scan_layers=False)
   return {'rope': configs['decoder'], 'rope unrolled': unroll(configs['decoder']),
           'learned': configs['gpt'], 'relative': relative, 'prefix_lm': configs['prefix_lm'],

@@ -16,8 +16,8 @@ def modules_after(code: str) -> set[str]:
 
 @pytest.mark.parametrize('code', [
     'import t5x_lite, scaling', 'import t5x_lite.cost.accounting, t5x_lite.cost.hardware',
-    'from t5x_lite.experiment import gin_config; gin_config.load(["experiments/tiny_lm.gin"], '
-    '["MODEL_DIR=x"])',
+    'from t5x_lite.experiment import gin_config; '
+    'gin_config.load_experiment(["experiments/tiny_lm.gin"], ["MODEL_DIR=x"])',
     'import t5x_lite.commands.train, t5x_lite.training.hooks, t5x_lite.inference.generator, '
     't5x_lite.cost.summary',
     'import tasks, tasks.files, tasks.pipeline.seqio_data, tasks.pipeline.evaluator, '

@@ -13,8 +13,8 @@ from t5x_lite import models
 from t5x_lite.models import ModelConfig
 from t5x_lite.objectives.cross_entropy import (
   chunked_cross_entropy,
+  compact_targets,
   cross_entropy,
-  weighted_first,
 )
 from t5x_lite.objectives.language_model import CrossEntropy
 from t5x_lite.objectives.next_sentence import NextSentenceLoss
@@ -57,7 +57,7 @@ def chunked(params, x, targets, weights, *, chunk, **options):
 
 
 def moved(params, x, targets, weights, *, chunk, **options):
-  return chunked(params, *weighted_first(x, targets, weights), chunk=chunk, **options)
+  return chunked(params, *compact_targets(x, targets, weights), chunk=chunk, **options)
 
 
 def sums_and_gradients(run, params, x, targets, weights, **options):
@@ -156,7 +156,7 @@ def test_with_the_weighted_ones_first_few_scattered_tokens_cost_one_chunk():
 def test_weighted_first_keeps_the_order_of_both_kinds():
   x = np.arange(6, dtype=np.float32).reshape(1, 6, 1)
   weights = np.float32([[0, 2, 0, 0.5, 1, 0]])
-  got_x, targets, got_weights = weighted_first(x, np.arange(6)[None] * 10, weights)
+  got_x, targets, got_weights = compact_targets(x, np.arange(6)[None] * 10, weights)
   assert got_x[0, :, 0].tolist() == [1, 3, 4, 0, 2, 5]
   assert targets[0].tolist() == [10, 30, 40, 0, 20, 50]
   assert got_weights[0].tolist() == [2, 0.5, 1, 0, 0, 0]

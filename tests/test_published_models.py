@@ -144,12 +144,12 @@ def test_layers_that_are_not_stacked_make_the_same_table():
 
 
 def test_a_published_model_in_an_experiment_survives_its_operative_config(tmp_path):
-  experiment, text = gin_config.load(
+  experiment, text = gin_config.load_experiment(
       ['experiments/tiny_lm.gin', 'models/llama3_1_8b.gin'], ['MODEL_DIR=x'])
   assert experiment.model.rope_scaling == RopeScaling(
       factor=8.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_length=8192)
   (tmp_path / 'config.gin').write_text(text)
-  assert gin_config.load([str(tmp_path / 'config.gin')])[0] == experiment
+  assert gin_config.load_experiment([str(tmp_path / 'config.gin')])[0] == experiment
 
 
 def test_on_the_ladder_only_the_width_changes():
@@ -174,4 +174,4 @@ def test_mistakes_in_describing_a_model_alone(files, binding, message):
 
 def test_a_model_alone_cannot_be_trained():
   with pytest.raises(UserError, match='No file binds an Experiment: pass one that does'):
-    gin_config.load(['models/gpt1.gin'], ['MODEL_DIR=x'])
+    gin_config.load_experiment(['models/gpt1.gin'], ['MODEL_DIR=x'])

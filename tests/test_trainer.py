@@ -50,7 +50,7 @@ files.FileTask.targets = 'answer'
 
 
 def load(gin_file, model_dir, *bindings):
-  return gin_config.load([gin_file], [*TINY, f"MODEL_DIR='{model_dir}'", *bindings])
+  return gin_config.load_experiment([gin_file], [*TINY, f"MODEL_DIR='{model_dir}'", *bindings])
 
 
 def losses(model_dir):
@@ -91,7 +91,7 @@ def test_a_run_is_its_folder(trained):
   assert result.finished and result.step == 8
   assert {p.name for p in folder.iterdir()} == {
       'config.gin', 'metrics.jsonl', 'checkpoints', 'tensorboard'}
-  assert gin_config.load([str(folder / 'config.gin')])[0] == experiment
+  assert gin_config.load_experiment([str(folder / 'config.gin')])[0] == experiment
   records = run_folder.read_metrics(folder / 'metrics.jsonl')
   assert [r['step'] for r in records if r['kind'] == 'train'] == list(range(1, 9))
   assert records[-1]['kind'] == 'eval'
@@ -160,7 +160,7 @@ def test_outputs_do_not_depend_on_what_else_is_in_the_batch(trained):
 def test_a_run_stopped_by_sigterm_and_resumed_logs_the_same_losses(stdlib_data_dir, tmp_path):
   """On a streamed mixture of two tasks, dropout on, bit for bit; stopped twice, at random steps."""
   def experiment(name):
-    return gin_config.load(
+    return gin_config.load_experiment(
         ['experiments/tiny_span_corruption.gin'],
         [*TINY, 'TASK=stdlib_mixture', f"MODEL_DIR='{tmp_path / name}'", 'STEPS=24',
          f"DataConfig.data_dir='{stdlib_data_dir}'", 'ModelConfig.dropout_rate=0.1',
@@ -325,7 +325,7 @@ def test_a_run_with_a_vocabulary_of_its_own_names_its_scores_after_the_task(stdl
   command = ['train-vocab', '--task=stdlib_docstring', '--split=validation', '--size=600',
              f'--output={tmp_path / "vocab"}']
   assert cli.main(command) == 0
-  experiment, text = gin_config.load(
+  experiment, text = gin_config.load_experiment(
       ['experiments/tiny_lm_pieces.gin'],
       [*TINY, f"VOCABULARY='{tmp_path / 'vocab.model'}'", f"MODEL_DIR='{tmp_path / 'run'}'",
        'STEPS=2', 'TARGETS_LENGTH=16'])

@@ -248,6 +248,6 @@ def _evaluations(path: pathlib.Path) -> tuple[int, int, int, dict[int, float]]:
   if not losses:
     raise UserError(f'{path} has no evaluation in {log.name}: train it to its end first, '
                     'with a task that has a validation split')
-  experiment, _ = gin_config.load([str(config)])
+  experiment, _ = gin_config.load_experiment([str(config)])
   tokens = sum(experiment.row_lengths) * experiment.data.batch_size
   return accounting.parameters(experiment.model).total, tokens, experiment.train.steps, losses

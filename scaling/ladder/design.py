@@ -84,7 +84,7 @@ def make(gin_files: Sequence[str], bindings: Sequence[str], *, target_flops: flo
   from t5x_lite import __version__
   from t5x_lite.experiment import gin_config
 
-  experiment, _ = gin_config.load(gin_files, [*bindings, "MODEL_DIR=''"])
+  experiment, _ = gin_config.load_experiment(gin_files, [*bindings, "MODEL_DIR=''"])
   runs = design(experiment, target_flops=target_flops, largest=largest or target_flops / 5,
                 multiple=multiple, **settings)
   return Ladder(

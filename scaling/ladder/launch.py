@@ -103,7 +103,8 @@ def row_of(folder: pathlib.Path, run: Run) -> dict[str, object]:
   """The run's line of ladder.csv."""
   from t5x_lite.experiment import gin_config
 
-  experiment, _ = gin_config.load([str(RunFolder(ladders.run_folder(folder, run.name)).config)])
+  config = RunFolder(ladders.run_folder(folder, run.name)).config
+  experiment, _ = gin_config.load_experiment([str(config)])
   values = {**vars(run), 'loss': round(final_loss(folder, run), 6),
             'embed_dim': experiment.model.embed_dim, 'num_layers': experiment.model.num_layers}
   return {name: values[name] for name in COLUMNS}

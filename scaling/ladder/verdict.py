@@ -42,7 +42,7 @@ def predict(ladder: Ladder, folder: pathlib.Path, level: float = 0.95) -> dict:
                       'not made twice; move it away to make another')
     return prediction
   everything, fit, outliers = fit_of(results, [run.name for run in ladder.runs])
-  experiment, _ = gin_config.load(ladder.gin_files, [*ladder.bindings, "MODEL_DIR=''"])
+  experiment, _ = gin_config.load_experiment(ladder.gin_files, [*ladder.bindings, "MODEL_DIR=''"])
   config = architecture.snap(experiment.model, fit.law.optimum(ladder.target_flops)[0],
                              multiple=ladder.multiple)
   target = target_run(ladder, experiment, config)

@@ -75,7 +75,7 @@ def _shaped(base: ModelConfig, width: int, layers: int, multiple: int, tensor: i
 def _deep(base: ModelConfig, width: int, layers: int, multiple: int, tensor: int) -> ModelConfig:
   decoder = base.num_decoder_layers and max(
       1, round(layers * base.num_decoder_layers / base.num_layers))
-  periods = [n % (base.global_every or 1) == 0 for n in (layers, decoder or 0)]
+  periods = [n % (base.full_attention_interval or 1) == 0 for n in (layers, decoder or 0)]
   return _shaped(base, width, layers, multiple, tensor, decoder_layers=decoder,
                  scan=base.scan_layers and all(periods))
 

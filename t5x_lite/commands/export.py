@@ -64,7 +64,7 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
     params, step = load_params(model_dir, network, partitioner, step)
     kept = run.huggingface
     extra = _token_ids(kept, vocabulary)
-    model_type = huggingface.save(partial, config, params, extra=extra, dtype=dtype)
+    model_type = huggingface.save_model(partial, config, params, extra=extra, dtype=dtype)
     names = tokenizer_files.copy_files(kept, partial)
     if not names and vocabulary not in (None, 'byte'):
       _export_vocabulary(pathlib.Path(vocabulary), partial, model_type)

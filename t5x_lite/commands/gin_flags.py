@@ -24,7 +24,7 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 def load(args: argparse.Namespace):
   """(experiment, its config as gin) of the flags; see gin_config.load."""
   from t5x_lite.experiment import gin_config
-  return gin_config.load(args.gin_file, args.bindings, args.trust)
+  return gin_config.load_experiment(args.gin_file, args.bindings, args.trust)
 
 
 def load_described(args: argparse.Namespace):

@@ -32,7 +32,7 @@ def import_run(source: pathlib.Path, model_dir: pathlib.Path, overrides: dict[st
   parameters lie on all devices of this process while they are read.
 
   Args:
-    source: as huggingface.load or t5x.load.
+    source: as huggingface.load_model or t5x.load_checkpoint.
     model_dir: must not exist, or be empty.
     overrides: fields of the ModelConfig.
   """
@@ -49,7 +49,7 @@ def import_run(source: pathlib.Path, model_dir: pathlib.Path, overrides: dict[st
     raise UserError(f'{source}: no such file or folder')
   with atomic_folder(model_dir) as folder:
     partitioner = Partitioner(MeshConfig(data=1, fsdp=jax.device_count()).make())
-    load = huggingface.load if (source / 'config.json').exists() else t5x.load
+    load = huggingface.load_model if (source / 'config.json').exists() else t5x.load_checkpoint
     config, params = load(source, partitioner, **overrides)
     with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
       checkpoints.save_params(params, 0, {'imported_from': str(source)})

@@ -42,7 +42,7 @@ def main(gin_files: list[str], bindings: list[str]) -> None:
   from t5x_lite.training import plots
   from t5x_lite.training.run_folder import RunFolder
   folder = run_folder(pathlib.Path('runs'))
-  experiment, config_gin = gin_config.load(
+  experiment, config_gin = gin_config.load_experiment(
       ['experiments/quickstart.gin', *gin_files], [f"MODEL_DIR='{folder}'", *bindings])
   print('A decoder-only Transformer, to learn the bytes of Python\'s standard library:\n')
   print(summary.as_text(describe.summarize(experiment)), '\n')

@@ -91,7 +91,7 @@ def _self_attention(config, layer: int, length: int, bidirectional: bool, causal
   """FLOPs of q·k and p·v of the layer of this index; `causal` as in `forward_flops`."""
   if not causal:
     return _attention(config, length * length)
-  reach = min(config.window_of(layer) or length, length)
+  reach = min(config.sliding_window_of(layer) or length, length)
   both_ways = _attention(config, reach * (2 * length - reach))   # length² without a window
   return both_ways if bidirectional else both_ways // 2
 
@@ -103,7 +103,7 @@ def forward_flops(config, inputs_length: int, targets_length: int, *, causal: bo
   encoder-decoder pays each stack for its own tokens only (6·N·D would charge both stacks for all).
 
   Args:
-    config: a ModelConfig (any object with its fields and its `window_of`).
+    config: a ModelConfig (any object with its fields and its `sliding_window_of`).
     inputs_length: tokens of the row that an encoder reads; 0 if there is no encoder.
     targets_length: tokens of the row that a decoder reads; 0 if there is no decoder.
     causal: count only what the mask leaves of self-attention, the causal half or less where there

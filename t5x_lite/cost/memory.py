@@ -133,7 +133,7 @@ def _part(config, parts: Callable[[str], int], platform: str):
   `parts` says into how many parts the mesh cuts a logical axis.
   """
   cut = lambda logical, n: n if n % parts(logical) else n // parts(logical)
-  heads, group = cut('heads', config.num_heads), config.global_every or 1
+  heads, group = cut('heads', config.num_heads), config.full_attention_interval or 1
   whole_experts = config.num_experts is not None and config.expert_capacity is None
   round_up = lambda layers: layers and -(-layers // group) * group
   attention = config.attention
@@ -190,7 +190,7 @@ def _network(config, rows: int, inputs_length: int, targets_length: int):
       return made._replace(head=None), made.head
 
     made, back, head = jax.vjp(outputs, params, has_aux=True)
-    return back, back(jax.tree.map(jnp.zeros_like, made)), made.x_BLD, head
+    return back, back(jax.tree.map(jnp.zeros_like, made)), made.hidden, head
 
   jaxpr, (back, _, x, head) = jax.make_jaxpr(network, return_shape=True)(params, batch, key)
   return jaxpr.jaxpr, len(jax.tree.leaves(back)), len(jax.tree.leaves(params)), x, head

@@ -1,7 +1,7 @@
 """gin files and --gin.NAME=VALUE bindings -> an Experiment, with errors that name file and line.
 
-This is the only module that knows gin: its state is cleared before and after `load`, and what
-comes out is a frozen dataclass and the operative config as text. Any frozen dataclass that a gin
+gin's state is cleared before and after `load_experiment`, and what comes out is a frozen dataclass
+and the operative config as text. Any frozen dataclass that a gin
 file imports may be bound; what statements say is in gin_source.py.
 """
 
@@ -30,8 +30,8 @@ TRAIN_MAY_CHANGE = ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'kee
                     'microbatches')
 
 
-def load(gin_files: Sequence[str], bindings: Sequence[str] = (), trust: Sequence[str] = ()
-         ) -> tuple[Experiment, str]:
+def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = (),
+                    trust: Sequence[str] = ()) -> tuple[Experiment, str]:
   """The experiment that gin files and bindings ('NAME=VALUE') describe, and its operative config.
 
   Files are looked for in the working directory, then in configs/. Raises UserError, in one line
@@ -51,7 +51,7 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = (), trust: Sequence
 
 def load_described(gin_files: Sequence[str], bindings: Sequence[str] = (),
                    trust: Sequence[str] = ()) -> Experiment:
-  """As `load`, for looking at: no MODEL_DIR is needed, and a model may stand alone.
+  """As `load_experiment`, for looking at: no MODEL_DIR is needed, and a model may stand alone.
 
   A model alone, with or without a mesh, gets one step of AdamW on one row of its max_length, or of
   LENGTH tokens if it has none (on either side of an encoder-decoder).
@@ -159,7 +159,7 @@ def differences(old: Experiment, new: Experiment) -> list[str]:
 def check_same_run(path: pathlib.Path, experiment: Experiment) -> None:
   """Raises UserError if the config.gin at `path` is of another run than `experiment`."""
   try:
-    old, _ = load([str(path)])
+    old, _ = load_experiment([str(path)])
   except UserError as e:
     raise UserError(f'{path} cannot be read by this version ({e}): use another MODEL_DIR') from e
   changed = differences(old, experiment)
@@ -169,4 +169,4 @@ def check_same_run(path: pathlib.Path, experiment: Experiment) -> None:
                     'another MODEL_DIR, or the config that run was started with')
 
 
-__all__ = ['CONFIGS', 'check_same_run', 'differences', 'load', 'load_described']
+__all__ = ['CONFIGS', 'check_same_run', 'differences', 'load_described', 'load_experiment']

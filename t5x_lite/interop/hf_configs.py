@@ -20,7 +20,7 @@ _ACTIVATIONS = {'relu': 'relu', 'gelu_new': 'gelu', 'gelu_pytorch_tanh': 'gelu',
                 'gelu': 'gelu_exact', 'silu': 'silu', 'swish': 'silu'}
 
 
-class Family(NamedTuple):
+class ModelType(NamedTuple):
   """The two directions of one model_type, and what a model with a language head is called."""
   read: Callable[[Json], dict[str, Any]]
   write: Callable[[ModelConfig], Json]
@@ -52,7 +52,7 @@ def _read_gpt(hf: Json, activation: str, placement: str) -> dict[str, Any]:
       num_layers=hf['n_layer'], num_heads=hf['n_head'], mlp_dim=4 * hf['n_embd'],
       max_length=hf.get('n_positions', hf.get('n_ctx')), norm='layer_norm',
       norm_epsilon=hf.get('layer_norm_epsilon', 1e-5), norm_placement=placement,
-      activation=activation, gated_mlp=False, bias=True, position='learned',
+      activation=activation, gated_mlp=False, bias=True, position_embedding='learned',
       dropout_rate=float(hf.get('resid_pdrop', 0.1)),
       tied_embeddings=hf.get('tie_word_embeddings', True))
 
@@ -91,7 +91,7 @@ def _read_rope(hf: Json) -> dict[str, Any]:
   scaling = rope or dict(hf.get('rope_scaling') or {})
   theta = rope.get('rope_theta', hf.get('rope_theta', 10_000.0))
   kind = scaling.get('rope_type', scaling.get('type', 'default'))
-  result = {'position': 'rope', 'rope_theta': float(theta), 'rope_scaling': None}
+  result = {'position_embedding': 'rope', 'rope_theta': float(theta), 'rope_scaling': None}
   if kind == 'llama3':
     result['rope_scaling'] = RopeScaling(
         factor=float(scaling['factor']), low_frequency_factor=float(scaling['low_freq_factor']),
@@ -140,11 +140,11 @@ def _write_llama(config: ModelConfig) -> Json:
 
 
 def _read_mistral(hf: Json) -> dict[str, Any]:
-  return _read_llama({'num_key_value_heads': 8} | hf) | {'window': hf.get('sliding_window')}
+  return _read_llama({'num_key_value_heads': 8} | hf) | {'sliding_window': hf.get('sliding_window')}
 
 
 def _write_mistral(config: ModelConfig) -> Json:
-  return _write_llama(config) | {'sliding_window': config.window}
+  return _write_llama(config) | {'sliding_window': config.sliding_window}
 
 
 def _read_gemma(hf: Json) -> dict[str, Any]:
@@ -167,7 +167,8 @@ def _read_gemma2(hf: Json) -> dict[str, Any]:
   if kinds not in (None, usual):
     raise UserError('config.json: layer_types that do not alternate are not supported')
   return _read_gemma(hf) | {
-      'norm_placement': 'both', 'window': hf.get('sliding_window', 4096), 'global_every': 2,
+      'norm_placement': 'both', 'sliding_window': hf.get('sliding_window', 4096),
+      'full_attention_interval': 2,
       'attention_scale': float(hf.get('query_pre_attn_scalar', 256)) ** -0.5,
       'attention_softcap': hf.get('attn_logit_softcapping', 50.0),
       'logits_softcap': hf.get('final_logit_softcapping', 30.0)}
@@ -177,7 +178,7 @@ def _write_gemma2(config: ModelConfig) -> Json:
   scalar = config.attention_scale ** -2
   return _write_gemma(config) | {
       'query_pre_attn_scalar': round(scalar) if abs(scalar - round(scalar)) < 1e-6 else scalar,
-      'sliding_window': config.window, 'attn_logit_softcapping': config.attention_softcap,
+      'sliding_window': config.sliding_window, 'attn_logit_softcapping': config.attention_softcap,
       'final_logit_softcapping': config.logits_softcap,
       'layer_types': ['full_attention' if i % 2 else 'sliding_attention'
                       for i in range(config.num_layers)]}
@@ -195,7 +196,7 @@ def _read_t5(hf: Json) -> dict[str, Any]:
       num_layers=hf['num_layers'], num_heads=hf['num_heads'], mlp_dim=hf['d_ff'],
       num_decoder_layers=hf.get('num_decoder_layers') or hf['num_layers'], head_dim=hf['d_kv'],
       norm='rms_norm', norm_epsilon=hf.get('layer_norm_epsilon', 1e-6), activation=activation,
-      gated_mlp=bool(gated), position='relative',
+      gated_mlp=bool(gated), position_embedding='relative',
       relative_buckets=hf.get('relative_attention_num_buckets', 32),
       relative_max_distance=hf.get('relative_attention_max_distance', 128), attention_scale=1.0,
       tied_embeddings=tied, scale_logits=scaled, init_std=None)
@@ -234,7 +235,8 @@ def _read_bert(hf: Json) -> dict[str, Any]:
       num_token_types=hf.get('type_vocab_size', 2), norm='layer_norm',
       norm_epsilon=hf.get('layer_norm_eps', 1e-12), norm_placement='post', embedding_norm=True,
       activation=_activation(hf.get('hidden_act', 'gelu')), gated_mlp=False, bias=True,
-      position='learned', dropout_rate=float(hf.get('hidden_dropout_prob', 0.1)), head=head,
+      position_embedding='learned', head=head,
+      dropout_rate=float(hf.get('hidden_dropout_prob', 0.1)),
       num_classes=labels if classes else None)
 
 
@@ -253,48 +255,48 @@ def _write_bert(config: ModelConfig) -> Json:
   return hf
 
 
-FAMILIES = {
-    'gpt2': Family(_read_gpt2, _write_gpt2, 'GPT2LMHeadModel'),
-    'openai-gpt': Family(_read_gpt1, _write_gpt1, 'OpenAIGPTLMHeadModel'),
-    'llama': Family(_read_llama, _write_llama, 'LlamaForCausalLM'),
-    'mistral': Family(_read_mistral, _write_mistral, 'MistralForCausalLM'),
-    'gemma': Family(_read_gemma, _write_gemma, 'GemmaForCausalLM'),
-    'gemma2': Family(_read_gemma2, _write_gemma2, 'Gemma2ForCausalLM'),
-    't5': Family(_read_t5, _write_t5, 'T5ForConditionalGeneration'),
-    'bert': Family(_read_bert, _write_bert, 'BertForPreTraining'),
+MODEL_TYPES = {
+    'gpt2': ModelType(_read_gpt2, _write_gpt2, 'GPT2LMHeadModel'),
+    'openai-gpt': ModelType(_read_gpt1, _write_gpt1, 'OpenAIGPTLMHeadModel'),
+    'llama': ModelType(_read_llama, _write_llama, 'LlamaForCausalLM'),
+    'mistral': ModelType(_read_mistral, _write_mistral, 'MistralForCausalLM'),
+    'gemma': ModelType(_read_gemma, _write_gemma, 'GemmaForCausalLM'),
+    'gemma2': ModelType(_read_gemma2, _write_gemma2, 'Gemma2ForCausalLM'),
+    't5': ModelType(_read_t5, _write_t5, 'T5ForConditionalGeneration'),
+    'bert': ModelType(_read_bert, _write_bert, 'BertForPreTraining'),
 }
 
 
-def family_of(hf: Json) -> Family:
+def find_model_type(hf: Json) -> ModelType:
   """The family of a config.json; UserError if it is none of those here."""
   model_type = hf.get('model_type')
-  if model_type not in FAMILIES:
+  if model_type not in MODEL_TYPES:
     raise UserError(f'config.json: model_type {model_type!r} is not supported; '
-                    f'{", ".join(FAMILIES)} are')
-  return FAMILIES[model_type]
+                    f'{", ".join(MODEL_TYPES)} are')
+  return MODEL_TYPES[model_type]
 
 
-def read(hf: Json, **overrides) -> ModelConfig:
+def read_config(hf: Json, **overrides) -> ModelConfig:
   """The ModelConfig of a config.json; UserError if it asks for something not built here."""
   try:
-    fields = family_of(hf).read(hf)
+    fields = find_model_type(hf).read(hf)
   except KeyError as e:
     raise UserError(f'config.json: {e.args[0]!r} is missing') from e
   return ModelConfig(**fields | overrides)
 
 
-def write(config: ModelConfig, model_type: str) -> Json:
+def write_config(config: ModelConfig, model_type: str) -> Json:
   """config.json of a model, as transformers 4 and 5 read it."""
-  family = FAMILIES[model_type]
+  family = MODEL_TYPES[model_type]
   return {'model_type': model_type, 'architectures': [family.architecture]} | family.write(config)
 
 
 def model_type_of(config: ModelConfig) -> str:
   """The model_type whose config.json says all of `config`; UserError naming what none can say."""
   differences = {}
-  for model_type in FAMILIES:
+  for model_type in MODEL_TYPES:
     try:
-      back = read(write(config, model_type))
+      back = read_config(write_config(config, model_type))
     except (UserError, KeyError, TypeError):
       continue
     differs = [f.name for f in dataclasses.fields(config) if f.name not in NOT_ARCHITECTURE

@@ -23,7 +23,7 @@ _EMBEDDINGS = {'t5': 'shared.weight', 'gpt2': 'transformer.wte.weight',
                'openai-gpt': 'transformer.tokens_embed.weight'}
 
 
-def load(folder: pathlib.Path, partitioner: Partitioner, **overrides
+def load_model(folder: pathlib.Path, partitioner: Partitioner, **overrides
          ) -> tuple[ModelConfig, dict[str, Any]]:
   """(config, parameters placed on the mesh) of a folder that transformers' save_pretrained wrote.
 
@@ -39,10 +39,10 @@ def load(folder: pathlib.Path, partitioner: Partitioner, **overrides
       unknown, missing or of another shape; all such tensors are named.
   """
   hf = read_config(folder)
-  hf_configs.family_of(hf)
+  hf_configs.find_model_type(hf)
   files = TensorFolder(folder)
   names = {hf_tensors.renamed(name): name for name in files.files}
-  config = hf_configs.read(hf, **_told_by_tensors(hf, files, names) | overrides)
+  config = hf_configs.read_config(hf, **_told_by_tensors(hf, files, names) | overrides)
   tensors = hf_tensors.table(hf['model_type'], config)
   tensors = _without_prefix(hf['model_type'], tensors, names)
   known = {t.theirs for t in tensors}
@@ -142,7 +142,7 @@ def _array(name, abstract, tensors: list[Tensor] | Tensor, read) -> jax.Array:
   return jax.make_array_from_callback(abstract.shape, abstract.sharding, part)
 
 
-def save(folder: pathlib.Path, config: ModelConfig, params: dict[str, Any], *,
+def save_model(folder: pathlib.Path, config: ModelConfig, params: dict[str, Any], *,
          extra: dict[str, Any] | None = None, dtype: str = 'float32',
          shard_bytes: int = 5 * 10 ** 9) -> str:
   """Writes what transformers' from_pretrained reads; returns the model_type.
@@ -160,7 +160,7 @@ def save(folder: pathlib.Path, config: ModelConfig, params: dict[str, Any], *,
   ids = dict.fromkeys(('bos_token_id', 'eos_token_id', 'pad_token_id'))
   if model_type == 't5':
     ids |= {'pad_token_id': 0, 'decoder_start_token_id': 0}
-  written = hf_configs.write(config, model_type) | {'torch_dtype': dtype, 'dtype': dtype}
+  written = hf_configs.write_config(config, model_type) | {'torch_dtype': dtype, 'dtype': dtype}
   writer = ShardWriter(folder, shard_bytes)
   for name, tensor in _their_tensors(model_type, config, params):
     writer.add(name, tensor.astype(jax.numpy.dtype(dtype)))

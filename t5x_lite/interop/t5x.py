@@ -23,7 +23,7 @@ from t5x_lite.parallel.partitioner import Partitioner
 INDEX = 'checkpoint'   # the name of the index in the folder of a checkpoint
 
 
-def load(path: pathlib.Path, partitioner: Partitioner, **overrides
+def load_checkpoint(path: pathlib.Path, partitioner: Partitioner, **overrides
          ) -> tuple[ModelConfig, dict[str, Any]]:
   """(config, parameters placed on the mesh) of a T5X checkpoint of an encoder-decoder.
 
@@ -109,8 +109,9 @@ def _config(path, arrays: dict[str, Any], overrides) -> ModelConfig:
       family='encoder_decoder', vocab_size=vocab_size, embed_dim=embed_dim,
       num_layers=layers('encoder'), num_decoder_layers=layers('decoder'), num_heads=num_heads,
       head_dim=joined // num_heads, mlp_dim=mlp_dim, gated_mlp=gated,
-      activation='gelu' if gated else 'relu', position='relative', relative_buckets=buckets,
-      attention_scale=1.0, tied_embeddings=tied, scale_logits=tied, init_std=None) | overrides)
+      activation='gelu' if gated else 'relu', position_embedding='relative',
+      relative_buckets=buckets, attention_scale=1.0, tied_embeddings=tied, scale_logits=tied,
+      init_std=None) | overrides)
 
 
 def table(config: ModelConfig) -> list[Tensor]:

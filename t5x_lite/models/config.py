@@ -37,7 +37,7 @@ class ModelConfig:
   gated_mlp: bool = True                  # act(x W_gate) * (x W_up), as in T5 1.1 and LLaMA
   bias: bool = False                      # biases in every linear layer
 
-  position: Literal['learned', 'sinusoidal', 'rope', 'relative', 'alibi', 'none'] = 'rope'
+  position_embedding: Literal['learned', 'sinusoidal', 'rope', 'relative', 'alibi', 'none'] = 'rope'
   rope_theta: float = 10_000.0
   rope_scaling: RopeScaling | None = None
   relative_buckets: int = 32              # T5's relative position buckets
@@ -46,8 +46,8 @@ class ModelConfig:
 
   attention_scale: float | None = None    # factor of q·k; None: 1 / sqrt(head_dim); T5: 1.0
   attention_softcap: float | None = None  # scores become cap * tanh(scores / cap) (Gemma 2: 50)
-  window: int | None = None               # self-attention reaches tokens less than this far away
-  global_every: int | None = None         # each n-th layer has no window (Gemma 2: 2)
+  sliding_window: int | None = None       # self-attention reaches tokens less than this far away
+  full_attention_interval: int | None = None         # each n-th layer has no window (Gemma 2: 2)
   prefix_lm: bool = False                 # decoder-only: the inputs see each other both ways
 
   num_experts: int | None = None          # MLPs of a mixture of experts; None: one MLP
@@ -68,7 +68,7 @@ class ModelConfig:
   dropout_rate: float = 0.0
 
   dtype: Literal['float32', 'bfloat16'] = 'float32'   # activations; parameters are float32
-  attention: Literal['auto', 'reference', 'rows', 'blockwise', 'fused', 'splash'] = 'auto'
+  attention: Literal['auto', 'reference', 'query_chunked', 'blockwise', 'fused', 'splash'] = 'auto'
   scan_layers: bool = True                # one compiled block looped over stacked parameters
   # What the backward pass recomputes: nothing, all but products of matrices, or all but the
   # activations named here (of CHECKPOINT_NAMES; `full` names none). On a CPU only scanned layers
@@ -80,7 +80,8 @@ class ModelConfig:
     check_positive(self, 'vocab_size', 'embed_dim', 'num_layers', 'num_heads', 'mlp_dim',
                    'num_decoder_layers', 'num_kv_heads', 'head_dim', 'max_length', 'norm_epsilon',
                    'rope_theta', 'relative_max_distance', 'num_token_types', 'attention_softcap',
-                   'window', 'global_every', 'num_experts', 'experts_per_token', 'expert_capacity',
+                   'sliding_window', 'full_attention_interval', 'num_experts',
+                   'experts_per_token', 'expert_capacity',
                    'logits_softcap', 'num_classes', 'init_std')
     if self.head_dim is None:
       if self.embed_dim % self.num_heads:
@@ -105,23 +106,25 @@ class ModelConfig:
     self._check_experts()
 
   def _check_positions(self):
-    if self.position == 'learned' and self.max_length is None:
+    if self.position_embedding == 'learned' and self.max_length is None:
       raise FieldError(self, 'max_length', 'learned positions need a length')
-    if self.position == 'rope' and self.head_dim % 2:
+    if self.position_embedding == 'rope' and self.head_dim % 2:
       raise FieldError(self, 'head_dim', 'rotary positions need an even head size')
-    if self.position == 'sinusoidal' and self.embed_dim % 2:
+    if self.position_embedding == 'sinusoidal' and self.embed_dim % 2:
       raise FieldError(self, 'embed_dim', 'sinusoidal positions need an even width')
-    if self.position == 'relative' and (self.relative_buckets < 4 or self.relative_buckets % 2):
+    if self.position_embedding == 'relative' and (
+        self.relative_buckets < 4 or self.relative_buckets % 2):
       raise FieldError(self, 'relative_buckets', 'must be even and at least 4')
-    if self.rope_scaling is not None and self.position != 'rope':
-      raise FieldError(self, 'rope_scaling', f'position is {self.position!r}, not rope')
-    if self.global_every is not None:
-      if self.window is None:
-        raise FieldError(self, 'global_every', 'has no use without window')
+    if self.rope_scaling is not None and self.position_embedding != 'rope':
+      raise FieldError(self, 'rope_scaling',
+                       f'position_embedding is {self.position_embedding!r}, not rope')
+    if self.full_attention_interval is not None:
+      if self.sliding_window is None:
+        raise FieldError(self, 'full_attention_interval', 'has no use without sliding_window')
       for layers in (self.num_layers, self.num_decoder_layers):
-        if self.scan_layers and layers is not None and layers % self.global_every:
-          raise FieldError(self, 'global_every', f'must divide the number of layers {layers}, or '
-                           'set scan_layers = False')
+        if self.scan_layers and layers is not None and layers % self.full_attention_interval:
+          raise FieldError(self, 'full_attention_interval', 'must divide the number of layers '
+                           f'{layers}, or set scan_layers = False')
 
   def _check_family(self):
     if self.family == 'encoder_decoder':
@@ -158,8 +161,8 @@ class ModelConfig:
     """'encoder' or 'decoder': whose target tokens and loss weights belong to the logits."""
     return 'encoder' if self.family == 'encoder_only' else 'decoder'
 
-  def window_of(self, layer: int) -> int | None:
+  def sliding_window_of(self, layer: int) -> int | None:
     """The window of the layer of this index, or None if it sees all."""
-    if self.global_every is not None and (layer + 1) % self.global_every == 0:
+    if self.full_attention_interval is not None and (layer + 1) % self.full_attention_interval == 0:
       return None
-    return self.window
+    return self.sliding_window

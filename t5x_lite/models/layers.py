@@ -34,7 +34,7 @@ class Shard(Protocol):
   def __call__(self, x: jax.Array, *axes: str | None) -> jax.Array:
     """`x` constrained to the devices of its logical axes, such as 'batch', 'length', 'embed'."""
 
-  def map(self, fn: Callable, in_axes: tuple, out_axes: tuple) -> Callable:
+  def shard_map(self, fn: Callable, in_axes: tuple, out_axes: tuple) -> Callable:
     """`fn` run on each device's own part of arguments and result, cut along logical axes."""
 
 
@@ -50,7 +50,7 @@ class Unsharded:
   def __call__(self, x: jax.Array, *axes: str | None) -> jax.Array:
     return x
 
-  def map(self, fn: Callable, in_axes: tuple, out_axes: tuple) -> Callable:
+  def shard_map(self, fn: Callable, in_axes: tuple, out_axes: tuple) -> Callable:
     return fn
 
 
@@ -178,7 +178,7 @@ class Embedder(nnx.Module):
     vocab, embed = config.vocab_size, config.embed_dim
     self.tokens = param((vocab, embed), ('vocab', 'embed'), config.init_std or 1.0)
     table = lambda rows: param((rows, embed), (None, 'embed'), config.init_std or 1.0)
-    self.positions = table(config.max_length) if config.position == 'learned' else None
+    self.positions = table(config.max_length) if config.position_embedding == 'learned' else None
     self.types = table(config.num_token_types) if config.num_token_types else None
     self.norm = Norm(config) if config.embedding_norm else None
     # An encoder without a language-modelling head has no output layer, a tied model uses `tokens`.
@@ -200,7 +200,7 @@ class Embedder(nnx.Module):
       x_BLD = x_BLD * scale.astype(jnp.float32)
     if self.positions is not None:
       x_BLD = x_BLD + self.shard(self.positions[...], None, None)[positions_BL]
-    if self.config.position == 'sinusoidal':
+    if self.config.position_embedding == 'sinusoidal':
       x_BLD = x_BLD + sinusoidal(positions_BL, self.config.embed_dim)
     if self.types is not None:
       types = self.shard(self.types[...], None, None)

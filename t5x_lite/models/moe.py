@@ -52,7 +52,7 @@ class ExpertMLP(nnx.Module):
     kernels = {'gate': cast(self.gate), 'up': cast(self.up), 'down': cast(self.down)}
     if config.expert_capacity is None:
       rows, kernel = ('batch', 'length', None), (None, None, None)
-      run = self.shard.map(
+      run = self.shard.shard_map(
           self._dropless, (rows, rows, rows, {n: k if k is None else kernel
                                               for n, k in kernels.items()}), rows)
     else:

@@ -7,11 +7,11 @@ import jax
 
 class Outputs(NamedTuple):
   """What a network computes before its output layer, which is often applied in parts."""
-  x_BLD: jax.Array
+  hidden: jax.Array             # [batch, length, embed]
   head: jax.tree_util.Partial   # [batch, any length, embed] -> float32 logits
   router_losses: dict[str, jax.Array] | None = None   # sums, of a mixture of experts
   next_sentence_logits_BC: jax.Array | None = None    # of BERT's second objective
 
   def logits(self) -> jax.Array:
     """Float32 logits [batch, length, vocab or classes]."""
-    return self.head(self.x_BLD)
+    return self.head(self.hidden)

@@ -21,8 +21,9 @@ class Stack(nnx.Module):
   """`num_layers` blocks, the final norm of a pre-norm stack, and the relative bias they share.
 
   With config.scan_layers the parameters of all blocks are stacked on a leading axis `layers` and
-  one block is compiled and looped over (a group of global_every blocks, where windows alternate);
-  else each block has its own parameters and is compiled. Both draw the same initial values.
+  one block is compiled and looped over (a group of full_attention_interval blocks, where windows
+  alternate); else each block has its own parameters and is compiled. Both draw the same initial
+  values.
   """
 
   def __init__(self, config: ModelConfig, num_layers: int, *, bidirectional: bool, cross: bool,
@@ -36,12 +37,13 @@ class Stack(nnx.Module):
     else:
       self.blocks = nnx.List([make() for _ in range(num_layers)])
     self.final_norm = layers.Norm(config) if config.norm_placement != 'post' else None
+    relative = config.position_embedding == 'relative'
     self.relative_bias = layers.param(
         (config.relative_buckets, config.num_heads), (None, 'heads'),
-        config.init_std or config.embed_dim ** -0.5) if config.position == 'relative' else None
+        config.init_std or config.embed_dim ** -0.5) if relative else None
 
   def _bias(self) -> Bias | None:
-    if self.config.position == 'alibi':
+    if self.config.position_embedding == 'alibi':
       return AlibiBias(num_heads=self.config.num_heads)
     if self.relative_bias is None:
       return None
@@ -54,7 +56,7 @@ class Stack(nnx.Module):
     sums of the routers' losses over all blocks (None without experts)."""
     context = context._replace(bias=self._bias())
     windowed = lambda i: context._replace(
-        mask=dataclasses.replace(context.mask, window=self.config.window_of(i)))
+        mask=dataclasses.replace(context.mask, sliding_window=self.config.sliding_window_of(i)))
     if self.config.scan_layers:
       x_BLD, (caches, router_losses) = self._scan(x_BLD, windowed, caches, key)
       router_losses = jax.tree.map(lambda x: x.sum(), router_losses)
@@ -77,7 +79,7 @@ class Stack(nnx.Module):
 
   def _scan(self, x_BLD, windowed, caches, key):
     block_def, params = nnx.split(self.blocks)
-    group = self.config.global_every or 1
+    group = self.config.full_attention_interval or 1
 
     def layer(x_BLD, scanned):
       outs = []

@@ -107,7 +107,7 @@ def _chunked_backward(chunk, options, gradients, cotangents):
 chunked_cross_entropy.defvjp(_chunked_forward, _chunked_backward)
 
 
-def weighted_first(x: jax.Array, targets: jax.Array, weights: jax.Array):
+def compact_targets(x: jax.Array, targets: jax.Array, weights: jax.Array):
   """The same with the tokens of each row that have weight moved to its beginning.
 
   So a loss on few tokens, such as BERT's on the masked ones, needs the logits of few.

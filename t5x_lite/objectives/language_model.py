@@ -7,7 +7,7 @@ import jax
 from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types
 from t5x_lite.data.features import Batch
 from t5x_lite.models import Model
-from t5x_lite.objectives.cross_entropy import chunked_cross_entropy, weighted_first
+from t5x_lite.objectives.cross_entropy import chunked_cross_entropy, compact_targets
 from t5x_lite.objectives.objective import LossSums
 
 # Tokens whose logits a device holds at once. On a CPU few are fast, as they stay in its cache; on
@@ -37,9 +37,9 @@ class CrossEntropy:
     config, shard = model.config, model.shard
     outputs, side = model.outputs(batch, key), model.config.target_side
     targets, weights = batch[f'{side}_target_tokens'], batch[f'{side}_loss_weights']
-    x = outputs.x_BLD
+    x = outputs.hidden
     if config.head in ('mlm', 'mlm_nsp'):
-      x, targets, weights = weighted_first(x, targets, weights)
+      x, targets, weights = compact_targets(x, targets, weights)
     loss_tokens = self.loss_tokens or LOSS_TOKENS[shard.platform]
     chunk = max(1, loss_tokens * shard.batch_parts // x.shape[0])
     options = {'label_smoothing': self.label_smoothing, 'z_loss': self.z_loss}

@@ -52,7 +52,7 @@ class Partitioner:
       return x
     return jax.lax.with_sharding_constraint(x, self.sharding(axes, x.shape))
 
-  def map(self, fn: Callable, in_axes: Any, out_axes: Any) -> Callable:
+  def shard_map(self, fn: Callable, in_axes: Any, out_axes: Any) -> Callable:
     """`fn` run by each device on its own part of the arguments, cut along logical axes.
 
     `in_axes` is like the tuple of arguments and `out_axes` like the result, with a tuple of names

@@ -29,7 +29,7 @@ def cache_folder() -> pathlib.Path:
   return pathlib.Path(folder).expanduser() / 'files'
 
 
-def find(pattern: str, where: str) -> list[str]:
+def find_files(pattern: str, where: str) -> list[str]:
   """The files that a path, URL or glob names, in order; absolute paths, or URLs.
 
   Args:

@@ -139,7 +139,7 @@ def index_files(pattern: str, templates: Mapping[str, Template], where: str, *,
   """Checks every example of the files that `pattern` matches, and returns where they are.
 
   Args:
-    pattern: as formats.find.
+    pattern: as formats.find_files.
     templates: of each feature.
     where: the setting that gave the pattern, for messages.
     columns: the names of the columns of .csv and .tsv files without a line of names.
@@ -154,7 +154,7 @@ def index_files(pattern: str, templates: Mapping[str, Template], where: str, *,
     UserError: as file_formats, or an example is not UTF-8, not a JSON object, of another number of
       cells than its table has columns, too long, lacks a field, or there is no example at all.
   """
-  names = formats.find(pattern, where)
+  names = formats.find_files(pattern, where)
   paths = tuple(formats.plain_file(name, where) for name in names)
   kept = _kept_path(names, paths, (sorted(templates.items()), columns, skip_bad, held_out))
   if kept and (index := _load(kept, paths, templates)):

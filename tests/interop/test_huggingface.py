@@ -105,7 +105,7 @@ def imported(tmp_path_factory, partitioner):
     if name not in made:
       model, folder = redrawn(MODELS[name]), tmp_path_factory.mktemp(name)
       model.save_pretrained(folder)
-      made[name] = model, folder, *huggingface.load(folder, partitioner)
+      made[name] = model, folder, *huggingface.load_model(folder, partitioner)
     return made[name]
 
   return get
@@ -219,9 +219,9 @@ MISTAKES = {
     'tanh GELU': [(n, with_config(activation='gelu')) for n in (
         'bert_mlm', 'bert_pretraining', 'bert_pooler', 'bert_classifier', 'bert_tagger')],
     'bias in cross-attention': [('t5', None), ('t5_1_1', None)],
-    'window one too wide': [(n, with_config(window=5)) for n in ('mistral', 'gemma2')],
-    'window one too narrow': [(n, with_config(window=3)) for n in ('mistral', 'gemma2')],
-    'window in every layer': [('gemma2', with_config(global_every=None))],
+    'window one too wide': [(n, with_config(sliding_window=5)) for n in ('mistral', 'gemma2')],
+    'window one too narrow': [(n, with_config(sliding_window=3)) for n in ('mistral', 'gemma2')],
+    'window in every layer': [('gemma2', with_config(full_attention_interval=None))],
     'scale 1': [(n, with_config(norm_unit_offset=False)) for n in ('gemma', 'gemma2')],
     'embeddings not scaled': [(n, with_config(scale_embeddings=False)) for n in (
         'gemma', 'gemma2')],
@@ -347,7 +347,7 @@ def test_greedy_continuation_is_that_of_transformers(name, imported, partitioner
 def test_exported_and_loaded_again_every_tensor_is_the_same_without_a_warning(
     name, imported, tmp_path, caplog):
   model, _, config, params = imported(name)
-  assert huggingface.save(tmp_path, config, params) == model.config.model_type
+  assert huggingface.save_model(tmp_path, config, params) == model.config.model_type
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     back, said = type(model).from_pretrained(tmp_path, output_loading_info=True)
@@ -373,10 +373,10 @@ def test_shards_and_bfloat16_and_a_mesh_give_the_same_parameters(
   mesh = Partitioner(MeshConfig(fsdp=4, tensor=2).make())
   for dtype, folder in (('float32', tmp_path / 'a'), ('bfloat16', tmp_path / 'b')):
     folder.mkdir()
-    huggingface.save(folder, imported('llama')[2], params, dtype=dtype, shard_bytes=20_000)
+    huggingface.save_model(folder, imported('llama')[2], params, dtype=dtype, shard_bytes=20_000)
     assert len(list(folder.glob('model-*-of-*.safetensors'))) > 1
     assert json.loads((folder / 'config.json').read_text())['dtype'] == dtype
-    back_config, back = huggingface.load(folder, mesh, scan_layers=scan_layers)
+    back_config, back = huggingface.load_model(folder, mesh, scan_layers=scan_layers)
     assert back_config == config
     up = back['decoder']['blocks']['mlp']['up']['kernel'] if scan_layers else (
         back['decoder']['blocks'][0]['mlp']['up']['kernel'])
@@ -395,7 +395,7 @@ def test_what_a_folder_lacks_or_has_too_much_is_named(imported, tmp_path, partit
   tensors = load_file(folder / 'model.safetensors')
   (tmp_path / 'config.json').write_text((folder / 'config.json').read_text())
   write = lambda t: save_file(t, tmp_path / 'model.safetensors', metadata={'format': 'pt'})
-  load = lambda: huggingface.load(tmp_path, partitioner)
+  load = lambda: huggingface.load_model(tmp_path, partitioner)
 
   write({n: t for n, t in tensors.items() if n not in ('model.norm.weight', 'lm_head.weight')}
         | {'model.layers.0.self_attn.q_norm.weight': tensors['model.norm.weight'],
@@ -437,7 +437,7 @@ def saved_again(folder, tmp_path, rename, hf=lambda hf: hf):
 
 
 def assert_same_model(folder, config, params, partitioner):
-  back_config, back = huggingface.load(folder, partitioner)
+  back_config, back = huggingface.load_model(folder, partitioner)
   assert back_config == config
   jax.tree.map(np.testing.assert_array_equal, back, params)
 
@@ -474,7 +474,7 @@ def test_configs_of_transformers_4_are_read(imported, tmp_path, partitioner):
 
 
 @pytest.mark.parametrize('fields, reason', [
-    (dict(position='alibi'), "'llama' comes nearest but cannot have position = 'alibi'"),
+    (dict(position_embedding='alibi'), "'llama' comes nearest but cannot have position_embedding = 'alibi'"),
     (dict(attention_softcap=30.0), "'llama' comes nearest but cannot have attention_softcap"),
     (dict(prefix_lm=True), 'cannot have prefix_lm = True')])
 def test_a_model_that_transformers_lacks_is_refused_by_name(fields, reason, configs):
@@ -492,4 +492,4 @@ def test_settings_without_a_counterpart_are_refused(imported, tmp_path, partitio
       ('bert_mlm', {'position_embedding_type': 'relative_key'}, "'relative_key' is not supported")):
     copy = saved_again(imported(name)[1], tmp_path, lambda n: n, lambda hf: hf | change)
     with pytest.raises(UserError, match=reason):
-      huggingface.load(copy, partitioner)
+      huggingface.load_model(copy, partitioner)

@@ -61,7 +61,7 @@ def test_sentence_embeddings_of_minilm_are_those_of_transformers(partitioner):
     reference = transformers.AutoModel.from_pretrained(folder).eval()
     want = embedding(reference(**{k: torch.tensor(v) for k, v in encoded.items()})
                      .last_hidden_state.numpy())
-  config, params = huggingface.load(folder, partitioner)
+  config, params = huggingface.load_model(folder, partitioner)
   network = models.build_network(config)
   batch = {'encoder_input_tokens': encoded['input_ids'], 'encoder_segment_ids': mask,
            'encoder_token_types': encoded['token_type_ids']}
@@ -159,9 +159,9 @@ def test_a_story_goes_on_word_for_word_as_its_reference_tells_it(tmp_path, parti
       family='decoder_only', vocab_size=sizes['vocab'], embed_dim=sizes['dim'],
       num_layers=sizes['layers'], num_heads=sizes['heads'], num_kv_heads=sizes['kv'],
       mlp_dim=sizes['hidden'], norm_epsilon=1e-5, max_length=sizes['length'])
-  huggingface.save(tmp_path, config, models.build_network(config).init(jax.random.key(0)))
+  huggingface.save_model(tmp_path, config, models.build_network(config).init(jax.random.key(0)))
   save_file(tensors, tmp_path / 'model.safetensors', metadata={'format': 'pt'})
-  loaded, params = huggingface.load(tmp_path, partitioner)
+  loaded, params = huggingface.load_model(tmp_path, partitioner)
   assert loaded == config and sum(x.size for x in jax.tree.leaves(params)) == 260_032
 
   text, new = pieces(), 200

@@ -27,7 +27,7 @@ CONFIGS = {
     't5': ModelConfig(
         family='encoder_decoder', vocab_size=64, embed_dim=32, num_layers=2, num_decoder_layers=3,
         num_heads=4, head_dim=12, mlp_dim=48, gated_mlp=False, activation='relu',
-        position='relative', attention_scale=1.0, scale_logits=True, init_std=None),
+        position_embedding='relative', attention_scale=1.0, scale_logits=True, init_std=None),
 }
 
 
@@ -40,7 +40,7 @@ def exported(folder: pathlib.Path, config: ModelConfig, **extra) -> dict:
   """Writes a random model as a Hugging Face folder; returns its parameters."""
   params = models.build_network(config).init(jax.random.key(0))
   folder.mkdir()
-  huggingface.save(folder, config, params, extra=extra)
+  huggingface.save_model(folder, config, params, extra=extra)
   return params
 
 
@@ -97,7 +97,7 @@ def test_a_model_that_transformers_lacks_is_not_exported(tmp_path, capsys):
   run.mkdir()
   (run / 'config.gin').write_text(import_checkpoint._gin(ModelConfig(
       family='decoder_only', vocab_size=64, embed_dim=32, num_layers=2, num_heads=4, mlp_dim=48,
-      position='alibi'), 'nothing', None))
+      position_embedding='alibi'), 'nothing', None))
   assert cli.main(['export', f'--from={run}', f'--to={tmp_path / "out"}']) == 1
   assert 'No checkpoint in' in capsys.readouterr().err
   assert not (tmp_path / 'out').exists()
@@ -137,7 +137,7 @@ def test_a_t5x_checkpoint_is_read_in_both_of_its_forms(zarr, tmp_path, partition
   tree = trees.unflatten(target)
   (folder / 'checkpoint').write_bytes(serialization.msgpack_serialize(
       {'version': 3, 'optimizer': {'target': tree, 'state': {'step': np.int32(1000)}}}))
-  got_config, got = t5x.load(folder, partitioner)
+  got_config, got = t5x.load_checkpoint(folder, partitioner)
   assert got_config == config
   jax.tree.map(np.testing.assert_array_equal, got, params)
 
@@ -146,11 +146,11 @@ def test_what_a_t5x_checkpoint_lacks_is_named(tmp_path, partitioner):
   from flax import serialization
 
   with pytest.raises(UserError, match="is no T5X checkpoint: it has no file 'checkpoint'"):
-    t5x.load(tmp_path, partitioner)
+    t5x.load_checkpoint(tmp_path, partitioner)
   index = tmp_path / 'checkpoint'
   index.write_bytes(b'not msgpack')
   with pytest.raises(UserError, match='cannot be read as one'):
-    t5x.load(tmp_path, partitioner)
+    t5x.load_checkpoint(tmp_path, partitioner)
   config = CONFIGS['t5']
   flat = t5x_tree(config, models.build_network(config).init(jax.random.key(1)))
   write = lambda flat: index.write_bytes(serialization.msgpack_serialize(
@@ -158,11 +158,11 @@ def test_what_a_t5x_checkpoint_lacks_is_named(tmp_path, partitioner):
   write({n: x for n, x in flat.items() if n != 'decoder/decoder_norm/scale'} | {
       'decoder/extra/kernel': np.ones((2, 2), np.float32)})
   with pytest.raises(UserError, match='decoder/decoder_norm/scale, decoder/extra/kernel: in one'):
-    t5x.load(tmp_path, partitioner)
+    t5x.load_checkpoint(tmp_path, partitioner)
   write(flat | {'token_embedder/embedding': {'driver': 'zarr', 'kvstore': {
       'driver': 'file', 'path': 'target.token_embedder.embedding'}}})
   with pytest.raises(UserError, match='target.token_embedder.embedding, which the index names'):
-    t5x.load(tmp_path, partitioner)
+    t5x.load_checkpoint(tmp_path, partitioner)
 
 
 DATA = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '/nonexistent')) / 'weights'
@@ -174,7 +174,7 @@ def test_a_real_t5x_checkpoint_is_read(partitioner):
   from flax import serialization
 
   path = DATA / 't5x_legacy_ckpt' / 'test_t5_tiny.checkpoint_0'
-  config, params = t5x.load(path, partitioner)
+  config, params = t5x.load_checkpoint(path, partitioner)
   assert (config.embed_dim, config.num_heads, config.head_dim, config.mlp_dim) == (8, 4, 3, 16)
   assert config.gated_mlp and not config.tied_embeddings and config.vocab_size == 32128
   target = serialization.msgpack_restore(path.read_bytes())['optimizer']['target']

@@ -11,7 +11,7 @@ import pytest
 
 from t5x_lite.models import layers
 from t5x_lite.models.attention import accelerator_kernels, kernels, layer
-from t5x_lite.models.attention.kernels import Scores, blockwise, reference, rows
+from t5x_lite.models.attention.kernels import AttentionSpec, blockwise, query_chunked, reference
 from t5x_lite.models.attention.masks import Mask
 from t5x_lite.models.positions import AlibiBias, RelativeBias
 
@@ -56,9 +56,10 @@ def masks(length=L):
       'packed': Mask(causal=False, **packed),
       'causal packed': Mask(causal=True, **packed),
       'prefix packed': Mask(causal=True, prefix_BL=prefix, **packed),
-      'window': Mask(causal=True, window=5), 'window of 1': Mask(causal=True, window=1),
-      'window both ways packed': Mask(causal=False, window=9, **packed),
-      'window packed': Mask(causal=True, window=11, **packed)}
+      'window': Mask(causal=True, sliding_window=5),
+      'window of 1': Mask(causal=True, sliding_window=1),
+      'window both ways packed': Mask(causal=False, sliding_window=9, **packed),
+      'window packed': Mask(causal=True, sliding_window=11, **packed)}
 
 
 TABLE = np.random.default_rng(2).normal(size=(8, N)).astype(np.float32)
@@ -71,7 +72,7 @@ EXTRAS = {'plain': {}, 'relative': dict(bias=RELATIVE), 'alibi': dict(bias=Alibi
 @pytest.mark.parametrize('kind', masks())
 def test_the_reference_is_softmax_attention(kind, extra):
   q, k, v = inputs()
-  scores = Scores(mask=masks()[kind], scale=0.3, **EXTRAS[extra])
+  scores = AttentionSpec(mask=masks()[kind], scale=0.3, **EXTRAS[extra])
   np.testing.assert_allclose(reference(q, k, v, scores), loop_attention(q, k, v, scores), atol=2e-6)
 
 
@@ -102,7 +103,7 @@ COMBINATIONS = [(kind, extra, heads) for (i, kind), (j, extra), (n, heads) in it
 @pytest.mark.parametrize('kind, extra, kv_heads', COMBINATIONS)
 def test_blockwise_is_the_reference_forwards_and_backwards(kind, extra, kv_heads):
   """Blocks of 16 do not divide 37 tokens."""
-  scores = Scores(mask=masks()[kind], scale=0.3, **EXTRAS[extra])
+  scores = AttentionSpec(mask=masks()[kind], scale=0.3, **EXTRAS[extra])
   assert_same(functools.partial(blockwise, block=16), *inputs(kv_heads), scores)
 
 
@@ -112,28 +113,28 @@ def test_blockwise_of_other_lengths_and_of_cross_attention(length, keys):
   segments = lambda size: jnp.array(np.arange(size) * 2 // size + 1, jnp.int32)[None].repeat(B, 0)
   q_segments = segments(length) if length > 1 else jnp.ones((B, 1), jnp.int32)
   mask = Mask(q_segments_BL=q_segments, k_segments_BS=segments(keys), causal=False)
-  assert_same(functools.partial(blockwise, block=16), q, k, v, Scores(mask=mask, scale=0.3))
+  assert_same(functools.partial(blockwise, block=16), q, k, v, AttentionSpec(mask=mask, scale=0.3))
 
 
 def test_blockwise_reads_a_cache_from_the_place_of_its_queries():
   q, k, v = inputs(length=3, keys=40)
   valid = jnp.arange(40)[None].repeat(B, 0) < 25
   mask = Mask(q_segments_BL=jnp.ones((B, 3), bool), k_segments_BS=valid, q_start=jnp.int32(20),
-              causal=True, window=9)
-  assert_same(functools.partial(blockwise, block=16), q, k, v, Scores(mask=mask, scale=0.3))
+              causal=True, sliding_window=9)
+  assert_same(functools.partial(blockwise, block=16), q, k, v, AttentionSpec(mask=mask, scale=0.3))
 
 
 @pytest.mark.parametrize('kind', masks(150))
 def test_rows_are_the_reference_forwards_and_backwards(kind):
   """Two slices of 64 queries and one of 22."""
-  scores = Scores(mask=masks(150)[kind], scale=0.3, bias=RELATIVE)
-  assert_same(rows, *inputs(length=150), scores)
+  scores = AttentionSpec(mask=masks(150)[kind], scale=0.3, bias=RELATIVE)
+  assert_same(query_chunked, *inputs(length=150), scores)
 
 
 def test_blockwise_dropout_is_the_same_backwards_as_forwards():
   """The drawn factors, read off with a one-hot v, give the same output and gradients by hand."""
   q, k, v = inputs(4, length=20)
-  scores = Scores(mask=Mask(causal=True), scale=0.3, dropout_rate=0.4, key=jax.random.key(5))
+  scores = AttentionSpec(mask=Mask(causal=True), scale=0.3, dropout_rate=0.4, key=jax.random.key(5))
   run = functools.partial(blockwise, block=8)
   plain = dataclasses.replace(scores, key=None)
   # H = 8 columns at a time, the factor of each key is p dropped / p.
@@ -159,7 +160,7 @@ def test_blockwise_dropout_is_the_same_backwards_as_forwards():
 def temporary_bytes(kernel, length):
   """Peak temporary memory of attention and its gradient, by the compiler's own account."""
   shape = lambda heads: jax.ShapeDtypeStruct((1, heads, length, 16), jnp.float32)
-  scores = Scores(mask=Mask(causal=True), scale=0.25)
+  scores = AttentionSpec(mask=Mask(causal=True), scale=0.25)
   run = jax.grad(lambda q, k, v: kernel(q, k, v, scores).sum(), (0, 1, 2))
   return jax.jit(run).lower(shape(2), shape(2), shape(2)).compile().memory_analysis(
       ).temp_size_in_bytes
@@ -175,7 +176,7 @@ def test_softmax_is_float32_for_bfloat16_inputs():
   """256 equal scores: their sum in bfloat16 would stop growing before the end."""
   ones = jnp.ones((1, 1, 256, 8), jnp.bfloat16)
   v = jnp.arange(256, dtype=jnp.bfloat16)[None, None, :, None] * ones
-  scores = Scores(mask=Mask(causal=False), scale=1.0)
+  scores = AttentionSpec(mask=Mask(causal=False), scale=1.0)
   for kernel in (reference, blockwise):
     got = kernel(ones[:, :, :1], ones, v, scores)
     assert got.dtype == jnp.bfloat16
@@ -186,14 +187,14 @@ def test_a_query_that_sees_nothing_gives_the_mean_and_no_nan():
   q, k, v = inputs(4, length=6)
   segments = jnp.ones((B, 6), jnp.int32)
   mask = Mask(q_segments_BL=segments.at[0, 2].set(9), k_segments_BS=segments, causal=False)
-  got = reference(q, k, v, Scores(mask=mask, scale=1.0))
+  got = reference(q, k, v, AttentionSpec(mask=mask, scale=1.0))
   np.testing.assert_allclose(got[0, :, 2], v[0].mean(1), atol=1e-6)
 
 
 def test_attention_dropout_zeroes_whole_probabilities_and_scales_the_rest():
   q, k, _ = inputs(4, length=6)
   v = jnp.broadcast_to(jnp.eye(6, 8), (B, N, 6, 8))
-  scores = Scores(mask=Mask(causal=False), scale=1.0, dropout_rate=0.25)
+  scores = AttentionSpec(mask=Mask(causal=False), scale=1.0, dropout_rate=0.25)
   whole = reference(q, k, v, scores)[..., :6]
   dropped = reference(q, k, v, dataclasses.replace(scores, key=jax.random.key(0)))[..., :6]
   kept = np.asarray(dropped) != 0
@@ -217,7 +218,7 @@ class OnPlatform(layers.Unsharded):
     ('causal packed', 3.0), ('window', 3.0)])
 def test_splash_is_the_reference_forwards_and_backwards(kind, softcap):
   """Interpreted: what a TPU would run, step by step on this CPU."""
-  scores = Scores(mask=masks(128)[kind], scale=0.3, softcap=softcap)
+  scores = AttentionSpec(mask=masks(128)[kind], scale=0.3, softcap=softcap)
   q, k, v = inputs(length=128)
   assert accelerator_kernels.unsupported_splash(q, k, scores) is None
   splash = lambda *args: accelerator_kernels.splash(*args, layers.unsharded)
@@ -228,7 +229,7 @@ def test_splash_is_the_reference_forwards_and_backwards(kind, softcap):
 @pytest.mark.parametrize('kind', masks())
 def test_jax_nns_attention_is_the_reference_forwards_and_backwards(kind, extra):
   fused = lambda *args: accelerator_kernels.fused(*args, layers.unsharded)
-  assert_same(fused, *inputs(), Scores(mask=masks()[kind], scale=0.3, **EXTRAS[extra]))
+  assert_same(fused, *inputs(), AttentionSpec(mask=masks()[kind], scale=0.3, **EXTRAS[extra]))
 
 
 @pytest.fixture
@@ -238,7 +239,7 @@ def chosen(monkeypatch):
   def choose(kernel, platform, scores, length=128, dtype=jnp.float32):
     ran = []
     for module, name in itertools.chain(
-        ((layer, n) for n in ('reference', 'rows', 'blockwise')),
+        ((layer, n) for n in ('reference', 'query_chunked', 'blockwise')),
         ((accelerator_kernels, n) for n in ('fused', 'splash'))):
       monkeypatch.setattr(module, name, lambda q, *_, name=name: ran.append(name))
     q, k, v = inputs(length=length, dtype=dtype)
@@ -248,13 +249,13 @@ def chosen(monkeypatch):
   return choose
 
 
-CAUSAL = Scores(mask=Mask(causal=True), scale=1.0)
+CAUSAL = AttentionSpec(mask=Mask(causal=True), scale=1.0)
 
 
 @pytest.mark.parametrize('kernel, platform, options, want', [
-    ('auto', 'cpu', {}, 'rows'), ('auto', 'cpu', dict(length=2048), 'blockwise'),
+    ('auto', 'cpu', {}, 'query_chunked'), ('auto', 'cpu', dict(length=2048), 'blockwise'),
     ('auto', 'tpu', {}, 'splash'), ('auto', 'tpu', dict(length=100), 'reference'),
-    ('auto', 'gpu', dict(dtype=jnp.bfloat16), 'fused'), ('auto', 'gpu', {}, 'rows'),
+    ('auto', 'gpu', dict(dtype=jnp.bfloat16), 'fused'), ('auto', 'gpu', {}, 'query_chunked'),
     ('reference', 'tpu', {}, 'reference'), ('blockwise', 'tpu', {}, 'blockwise'),
     ('splash', 'cpu', {}, 'splash'), ('fused', 'cpu', {}, 'fused')])
 def test_which_kernel_runs(kernel, platform, options, want, chosen):
@@ -270,9 +271,10 @@ def test_what_a_kernel_cannot_do_falls_to_one_that_can_and_is_said_once(chosen, 
   assert chosen('fused', 'gpu', dataclasses.replace(CAUSAL, softcap=2.0)) == ['reference']
   dropped = dataclasses.replace(CAUSAL, dropout_rate=0.1, key=jax.random.key(0))
   assert chosen('fused', 'gpu', dropped) == chosen('splash', 'tpu', dropped) == ['reference']
-  cached = Scores(mask=Mask(causal=True, q_start=jnp.int32(3)), scale=1.0)
-  assert chosen('rows', 'cpu', cached) == chosen('auto', 'tpu', cached)[:1] == ['reference']
+  cached = AttentionSpec(mask=Mask(causal=True, q_start=jnp.int32(3)), scale=1.0)
+  assert chosen('query_chunked', 'cpu', cached) == ['reference']
+  assert chosen('auto', 'tpu', cached)[:1] == ['reference']
   assert [r.getMessage() for r in caplog.records][:2] == [
       "attention kernel 'splash' cannot do biases of the scores: 'reference' does it",
       "attention kernel 'splash' cannot do biases of the scores: 'blockwise' does it"]
-  assert kernels.ROWS == 64
+  assert kernels.QUERY_CHUNK == 64

@@ -36,35 +36,35 @@ def loop_mask(q_segments, k_segments, causal, prefix=None, window=None, q_start=
 @hypothesis.given(q=SEGMENTS, k=SEGMENTS, causal=st.booleans(), prefix=st.none() | BITS,
                   window=st.none() | st.integers(1, L + 1))
 def test_a_mask_is_what_a_loop_over_pairs_gives(q, k, causal, prefix, window):
-  mask = Mask(q_segments_BL=jnp.array(q), k_segments_BS=jnp.array(k), causal=causal, window=window,
-              prefix_BL=None if prefix is None else jnp.array(prefix))
+  mask = Mask(q_segments_BL=jnp.array(q), k_segments_BS=jnp.array(k), causal=causal,
+              sliding_window=window, prefix_BL=None if prefix is None else jnp.array(prefix))
   np.testing.assert_array_equal(whole(mask), loop_mask(q, k, causal, prefix, window))
 
 
 @few
 @hypothesis.given(segments=SEGMENTS, causal=st.booleans(), prefix=st.none() | BITS,
-                  window=st.none() | st.integers(1, L), q_from=st.integers(0, L - 1),
-                  k_from=st.integers(0, L - 1), traced=st.booleans(), data=st.data())
+                  window=st.none() | st.integers(1, L), q_offset=st.integers(0, L - 1),
+                  k_offset=st.integers(0, L - 1), traced=st.booleans(), data=st.data())
 def test_a_block_is_that_part_of_the_whole_and_key_range_leaves_nothing_out(
-    segments, causal, prefix, window, q_from, k_from, traced, data):
-  q_size, k_size = (data.draw(st.integers(1, L - start)) for start in (q_from, k_from))
+    segments, causal, prefix, window, q_offset, k_offset, traced, data):
+  q_size, k_size = (data.draw(st.integers(1, L - start)) for start in (q_offset, k_offset))
   mask = Mask(q_segments_BL=jnp.array(segments), k_segments_BS=jnp.array(segments), causal=causal,
-              window=window, prefix_BL=None if prefix is None else jnp.array(prefix))
+              sliding_window=window, prefix_BL=None if prefix is None else jnp.array(prefix))
   place = jnp.int32 if traced else int
-  got = mask.block(place(q_from), q_size, place(k_from), k_size)
+  got = mask.block(place(q_offset), q_size, place(k_offset), k_size)
   want = whole(mask)
   np.testing.assert_array_equal(
-      got, want[:, :, q_from:q_from + q_size, k_from:k_from + k_size])
-  first, last = mask.key_range(place(q_from), q_size, L)
-  outside = np.delete(want[:, :, q_from:q_from + q_size], np.s_[int(first):int(last)], axis=3)
+      got, want[:, :, q_offset:q_offset + q_size, k_offset:k_offset + k_size])
+  first, last = mask.key_range(place(q_offset), q_size, L)
+  outside = np.delete(want[:, :, q_offset:q_offset + q_size], np.s_[int(first):int(last)], axis=3)
   assert not outside.any()
 
 
 def test_key_range_of_a_causal_window_is_tight():
-  mask = Mask(causal=True, window=3)
+  mask = Mask(causal=True, sliding_window=3)
   assert mask.key_range(4, 2, 100) == (2, 6)      # query 4 sees 2 3 4, query 5 sees 3 4 5
   assert Mask(causal=True).key_range(4, 2, 100) == (0, 6)
-  assert Mask(causal=False, window=3).key_range(4, 2, 100) == (2, 8)
+  assert Mask(causal=False, sliding_window=3).key_range(4, 2, 100) == (2, 8)
 
 
 def test_prefix_mask_of_two_packed_examples_and_padding():
@@ -83,7 +83,7 @@ def test_prefix_mask_of_two_packed_examples_and_padding():
 
 def test_a_mask_without_segments_is_a_constant():
   """Nothing of it is computed in the compiled program."""
-  block = Mask(causal=True, window=2).block(0, 4, 0, 4)
+  block = Mask(causal=True, sliding_window=2).block(0, 4, 0, 4)
   assert isinstance(block, np.ndarray)
   np.testing.assert_array_equal(block[0, 0].astype(int), [
       [1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]])

@@ -23,14 +23,14 @@ def test_unset_sizes_follow_from_the_others():
   assert config.num_decoder_layers is None
   assert ModelConfig(**PAIR).num_decoder_layers == 2
   assert ModelConfig(**PAIR, num_decoder_layers=1).num_decoder_layers == 1
-  assert ModelConfig(**BASE, head_dim=5, position='none').head_dim == 5
+  assert ModelConfig(**BASE, head_dim=5, position_embedding='none').head_dim == 5
 
 
 @pytest.mark.parametrize('changes, field', [
     (dict(num_heads=5), 'num_heads'), (dict(num_kv_heads=3), 'num_kv_heads'),
-    (dict(position='learned'), 'max_length'), (dict(head_dim=7), 'head_dim'),
-    (dict(position='relative', relative_buckets=5), 'relative_buckets'),
-    (dict(position='relative', relative_buckets=2), 'relative_buckets'),
+    (dict(position_embedding='learned'), 'max_length'), (dict(head_dim=7), 'head_dim'),
+    (dict(position_embedding='relative', relative_buckets=5), 'relative_buckets'),
+    (dict(position_embedding='relative', relative_buckets=2), 'relative_buckets'),
     (dict(dropout_rate=1.0), 'dropout_rate'), (dict(dropout_rate=-0.1), 'dropout_rate'),
     (dict(num_decoder_layers=2), 'num_decoder_layers'), (dict(num_classes=2), 'num_classes'),
     (dict(family='encoder_only', prefix_lm=True), 'prefix_lm'), (dict(vocab_size=0), 'vocab_size'),
@@ -52,8 +52,8 @@ def t5(version, embed, heads, mlp, layers, head_dim=64):
   return ModelConfig(
       family='encoder_decoder', vocab_size=32128, embed_dim=embed, num_heads=heads,
       head_dim=head_dim, mlp_dim=mlp, num_layers=layers, gated_mlp=gated,
-      activation='gelu' if gated else 'relu', position='relative', tied_embeddings=not gated,
-      attention_scale=1.0, init_std=None)
+      activation='gelu' if gated else 'relu', position_embedding='relative',
+      tied_embeddings=not gated,      attention_scale=1.0, init_std=None)
 
 
 @pytest.mark.parametrize('config, parameters', [
@@ -70,7 +70,7 @@ def test_t5_has_the_published_number_of_parameters(config, parameters):
 def test_decoder_of_t5x_has_its_number_of_parameters(tied, parameters):
   config = ModelConfig(
       family='decoder_only', vocab_size=32128, embed_dim=768, num_heads=12, mlp_dim=2048,
-      num_layers=12, activation='gelu', position='relative', tied_embeddings=tied)
+      num_layers=12, activation='gelu', position_embedding='relative', tied_embeddings=tied)
   assert count(config) == parameters
 
 

@@ -27,28 +27,29 @@ from t5x_lite.training.step import loss_and_gradients
 LENGTH = 16
 SIZES = dict(vocab_size=64, embed_dim=32, num_layers=2, num_heads=4, mlp_dim=64, init_std=0.2)
 GPT = dict(family='decoder_only', norm='layer_norm', activation='gelu', gated_mlp=False, bias=True,
-           position='learned', max_length=LENGTH)
+           position_embedding='learned', max_length=LENGTH)
 LLAMA = dict(family='decoder_only', num_kv_heads=2)
 GEMMA = dict(family='decoder_only', num_kv_heads=1, head_dim=16, norm_unit_offset=True,
              activation='gelu', scale_embeddings=True, init_std=0.1)   # as its scales are near 2
-T5 = dict(family='encoder_decoder', position='relative', relative_buckets=8,
+T5 = dict(family='encoder_decoder', position_embedding='relative', relative_buckets=8,
           relative_max_distance=16, attention_scale=1.0, init_std=None)
 FAMILIES = {
     'gpt1': dict(GPT, norm_placement='post'),
     'gpt2': GPT,
     'llama': dict(LLAMA, tied_embeddings=False),
-    'mistral': dict(LLAMA, tied_embeddings=False, window=5),
+    'mistral': dict(LLAMA, tied_embeddings=False, sliding_window=5),
     'gemma': GEMMA,
     'gemma2': dict(GEMMA, num_kv_heads=2, norm_placement='both', attention_scale=0.3,
-                   attention_softcap=3.0, logits_softcap=4.0, window=6, global_every=2,
+                   attention_softcap=3.0, logits_softcap=4.0, sliding_window=6,
+                   full_attention_interval=2,
                    num_layers=4),
     't5_1_0': dict(T5, activation='relu', gated_mlp=False, scale_logits=True,
                    num_layers=1, num_decoder_layers=2),
     't5_1_1': dict(T5, activation='gelu', tied_embeddings=False, num_decoder_layers=1),
     'bert': dict(GPT, family='encoder_only', norm_epsilon=1e-12, norm_placement='post',
                  embedding_norm=True, activation='gelu_exact', num_token_types=2, head='mlm_nsp'),
-    'alibi': dict(GPT, position='alibi'),
-    'sinusoidal': dict(family='decoder_only', position='sinusoidal', activation='relu',
+    'alibi': dict(GPT, position_embedding='alibi'),
+    'sinusoidal': dict(family='decoder_only', position_embedding='sinusoidal', activation='relu',
                        gated_mlp=False),
     'prefix_lm': dict(LLAMA, prefix_lm=True),
     'mixture': dict(LLAMA, num_experts=4, load_balance_loss=0.3, router_z_loss=0.1),
@@ -57,7 +58,7 @@ ONE = MeshConfig(data=1)
 OBJECTIVES = CrossEntropy(loss_tokens=8), RouterLoss(), NextSentenceLoss()
 CHOICES = dict(
     scan_layers=(False, True),
-    attention=('rows', 'blockwise'),
+    attention=('query_chunked', 'blockwise'),
     mesh=(MeshConfig(data=8), MeshConfig(fsdp=4, tensor=2)),
     remat=('full', 'dots', ('attention', 'mlp_hidden')),
 )
@@ -82,7 +83,7 @@ def small_blocks():
   """Several slices of `rows` and blocks of `blockwise` in 16 tokens, the last cut short."""
   with pytest.MonkeyPatch.context() as patch:
     for module in (layer, kernels):
-      patch.setattr(module, 'ROWS', 10)
+      patch.setattr(module, 'QUERY_CHUNK', 10)
     patch.setattr(layer, 'blockwise', functools.partial(kernels.blockwise, block=6))
     yield
 
@@ -142,9 +143,9 @@ def test_every_choice_meets_every_other():
 
 
 @pytest.mark.parametrize('name, changes', [
-    ('mistral', dict(window=None)), ('gemma2', dict(global_every=None)),
+    ('mistral', dict(sliding_window=None)), ('gemma2', dict(full_attention_interval=None)),
     ('gemma2', dict(attention_softcap=None)), ('gemma2', dict(logits_softcap=None)),
-    ('alibi', dict(position='none')), ('sinusoidal', dict(position='none')),
+    ('alibi', dict(position_embedding='none')), ('sinusoidal', dict(position_embedding='none')),
     ('prefix_lm', dict(prefix_lm=False)), ('t5_1_0', dict(scale_logits=False))])
 def test_what_a_family_is_named_for_shows_in_its_loss(name, changes, run, batch_of, random_params):
   """Else the variants would agree on a model that has lost it."""

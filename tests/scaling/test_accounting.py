@@ -85,7 +85,7 @@ def test_forward_flops_are_most_of_what_xla_counts(name, configs):
 
 def test_a_decoder_without_grouped_queries_costs_6n_and_12lds_a_token(configs):
   """N are the weights of matrices, the output layer among them and the lookup not."""
-  config = dataclasses.replace(configs['gpt'], bias=False, position='rope')
+  config = dataclasses.replace(configs['gpt'], bias=False, position_embedding='rope')
   n = sum(x.size for x in jax.tree.leaves(models.build_network(config).shapes) if x.ndim > 1)
   norms = 2 * 2 * 2 * 32   # scales and biases of two norms in two layers are stacked, so 2-D
   n -= norms
@@ -105,12 +105,12 @@ def test_causal_counts_half_of_decoder_self_attention_and_all_of_the_rest(config
 def test_causal_counts_only_what_a_window_leaves(configs):
   """Of 11 keys a query sees the 4 nearest before it, and on an encoder's side those after it."""
   for name, lengths, sides in (('decoder', (0, 11), 1), ('encoder', (11, 0), 2)):
-    config = dataclasses.replace(configs[name], window=4, global_every=2)
+    config = dataclasses.replace(configs[name], sliding_window=4, full_attention_interval=2)
     pairs = sides * (11 * 4 - 4 ** 2 / 2) + sides * 11 ** 2 / 2   # of a layer with and one without
     saved = (accounting.forward_flops(config, *lengths)
              - accounting.forward_flops(config, *lengths, causal=True))
     assert saved == 4 * 32 * (2 * 11 ** 2 - pairs)
-    wide = dataclasses.replace(config, window=11)
+    wide = dataclasses.replace(config, sliding_window=11)
     assert (accounting.forward_flops(wide, *lengths, causal=True)
             == accounting.forward_flops(configs[name], *lengths, causal=True))
 
@@ -179,7 +179,7 @@ def test_a_kernel_that_skips_what_the_mask_hides_costs_between_the_two_conventio
   """`rows` computes the scores of the keys up to its last query, in slices of 64 queries."""
   config = dataclasses.replace(
       configs['decoder'], embed_dim=128, mlp_dim=128, num_heads=4, num_kv_heads=4, head_dim=32,
-      num_layers=1, scan_layers=False, attention='rows')
+      num_layers=1, scan_layers=False, attention='query_chunked')
   gradient, arguments = loss_of(config, (0, 256))
   run = products(jax.make_jaxpr(gradient)(*arguments).jaxpr)
   whole = accounting.train_flops(config, 0, 256)
@@ -201,7 +201,7 @@ def closed_form(c) -> tuple[int, int, int]:
   if c.num_experts:
     mlp = c.num_experts * expert + d * c.num_experts
   final = 0 if c.norm_placement == 'post' else norm
-  relative = c.relative_buckets * h if c.position == 'relative' else 0
+  relative = c.relative_buckets * h if c.position_embedding == 'relative' else 0
   layers = c.num_layers + (c.num_decoder_layers or 0)
   stacks = 2 if c.family == 'encoder_decoder' else 1
   blocks = layers * (attention + mlp + 2 * norms) + stacks * (final + relative)
@@ -209,7 +209,7 @@ def closed_form(c) -> tuple[int, int, int]:
   heads = {'mlm': d * d + c.bias * d + norm + v, 'classifier': d * d + d + d * (c.num_classes or 0)
            + (c.num_classes or 0), 'tagger': (d + 1) * (c.num_classes or 0), 'pooler': d * d + d,
            'mlm_nsp': d * d + c.bias * d + norm + v + d * d + d + 2 * d + 2, None: 0}
-  rows = v + (c.max_length if c.position == 'learned' else 0) + (c.num_token_types or 0)
+  rows = v + (c.max_length if c.position_embedding == 'learned' else 0) + (c.num_token_types or 0)
   output = 0 if c.tied_embeddings or c.head not in (None, 'mlm', 'mlm_nsp') else v
   embedder = (rows + output) * d + (norm if c.embedding_norm else 0)
   total = embedder + blocks + heads[c.head]

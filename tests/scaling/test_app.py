@@ -268,7 +268,7 @@ def test_gin_is_copied_and_loads(page, tmp_path):
   copied = page.browser.execute_async_script(
       'navigator.clipboard.readText().then(arguments[arguments.length - 1])')
   (tmp_path / 'plan.gin').write_text(copied)
-  experiment, _ = gin_config.load([str(tmp_path / 'plan.gin')],
+  experiment, _ = gin_config.load_experiment([str(tmp_path / 'plan.gin')],
                                      [f"MODEL_DIR='{tmp_path / 'run'}'"])
   assert experiment.model == plan.config
   assert experiment.train.steps == plan.steps

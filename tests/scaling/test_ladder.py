@@ -53,7 +53,7 @@ def trainer(monkeypatch):
     if name in failing:
       return types.SimpleNamespace(returncode=1)
     with lock:   # gin has one state for the whole process
-      experiment, text = gin_config.load([gin_file], [f"MODEL_DIR='{folder}'"])
+      experiment, text = gin_config.load_experiment([gin_file], [f"MODEL_DIR='{folder}'"])
     made = types.SimpleNamespace(
         parameters=ladders.accounting.parameters(experiment.model).total,
         tokens=experiment.train.steps * 1024)
@@ -106,7 +106,7 @@ def test_learning_rates_follow_the_cube_root_of_the_size(ladder):
 def test_the_gin_file_of_a_run_builds_it(ladder, tmp_path):
   ladders.write(ladder, tmp_path)
   for run in ladder.runs:
-    experiment, _ = gin_config.load([str(ladders.gin_path(tmp_path, run.name))],
+    experiment, _ = gin_config.load_experiment([str(ladders.gin_path(tmp_path, run.name))],
                                        [f"MODEL_DIR='{tmp_path}'"])
     assert ladders.accounting.parameters(experiment.model).total == run.parameters
     assert experiment.train.steps == run.steps
@@ -117,7 +117,7 @@ def test_the_gin_file_of_a_run_builds_it(ladder, tmp_path):
 
 def test_a_branch_leaves_at_a_checkpoint_of_its_trunk_where_both_schedules_agree(ladder, tmp_path):
   ladders.write(ladder, tmp_path)
-  schedule = lambda name: gin_config.load(
+  schedule = lambda name: gin_config.load_experiment(
       [str(ladders.gin_path(tmp_path, name))], ["MODEL_DIR='x'"])[0].optimizer.learning_rate
   branches = [run for run in ladder.runs if run.branches_off]
   assert len(branches) == 8

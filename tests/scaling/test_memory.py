@@ -25,14 +25,14 @@ ROWS, LENGTH = 64, 256
 MESHES = {'data=8': {'data': 8}, 'fsdp=8': {'fsdp': 8}, 'fsdp=4 tensor=2': {'fsdp': 4, 'tensor': 2},
           'data=2 fsdp=2 tensor=2': {'data': 2, 'fsdp': 2, 'tensor': 2}}
 _SIZES = dict(vocab_size=8192, embed_dim=512, num_heads=8)
-_BERT = dict(norm='layer_norm', bias=True, position='learned', max_length=LENGTH, gated_mlp=False,
-             mlp_dim=2048, num_layers=8)
+_BERT = dict(norm='layer_norm', bias=True, position_embedding='learned', max_length=LENGTH,
+             gated_mlp=False,             mlp_dim=2048, num_layers=8)
 CONFIGS = {   # 28 to 34 million parameters
     'llama': ModelConfig(family='decoder_only', mlp_dim=1408, num_layers=8, **_SIZES),
     'gpt': ModelConfig(family='decoder_only', activation='gelu', **_BERT, **_SIZES),
     'bert': ModelConfig(family='encoder_only', activation='gelu_exact', norm_placement='post',
                         embedding_norm=True, **_BERT, **_SIZES),
-    't5': ModelConfig(family='encoder_decoder', activation='gelu', position='relative',
+    't5': ModelConfig(family='encoder_decoder', activation='gelu', position_embedding='relative',
                       tied_embeddings=False, init_std=None, mlp_dim=1024, num_layers=4, **_SIZES),
 }
 

@@ -27,7 +27,7 @@ def described(path, capsys) -> dict:
 
 def check_launches(path):
   """The file loads for training, and its mesh divides its model and its batch."""
-  experiment, _ = gin_config.load([str(path)], ['MODEL_DIR=somewhere'])
+  experiment, _ = gin_config.load_experiment([str(path)], ['MODEL_DIR=somewhere'])
   mesh = experiment.mesh
   check_fits(
       experiment.model, AbstractMesh((mesh.data, mesh.fsdp, mesh.tensor), MESH_AXES),

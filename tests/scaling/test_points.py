@@ -102,7 +102,7 @@ def test_two_sizes_tell_no_law(n, d, letter):
 
 @pytest.fixture(scope='module')
 def config_gin():
-  return gin_config.load(['experiments/tiny_lm.gin'], ["MODEL_DIR = 'runs/x'"])
+  return gin_config.load_experiment(['experiments/tiny_lm.gin'], ["MODEL_DIR = 'runs/x'"])
 
 
 def folder(tmp_path, config_gin, records, name='run'):

@@ -97,7 +97,7 @@ mixtures.Mixture:
   rates = (3, 1)
 TASK = @mixtures.Mixture()
 '''.replace('TMP', str(tmp_path)))
-  experiment, _ = gin_config.load([str(gin)], ["MODEL_DIR='x'"])
+  experiment, _ = gin_config.load_experiment([str(gin)], ["MODEL_DIR='x'"])
   assert experiment.data.task == Mixture(tasks=(tasks[0], tasks[2]), rates=(3, 1))
   assert experiment.data.name == 'mixture'
   task = provider.get_task(experiment.data)

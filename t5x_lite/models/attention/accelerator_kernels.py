@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.models import layers
-from t5x_lite.models.attention.kernels import Scores
+from t5x_lite.models.attention.kernels import AttentionSpec
 
 _SPLASH_BLOCKS = 512, 256, 128
 
 
-def unsupported_fused(q_BNLH: jax.Array, k_BKSH: jax.Array, scores: Scores) -> str | None:
+def unsupported_fused(q_BNLH: jax.Array, k_BKSH: jax.Array, spec: AttentionSpec) -> str | None:
   """What jax.nn.dot_product_attention cannot do of this, or None."""
-  if scores.softcap is not None:
+  if spec.softcap is not None:
     return 'soft caps'
-  if scores.key is not None and scores.dropout_rate:
+  if spec.key is not None and spec.dropout_rate:
     return 'dropout of attention'
-  return None if isinstance(scores.mask.q_start, int) else 'a cache'
+  return None if isinstance(spec.mask.q_start, int) else 'a cache'
 
 
 def cudnn_can(q_BNLH: jax.Array) -> bool:
@@ -27,52 +27,53 @@ def cudnn_can(q_BNLH: jax.Array) -> bool:
   return q_BNLH.dtype in (jnp.bfloat16, jnp.float16) and head_dim <= 128 and head_dim % 8 == 0
 
 
-def fused(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, scores: Scores,
+def fused(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, spec: AttentionSpec,
           shard: layers.Shard) -> jax.Array:
   """jax.nn.dot_product_attention: cuDNN's flash attention where it can, else XLA's."""
-  length, num_keys, mask = q_BNLH.shape[2], k_BKSH.shape[2], scores.mask
+  length, num_keys, mask = q_BNLH.shape[2], k_BKSH.shape[2], spec.mask
   # Only what cannot be said by a flag becomes an array.
   array = mask.q_segments_BL is not None or mask.prefix_BL is not None
-  window = None if mask.window is None else (mask.window - 1, 0 if mask.causal else mask.window - 1)
-  bias = scores.bias and scores.bias.block(
+  reach = None if mask.sliding_window is None else mask.sliding_window - 1
+  window = None if reach is None else (reach, 0 if mask.causal else reach)
+  bias = spec.bias and spec.bias.block(
       jnp.arange(length), jnp.arange(num_keys))[None].astype(q_BNLH.dtype)
   length_first = lambda x: jnp.swapaxes(x, 1, 2)
   y_BLNH = jax.nn.dot_product_attention(
       *map(length_first, (q_BNLH, k_BKSH, v_BKSH)), bias=bias,
       mask=mask.block(0, length, 0, num_keys) if array else None,
       is_causal=mask.causal and not array, local_window_size=None if array else window,
-      scale=scores.scale,
+      scale=spec.scale,
       implementation='cudnn' if shard.platform == 'gpu' and cudnn_can(q_BNLH) else 'xla')
   return length_first(y_BLNH)
 
 
-def unsupported_splash(q_BNLH: jax.Array, k_BKSH: jax.Array, scores: Scores) -> str | None:
+def unsupported_splash(q_BNLH: jax.Array, k_BKSH: jax.Array, spec: AttentionSpec) -> str | None:
   """What the splash kernel cannot do of this, or None."""
-  if scores.bias is not None:
+  if spec.bias is not None:
     return 'biases of the scores'
-  if scores.key is not None and scores.dropout_rate:
+  if spec.key is not None and spec.dropout_rate:
     return 'dropout of attention'
-  if scores.mask.prefix_BL is not None:
+  if spec.mask.prefix_BL is not None:
     return 'prefixes'
-  if not isinstance(scores.mask.q_start, int):
+  if not isinstance(spec.mask.q_start, int):
     return 'a cache'
   if q_BNLH.shape[2] % _SPLASH_BLOCKS[-1] or k_BKSH.shape[2] % _SPLASH_BLOCKS[-1]:
     return f'lengths that are no multiple of {_SPLASH_BLOCKS[-1]}'
   return None
 
 
-def splash(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, scores: Scores,
+def splash(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, spec: AttentionSpec,
            shard: layers.Shard) -> jax.Array:
   """JAX's splash attention (Pallas) on each device's own rows and heads; interpreted off TPUs."""
   # Imports Pallas' TPU backend: seconds that other platforms need not pay.
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-  length, num_keys, mask = q_BNLH.shape[2], k_BKSH.shape[2], scores.mask
+  length, num_keys, mask = q_BNLH.shape[2], k_BKSH.shape[2], spec.mask
   shape = length, num_keys
-  if mask.window is not None:
-    right = 0 if mask.causal else mask.window - 1
-    head_mask = masks.LocalMask(shape, (mask.window - 1, right), 0)
+  if mask.sliding_window is not None:
+    right = 0 if mask.causal else mask.sliding_window - 1
+    head_mask = masks.LocalMask(shape, (mask.sliding_window - 1, right), 0)
   else:
     head_mask = masks.CausalMask(shape) if mask.causal else masks.FullMask(shape)
   q_block, k_block = (next(b for b in _SPLASH_BLOCKS if n % b == 0) for n in shape)
@@ -83,7 +84,7 @@ def splash(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, scores: Scor
   def own_part(q_BNLH, k_BKSH, v_BKSH, q_segments_BL, k_segments_BS):
     kernel = kernels.make_splash_mha(
         masks.MultiHeadMask([head_mask] * q_BNLH.shape[1]), block_sizes=sizes, head_shards=1,
-        q_seq_shards=1, attn_logits_soft_cap=scores.softcap, interpret=shard.platform != 'tpu')
+        q_seq_shards=1, attn_logits_soft_cap=spec.softcap, interpret=shard.platform != 'tpu')
     row = lambda q, k, v, *segments: kernel(q, k, v, segment_ids=kernels.SegmentIds(*segments))
     return jax.vmap(row)(q_BNLH, k_BKSH, v_BKSH, q_segments_BL, k_segments_BS)
 
@@ -91,5 +92,5 @@ def splash(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, scores: Scor
   segments = ((rows(length), rows(num_keys)) if mask.q_segments_BL is None else
               (mask.q_segments_BL, mask.k_segments_BS))
   heads, kv = ('batch', 'heads', 'length', None), ('batch', 'kv', 'length', None)
-  run = shard.map(own_part, (heads, kv, kv, ('batch', 'length'), ('batch', 'length')), heads)
-  return run(q_BNLH * scores.scale, k_BKSH, v_BKSH, *segments).astype(q_BNLH.dtype)
+  run = shard.shard_map(own_part, (heads, kv, kv, ('batch', 'length'), ('batch', 'length')), heads)
+  return run(q_BNLH * spec.scale, k_BKSH, v_BKSH, *segments).astype(q_BNLH.dtype)

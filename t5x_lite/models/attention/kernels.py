@@ -1,8 +1,8 @@
 """softmax(q·k) v, computed in several ways behind one signature.
 
 Each kernel takes q [batch, heads, length, head_dim], k and v [batch, kv heads, key length,
-head_dim] and a Scores, and returns [batch, heads, length, head_dim] in the dtype of q. Query head n
-reads key-value head n // (heads / kv heads). Shape letters: see layers.py.
+head_dim] and an AttentionSpec, and returns [batch, heads, length, head_dim] in the dtype of q.
+Query head n reads key-value head n // (heads / kv heads). Shape letters: see layers.py.
 """
 
 import dataclasses
@@ -12,17 +12,17 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.models import layers
-from t5x_lite.models.attention.masks import Mask, Place
+from t5x_lite.models.attention.masks import Index, Mask
 from t5x_lite.models.positions import Bias
 
-MASKED = -1e10   # finite, so that a row with nothing to see gives no NaN
-ROWS = 64        # queries of a slice of `rows`
+MASK_VALUE = -1e10   # finite, so that a row with nothing to see gives no NaN
+QUERY_CHUNK = 64        # queries of a slice of `query_chunked`
 BLOCK = 512      # queries and keys of a block of `blockwise`
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scores:
+class AttentionSpec:
   """What makes scores out of q·k, and what is dropped of their softmax."""
   mask: Mask
   bias: Bias | None = None
@@ -31,7 +31,7 @@ class Scores:
   softcap: float | None = dataclasses.field(default=None, metadata={'static': True})
   dropout_rate: float = dataclasses.field(default=0.0, metadata={'static': True})
 
-  def __call__(self, q_BNLH: jax.Array, k_BKSH: jax.Array, q_from: Place = 0, k_from: Place = 0
+  def __call__(self, q_BNLH: jax.Array, k_BKSH: jax.Array, q_offset: Index = 0, k_offset: Index = 0
                ) -> jax.Array:
     """Float32 scores [batch, heads, length, key length] of a block that begins at these places."""
     (B, N, L, H), (_, K, S, _) = q_BNLH.shape, k_BKSH.shape
@@ -40,12 +40,12 @@ class Scores:
                         preferred_element_type=jnp.float32).reshape(B, N, L, S)
     s_BNLS = layers.softcap(s_BNLS * self.scale, self.softcap)
     if self.bias is not None:
-      query_L = self.mask.q_start + q_from + jnp.arange(L)
-      s_BNLS = s_BNLS + self.bias.block(query_L, k_from + jnp.arange(S))
-    seen_B1LS = self.mask.block(q_from, L, k_from, S)
-    return jnp.where(seen_B1LS, s_BNLS, MASKED)
+      query_L = self.mask.q_start + q_offset + jnp.arange(L)
+      s_BNLS = s_BNLS + self.bias.block(query_L, k_offset + jnp.arange(S))
+    seen_B1LS = self.mask.block(q_offset, L, k_offset, S)
+    return jnp.where(seen_B1LS, s_BNLS, MASK_VALUE)
 
-  def keep(self, shape: tuple[int, ...], *place: Place) -> jax.Array | None:
+  def keep(self, shape: tuple[int, ...], *place: Index) -> jax.Array | None:
     """What dropout multiplies the probabilities of a block with: 0 or 1 / (1 - rate)."""
     if self.key is None or not self.dropout_rate:
       return None
@@ -61,27 +61,28 @@ def _mix(p_BNLS: jax.Array, v_BKSH: jax.Array) -> jax.Array:
   return y_BKMH.reshape(B, N, L, H)
 
 
-def reference(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, scores: Scores,
-              q_from: int = 0, k_from: int = 0) -> jax.Array:
+def reference(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, spec: AttentionSpec,
+              q_offset: int = 0, k_offset: int = 0) -> jax.Array:
   """The formula, with the softmax in float32."""
-  p_BNLS = jax.nn.softmax(scores(q_BNLH, k_BKSH, q_from, k_from), axis=-1)
-  keep = scores.keep(p_BNLS.shape, q_from)
+  p_BNLS = jax.nn.softmax(spec(q_BNLH, k_BKSH, q_offset, k_offset), axis=-1)
+  keep = spec.keep(p_BNLS.shape, q_offset)
   return _mix(p_BNLS if keep is None else p_BNLS * keep, v_BKSH).astype(q_BNLH.dtype)
 
 
-def rows(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, scores: Scores) -> jax.Array:
+def query_chunked(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, spec: AttentionSpec
+                  ) -> jax.Array:
   """`reference` for a few queries at a time, without the keys that the mask hides from all."""
   length, num_keys = q_BNLH.shape[2], k_BKSH.shape[2]
 
-  def some(q_from):
-    q = q_BNLH[:, :, q_from:q_from + ROWS]
-    first, last = scores.mask.key_range(q_from, q.shape[2], num_keys)
-    return reference(q, k_BKSH[:, :, first:last], v_BKSH[:, :, first:last], scores, q_from, first)
+  def some(q_offset):
+    q = q_BNLH[:, :, q_offset:q_offset + QUERY_CHUNK]
+    first, last = spec.mask.key_range(q_offset, q.shape[2], num_keys)
+    return reference(q, k_BKSH[:, :, first:last], v_BKSH[:, :, first:last], spec, q_offset, first)
 
-  return jnp.concatenate([some(q_from) for q_from in range(0, length, ROWS)], axis=2)
+  return jnp.concatenate([some(q_offset) for q_offset in range(0, length, QUERY_CHUNK)], axis=2)
 
 
-def blockwise(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, scores: Scores,
+def blockwise(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, spec: AttentionSpec,
               block: int = BLOCK) -> jax.Array:
   """Memory that grows linearly with length, on any backend, forwards and backwards.
 
@@ -93,99 +94,99 @@ def blockwise(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, scores: S
   q_block, k_block = min(block, length), min(block, num_keys)
   q_size, k_size = (-(-n // b) * b for n, b in ((length, q_block), (num_keys, k_block)))
   pad = lambda x, size: jnp.pad(x, ((0, 0), (0, 0), (0, size - x.shape[2]), (0, 0)))
-  scores = dataclasses.replace(scores, mask=scores.mask.padded(q_size, k_size, length, num_keys))
+  spec = dataclasses.replace(spec, mask=spec.mask.padded(q_size, k_size, length, num_keys))
   y_BNLH = _blockwise(q_block, k_block, pad(q_BNLH, q_size), pad(k_BKSH, k_size),
-                      pad(v_BKSH, k_size), scores)
+                      pad(v_BKSH, k_size), spec)
   return y_BNLH[:, :, :length]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _blockwise(q_block, k_block, q_BNLH, k_BKSH, v_BKSH, scores):
-  return _blockwise_forward(q_block, k_block, q_BNLH, k_BKSH, v_BKSH, scores)[0]
+def _blockwise(q_block, k_block, q_BNLH, k_BKSH, v_BKSH, spec):
+  return _blockwise_forward(q_block, k_block, q_BNLH, k_BKSH, v_BKSH, spec)[0]
 
 
-def _slice(x_BNLH: jax.Array, start: Place, size: int) -> jax.Array:
+def _slice(x_BNLH: jax.Array, start: Index, size: int) -> jax.Array:
   return jax.lax.dynamic_slice_in_dim(x_BNLH, start, size, axis=2)
 
 
-def _add(x_BNLH: jax.Array, start: Place, part: jax.Array) -> jax.Array:
+def _add(x_BNLH: jax.Array, start: Index, part: jax.Array) -> jax.Array:
   new = _slice(x_BNLH, start, part.shape[2]) + part
   return jax.lax.dynamic_update_slice_in_dim(x_BNLH, new, start, axis=2)
 
 
-def _key_blocks(mask: Mask, q_from: Place, q_block: int, k_block: int, num_keys: int):
-  first, last = mask.key_range(q_from, q_block, num_keys)
+def _key_blocks(mask: Mask, q_offset: Index, q_block: int, k_block: int, num_keys: int):
+  first, last = mask.key_range(q_offset, q_block, num_keys)
   return first // k_block, -(-last // k_block)
 
 
-def _blockwise_forward(q_block, k_block, q_BNLH, k_BKSH, v_BKSH, scores):
+def _blockwise_forward(q_block, k_block, q_BNLH, k_BKSH, v_BKSH, spec):
   """The output and, for the backward pass, the log-sum-exp of each row of scores."""
   (B, N, L, H), S = q_BNLH.shape, k_BKSH.shape[2]
 
   def one(i):
-    q_from = i * q_block
-    q = _slice(q_BNLH, q_from, q_block)
+    q_offset = i * q_block
+    q = _slice(q_BNLH, q_offset, q_block)
 
     def add_keys(j, carry):
       y, highest, total = carry
-      k_from = j * k_block
-      s = scores(q, _slice(k_BKSH, k_from, k_block), q_from, k_from)
+      k_offset = j * k_block
+      s = spec(q, _slice(k_BKSH, k_offset, k_block), q_offset, k_offset)
       new = jnp.maximum(highest, s.max(-1))
       p, shrink = jnp.exp(s - new[..., None]), jnp.exp(highest - new)
       total = total * shrink + p.sum(-1)
-      keep = scores.keep(p.shape, i, j)
+      keep = spec.keep(p.shape, i, j)
       p = p if keep is None else p * keep
-      y = y * shrink[..., None] + _mix(p, _slice(v_BKSH, k_from, k_block))
+      y = y * shrink[..., None] + _mix(p, _slice(v_BKSH, k_offset, k_block))
       return y, new, total
 
     start = (jnp.zeros((B, N, q_block, H)), jnp.full((B, N, q_block), -jnp.inf),
              jnp.zeros((B, N, q_block)))
     y, highest, total = jax.lax.fori_loop(
-        *_key_blocks(scores.mask, q_from, q_block, k_block, S), add_keys, start)
+        *_key_blocks(spec.mask, q_offset, q_block, k_block, S), add_keys, start)
     return (y / total[..., None]).astype(q.dtype), highest + jnp.log(total)
 
   y, log_sum = jax.lax.map(one, jnp.arange(L // q_block))
   join = lambda x: jnp.moveaxis(x, 0, 2).reshape(B, N, L, *x.shape[4:])
   y_BNLH, log_sum_BNL = join(y), join(log_sum)
-  return y_BNLH, (q_BNLH, k_BKSH, v_BKSH, scores, y_BNLH, log_sum_BNL)
+  return y_BNLH, (q_BNLH, k_BKSH, v_BKSH, spec, y_BNLH, log_sum_BNL)
 
 
 def _blockwise_backward(q_block, k_block, residuals, dy_BNLH):
-  q_BNLH, k_BKSH, v_BKSH, scores, y_BNLH, log_sum_BNL = residuals
+  q_BNLH, k_BKSH, v_BKSH, spec, y_BNLH, log_sum_BNL = residuals
   (B, N, L, H), S = q_BNLH.shape, k_BKSH.shape[2]
   f32 = jnp.float32
   delta_BNL = (dy_BNLH.astype(f32) * y_BNLH.astype(f32)).sum(-1)
 
   def one(carry, i):
-    q_from = i * q_block
-    q, dy = _slice(q_BNLH, q_from, q_block), _slice(dy_BNLH, q_from, q_block).astype(f32)
-    log_sum, delta = (_slice(x, q_from, q_block)[..., None] for x in (log_sum_BNL, delta_BNL))
+    q_offset = i * q_block
+    q, dy = _slice(q_BNLH, q_offset, q_block), _slice(dy_BNLH, q_offset, q_block).astype(f32)
+    log_sum, delta = (_slice(x, q_offset, q_block)[..., None] for x in (log_sum_BNL, delta_BNL))
 
     def add_keys(j, carry):
       dq, dk, dv, dbias = carry
-      k_from = j * k_block
-      k, v = (_slice(x, k_from, k_block) for x in (k_BKSH, v_BKSH))
-      make = lambda q, k, bias: dataclasses.replace(scores, bias=bias)(q, k, q_from, k_from)
-      s, scores_gradient = jax.vjp(make, q, k, scores.bias)
+      k_offset = j * k_block
+      k, v = (_slice(x, k_offset, k_block) for x in (k_BKSH, v_BKSH))
+      make = lambda q, k, bias: dataclasses.replace(spec, bias=bias)(q, k, q_offset, k_offset)
+      s, scores_gradient = jax.vjp(make, q, k, spec.bias)
       p = jnp.exp(s - log_sum)
-      keep = scores.keep(p.shape, i, j)
+      keep = spec.keep(p.shape, i, j)
       dropped = p if keep is None else p * keep
       dp, dv_block = jax.vjp(_mix, dropped, v)[1](dy)
       ds = p * ((dp if keep is None else dp * keep) - delta)
       dq_block, dk_block, dbias_block = scores_gradient(ds)
-      return (dq + dq_block, _add(dk, k_from, dk_block.astype(f32)),
-              _add(dv, k_from, dv_block.astype(f32)), jax.tree.map(jnp.add, dbias, dbias_block))
+      return (dq + dq_block, _add(dk, k_offset, dk_block.astype(f32)),
+              _add(dv, k_offset, dv_block.astype(f32)), jax.tree.map(jnp.add, dbias, dbias_block))
 
     dk, dv, dbias = carry
-    dq, *carry = jax.lax.fori_loop(*_key_blocks(scores.mask, q_from, q_block, k_block, S), add_keys,
+    dq, *carry = jax.lax.fori_loop(*_key_blocks(spec.mask, q_offset, q_block, k_block, S), add_keys,
                                    (jnp.zeros(q.shape, f32), dk, dv, dbias))
     return tuple(carry), dq
 
   zeros = lambda x: jnp.zeros(x.shape, f32)
-  start = zeros(k_BKSH), zeros(v_BKSH), jax.tree.map(zeros, scores.bias)
+  start = zeros(k_BKSH), zeros(v_BKSH), jax.tree.map(zeros, spec.bias)
   (dk, dv, dbias), dq = jax.lax.scan(one, start, jnp.arange(L // q_block))
   dq = jnp.moveaxis(dq, 0, 2).reshape(B, N, L, H)
-  nothing = jax.tree.map(lambda x: None, dataclasses.replace(scores, bias=None))
+  nothing = jax.tree.map(lambda x: None, dataclasses.replace(spec, bias=None))
   return (dq.astype(q_BNLH.dtype), dk.astype(k_BKSH.dtype), dv.astype(v_BKSH.dtype),
           dataclasses.replace(nothing, bias=dbias))
 

@@ -13,7 +13,13 @@ import jax.numpy as jnp
 
 from t5x_lite.models import layers
 from t5x_lite.models.attention import accelerator_kernels
-from t5x_lite.models.attention.kernels import ROWS, Scores, blockwise, reference, rows
+from t5x_lite.models.attention.kernels import (
+  QUERY_CHUNK,
+  AttentionSpec,
+  blockwise,
+  query_chunked,
+  reference,
+)
 from t5x_lite.models.attention.masks import Mask
 from t5x_lite.models.config import ModelConfig
 from t5x_lite.models.positions import Bias, rope, rope_frequencies
@@ -21,14 +27,14 @@ from t5x_lite.models.positions import Bias, rope, rope_frequencies
 LONG = 2048 * 2048   # scores of a head from which a kernel without the matrix of them is taken
 
 
-def attend(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, scores: Scores, kernel: str,
-           shard: layers.Shard) -> jax.Array:
+def attend(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, spec: AttentionSpec,
+           kernel: str, shard: layers.Shard) -> jax.Array:
   """Attention by the kernel of this name, or by one that can do what it cannot.
 
   `auto` takes splash on TPUs and cuDNN on GPUs, and elsewhere `rows` if they spare work; long
   sequences that those cannot do are computed `blockwise`. Shapes: see attention_kernels.py.
   """
-  length, num_keys, mask = q_BNLH.shape[2], k_BKSH.shape[2], scores.mask
+  length, num_keys, mask = q_BNLH.shape[2], k_BKSH.shape[2], spec.mask
   long = length * num_keys >= LONG
   cached = not isinstance(mask.q_start, int)
   if kernel == 'auto':
@@ -37,18 +43,19 @@ def attend(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, scores: Scor
     elif shard.platform == 'gpu' and not cached and accelerator_kernels.cudnn_can(q_BNLH):
       kernel = 'fused'
     else:
-      kernel = 'blockwise' if long else 'rows'
+      kernel = 'blockwise' if long else 'query_chunked'
   if kernel in ('fused', 'splash'):
-    unsupported = getattr(accelerator_kernels, f'unsupported_{kernel}')(q_BNLH, k_BKSH, scores)
+    unsupported = getattr(accelerator_kernels, f'unsupported_{kernel}')(q_BNLH, k_BKSH, spec)
     if unsupported is None:
-      return getattr(accelerator_kernels, kernel)(q_BNLH, k_BKSH, v_BKSH, scores, shard)
+      return getattr(accelerator_kernels, kernel)(q_BNLH, k_BKSH, v_BKSH, spec, shard)
     other = 'blockwise' if long else 'reference'
     _say_once(f'attention kernel {kernel!r} cannot do {unsupported}: {other!r} does it')
     kernel = other
-  if kernel == 'rows' and (cached or mask.key_range(0, ROWS, num_keys) == (0, num_keys)):
-    kernel = 'reference'   # there is nothing to leave out
-  run = {'reference': reference, 'rows': rows, 'blockwise': blockwise}[kernel]
-  return run(q_BNLH, k_BKSH, v_BKSH, scores)
+  if kernel == 'query_chunked':
+    if cached or mask.key_range(0, QUERY_CHUNK, num_keys) == (0, num_keys):
+      kernel = 'reference'   # there is nothing to leave out
+  run = {'reference': reference, 'query_chunked': query_chunked, 'blockwise': blockwise}[kernel]
+  return run(q_BNLH, k_BKSH, v_BKSH, spec)
 
 
 @functools.cache
@@ -72,7 +79,7 @@ class Attention(nnx.Module):
     self.out = linear(heads, embed, std=out_std)
 
   def _rotated(self, x_BLNH: jax.Array, positions_BL: jax.Array | None) -> jax.Array:
-    if positions_BL is None or self.config.position != 'rope':
+    if positions_BL is None or self.config.position_embedding != 'rope':
       return x_BLNH
     return rope(x_BLNH, positions_BL, rope_frequencies(
         self.config.head_dim, self.config.rope_theta, self.config.rope_scaling))
@@ -91,8 +98,9 @@ class Attention(nnx.Module):
     q_BLNH = self._rotated(self.query(x_BLD), positions_BL)
     axes = 'batch', 'heads', 'length', 'head_dim'
     q_BNLH = checkpoint_name(self.shard(jnp.swapaxes(q_BLNH, 1, 2), *axes), 'query')
-    scores = Scores(mask=mask, bias=bias, key=key, scale=self.config.attention_scale,
-                    softcap=self.config.attention_softcap, dropout_rate=self.config.dropout_rate)
-    y_BNLH = attend(q_BNLH, k_BKSH, v_BKSH, scores, self.config.attention, self.shard)
+    spec = AttentionSpec(
+        mask=mask, bias=bias, key=key, scale=self.config.attention_scale,
+        softcap=self.config.attention_softcap, dropout_rate=self.config.dropout_rate)
+    y_BNLH = attend(q_BNLH, k_BKSH, v_BKSH, spec, self.config.attention, self.shard)
     y_BNLH = checkpoint_name(self.shard(y_BNLH, *axes), 'attention')
     return checkpoint_name(self.out(jnp.swapaxes(y_BNLH, 1, 2)), 'attention_out')

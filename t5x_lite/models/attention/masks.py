@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Place = int | jax.Array   # an index that may be known only while running
+Index = int | jax.Array   # may be known only while running
 
 
 @jax.tree_util.register_dataclass
@@ -22,44 +22,45 @@ class Mask:
   q_segments_BL: jax.Array | None = None   # int, the packed example of each query, 0 for padding;
   k_segments_BS: jax.Array | None = None   # the same of keys; None: one example a row, no padding
   prefix_BL: jax.Array | None = None       # 1 on a prefix, whose tokens see each other both ways
-  q_start: Place = 0                       # place of the first query among the keys
+  q_start: Index = 0                       # index of the first query among the keys
   causal: bool = dataclasses.field(metadata={'static': True})   # keys after the query are hidden
-  # Keys this many places away or further are hidden (Mistral's w: a token sees itself and w - 1
+  # Keys this many positions away or further are hidden (Mistral's w: a token sees itself and w - 1
   # before it); None: no limit.
-  window: int | None = dataclasses.field(default=None, metadata={'static': True})
+  sliding_window: int | None = dataclasses.field(default=None, metadata={'static': True})
 
-  def block(self, q_from: Place, q_size: int, k_from: Place, k_size: int) -> jax.Array | np.ndarray:
-    """Bool, broadcastable to [batch, 1, queries, keys], for `q_size` queries from `q_from`."""
-    queries = lambda x_BL: jax.lax.dynamic_slice_in_dim(x_BL, q_from, q_size, axis=1)
-    keys = lambda x_BS: jax.lax.dynamic_slice_in_dim(x_BS, k_from, k_size, axis=1)
-    # NumPy where the places are known: a mask of moderate size is a constant of the program.
-    known = all(isinstance(x, int) for x in (self.q_start, q_from, k_from))
+  def block(self, q_offset: Index, q_size: int, k_offset: Index, k_size: int
+            ) -> jax.Array | np.ndarray:
+    """Bool, broadcastable to [batch, 1, queries, keys], for `q_size` queries from `q_offset`."""
+    queries = lambda x_BL: jax.lax.dynamic_slice_in_dim(x_BL, q_offset, q_size, axis=1)
+    keys = lambda x_BS: jax.lax.dynamic_slice_in_dim(x_BS, k_offset, k_size, axis=1)
+    # NumPy where the indices are known: a mask of moderate size is a constant of the program.
+    known = all(isinstance(x, int) for x in (self.q_start, q_offset, k_offset))
     arange = np.arange if known and q_size * k_size <= 2 ** 20 else jnp.arange
-    distance_LS = (self.q_start + q_from + arange(q_size))[:, None] - (k_from + arange(k_size))
+    distance_LS = (self.q_start + q_offset + arange(q_size))[:, None] - (k_offset + arange(k_size))
     seen = (distance_LS == distance_LS)[None]
     if self.causal:
       seen = seen & (distance_LS >= 0)
       if self.prefix_BL is not None:
         prefix_BL = self.prefix_BL.astype(bool)
         seen = seen | queries(prefix_BL)[:, :, None] & keys(prefix_BL)[:, None, :]
-    if self.window is not None:
-      seen = seen & (abs(distance_LS) < self.window)
+    if self.sliding_window is not None:
+      seen = seen & (abs(distance_LS) < self.sliding_window)
     if self.q_segments_BL is not None:
       seen = seen & (
           queries(self.q_segments_BL)[:, :, None] == keys(self.k_segments_BS)[:, None, :])
     return seen[:, None]
 
-  def key_range(self, q_from: Place, q_size: int, num_keys: int) -> tuple[Place, Place]:
-    """First key, and the one after the last, that any of `q_size` queries from `q_from` can see."""
+  def key_range(self, q_offset: Index, q_size: int, num_keys: int) -> tuple[Index, Index]:
+    """The range of keys that any of `q_size` queries from `q_offset` on can see."""
     first, last = 0, num_keys
-    known = isinstance(self.q_start, int) and isinstance(q_from, int)
-    least, most = (min, max) if known else (jnp.minimum, jnp.maximum)
-    query = self.q_start + q_from
-    if self.window is not None:
-      first = most(first, query - self.window + 1)
-      last = least(last, query + q_size + self.window - 1)
+    known = isinstance(self.q_start, int) and isinstance(q_offset, int)
+    smaller, larger = (min, max) if known else (jnp.minimum, jnp.maximum)
+    query = self.q_start + q_offset
+    if self.sliding_window is not None:
+      first = larger(first, query - self.sliding_window + 1)
+      last = smaller(last, query + q_size + self.sliding_window - 1)
     if self.causal and self.prefix_BL is None:
-      last = least(last, query + q_size)
+      last = smaller(last, query + q_size)
     return first, last
 
   def padded(self, q_size: int, k_size: int, num_queries: int, num_keys: int) -> 'Mask':
