@@ -6,7 +6,7 @@ rows, its share of heads, MLP and vocabulary) is traced, its layers scanned, and
 holds is read off the trace; see liveness.py. Nothing is compiled, no array is allocated, and the
 devices need not be there.
 
-How far off: tests/scaling/test_memory.py compares with XLA's compiler for CPUs. Too little comes
+How far off: tests/cost/test_memory.py compares with XLA's compiler for CPUs. Too little comes
 out for dropout under `full` (random bits), and by a half for experts without a capacity on a CPU,
 where XLA computes their products on a masked copy for each expert. Too much comes out for layers
 that are not scanned, which XLA fuses across, and for logits on a TPU.

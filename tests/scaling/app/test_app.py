@@ -94,7 +94,7 @@ def address(tmp_path_factory):
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     port = free.getsockname()[1]
-  root = pathlib.Path(__file__).parents[2]
+  root = pathlib.Path(__file__).parents[3]
   # NiceGUI serves other pages where it sees that pytest runs; XLA's flags here make slow code.
   env = {key: value for key, value in os.environ.items()
          if not key.startswith('PYTEST') and key != 'XLA_FLAGS'}
