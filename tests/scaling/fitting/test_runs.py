@@ -53,7 +53,7 @@ def test_columns_that_are_named_come_before_those_that_are_known(tmp_path):
 @pytest.mark.parametrize('text, parts', [
     ('', ['has no runs']),
     ('N,D,loss\n', ['has no runs']),
-    ('N,D,error\n1e6,2e8,3\n', ['no column of losses', '--columns loss=NAME', "'error'"]),
+    ('N,D,error\n1e6,2e8,3\n', ['no known column of losses', '--columns loss=NAME', "'error'"]),
     ('N,depth,loss\n1e6,2,3\n', ['tokens or flops', '--columns tokens=NAME', "'depth'"]),
     (GOOD.replace('3.2', 'x'), ['line 3', "'loss' has 'x'"]),
     (GOOD.replace(',3.2', ''), ['line 3', "'loss' has ''"]),
@@ -140,4 +140,4 @@ def test_runs_that_are_no_points_are_refused(tmp_path, config_gin):
       ('broken', [at(steps, **{'lm/loss': None})], 'not finite')):
     line = refusal(read_folders, [folder(tmp_path, config_gin, records, name)])
     assert part in line and name in line
-  assert 'holds no config.gin' in refusal(read_folders, [tmp_path])
+  assert 'has no config.gin' in refusal(read_folders, [tmp_path])
