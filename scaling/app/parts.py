@@ -184,30 +184,30 @@ def predictions_html(found: Sequence[Prediction], chosen: str, target: bool) -> 
                     'predictions')
 
 
-def plan_html(made: Plan) -> str:
+def plan_html(plan: Plan) -> str:
   """The plan: its figures, its warnings, and the run as the command prints it."""
-  chip, best = made.budget.chip, made.prediction
+  chip, best = plan.budget.chip, plan.prediction
   none = lambda value, shown: 'not known' if value is None else shown(value)
   bare = lambda ends, show: '' if ends is None else f'{show(ends[0])}–{show(ends[1])}'
   loss = lambda x: f'{x:.3f}'
   price = '' if chip.price is None else f'${chip.price:g} an hour on {chip.price_date}'
   tiles = [
-      ('Parameters', format_amount(made.total_parameters), 'by the law '
+      ('Parameters', format_amount(plan.total_parameters), 'by the law '
        + format_interval(best.parameters, best.parameters_interval, format_amount)),
-      ('Tokens', format_amount(made.tokens), f'by the law {format_amount(best.tokens)}'),
-      ('Tokens a parameter', f'{made.tokens / made.total_parameters:.3g}', bare(
+      ('Tokens', format_amount(plan.tokens), f'by the law {format_amount(best.tokens)}'),
+      ('Tokens a parameter', f'{plan.tokens / plan.total_parameters:.3g}', bare(
           best.ratio_interval, lambda x: f'{x:.3g}')),
-      ('Expected loss', 'not predicted' if made.loss is None else loss(made.loss),
-       bare(made.loss_interval, loss)),
-      ('Time', plan_text.format_hours(made.budget.hours),
-       f'on {made.budget.chips:,} × {chip.title}'),
-      ('Cost', none(made.dollars, plan_text.format_money), price),
-      ('Energy', none(made.kwh, lambda x: f'{x:,.0f} kWh'), f'with a PUE of {made.budget.pue:g}'),
-      ('Training FLOPs', f'{made.flops:.3g}', f'at an MFU of {made.budget.mfu:g}'),
+      ('Expected loss', 'not predicted' if plan.loss is None else loss(plan.loss),
+       bare(plan.loss_interval, loss)),
+      ('Time', plan_text.format_hours(plan.budget.hours),
+       f'on {plan.budget.chips:,} × {chip.title}'),
+      ('Cost', none(plan.dollars, plan_text.format_money), price),
+      ('Energy', none(plan.kwh, lambda x: f'{x:,.0f} kWh'), f'with a PUE of {plan.budget.pue:g}'),
+      ('Training FLOPs', f'{plan.flops:.3g}', f'at an MFU of {plan.budget.mfu:g}'),
   ]
-  lines = plan_text.format_plan(made).rpartition('Plan by ')[2].splitlines()[1:]
+  lines = plan_text.format_plan(plan).rpartition('Plan by ')[2].splitlines()[1:]
   rows = [line.split(maxsplit=1) for line in lines]
-  return (''.join(f'<div class="warn">{escape(line)}</div>' for line in made.warnings)
+  return (''.join(f'<div class="warn">{escape(line)}</div>' for line in plan.warnings)
           + '<div class="tiles" id="tiles">' + ''.join(
               f'<div class="tile"><span>{escape(name)}</span><b>{escape(value)}</b>'
               f'<span>{escape(below)}</span></div>' for name, value, below in tiles) + '</div>'
@@ -216,23 +216,23 @@ def plan_html(made: Plan) -> str:
           + '</tbody></table>')
 
 
-def notes_html(made: Plan) -> str:
+def notes_html(plan: Plan) -> str:
   """The spread over laws, the meaning of intervals, and deviating counts of N."""
-  table_and_notes = plan_text.format_plan(made).split('\n\n')
+  table_and_notes = plan_text.format_plan(plan).split('\n\n')
   return ''.join(f'<div>{escape(line)}</div>' for line in table_and_notes[2].splitlines())
 
 
-def plan_pictures(made: Plan, known: dict[str, Law], fit: Fit | None) -> str:
+def plan_pictures(plan: Plan, known: dict[str, Law], fit: Fit | None) -> str:
   """Frontier with the budget marked, compute overhead, and memory of a device."""
   from scaling import figures
-  flops = made.prediction.flops
+  flops = plan.prediction.flops
   span = flops / _SPAN, flops * _SPAN
-  frontier = figures.frontier(fit, span=span, marked=(flops, made.prediction.parameters))
+  frontier = figures.frontier(fit, span=span, marked=(flops, plan.prediction.parameters))
   overhead = figures.compute_overhead(
       {name: law.form for name, law in known.items() if isinstance(law.form, ParametricLaw)}, flops)
-  held = made.layout.memory
-  mesh = ' × '.join(f'{axis} {size}' for axis, size in made.layout.mesh.items() if size > 1)
-  bars = figures.memory_bars({mesh or 'one device': held.parts}, made.budget.chip.device_memory)
+  held = plan.layout.memory
+  mesh = ' × '.join(f'{axis} {size}' for axis, size in plan.layout.mesh.items() if size > 1)
+  bars = figures.memory_bars({mesh or 'one device': held.parts}, plan.budget.chip.device_memory)
   return pictures([
       ('The optimal N of each budget by law. Line and star: this budget. Dotted: extrapolation.',
        frontier, (4.2, 5.0)),

@@ -56,7 +56,7 @@ _COPY = """async () => {
 
 
 async def _run(pool: ThreadPoolExecutor, function: Callable, *args) -> tuple[Any, str]:
-  """(what the function returns, '') or (None, why not)."""
+  """(the result, '') or (None, an error message)."""
   try:
     return await core.loop.run_in_executor(pool, functools.partial(function, *args)), ''
   except UserError as e:
@@ -103,7 +103,7 @@ class Page:
       self.hardware = ui.select({name: chip.title for name, chip in chips.items()},
                                 value=HARDWARE, label='Hardware', on_change=self.refresh)
       _mark(self.hardware, 'hardware')
-      self.chip = ui.label().classes('said')
+      self.chip = ui.label().classes('note')
 
   def _model_box(self) -> None:
     with _box('Model and law'):
@@ -112,7 +112,7 @@ class Page:
       self.law = ui.select(list(self._known()), value=LAW, label='Law', on_change=self.refresh)
       _mark(self.family, 'family')
       _mark(self.law, 'law')
-      self.provenance = ui.html('', sanitize=False).classes('said').props('id=provenance')
+      self.provenance = ui.html('', sanitize=False).classes('note').props('id=provenance')
       with ui.expansion('Constraints and details').props('dense header-class="q-px-none"'):
         for name in DETAILS:
           self._field(name)
@@ -143,12 +143,12 @@ class Page:
       self.plan = ui.html('', sanitize=False)
     with _box('Prediction of each law'):
       self.predictions = ui.html('', sanitize=False)
-      self.notes = ui.html('', sanitize=False).classes('said')
+      self.notes = ui.html('', sanitize=False).classes('note')
     with _box('Figures'):
       self.pictures = ui.html('', sanitize=False).props('id=pictures')
     with _box('Gin experiment'):
       ui.label('Launch it: t5x-lite train --gin_file=plan.gin --gin.MODEL_DIR=FOLDER').classes(
-          'said')
+          'note')
       with ui.element('div').classes('buttons'):
         self.copy = ui.button('Copy gin', icon='content_copy').props('no-caps unelevated')
         self.copy.on('click', self._copied, js_handler=_COPY)
@@ -161,14 +161,14 @@ class Page:
     with _box('Fit a law to your own runs'):
       ui.label('A CSV file with a header and a run on each line: two of parameters, tokens and '
                'flops, and the final loss. It stays on this machine; the law is then available '
-               'above as fit.').classes('said')
+               'above as fit.').classes('note')
       upload = ui.upload(label='CSV file', auto_upload=True, max_files=1, max_file_size=MAX_BYTES,
                          on_upload=self._uploaded, on_rejected=lambda: self._fit_failed(
                              f'Upload one CSV file of up to {MAX_BYTES / 1e6:g} MB'))
       upload.props('flat bordered accept=.csv')
       _mark(upload, 'upload')
       self.upload = upload
-      self.file = ui.label().classes('said')
+      self.file = ui.label().classes('note')
       with ui.element('div').classes('buttons'):
         self.columns = ui.input('Columns, if not recognised', placeholder='loss=val_loss').classes(
             'grow')

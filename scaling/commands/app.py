@@ -14,7 +14,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--port', type=int, default=7860, help='port (default 7860)')
   add('--host', default='127.0.0.1', help='address to serve on (default 127.0.0.1: this machine)')
   add('--prices', metavar='FILE',
-      help='TOML like t5x_lite/cost/hardware.toml, whose values replace its')
+      help='TOML like t5x_lite/cost/hardware.toml, whose keys override it')
 
 
 def run(args: argparse.Namespace) -> int:

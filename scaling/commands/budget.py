@@ -75,8 +75,8 @@ def _budget(args, tokens: float | None):
       raise UserError('how many tokens? Give --tokens, --flops, --dollars, --kwh, or --chips with '
                       '--hours')
     return budget.solve_budget(chip, **given)
-  if said := [name for name in ('flops', 'dollars', 'kwh') if given[name] is not None]:
-    raise UserError(f'--tokens and --{said[0]} both set the budget: give one of them')
+  if others := [name for name in ('flops', 'dollars', 'kwh') if given[name] is not None]:
+    raise UserError(f'--tokens and --{others[0]} both set the budget: give one of them')
   # The FLOPs of the tokens are not known yet; a placeholder loss leaves them open.
   return budget.solve_budget(chip, loss=1.0, deadline=given['hours'],
                       **{name: given[name] for name in ('chips', 'mfu', 'pue')})

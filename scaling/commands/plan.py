@@ -53,7 +53,7 @@ def add_budget_flags(parser: argparse.ArgumentParser) -> None:
   add('--hardware', default=request.HARDWARE, metavar='CHIP',
       help=f'a chip of t5x_lite/cost/hardware.toml (default {request.HARDWARE})')
   add('--prices', metavar='FILE',
-      help='TOML like t5x_lite/cost/hardware.toml, whose values replace its')
+      help='TOML like t5x_lite/cost/hardware.toml, whose keys override it')
   add('--mfu', type=float, default=budget.MFU,
       help=f'model FLOPs utilisation (default {budget.MFU})')
   add('--pue', type=float, default=budget.PUE,

@@ -65,7 +65,7 @@ class Fit:
     return np.array([math.log(law.a), math.log(law.b), math.log(law.e), law.alpha, law.beta])
 
   def extrapolation(self, flops: float) -> float:
-    """The factor by which a budget lies outside the FLOPs of the runs; 1 inside."""
+    """The factor by which a budget is outside the FLOPs of the runs; 1 inside."""
     return max(flops / self.runs.flops.max(), self.runs.flops.min() / flops, 1.0)
 
   def standard_errors(self) -> dict[str, float]:

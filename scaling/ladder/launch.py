@@ -34,7 +34,7 @@ def split_waves(runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:
 
 
 def train_runs(folder: pathlib.Path, runs: Iterable[Run], jobs: int = 1,
-          say: Callable[[str], None] = print) -> None:
+               log_line: Callable[[str], None] = print) -> None:
   """Trains the unfinished runs, `jobs` at a time; each logs to a file.
 
   Raises UserError with the names of failed runs, after all others have ended.
@@ -44,7 +44,7 @@ def train_runs(folder: pathlib.Path, runs: Iterable[Run], jobs: int = 1,
 
   def one(run: Run) -> None:
     log = folder / 'logs' / f'{run.name}.log'
-    say(f'{run.name}: training, {log}')
+    log_line(f'{run.name}: training, {log}')
     with open(log, 'a') as out:
       status = subprocess.run(train_command(folder, run), stdout=out, stderr=subprocess.STDOUT,
                               check=False).returncode
@@ -52,9 +52,9 @@ def train_runs(folder: pathlib.Path, runs: Iterable[Run], jobs: int = 1,
     if status or loss is None:
       failed.append(run.name)
       last = (log.read_text().strip().splitlines() or ['no output'])[-1]
-      say(f'{run.name}: failed with status {status}: {last}')
+      log_line(f'{run.name}: failed with status {status}: {last}')
     else:
-      say(f'{run.name}: loss {loss:.4f}')
+      log_line(f'{run.name}: loss {loss:.4f}')
 
   with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
     for wave in split_waves(runs):

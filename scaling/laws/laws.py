@@ -1,4 +1,4 @@
-"""Published scaling laws: what they say, what they count, and where they were fitted.
+"""Published scaling laws, with their sources, conventions and fitted ranges.
 
 N is a number of parameters, D of tokens, C of training FLOPs, L a loss in nats a token. Each law
 states what its N and C count; predictions of laws that count differently are not comparable digit
@@ -68,8 +68,9 @@ class DataConstrainedLaw(ParametricLaw):
   """A parametric law of repeated data, in which repeats of a token have diminishing value.
 
   Muennighoff et al. 2023 ("Scaling Data-Constrained Language Models", arXiv 2305.16264), equations
-  5 and 6: D tokens of which U are unique have the effect of D' = U + U R (1 - exp(-(D / U - 1) /
-  R)) unique tokens; N parameters likewise, with the N that is optimal for U in place of U.
+  5 and 6: D tokens of which U are unique have the effect of
+  D' = U + U R (1 - exp(-(D / U - 1) / R)) unique tokens; N parameters likewise, with the N that is
+  optimal for U in place of U.
   """
 
   r_tokens: float      # R_D*
@@ -181,7 +182,7 @@ class Law:
   interval: str = ''
 
   def extrapolation(self, flops: float) -> float:
-    """The factor by which a budget lies outside the FLOPs of the runs; 1 inside."""
+    """The factor by which a budget is outside the FLOPs of the runs; 1 inside."""
     if self.fitted is None:
       return 1.0
     min_flops, max_flops = self.fitted
@@ -223,7 +224,7 @@ LAWS: dict[str, Law] = {
         'a refit of approach 3 on 240 of 245 digitised runs; it minimises absolute deviations, but '
         'E is that of the Huber loss (absolute deviations have 1.8169)',
         bootstrap_samples='besiroglu_bootstrap_samples.csv',
-        interval='95 % of refits to resampled runs, which reproduce the published standard errors'),
+        interval='95 % of refits to resampled runs, with the spread of the published errors'),
     'kaplan': Law(
         Kaplan(4.68e9 * 1e21 ** -0.73, 0.73),
         'Kaplan et al. 2020, arXiv 2001.08361; N at 1e21 FLOPs as Hoffmann et al. 2022 give it',

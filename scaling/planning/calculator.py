@@ -22,7 +22,7 @@ class Expected:
     loss, loss_interval: expected.
     ratio: N over the optimal N for 6 N D.
     compute_overhead: 6 N D over the minimum FLOPs with that loss, of parametric laws.
-    extrapolation: the factor by which 6 N D lies outside the runs of the law.
+    extrapolation: the factor by which 6 N D is outside the runs of the law.
   """
   parameters: float
   ratio: float

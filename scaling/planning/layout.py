@@ -33,7 +33,7 @@ class Layout:
 
 def find_layout(config: ModelConfig, chip: Chip, chips: int, wanted_rows: float,
                 lengths: tuple[int, int], tensor: int | None = None) -> Layout | None:
-  """The layout that fits with the least communication and recomputation; None if none does.
+  """The layout that fits with minimum communication and recomputation; None if none does.
 
   In order of preference: no rematerialisation, few microbatches, few shards of the state. Tensor
   parallelism comes last, over `tensor` devices if given.

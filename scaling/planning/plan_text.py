@@ -122,7 +122,7 @@ def _run(plan: Plan) -> list[str]:
 
 
 def format_extrapolation(factor: float | None) -> str:
-  """The factor by which a budget lies outside the runs of a law; '?' if they are not known."""
+  """The factor by which a budget is outside the runs of a law; '?' if they are not known."""
   return '?' if factor is None else 'no' if factor <= 1 else f'{factor:.3g} times'
 
 

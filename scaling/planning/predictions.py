@@ -22,7 +22,7 @@ class Prediction:
     loss: expected, in nats a token of the law's own tokenizer.
     flops_interval: of the FLOPs for the target loss.
     parameters_interval, ratio_interval, loss_interval: of N, D / N, and the loss of this N and D.
-    extrapolation: the factor by which the budget lies outside the runs of the law; None if they are
+    extrapolation: the factor by which the budget is outside the runs of the law; None if they are
       not known.
   """
   law: str
@@ -112,7 +112,7 @@ def select_prediction(name: str, found: list[Prediction], known: dict[str, Law],
 
 
 def extrapolation_warning(law: str, prediction: Prediction) -> str | None:
-  """One line if the budget lies outside the runs of the law."""
+  """One line if the budget is outside the runs of the law."""
   if prediction.extrapolation is None or prediction.extrapolation <= 1:
     return None
   return (f'{prediction.flops:.3g} FLOPs are a factor of {prediction.extrapolation:.3g} outside '

@@ -185,11 +185,11 @@ def _network(config, rows: int, inputs_length: int, targets_length: int):
 
   def network(params, batch, key):
     def outputs(params):
-      made = built.bind(params).outputs(batch, key)
-      return made._replace(head=None), made.head
+      out = built.bind(params).outputs(batch, key)
+      return out._replace(head=None), out.head
 
-    made, back, head = jax.vjp(outputs, params, has_aux=True)
-    return back, back(jax.tree.map(jnp.zeros_like, made)), made.x_BLD, head
+    out, back, head = jax.vjp(outputs, params, has_aux=True)
+    return back, back(jax.tree.map(jnp.zeros_like, out)), out.x_BLD, head
 
   jaxpr, (back, _, x, head) = jax.make_jaxpr(network, return_shape=True)(params, batch, key)
   return jaxpr.jaxpr, len(jax.tree.leaves(back)), len(jax.tree.leaves(params)), x, head

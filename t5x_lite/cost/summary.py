@@ -123,7 +123,7 @@ def _memory_lines(memory: dict[str, Any]) -> list[str]:
   step, width = memory['step'], len(columns) - 1
   lines += ['', row('a step, estimated', *[''] * width, _size(step['total']))]
   lines += [row(f'  {name}', *[''] * width, _size(step[key]))
-            for key, name in (('activations', 'kept activations, and the most of:'),
+            for key, name in (('activations', 'kept activations, and the largest of:'),
                               ('logits', '  a chunk of the loss'),
                               ('workspace', '  the busiest layer'),
                               ('copy', '  parameters, copied'))]

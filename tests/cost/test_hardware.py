@@ -52,7 +52,7 @@ def test_a_chip_that_is_not_known_is_named_with_the_nearest():
     hardware.find_chip('h1000')
 
 
-def test_stale_prices_are_warned_of_from_the_day_after_90():
+def test_prices_are_stale_from_day_91():
   chip = hardware.find_chip('h100')
   day = chip.price_date
   assert chip.stale(day + datetime.timedelta(days=90)) is None

@@ -1,4 +1,4 @@
-"""What programs keep and hold, of programs small enough to count by hand."""
+"""Kept and peak bytes of programs small enough to count by hand."""
 
 import jax
 import jax.numpy as jnp

@@ -82,7 +82,7 @@ def test_the_same_seed_gives_the_same_report(capsys, csv):
   assert reports[0] == reports[1] != reports[2]
 
 
-def test_a_spoilt_rung_is_named_and_may_be_dropped(capsys, csv, tmp_path):
+def test_a_spoilt_rung_is_an_outlier_and_may_be_dropped(capsys, csv, tmp_path):
   lines = csv.read_text().splitlines()
   first, last = lines[6].rsplit(',', 1)
   lines[6] = f'{first},{float(last) + 0.5}'
@@ -118,7 +118,7 @@ def test_parabolas(capsys, csv, tmp_path):
   assert (tmp_path / 'isoflop.png').read_bytes().startswith(b'\x89PNG')
 
 
-def test_the_envelope_of_points_of_each_size(capsys, tmp_path):
+def test_the_envelope_of_curves_of_each_size(capsys, tmp_path):
   path = tmp_path / 'curves.csv'
   lines = ['N,D,loss']
   for n in np.geomspace(5e7, 5e9, 9):
@@ -129,7 +129,7 @@ def test_the_envelope_of_points_of_each_size(capsys, tmp_path):
   assert report['law']['exponent'] == pytest.approx(0.5126, abs=0.05)
 
 
-def test_mistakes_are_said_in_one_line(capsys, csv, tmp_path):
+def test_mistakes_are_reported_in_one_line(capsys, csv, tmp_path):
   known = '--columns=loss=val'
   assert '--columns loss=NAME' in refused(capsys, csv)
   assert 'expected QUANTITY=NAME' in refused(capsys, csv, '--columns=val')

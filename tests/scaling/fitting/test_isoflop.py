@@ -56,7 +56,7 @@ def test_intervals_cover_the_exponent_that_noise_hides():
   assert 35 <= covered <= 40
 
 
-def test_budgets_are_told_apart_by_their_flops():
+def test_budgets_are_grouped_by_their_flops():
   flops = np.array([1e19, 1.02e19, 3e19, 0.97e19, 3.05e19])
   assert [sorted(index) for index in isoflop.group_budgets(flops)] == [[0, 1, 3], [2, 4]]
 
@@ -101,7 +101,7 @@ def test_the_envelope_of_curves_of_a_law_follows_its_optimum():
     assert low <= found.law.exponent <= high
 
 
-def test_the_envelope_reads_1500_flops_and_none_beyond_the_curves():
+def test_the_envelope_has_1500_flops_and_none_outside_the_curves():
   found = isoflop.fit_envelope(list(curves(LAW, np.geomspace(5e7, 5e9, 9))), samples=5)
   flops = np.array([m.flops for m in found.minima])
   grid = np.geomspace(6 * 5e7 ** 2, 2400 * 5e9 ** 2, 1500)

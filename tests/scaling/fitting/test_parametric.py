@@ -18,9 +18,9 @@ LAW = LAWS['besiroglu'].form
 NAMES = parametric.PARAMETERS
 
 
-def ladder(budgets=4, sizes=4, least=1e18, most=6.4e19):
+def ladder(budgets=4, sizes=4, min_flops=1e18, max_flops=6.4e19):
   """(N, D) of sizes about the optimum of each budget."""
-  flops = np.repeat(np.geomspace(least, most, budgets), sizes)
+  flops = np.repeat(np.geomspace(min_flops, max_flops, budgets), sizes)
   n = np.array([LAW.optimum(c)[0] for c in flops])
   n = n * np.tile(np.geomspace(0.25, 4, sizes), budgets)
   return n, flops / 6 / n
@@ -149,7 +149,7 @@ def test_the_whole_grid_finds_nothing_lower(chinchilla, huber, lad):
 
 
 def test_least_absolute_deviations_meet_the_conditions_of_a_minimum(chinchilla, lad):
-  """Five runs lie on the law; the slopes of the others are balanced by weights of them up to 1."""
+  """Five runs are on the law; multipliers of them up to 1 balance the slopes of the others."""
   found = lad
   n, d, _ = logs(chinchilla)
   on = np.abs(found.residuals) < 1e-8
@@ -210,8 +210,8 @@ def test_intervals_are_percentiles_and_widen_with_their_level():
   assert found.extrapolation(4 * found.runs.flops.max()) == pytest.approx(4)
 
 
-def test_resamples_that_ran_away_are_not_in_standard_errors():
-  """Of three resamples in a hundred an exponent is at a bound, and its A or B without measure."""
+def test_degenerate_resamples_are_not_in_standard_errors():
+  """Of three resamples in a hundred an exponent is at a bound, and its A or B diverges."""
   found = parametric.bootstrap(parametric.fit_law(noisy(2), starts=some_starts(64)), 100, seed=3)
   assert not found.degenerate.any()
   far = {name: getattr(found.bootstrap_samples, name).copy() for name in NAMES}
@@ -225,7 +225,7 @@ def test_resamples_that_ran_away_are_not_in_standard_errors():
 
 
 def coverage(seeds):
-  """Seeds at which each parameter, and all, lie within 2 errors; and the interval holds N*."""
+  """Seeds at which each parameter, and all, are within 2 errors; and the interval contains N*."""
   near, covered = [], []
   n, d = ladder()
   for seed in range(seeds):
@@ -269,7 +269,7 @@ def refusal(runs):
   return str(caught.value)
 
 
-def test_runs_that_tell_no_law_are_refused():
+def test_runs_that_do_not_identify_a_law_are_refused():
   n, d = ladder()
   assert 'at least 6 runs' in refusal(noisy(0).select(np.arange(5)))
   assert 'on one line' in refusal(runs_of(n, 20 * n, LAW.loss(n, 20 * n)))
@@ -290,7 +290,7 @@ def spoilt(runs, index, by=0.5):
 
 
 @pytest.mark.parametrize('index', [0, 3, 6, 11])
-def test_a_spoilt_rung_is_named(index):
+def test_a_spoilt_rung_is_an_outlier(index):
   runs = spoilt(noisy(4, budgets=3, noise=0.003), index)
   found = parametric.fit_law(runs, starts=some_starts(64))
   named, = diagnostics.outliers(found)
@@ -300,8 +300,8 @@ def test_a_spoilt_rung_is_named(index):
 
 
 @pytest.mark.slow
-def test_sound_runs_are_not_named():
-  """So few runs tell their noise badly, and about one in a hundred is named all the same."""
+def test_sound_runs_are_not_outliers():
+  """The noise of few runs is poorly estimated: about one in a hundred is a false positive."""
   named = [diagnostics.outliers(parametric.fit_law(noisy(seed), starts=some_starts(64)))
            for seed in range(8)]
   assert sum(map(len, named)) <= 3
@@ -324,9 +324,9 @@ def test_held_out_runs():
   assert part.bias == pytest.approx(np.log(1.02), abs=1e-4) == part.error
 
 
-def test_conditioning_says_which_runs_tell_more():
-  wide = parametric.fit_law(noisy(0, noise=0, budgets=6, most=1e22), starts=some_starts(64))
-  narrow = parametric.fit_law(noisy(0, noise=0, budgets=6, most=1e19), starts=some_starts(64))
+def test_conditioning_is_better_for_runs_over_a_wider_range():
+  wide = parametric.fit_law(noisy(0, noise=0, budgets=6, max_flops=1e22), starts=some_starts(64))
+  narrow = parametric.fit_law(noisy(0, noise=0, budgets=6, max_flops=1e19), starts=some_starts(64))
   assert 1 < diagnostics.condition_number(wide) < diagnostics.condition_number(narrow) / 5
   assert 1e-12 < parametric.robust_scale(np.array([0, 0, 0, 0, 0, 1e-3, -1e-3]))
   assert parametric.robust_scale(0.01 * np.random.default_rng(0).standard_normal(4000)

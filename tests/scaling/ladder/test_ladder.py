@@ -42,7 +42,7 @@ def made_up_loss(run, noise=1e-3):
 
 @pytest.fixture
 def trainer(monkeypatch):
-  """`subprocess.run` writes what a finished run writes, in no time; it tells what was launched."""
+  """`subprocess.run` writes what a finished run writes, at once, and records what was launched."""
   launched, failing, spoilt, lock = [], set(), {}, threading.Lock()
 
   def run(command, **_):
@@ -89,7 +89,7 @@ def test_budgets_double_and_sizes_are_spread(ladder):
 
 
 def test_the_cost_is_that_of_the_steps_that_are_taken(ladder):
-  """Counted step by step: a branch takes those after the step it leaves at."""
+  """Counted step by step: a branch has those after the step it branches off at."""
   taken = sum(6 * run.parameters * 1024
               for run in ladder.runs
               for _ in range(run.branches_off[1] if run.branches_off else 0, run.steps))
@@ -160,16 +160,16 @@ def test_trunks_are_trained_before_their_branches_and_nothing_twice(ladder, tmp_
   ladders.write_ladder(ladder, tmp_path)
   trainer.failing.add(ladder.runs[0].name)
   with pytest.raises(UserError, match='1 of the runs failed .* run the same command again'):
-    launch.train_runs(tmp_path, ladder.runs, say=lambda line: None)
+    launch.train_runs(tmp_path, ladder.runs, log_line=lambda line: None)
   # The branches of a trunk that failed were not tried.
   assert len(trainer.launched) == 10
   with pytest.raises(UserError, match='3 of 12 runs are not finished'):
     launch.write_results(ladder, tmp_path)
   trainer.failing.clear()
-  launch.train_runs(tmp_path, ladder.runs, jobs=3, say=lambda line: None)
+  launch.train_runs(tmp_path, ladder.runs, jobs=3, log_line=lambda line: None)
   assert sorted(trainer.launched[10:]) == sorted(run.name for run in ladder.runs[:3])
   assert trainer.launched[10] == ladder.runs[0].name
-  launch.train_runs(tmp_path, ladder.runs, say=lambda line: None)
+  launch.train_runs(tmp_path, ladder.runs, log_line=lambda line: None)
   assert len(trainer.launched) == 13
 
 
@@ -226,7 +226,7 @@ def test_the_loop_from_design_to_verdict(tmp_path, trainer, capsys, fewer_starts
 
 def test_a_prediction_is_not_made_twice_from_other_losses(ladder, tmp_path, trainer, fewer_starts):
   ladders.write_ladder(ladder, tmp_path)
-  launch.train_runs(tmp_path, ladder.runs, say=lambda line: None)
+  launch.train_runs(tmp_path, ladder.runs, log_line=lambda line: None)
   verdict.predict_target(ladder, tmp_path)
   path = ladders.run_folder(tmp_path, ladder.runs[0].name) / 'metrics.jsonl'
   record = json.loads(path.read_text())
@@ -236,8 +236,8 @@ def test_a_prediction_is_not_made_twice_from_other_losses(ladder, tmp_path, trai
 
 
 @pytest.mark.parametrize('index', [3, 7, 11])
-def test_any_rung_of_the_committed_ladder_that_is_spoilt_is_named(index, tmp_path, fewer_starts):
-  """At 3 and 11 no law can be told from the runs while the spoilt one is among them."""
+def test_any_spoilt_rung_of_the_committed_ladder_is_an_outlier(index, tmp_path, fewer_starts):
+  """With the spoilt run at 3 or 11, the runs do not identify a law."""
   folder = pathlib.Path(ladders.__file__).parents[1] / 'data' / 'ladder'
   lines = (folder / launch.RESULTS).read_text().splitlines()
   cells = lines[index + 1].split(',')
@@ -250,11 +250,11 @@ def test_any_rung_of_the_committed_ladder_that_is_spoilt_is_named(index, tmp_pat
   assert named == [names[index]] and len(fit.runs) == 11
 
 
-def test_a_spoilt_rung_is_named(ladder, tmp_path, trainer, fewer_starts):
+def test_a_spoilt_rung_is_an_outlier(ladder, tmp_path, trainer, fewer_starts):
   ladders.write_ladder(ladder, tmp_path)
   spoilt = ladder.runs[4].name
   trainer.spoilt[spoilt] = 0.5
-  launch.train_runs(tmp_path, ladder.runs, say=lambda line: None)
+  launch.train_runs(tmp_path, ladder.runs, log_line=lambda line: None)
   prediction = verdict.predict_target(ladder, tmp_path)
   assert prediction['outliers'] == [spoilt]
   assert f'Outliers: {spoilt}' in verdict.format_prediction(prediction)

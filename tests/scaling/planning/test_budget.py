@@ -69,7 +69,7 @@ def test_llama_3_405b():
     {'dollars': 1000}, {'kwh': 500}, {'chips': 8, 'hours': 24}, {'flops': 3e20},
     {'chips': 8, 'deadline': 24}])
 def test_each_way_to_say_a_budget_gives_the_others_back(given):
-  """Every quantity of the answer, given alone, is the same budget."""
+  """Every quantity of the result, given alone, is the same budget."""
   got = solve_budget(H100, **given)
   for name, value in (('dollars', got.dollars(got.flops)), ('kwh', got.kwh(got.flops)),
                       ('flops', got.flops)):

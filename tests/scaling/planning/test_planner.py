@@ -47,7 +47,7 @@ def test_the_interval_of_an_exponent_is_that_of_n():
   assert low == pytest.approx(70.0e9, rel=0.012) and high == pytest.approx(86.4e9, rel=0.012)
 
 
-def test_intervals_hold_the_answer_and_widen_with_the_distance_from_the_runs():
+def test_intervals_contain_the_prediction_and_widen_with_the_distance_from_the_runs():
   widths = []
   for flops in (1e20, 1e22, GOPHER):
     found = predict(flops=flops)
@@ -75,8 +75,8 @@ def test_refits_that_never_reach_a_loss_count_as_the_most_expensive():
 
 
 @pytest.mark.parametrize('n, served', [(13e9, 2e12), (7e9, 1e12), (30e9, 10e12), (70e9, 2e12)])
-def test_a_budget_that_pays_for_serving_buys_sardanas_model(n, served, inference_optimum,
-                                                            optimal_tokens):
+def test_a_budget_that_includes_serving_gives_sardanas_model(n, served, inference_optimum,
+                                                             optimal_tokens):
   """The best loss of a whole cost and the least cost of a loss are the same model."""
   best_n, best_d = inference_optimum(SARDANA, n, served)
   total = 6 * best_n * best_d + 2 * best_n * served
@@ -124,13 +124,13 @@ def test_no_model_of_a_grid_is_better(limits):
 def test_a_loss_that_no_budget_reaches_names_the_least(limits, loss):
   budget = solve_budget(find_chip('h100'), loss=loss)
   found = predictions.predict_all(budget, {'besiroglu': BESIROGLU}, limits)
-  least = limits.min_loss(BESIROGLU.form)
+  min_loss = limits.min_loss(BESIROGLU.form)
   assert found[0].flops == math.inf
-  with pytest.raises(UserError, match=f'no budget gets below {least:.4g}'):
+  with pytest.raises(UserError, match=f'no budget gets below {min_loss:.4g}'):
     predictions.select_prediction('besiroglu', found, LAWS, budget, limits)
-  assert math.isfinite(limits.flops_for(BESIROGLU.form, least + 0.01))
+  assert math.isfinite(limits.flops_for(BESIROGLU.form, min_loss + 0.01))
   if limits.max_parameters:
-    assert least == pytest.approx(1.8172 + 482.01 / 1e8 ** 0.3478, rel=1e-6)
+    assert min_loss == pytest.approx(1.8172 + 482.01 / 1e8 ** 0.3478, rel=1e-6)
 
 
 def test_a_law_without_a_loss_cannot_be_followed_to_one():
