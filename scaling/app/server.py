@@ -31,7 +31,7 @@ from scaling.app.parts import (
 )
 from scaling.laws.hyperparameters import RECIPES
 from scaling.planning import plan_text
-from scaling.planning.request import FAMILIES, HARDWARE, LAW, Request
+from scaling.planning.request import HARDWARE, LAW, PRESETS, Request
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import hardware
 
@@ -107,7 +107,7 @@ class Page:
 
   def _model_box(self) -> None:
     with _box('Model and law'):
-      self.family = ui.select(list(FAMILIES), value='llama', label='Family',
+      self.family = ui.select(list(PRESETS), value='llama', label='Family',
                               on_change=self.refresh)
       self.law = ui.select(list(self._known()), value=LAW, label='Law', on_change=self.refresh)
       _mark(self.family, 'family')

@@ -26,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       f'{request.LAW})')
   add('--fit', metavar='FOLDER', help='your own law, from scaling fit --output=FOLDER')
   add('--family', default='llama',
-      help=f'model family: {", ".join(request.FAMILIES)} (default llama)')
+      help=f'model family: {", ".join(request.PRESETS)} (default llama)')
   add('--vocab_size', type=int, help="vocabulary size; default: the family's")
   add('--length', type=int, help="tokens of a row; default: the family's")
   add('--task', help='task of the gin file; default: one on the Python standard library')

@@ -3,7 +3,7 @@
 import pathlib
 
 from scaling.planning.planner import Plan
-from scaling.planning.request import FAMILIES
+from scaling.planning.request import PRESETS
 from t5x_lite.core.errors import UserError
 
 # The fields that a plan sets, in the order of ModelConfig.
@@ -20,21 +20,21 @@ from tasks.pipeline import evaluator
 
 def format_gin(plan: Plan) -> str:
   """The gin file of the plan; MODEL_DIR is set at launch."""
-  family = FAMILIES[plan.request.family]
+  preset = PRESETS[plan.request.family]
   placed, config = plan.layout, plan.config
   parts = placed.mesh['data'] * placed.mesh['fsdp']
-  lines = [*_comments(plan), _HEAD, f"include '{family.config}'", "include 'runs/pretrain.gin'",
+  lines = [*_comments(plan), _HEAD, f"include '{preset.config}'", "include 'runs/pretrain.gin'",
            "include 'hardware/accelerator.gin'", '', 'models.ModelConfig:']
   shape = {name: getattr(config, name) for name in _SHAPE}
   lines += [f'  {name} = {value!r}' for name, value in shape.items() if value is not None]
   lines += [f'  {name}' .replace('=', ' = ', 1)
-            for name in (b.partition('.')[2] for b in family.bindings)]
+            for name in (b.partition('.')[2] for b in preset.bindings)]
   if config.remat != 'none':
     lines.append(f'  remat = {config.remat!r}')
   if not config.scan_layers:
     lines.append('  scan_layers = False')
   lines += ['', '# Set TASK to your own, and VOCABULARY if it differs from the task\'s.',
-            f'TASK = {plan.request.task or family.task!r}']
+            f'TASK = {plan.request.task or preset.task!r}']
   inputs, targets = plan.lengths
   if inputs:
     lines.append(f'INPUTS_LENGTH = {inputs}')

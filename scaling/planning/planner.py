@@ -16,7 +16,7 @@ from scaling.planning import architecture, layout, predictions
 from scaling.planning.budget import Budget, solve_budget
 from scaling.planning.layout import Layout
 from scaling.planning.predictions import Prediction
-from scaling.planning.request import FAMILIES, LAW, Request
+from scaling.planning.request import LAW, PRESETS, Request
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import accounting, hardware
 from t5x_lite.models import ModelConfig
@@ -125,8 +125,8 @@ def make_plan(request: Request) -> Plan:
 def base_config(request: Request) -> ModelConfig:
   """The family's config with the request's vocabulary and length, in bfloat16."""
   from t5x_lite.experiment import gin_config
-  family = FAMILIES[request.family]
-  config = gin_config.load_described([family.config], family.bindings).model
+  preset = PRESETS[request.family]
+  config = gin_config.load_described([preset.config], preset.bindings).model
   inputs, targets = request.lengths
   length = inputs + targets if config.family == 'decoder_only' else max(inputs, targets)
   return dataclasses.replace(
@@ -234,6 +234,6 @@ def _warnings(law: Law, best: Prediction, budget: Budget, request: Request,
       needed = request.constraints.flops_for(law.form, saturated)
       yield (f'{needed:.3g} FLOPs reach this loss to 0.001: more compute on so few unique tokens '
              'does not lower the loss')
-  if FAMILIES[request.family].lengths[0]:
+  if PRESETS[request.family].lengths[0]:
     yield ('the laws were fitted on decoder-only models and are not validated for the family '
            f'{request.family}')

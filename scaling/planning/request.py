@@ -12,7 +12,7 @@ HARDWARE = 'h100'
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
+class Preset:
   """A base config and its task; `lengths` are (inputs, targets) of a row."""
   config: str
   task: str
@@ -20,12 +20,12 @@ class Family:
   bindings: tuple[str, ...] = ()
 
 
-FAMILIES = {
-    'llama': Family('models/llama_7b.gin', 'stdlib_lm', (0, 2048)),
-    'gpt2': Family('models/gpt2_small.gin', 'stdlib_lm', (0, 1024),
+PRESETS = {
+    'llama': Preset('models/llama_7b.gin', 'stdlib_lm', (0, 2048)),
+    'gpt2': Preset('models/gpt2_small.gin', 'stdlib_lm', (0, 1024),
                    ('ModelConfig.dropout_rate=0.0',)),
-    't5': Family('models/t5_1_1_base.gin', 'stdlib_span_corruption', (512, 114)),
-    'bert': Family('models/bert_base.gin', 'stdlib_mlm', (512, 0), ("ModelConfig.head='mlm'",)),
+    't5': Preset('models/t5_1_1_base.gin', 'stdlib_span_corruption', (512, 114)),
+    'bert': Preset('models/bert_base.gin', 'stdlib_mlm', (512, 0), ("ModelConfig.head='mlm'",)),
 }
 
 
@@ -64,7 +64,7 @@ class Request:
   recipe: str = 'step_law'
 
   def __post_init__(self):
-    for name, known in (('family', FAMILIES), ('recipe', RECIPES)):
+    for name, known in (('family', PRESETS), ('recipe', RECIPES)):
       if getattr(self, name) not in known:
         raise UserError(f'--{name}={getattr(self, name)}: choose from {", ".join(known)}')
     for name, low, high in (('vocab_size', 128, 2 ** 24), ('length', 8, 2 ** 20),
@@ -88,7 +88,7 @@ class Request:
   @property
   def lengths(self) -> tuple[int, int]:
     """(inputs, targets) of a row, as in `t5x_lite.cost.accounting`."""
-    inputs, targets = FAMILIES[self.family].lengths
+    inputs, targets = PRESETS[self.family].lengths
     if self.length is None:
       return inputs, targets
     # Span corruption leaves T5 114 targets of 512 inputs.
