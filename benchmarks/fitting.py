@@ -55,7 +55,7 @@ def main() -> None:
   runs = runs.select(runs.loss.argsort()[:len(runs) - args.drop_highest])
   report = {'runs': len(runs), 'cores': os.cpu_count(), 'load': os.getloadavg()[0]}
   for loss in ('huber', 'lad'):
-    fit, seconds = timed(lambda: parametric.fit(runs, loss))
+    fit, seconds = timed(lambda: parametric.fit_law(runs, loss))
     _, again = timed(lambda: parametric.bootstrap(fit, args.resamples, resample='runs'))
     report[f'ours, {loss}'] = {
         'seconds': round(seconds, 1), 'objective': fit.objective,

@@ -1,7 +1,7 @@
-"""Pictures of scaling laws, as matplotlib figures that a paper could print.
+"""Figures of scaling laws, in matplotlib, of publication quality.
 
-Each function returns a Figure; `save` writes it. Colours run from the smallest budget or model to
-the largest, so that they can be told apart in grey as well.
+Each function returns a Figure; `save_figure` writes it. Colours are ordered from the smallest
+budget or model to the largest, and remain distinct in greyscale.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,27 +11,27 @@ import matplotlib
 from matplotlib.figure import Figure
 import numpy as np
 
-from scaling.laws.laws import LAWS, Additive
+from scaling.laws.laws import LAWS, ParametricLaw
 
 _SIZE = (5.4, 3.8)    # inches: one column and a half
 _SHADES = 'viridis'
 
 
-def save(figure: Figure, path: pathlib.Path | str) -> pathlib.Path:
-  """Writes a figure by its ending, .png or .pdf or .svg, and returns the path."""
+def save_figure(figure: Figure, path: pathlib.Path | str) -> pathlib.Path:
+  """Writes a figure in the format of the suffix, .png, .pdf or .svg; returns the path."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=200)
   return path
 
 
-def save_all(fit, folder: pathlib.Path) -> None:
-  """The pictures of a fit with resamples: IsoFLOP curves, surface, frontier, price of a wrong N."""
-  save(isoflop(fit.runs, fit.law), folder / 'isoflop.png')
-  save(surface(fit), folder / 'surface.png')
-  save(frontier(fit, ()), folder / 'frontier.png')
-  save(price_of_being_wrong({'this fit': fit.law}, float(fit.runs.flops.max())),
-       folder / 'price.png')
+def save_figures(fit, folder: pathlib.Path) -> None:
+  """Writes the figures of a fit: IsoFLOP curves, surface, frontier, compute overhead."""
+  save_figure(isoflop(fit.runs, fit.law), folder / 'isoflop.png')
+  save_figure(surface(fit), folder / 'surface.png')
+  save_figure(frontier(fit, ()), folder / 'frontier.png')
+  save_figure(compute_overhead({'this fit': fit.law}, float(fit.runs.flops.max())),
+              folder / 'compute_overhead.png')
 
 
 def _axes(xlabel: str, ylabel: str, size: tuple[float, float] = _SIZE):
@@ -47,11 +47,12 @@ def _shades(number: int) -> np.ndarray:
   return matplotlib.colormaps[_SHADES](np.linspace(0.05, 0.85, number))
 
 
-def isoflop(runs, law: Additive | None = None, groups: Sequence[float] | None = None) -> Figure:
+def isoflop(runs, law: ParametricLaw | None = None, groups: Sequence[float] | None = None
+            ) -> Figure:
   """Loss against N, a curve a budget: the runs, a parabola through them, and the law's curve.
 
-  Runs of one budget are those within 20 % of it; budgets of fewer than three sizes are left out.
-  `groups` names the budgets; None finds them.
+  The runs of a budget are those within 20 % of it; budgets of fewer than three sizes are left out.
+  `groups` are the budgets; None: `budgets_of` the runs.
   """
   figure, axes = _axes('parameters N', 'loss (nats a token)')
   groups = budgets_of(runs.flops) if groups is None else list(groups)
@@ -77,7 +78,7 @@ def isoflop(runs, law: Additive | None = None, groups: Sequence[float] | None = 
 
 
 def budgets_of(flops: np.ndarray) -> list[float]:
-  """The budgets that runs share, to 20 %: the middle of each group."""
+  """The budgets of runs, to 20 %: the middle of each group."""
   found = []
   for value in np.sort(flops):
     if found and value < found[-1][0] * 1.4:
@@ -88,15 +89,15 @@ def budgets_of(flops: np.ndarray) -> list[float]:
 
 
 def surface(fit) -> Figure:
-  """The fitted loss over compute and size, the runs, and the frontier of best sizes."""
+  """The fitted loss over compute and size, the runs, and the frontier of optimal sizes."""
   figure, axes = _axes('training FLOPs C', 'parameters N')
   runs, law = fit.runs, fit.law
   flops = np.geomspace(runs.flops.min() / 2, runs.flops.max() * 8, 120)
   sizes = np.geomspace(runs.parameters.min() / 2, runs.parameters.max() * 4, 120)
   grid = law.loss(sizes[:, None], flops[None, :] / 6 / sizes[:, None])
-  # Equal steps of the logarithm of what can still be learned; no worse than the worst run.
-  most = min(grid.max(), runs.loss.max() * 1.1)
-  levels = law.e + np.geomspace(grid.min() - law.e, most - law.e, 16)
+  # Equal steps of the logarithm of the reducible loss, up to that of the worst run.
+  max_loss = min(grid.max(), runs.loss.max() * 1.1)
+  levels = law.e + np.geomspace(grid.min() - law.e, max_loss - law.e, 16)
   shades = axes.contourf(flops, sizes, grid, levels=levels, cmap=f'{_SHADES}_r', extend='max')
   axes.plot(flops, law.optimum(flops)[0], color='black', lw=1.5, label='frontier')
   axes.scatter(runs.flops, runs.parameters, c=runs.loss, cmap=f'{_SHADES}_r', vmin=levels[0],
@@ -109,15 +110,15 @@ def surface(fit) -> Figure:
 
 
 def envelope(curves) -> Figure:
-  """Training curves (fitting.isoflop.Curve), and the lowest of them at each number of FLOPs."""
+  """Training curves (fitting.isoflop.Curve), and their minimum at each number of FLOPs."""
   figure, axes = _axes('training FLOPs C', 'loss (nats a token)')
   ordered = [(c.flops[i], c.loss[i]) for c in curves for i in [np.argsort(c.flops)]]
   for (flops, loss), colour in zip(ordered, _shades(len(ordered))):
     axes.plot(flops, loss, color=colour, lw=0.8, alpha=0.8)
   grid = np.geomspace(min(f[0] for f, _ in ordered), max(f[-1] for f, _ in ordered), 400)
-  least = np.nanmin([np.interp(np.log(grid), np.log(f), y, left=np.nan, right=np.nan)
-                     for f, y in ordered], axis=0)
-  axes.plot(grid, least, color='black', lw=1.5, label='envelope')
+  lowest = np.nanmin([np.interp(np.log(grid), np.log(f), y, left=np.nan, right=np.nan)
+                      for f, y in ordered], axis=0)
+  axes.plot(grid, lowest, color='black', lw=1.5, label='envelope')
   axes.set(xscale='log', yscale='log')
   axes.legend(frameon=False, fontsize=8)
   return figure
@@ -125,11 +126,11 @@ def envelope(curves) -> Figure:
 
 def frontier(fit=None, names: Sequence[str] = tuple(LAWS), span: tuple[float, float] | None = None,
              level: float = 0.95, marked: tuple[float, float] | None = None) -> Figure:
-  """The best N for each budget: published laws, and a fit with its interval.
+  """The optimal N of each budget: published laws, and a fit with its interval.
 
-  A line and a star show the (FLOPs, N) of `marked`.
+  A line and a star mark the (FLOPs, N) of `marked`.
   """
-  figure, axes = _axes('training FLOPs C', 'best number of parameters N',
+  figure, axes = _axes('training FLOPs C', 'optimal number of parameters N',
                        (6.2, 5.6) if names else _SIZE)
   if span is None:
     span = (fit.runs.flops.min(), fit.runs.flops.max() * 100) if fit else (1e18, 1e26)
@@ -137,7 +138,7 @@ def frontier(fit=None, names: Sequence[str] = tuple(LAWS), span: tuple[float, fl
   for name, colour in zip(names, matplotlib.colormaps['tab20'](np.linspace(0, 1, 20))):
     law = LAWS[name]
     sizes = np.array([law.form.optimum(c)[0] for c in flops])
-    inside = np.array([law.fitted is not None and law.beyond(c) == 1 for c in flops])
+    inside = np.array([law.fitted is not None and law.extrapolation(c) == 1 for c in flops])
     axes.plot(flops, sizes, ':', color=colour, lw=1)
     axes.plot(flops, np.where(inside, sizes, np.nan), '-', color=colour, lw=1.8, label=name)
   if fit is not None:
@@ -149,20 +150,21 @@ def frontier(fit=None, names: Sequence[str] = tuple(LAWS), span: tuple[float, fl
     axes.axvline(marked[0], color='tab:red', lw=1)
     axes.plot(*marked, '*', color='tab:red', markersize=12, zorder=5)
   axes.set(xscale='log', yscale='log', xlim=span)
-  # Below: so many lines would be hidden by what explains them.
+  # Below the axes, where the legend hides no lines.
   figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, title_fontsize=8,
                 ncols=2, loc='outside lower center',
-                title='dotted: beyond the runs fitted' if names else None)
+                title='dotted: extrapolation' if names else None)
   return figure
 
 
-def price_of_being_wrong(laws: Mapping[str, Additive], flops: float) -> Figure:
-  """Compute for the same loss, as a multiple, with a quarter to four times the best N."""
-  figure, axes = _axes('N / best N', 'compute for the same loss, times')
+def compute_overhead(laws: Mapping[str, ParametricLaw], flops: float) -> Figure:
+  """Compute for the same loss, as a multiple, with a quarter to four times the optimal N."""
+  figure, axes = _axes('N / optimal N', 'compute for the same loss, as a multiple')
   factors = np.geomspace(0.25, 4, 61)
   for (name, law), colour in zip(laws.items(), matplotlib.colormaps['tab10'].colors):
-    prices = np.array([law.price_of(flops, factor) for factor in factors])
-    axes.plot(factors, np.where(np.isfinite(prices), prices, np.nan), color=colour, label=name)
+    overheads = np.array([law.compute_overhead(flops, factor) for factor in factors])
+    overheads[~np.isfinite(overheads)] = np.nan
+    axes.plot(factors, overheads, color=colour, label=name)
   axes.axhline(1, color='grey', lw=0.6)
   axes.set(xscale='log', ylim=(0.95, min(4.0, axes.get_ylim()[1])), title=f'at {flops:.3g} FLOPs')
   axes.set_xticks([0.25, 0.5, 1, 2, 4], ['¼', '½', '1', '2', '4'])
@@ -172,7 +174,7 @@ def price_of_being_wrong(laws: Mapping[str, Additive], flops: float) -> Figure:
 
 
 def memory_bars(parts: Mapping[str, Mapping[str, float]], limit: float | None = None) -> Figure:
-  """Bytes a device holds: {mesh: {part: bytes}} as stacked bars, and the memory that it has."""
+  """Memory of a device: {mesh: {part: bytes}} as stacked bars, with the capacity."""
   figure, axes = _axes('GiB a device', '', (6.2, 1.2 + 0.45 * len(parts)))
   names = list(next(iter(parts.values())))
   left = np.zeros(len(parts))
@@ -182,7 +184,7 @@ def memory_bars(parts: Mapping[str, Mapping[str, float]], limit: float | None = 
     left += sizes
   if limit is not None:
     axes.axvline(limit / 2 ** 30, color='tab:red', lw=1.5)
-    axes.annotate(' the chip has', (limit / 2 ** 30, -0.45), color='tab:red', fontsize=8,
+    axes.annotate(' capacity', (limit / 2 ** 30, -0.45), color='tab:red', fontsize=8,
                   annotation_clip=False)
   axes.invert_yaxis()
   axes.grid(False)

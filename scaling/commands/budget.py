@@ -1,4 +1,4 @@
-"""`t5x-lite scaling budget`: the calculator for a model that is already chosen."""
+"""`t5x-lite scaling budget`: the cost of a given model."""
 
 import argparse
 import json
@@ -6,9 +6,9 @@ import json
 from scaling.commands import plan as plan_command
 from t5x_lite.core.errors import UserError
 
-SUMMARY = 'count FLOPs, memory, time, money and energy of a model, and the loss that laws expect'
+SUMMARY = 'count FLOPs, memory, time, money and energy of a model, and the loss that laws predict'
 EXAMPLE = 't5x-lite scaling budget llama_7b --tokens=1e12 --hardware=a100_80 --chips=2048'
-_BAR = 40   # characters that a device's memory is wide
+_BAR = 40   # characters of a device's memory
 _PIECES = {'parameters': 'P', 'gradients': 'G', 'optimizer': 'O', 'activations': 'A',
            'at work': 'W'}
 
@@ -16,15 +16,16 @@ _PIECES = {'parameters': 'P', 'gradients': 'G', 'optimizer': 'O', 'activations':
 def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('model', nargs='?', help='a name in configs/models, e.g. llama_7b')
   parser.add_argument('--gin_file', action='append', default=[], metavar='FILE',
-                      help='of a model or an experiment; may be given again')
-  parser.add_argument('--tokens', type=float, help="that are trained on; default: the experiment's,"
-                      ' or what the budget buys')
-  parser.add_argument('--rows', type=int, help="of a batch; default: the experiment's, or one for "
-                      'each device')
-  parser.add_argument('--microbatches', type=int, help="default: the experiment's, or 1")
+                      help='gin file of a model or an experiment; may be repeated')
+  parser.add_argument('--tokens', type=float, help="training tokens; default: the experiment's, or "
+                      'those that spend the budget')
+  parser.add_argument('--rows', type=int, help="batch size in rows; default: the experiment's, or "
+                      'one for each device')
+  parser.add_argument('--microbatches', type=int,
+                      help="microbatches of a step; default: the experiment's, or 1")
   plan_command.add_budget_flags(parser)
   parser.add_argument('--fit', metavar='FOLDER',
-                      help='a law of your own, of scaling fit --output=FOLDER')
+                      help='your own law, from scaling fit --output=FOLDER')
   parser.add_argument('--json', action='store_true', help='print JSON')
 
 
@@ -36,11 +37,11 @@ def run(args: argparse.Namespace) -> int:
   tokens = args.tokens
   if tokens is None and launched and not (args.flops or args.dollars or args.kwh):
     tokens = float(experiment.train.steps * rows * sum(lengths))
-  found = calculator.training(experiment.model, lengths, _budget(args, tokens),
-                              predictions.laws(args.fit), tokens)
-  held = calculator.meshes(experiment.model, found.budget, rows, lengths,
-                           args.microbatches or experiment.train.microbatches,
-                           experiment.optimizer)
+  found = calculator.estimate_training(experiment.model, lengths, _budget(args, tokens),
+                                       predictions.load_laws(args.fit), tokens)
+  held = calculator.estimate_memory(experiment.model, found.budget, rows, lengths,
+                                    args.microbatches or experiment.train.microbatches,
+                                    experiment.optimizer)
   if args.json:
     print(json.dumps(plan_command.plain({**vars(found), 'memory': held}), indent=2))
   else:
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _experiment(args):
-  """What the gin files, or the model of that name, describe."""
+  """The experiment of the gin files, or of the named model."""
   from t5x_lite.experiment import gin_config
   if bool(args.model) == bool(args.gin_file):
     raise UserError('which model? Give a name in configs/models, e.g. llama_7b, or --gin_file=FILE')
@@ -62,10 +63,10 @@ def _experiment(args):
 
 
 def _budget(args, tokens: float | None):
-  """The budget; with tokens known, chips and hours are only what they are divided into."""
+  """The budget; with tokens given, chips and hours only divide it."""
   from scaling.planning import budget
   from t5x_lite.cost import hardware
-  chip = hardware.find(args.hardware, hardware.load(args.prices))
+  chip = hardware.find_chip(args.hardware, hardware.load_catalogue(args.prices))
   names = ('flops', 'dollars', 'kwh', 'chips', 'hours', 'mfu', 'pue')
   given = {name: getattr(args, name) for name in names}
   if tokens is None:
@@ -73,33 +74,34 @@ def _budget(args, tokens: float | None):
         given['chips'] and given['hours']):
       raise UserError('how many tokens? Give --tokens, --flops, --dollars, --kwh, or --chips with '
                       '--hours')
-    return budget.solve(chip, **given)
-  if said := [name for name in ('flops', 'dollars', 'kwh') if given[name] is not None]:
-    raise UserError(f'--tokens and --{said[0]} both say how much is spent: give one of them')
-  # A loss stands for what is not known yet: the FLOPs of the tokens.
-  return budget.solve(chip, loss=1.0, deadline=given['hours'],
+    return budget.solve_budget(chip, **given)
+  if others := [name for name in ('flops', 'dollars', 'kwh') if given[name] is not None]:
+    raise UserError(f'--tokens and --{others[0]} both set the budget: give one of them')
+  # The FLOPs of the tokens are not known yet; a placeholder loss leaves them open.
+  return budget.solve_budget(chip, loss=1.0, deadline=given['hours'],
                       **{name: given[name] for name in ('chips', 'mfu', 'pue')})
 
 
 def _lines(found, held) -> list[str]:
   from scaling.planning import plan_text
-  amount, budget = plan_text.amount, found.budget
+  format_amount, budget = plan_text.format_amount, found.budget
   counts = found.parameters
   active = f', {counts.active:,} active for a token' if counts.active != counts.total else ''
   lines = [*plan_text.hardware_lines(budget)]
   if stale := budget.chip.stale():
     lines.append(f'warning: {stale}')
   lines += ['', f'{counts.total:,} parameters ({counts.embedding:,} in embeddings{active}), '
-            f'{amount(found.tokens)} tokens, {found.tokens / counts.total:.3g} a parameter', '',
+            f'{format_amount(found.tokens)} tokens, {found.tokens / counts.total:.3g} a parameter',
+            '',
             f'{"training FLOPs":<44}{"a token":>12}{"in all":>12}']
   names = {'6N': '6 N (all parameters active for a token)',
            'exact': 'exact: matrices, all of attention',
-           'causal': 'exact: of attention what its mask leaves'}
+           'causal': 'exact: matrices, unmasked attention only'}
   lines += [f'{names[name]:<44}{value:>12.4g}{found.flops[name]:>12.4g}'
             for name, value in found.per_token.items()]
   where = '' if budget.chips is None else (
-      f', {plan_text.hours(budget.hours)} on {budget.chips}')
-  cost = '' if found.dollars is None else f', {plan_text.money(found.dollars)}'
+      f', {plan_text.format_hours(budget.hours)} on {budget.chips}')
+  cost = '' if found.dollars is None else f', {plan_text.format_money(found.dollars)}'
   energy = '' if found.kwh is None else f', {found.kwh:,.0f} kWh'
   digits = 0 if found.chip_hours >= 10 else 4
   lines += ['', f'{found.chip_hours:,.{digits}f} chip-hours{where}{cost}{energy}', '']
@@ -107,7 +109,7 @@ def _lines(found, held) -> list[str]:
 
 
 def _memory_lines(held, chip) -> list[str]:
-  """A bar for each mesh, as wide as its share of a device's memory."""
+  """A bar for each mesh, in proportion to a device's memory."""
   lines = [f'Memory of a device, of {chip.device_memory / 1e9:.3g} GB']
   for name, needs in held.items():
     bar = ''.join(letter * round(_BAR * needs.parts[piece] / chip.device_memory)
@@ -120,11 +122,11 @@ def _memory_lines(held, chip) -> list[str]:
 
 def _law_lines(found) -> list[str]:
   from scaling.planning import plan_text
-  lines = [f'{"law":<22}{"loss":<24}{"N / optimal N":<16}{"FLOPs / least":<16}outside its runs']
-  for name, said in found.expected.items():
-    loss = '-' if said.loss is None else plan_text.with_interval(
-        said.loss, said.loss_interval, lambda x: f'{x:.3f}')
-    waste = '-' if said.waste is None else f'{said.waste:.3g}'
-    lines.append(f'{name:<22}{loss:<24}{said.ratio:<16.3g}{waste:<16}'
-                 + plan_text.outside(said.beyond))
+  lines = [f'{"law":<22}{"loss":<24}{"N / optimal N":<16}{"FLOPs / min":<16}extrapolation']
+  for name, expected in found.expected.items():
+    loss = '-' if expected.loss is None else plan_text.format_interval(
+        expected.loss, expected.loss_interval, lambda x: f'{x:.3f}')
+    overhead = '-' if expected.compute_overhead is None else f'{expected.compute_overhead:.3g}'
+    lines.append(f'{name:<22}{loss:<24}{expected.ratio:<16.3g}{overhead:<16}'
+                 + plan_text.format_extrapolation(expected.extrapolation))
   return lines

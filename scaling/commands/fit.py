@@ -1,4 +1,4 @@
-"""`t5x-lite scaling fit`: a scaling law of one's own runs, with what there is to doubt of it."""
+"""`t5x-lite scaling fit`: a scaling law of the user's runs, with diagnostics."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ import warnings
 
 from t5x_lite.core.errors import UserError
 
-SUMMARY = 'fit a scaling law to runs, with intervals and checks'
+SUMMARY = 'fit a scaling law to runs, with intervals and diagnostics'
 EXAMPLE = 't5x-lite scaling fit runs.csv --columns loss=val_loss --budgets=1e21,1e22'
 DATA = pathlib.Path(__file__).resolve().parent.parent / 'data' / 'ladder' / 'ladder.csv'
 
@@ -17,28 +17,30 @@ DATA = pathlib.Path(__file__).resolve().parent.parent / 'data' / 'ladder' / 'lad
 def add_flags(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add('runs', nargs='*', metavar='RUNS',
-      help='a CSV file, a run a line, or folders of finished runs; default: the ladder that the '
-           'package brings')
+      help='a CSV file with a run on each line, or folders of finished runs; default: the ladder '
+           'of the package')
   add('--columns', action='append', default=[], metavar='QUANTITY=NAME',
-      help='the column of parameters, tokens, flops, loss or name; may be given again')
+      help='the column of parameters, tokens, flops, loss or name; may be repeated')
   add('--approach', type=int, choices=(1, 2, 3), default=3,
       help='of Hoffmann et al.: 1 envelope of training curves, 2 parabolas of equal FLOPs, 3 '
            'parametric (default)')
   add('--loss', choices=('huber', 'lad'), default='huber',
       help='approach 3: Huber loss of delta 1e-3 (default), or least absolute deviations')
   add('--drop_highest', type=int, default=0, metavar='K',
-      help='leave out the K runs of the highest loss before anything is fitted')
+      help='leave out the K runs of the highest loss before fitting')
   add('--drop_outliers', action='store_true',
-      help='report the fit without the runs that the rule names, which is always shown beside')
-  add('--budgets', metavar='FLOPS,…', help='default: 1, 10 and 100 times the largest run')
-  add('--bootstrap', type=int, default=1000, metavar='COUNT', help='resamples (default 1000)')
+      help='report the fit without outliers, which is otherwise shown beside the fit')
+  add('--budgets', metavar='FLOPS,…',
+      help='budgets to predict; default: 1, 10 and 100 times the largest run')
+  add('--bootstrap', type=int, default=1000, metavar='COUNT',
+      help='number of resamples (default 1000)')
   add('--resample', choices=('runs', 'residuals'),
-      help='approach 3: what is drawn; default: residuals below 40 runs')
-  add('--level', type=float, default=0.95, help='of the intervals (default 0.95)')
-  add('--seed', type=int, default=0, help='of the resamples (default 0)')
+      help='approach 3: unit of resampling; default: residuals below 40 runs')
+  add('--level', type=float, default=0.95, help='level of the intervals (default 0.95)')
+  add('--seed', type=int, default=0, help='seed of the resamples (default 0)')
   add('--json', action='store_true', help='print the report as JSON')
   add('--output', type=pathlib.Path, metavar='FOLDER',
-      help='write fit.json, which plan --fit reads, and figures there')
+      help='write fit.json, for plan --fit, and figures there')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,27 +53,28 @@ def run(args: argparse.Namespace) -> int:
     fit, report = _parametric(args, runs, budgets)
   else:
     report = _allocation(args, runs, budgets)
-  for line in fit_report.warnings_of(report):
+  for line in fit_report.list_warnings(report):
     print(f'warning: {line}', file=sys.stderr)
-  print(json.dumps(report, indent=1) if args.json else fit_report.as_text(report))
+  print(json.dumps(report, indent=1) if args.json else fit_report.format_report(report))
   if args.output is not None:
     from scaling import figures
     from scaling.fitting import isoflop
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / 'fit.json').write_text(json.dumps(report))
     if fit is not None:
-      figures.save(fit_report.residual_figure(fit), args.output / 'residuals.png')
-      figures.save_all(fit, args.output)
+      figures.save_figure(fit_report.residual_figure(fit), args.output / 'residuals.png')
+      figures.save_figures(fit, args.output)
     elif args.approach == 2:
-      figures.save(figures.isoflop(runs), args.output / 'isoflop.png')
+      figures.save_figure(figures.isoflop(runs), args.output / 'isoflop.png')
     else:
-      figures.save(figures.envelope(isoflop.curves_of(runs)), args.output / 'envelope.png')
+      figures.save_figure(figures.envelope(isoflop.group_curves(runs)),
+                          args.output / 'envelope.png')
   return 0
 
 
 def _check(args: argparse.Namespace) -> None:
   for name, good, cure in (
-      ('level', 0 < args.level < 1, 'give a share between 0 and 1, 0.95, say'),
+      ('level', 0 < args.level < 1, 'give a number between 0 and 1, e.g. 0.95'),
       ('bootstrap', args.bootstrap >= 20, 'give 20 or more'),
       ('drop_highest', args.drop_highest >= 0, 'give 0 or more')):
     if not good:
@@ -90,7 +93,7 @@ def _read(args: argparse.Namespace):
   folders = [path for path in paths if path.is_dir()]
   if folders and len(folders) == len(paths):
     if columns:
-      raise UserError('--columns is of CSV files, and folders of runs were given: leave it out')
+      raise UserError('--columns applies to CSV files, not to folders of runs: leave it out')
     return read_curves(paths) if args.approach == 1 else read_folders(paths)
   if len(paths) > 1:
     raise UserError(f'{len(paths)} paths: give one CSV file, or only folders of runs')
@@ -98,9 +101,9 @@ def _read(args: argparse.Namespace):
 
 
 def _dropped(runs, count: int):
-  """The runs without those `count` of the highest loss."""
+  """The runs without the `count` of the highest loss."""
   if count >= len(runs):
-    raise UserError(f'--drop_highest={count} leaves none of {len(runs)} runs: give less')
+    raise UserError(f'--drop_highest={count} leaves none of {len(runs)} runs: give fewer')
   return runs.select(runs.loss.argsort(kind='stable')[:len(runs) - count])
 
 
@@ -118,24 +121,25 @@ def _budgets(args: argparse.Namespace, runs) -> list[float]:
 
 def _parametric(args: argparse.Namespace, runs, budgets):
   from scaling.fitting import diagnostics, fit_report, parametric
-  fit = parametric.best(runs, args.loss)
+  fit = parametric.fit_unchecked(runs, args.loss)
   outliers = diagnostics.outliers(fit)
   if args.drop_outliers and outliers:
-    named = {outlier.index for outlier in outliers}
-    runs = runs.select([i not in named for i in range(len(runs))])
-    fit = parametric.fit(runs, args.loss)
-  else:   # one spoilt run may hide the law from all the others
+    outlying = {outlier.index for outlier in outliers}
+    runs = runs.select([i not in outlying for i in range(len(runs))])
+    fit = parametric.fit_law(runs, args.loss)
+  else:   # an outlier may prevent identification
     parametric.check_identified(fit, (outlier.name for outlier in outliers))
   fit = parametric.bootstrap(fit, args.bootstrap, args.seed, args.resample)
-  return fit, fit_report.of_fit(fit, budgets, args.level, outliers)
+  return fit, fit_report.report_fit(fit, budgets, args.level, outliers)
 
 
 def _allocation(args: argparse.Namespace, runs, budgets):
   from scaling.fitting import fit_report, isoflop
   if args.approach == 1:
-    found = isoflop.envelope(isoflop.curves_of(runs), args.bootstrap, args.seed)
+    found = isoflop.fit_envelope(isoflop.group_curves(runs), args.bootstrap, args.seed)
   else:
-    with warnings.catch_warnings(record=True):   # the report has them
-      found = isoflop.parabolas(runs.parameters, runs.flops, runs.loss, args.bootstrap, args.seed)
+    with warnings.catch_warnings(record=True):   # they are in the report
+      found = isoflop.fit_parabolas(runs.parameters, runs.flops, runs.loss, args.bootstrap,
+                                    args.seed)
   fitted = min(m.flops for m in found.minima), max(m.flops for m in found.minima)
-  return fit_report.of_allocation(found, args.approach, fitted, len(runs), budgets, args.level)
+  return fit_report.report_allocation(found, args.approach, fitted, len(runs), budgets, args.level)

@@ -9,19 +9,19 @@ from scipy import optimize, stats
 from scaling.fitting import parametric, solver
 from scaling.fitting.parametric import Fit
 from scaling.fitting.runs import Runs, check_varied
-from scaling.laws.laws import Additive
+from scaling.laws.laws import ParametricLaw
 from t5x_lite.core.errors import UserError
 
-RARE = 3.5           # standard deviations of a normal: a run that is so rarely so far off is named
-_SHARE = 5           # of the runs, at most one in so many is named
-_GRID = np.geomspace(0.05, 1.5, 24)   # exponents where variable projection begins to look
+RARE = 3.5                 # standard deviations of a normal from which a run is an outlier
+_RUNS_PER_OUTLIER = 5      # at most one run in so many is an outlier
+_GRID = np.geomspace(0.05, 1.5, 24)   # initial exponents of variable projection
 
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-  """What a law fitted below a compute cut says of the runs above it.
+  """The errors of a law, fitted below a compute cut, on the runs above it.
 
-  `error` is the mean of |log loss - log law| over them, `bias` the mean of log loss - log law,
+  `error` is the mean of |log loss - log law|, `bias` the mean of log loss - log law,
   `reach` the largest C over the cut.
   """
   cut: float
@@ -34,19 +34,19 @@ class HeldOut:
 
 @dataclasses.dataclass(frozen=True)
 class Outlier:
-  """A run that the law of the others misses: log loss less law, and in their noise's units."""
+  """A run far from the law of the others: its residual in log loss, and in units of their noise."""
   name: str
   index: int
   residual: float
   z: float
 
 
-def variable_projection(runs: Runs) -> Additive:
+def variable_projection(runs: Runs) -> ParametricLaw:
   """The law of the least squares of relative residuals, L / law - 1 with the sign of log L.
 
-  For given alpha and beta the law is linear in E, A, B >= 0, which nonnegative least squares give
-  exactly; what is left is a search in two dimensions, on a grid and then by Nelder and Mead. Golub
-  & Pereyra 1973. Not robust, but with no start to choose: a check on `parametric.fit`.
+  For given alpha and beta the law is linear in E, A, B >= 0, solved exactly by nonnegative least
+  squares; alpha and beta are searched on a grid, then by Nelder and Mead (Golub & Pereyra 1973).
+  Not robust, but independent of a start: a check on `parametric.fit_law`.
   """
   n, d = np.log(runs.parameters), np.log(runs.tokens)
   n, d = n - n.mean(), d - d.mean()
@@ -63,14 +63,14 @@ def variable_projection(runs: Runs) -> Additive:
   (e, a, b), _ = solve(alpha, beta)
   a *= math.exp(alpha * np.log(runs.parameters).mean())
   b *= math.exp(beta * np.log(runs.tokens).mean())
-  return Additive(*map(float, (e, a, alpha, b, beta)))
+  return ParametricLaw(*map(float, (e, a, alpha, b, beta)))
 
 
 def held_out(found: Fit, cuts: int = 3) -> list[HeldOut]:
-  """Laws fitted to the runs of least compute, tested on the others.
+  """Laws fitted to the runs of lowest compute, tested on the others.
 
-  The cuts leave 1/2, 3/4, 7/8 … of the runs below, and those of the same budget, whose FLOPs differ
-  by up to a fifth; cuts that leave too few runs to fit, or none to test, are left out.
+  Below the cuts are 1/2, 3/4, 7/8 … of the runs, and those of the same budget, whose FLOPs differ
+  by up to a fifth; cuts with too few runs to fit, or none to test, are left out.
   """
   runs, results = found.runs, []
   n, d, log_loss = np.log(runs.parameters), np.log(runs.tokens), np.log(runs.loss)
@@ -81,7 +81,7 @@ def held_out(found: Fit, cuts: int = 3) -> list[HeldOut]:
     if below.all() or not _enough(runs.select(below)):
       continue
     theta, _ = solver.solve_best(parametric.perturbed_starts(found), n, d, log_loss,
-                                     below.astype(float), found.loss)
+                                 below.astype(float), found.loss)
     miss = (log_loss - solver.log_law(theta[None], n, d)[0])[~below]
     results.append(HeldOut(cut, int(below.sum()), int((~below).sum()),
                            float(np.abs(miss).mean()), float(miss.mean()),
@@ -98,30 +98,30 @@ def _enough(runs: Runs) -> bool:
 
 
 def outliers(found: Fit) -> list[Outlier]:
-  """Runs that are further off the law of the others than their noise explains, worst first.
+  """Runs further from the law of the others than their noise explains, worst first.
 
-  The rule, which does not look at the result: the law is refitted without the run; its residual
-  from that law, over the robust scale of the others times sqrt(1 + leverage), is as rare under
-  Student's t with P - 6 degrees of freedom as 3.5 standard deviations under a normal. The worst is
-  set aside and the rule applied again, until none is left or a fifth of the runs are named. Of a
-  dozen or two sound runs, whose noise is told badly, it still names about one in a hundred.
+  The rule is fixed beforehand: the law is refitted without the run; its residual from that law,
+  over the robust scale of the others times sqrt(1 + leverage), is as rare under Student's t with P
+  - 6 degrees of freedom as 3.5 standard deviations under a normal. The worst is removed and the
+  rule applied again, until none is left or a fifth of the runs are outliers. Of one or two dozen
+  sound runs, whose noise is poorly estimated, about one in a hundred is a false positive.
   """
-  runs, named = found.runs, []
+  runs, outlying = found.runs, []
   kept = np.ones(len(runs), bool)
   theta = found.theta
-  while len(named) < len(runs) // _SHARE and kept.sum() > 7:
+  while len(outlying) < len(runs) // _RUNS_PER_OUTLIER and kept.sum() > 7:
     z, residuals, without = _deleted(found, theta, kept)
     limit = stats.t.isf(stats.norm.sf(RARE), kept.sum() - 6)
     worst = int(np.argmax(np.where(kept, np.abs(z), -1)))
     if not abs(z[worst]) > limit:
       break
-    named.append(Outlier(runs.names[worst], worst, float(residuals[worst]), float(z[worst])))
+    outlying.append(Outlier(runs.names[worst], worst, float(residuals[worst]), float(z[worst])))
     kept[worst], theta = False, without[worst]
-  return named
+  return outlying
 
 
 def _deleted(found: Fit, theta: np.ndarray, kept: np.ndarray):
-  """Of each run that is kept, left out in turn: z [P], residual [P], law without it [P, 5]."""
+  """Of each kept run, left out in turn: z [P], residual [P], law without it [P, 5]."""
   runs = found.runs
   n, d, log_loss = np.log(runs.parameters), np.log(runs.tokens), np.log(runs.loss)
   index = np.flatnonzero(kept)
@@ -143,11 +143,11 @@ def _deleted(found: Fit, theta: np.ndarray, kept: np.ndarray):
   return z, residuals, without
 
 
-def condition(found: Fit) -> float:
+def condition_number(found: Fit) -> float:
   """Condition number of J^T J, J the derivatives of the log law by (ln A, ln B, ln E, alpha, beta).
 
-  Its columns are scaled to length 1. Above 1e12 or so the parameters, though not the loss, are told
-  by rounding.
+  Its columns are scaled to length 1. Above about 1e12, rounding errors dominate the parameters,
+  though not the loss.
   """
   n, d = np.log(found.runs.parameters), np.log(found.runs.tokens)
   jacobian = solver.jacobian(found.theta, n, d)

@@ -1,4 +1,4 @@
-"""What `t5x-lite scaling fit` says of a law: as data, as text, and its residuals as a picture."""
+"""The report of `t5x-lite scaling fit`: as data, as text, and a figure of the residuals."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -13,22 +13,22 @@ from scaling.fitting.runs import Runs
 from scaling.laws.laws import FACTORS
 from t5x_lite.core.errors import UserError
 
-_NO_FLOOR = 1e-3   # nats: an E below it is none
-_OTHER = {'huber': 'lad', 'lad': 'huber'}
+_NO_FLOOR = 1e-3   # nats; an E below it is zero
+_OTHER_LOSS = {'huber': 'lad', 'lad': 'huber'}
 _LOSSES = {'huber': 'Huber loss, delta 1e-3', 'lad': 'least absolute deviations'}
 
 
-def of_fit(fit: Fit, budgets: Sequence[float], level: float,
+def report_fit(fit: Fit, budgets: Sequence[float], level: float,
            outliers: Sequence[diagnostics.Outlier]) -> dict[str, Any]:
-  """All that is known of a parametric fit with resamples, ready for JSON.
+  """The report of a parametric fit with bootstrap samples, for JSON.
 
-  `outliers` are those of a fit to all runs, be they in this one or not.
+  `outliers` are those of a fit to all runs, which this one may leave out.
   """
   runs = fit.runs
   errors, intervals = fit.standard_errors(), fit.intervals(level)
   near = parametric.perturbed_starts(fit)
-  named = {outlier.name for outlier in outliers}
-  keep = [name not in named for name in runs.names]
+  outlying = {outlier.name for outlier in outliers}
+  keep = [name not in outlying for name in runs.names]
   return {
       'approach': 3, 'law': dataclasses.asdict(fit.law), 'loss': fit.loss,
       'objective': fit.objective, 'runs': len(runs),
@@ -36,23 +36,24 @@ def of_fit(fit: Fit, budgets: Sequence[float], level: float,
       'parameters': {name: {'value': getattr(fit.law, name), 'standard_error': errors[name],
                             'interval': intervals[name]} for name in parametric.PARAMETERS},
       'budgets': [_budget(fit, flops, level) for flops in budgets],
-      'noise': fit.scale, 'condition': diagnostics.condition(fit),
-      'runaway': float(fit.runaway.mean()),
+      'noise': fit.scale, 'condition': diagnostics.condition_number(fit),
+      'degenerate': float(fit.degenerate.mean()),
       'held_out': [dataclasses.asdict(x) for x in diagnostics.held_out(fit)],
       'outliers': [dataclasses.asdict(x) for x in outliers],
       'without_outliers': None if all(keep) else _law(runs.select(keep), fit.loss, near),
-      'other_loss': {'loss': _OTHER[fit.loss], 'law': _law(runs, _OTHER[fit.loss], near)},
+      'other_loss': {'loss': _OTHER_LOSS[fit.loss], 'law': _law(runs, _OTHER_LOSS[fit.loss], near)},
       'variable_projection': dataclasses.asdict(diagnostics.variable_projection(runs)),
       'resampled': fit.resampled, 'resamples': len(fit.noise),
       'residuals': dict(zip(runs.names, map(float, fit.residuals))),
-      'draws': {name: getattr(fit.with_optimum(), name).tolist() for name in parametric.PARAMETERS},
+      'bootstrap_samples': {name: getattr(fit.with_optimum(), name).tolist()
+                            for name in parametric.PARAMETERS},
   }
 
 
 def _law(runs: Runs, loss: parametric.Loss, starts: np.ndarray) -> dict[str, float] | None:
-  """The law beside the one reported; None if it cannot be identified."""
+  """The law of an alternative fit; None if it cannot be identified."""
   try:
-    return dataclasses.asdict(parametric.fit(runs, loss, starts).law)
+    return dataclasses.asdict(parametric.fit_law(runs, loss, starts).law)
   except UserError:
     return None
 
@@ -60,44 +61,45 @@ def _law(runs: Runs, loss: parametric.Loss, starts: np.ndarray) -> dict[str, flo
 def _budget(fit: Fit, flops: float, level: float) -> dict[str, Any]:
   found = fit.optimum(flops, level)
   n, d = found['parameters'][0], found['tokens'][0]
-  return {'flops': flops, 'beyond': fit.beyond(flops), **found,
-          'one_run': fit.predict(n, d, level)[1:],
-          'price': {str(factor): times for factor, times in fit.law.prices(flops).items()}}
+  return {'flops': flops, 'extrapolation': fit.extrapolation(flops), **found,
+          'one_run': fit.predict_loss(n, d, level)[1:],
+          'compute_overhead': {str(factor): overhead for factor, overhead
+                               in fit.law.compute_overheads(flops).items()}}
 
 
-def of_allocation(found: AllocationFit, approach: int, fitted: tuple[float, float], runs: int,
+def report_allocation(found: AllocationFit, approach: int, fitted: tuple[float, float], runs: int,
                   budgets: Sequence[float], level: float) -> dict[str, Any]:
-  """All that approaches 1 and 2 tell, ready for JSON."""
+  """The report of approach 1 or 2, for JSON."""
   return {
       'approach': approach, 'law': dataclasses.asdict(found.law), 'runs': runs,
       'fitted': list(fitted), 'level': level,
       'exponent': [found.law.exponent, *found.exponent_interval(level)],
       'minima': [dataclasses.asdict(m) for m in found.minima] if approach == 2 else [],
       'dropped': list(found.dropped),
-      'budgets': [{'flops': c, 'beyond': max(c / fitted[1], fitted[0] / c, 1.0),
+      'budgets': [{'flops': c, 'extrapolation': max(c / fitted[1], fitted[0] / c, 1.0),
                    **found.optimum(c, level)} for c in budgets],
-      'draws': {'coefficient': found.samples.coefficient.tolist(),
-                'exponent': found.samples.exponent.tolist()},
+      'bootstrap_samples': {'coefficient': found.bootstrap_samples.coefficient.tolist(),
+                            'exponent': found.bootstrap_samples.exponent.tolist()},
   }
 
 
-def as_text(report: dict[str, Any]) -> str:
-  """The report for people."""
+def format_report(report: dict[str, Any]) -> str:
+  """The report as text."""
   lines = _allocation_lines(report) if report['approach'] != 3 else _fit_lines(report)
   return '\n'.join(lines)
 
 
-def warnings_of(report: dict[str, Any]) -> list[str]:
-  """A line for each budget outside what was fitted, and one if the resamples do not hold."""
+def list_warnings(report: dict[str, Any]) -> list[str]:
+  """A line for each budget outside the runs, for degenerate samples, and for a vanished E."""
   low, high = report['fitted']
-  lines = [f'{b["flops"]:.3g} FLOPs lie a factor of {b["beyond"]:.3g} outside the runs '
-           f'({low:.3g} to {high:.3g})' for b in report['budgets'] if b['beyond'] > 1.001]
-  if report.get('runaway', 0) > 0.02:
-    lines.append(f'{report["runaway"]:.0%} of the resamples tell no law (an exponent runs to a '
-                 'bound): add runs over wider N and D')
+  lines = [f'{b["flops"]:.3g} FLOPs are a factor of {b["extrapolation"]:.3g} outside the runs '
+           f'({low:.3g} to {high:.3g})' for b in report['budgets'] if b['extrapolation'] > 1.001]
+  if report.get('degenerate', 0) > 0.02:
+    lines.append(f'{report["degenerate"]:.0%} of the resamples are degenerate (an exponent is at '
+                 'a bound): add runs over a wider range of N and D')
   if report['approach'] == 3 and report['law']['e'] < _NO_FLOOR:
-    lines.append('E has run to 0: the runs do not tell the loss that no size gets below, so that '
-                 'losses of larger budgets will be higher than said; add larger runs')
+    lines.append('E is 0: the runs do not identify the irreducible loss, so losses of larger '
+                 'budgets are underestimated; add larger runs')
   return lines
 
 
@@ -111,25 +113,26 @@ def _fit_lines(report: dict[str, Any]) -> list[str]:
     low, high = found['interval']
     lines.append(f'{names.get(name, name):10}{found["value"]:>12.6g}'
                  f'{found["standard_error"]:>12.3g}   {_between(low, high):>24}')
-  lines += ['', *_budget_lines(report, percent), '', 'Price of being wrong: FLOPs for the same '
-            'loss, as a multiple, with another N',
+  lines += ['', *_budget_lines(report, percent), '', 'Compute overhead of a wrong N: FLOPs '
+            'for the same loss, as a multiple',
             f'{"FLOPs":>10}' + ''.join(f'{"N x " + str(f):>10}' for f in FACTORS)]
   for budget in report['budgets']:
     lines.append(f'{budget["flops"]:>10.3g}' + ''.join(
-        f'{price:>10.3f}' if price < 1e3 else f'{"never":>10}'
-        for price in budget['price'].values()))
+        f'{overhead:>10.3f}' if overhead < 1e3 else f'{"never":>10}'
+        for overhead in budget['compute_overhead'].values()))
   return [*lines, '', *_check_lines(report)]
 
 
 def _budget_lines(report: dict[str, Any], percent: str) -> list[str]:
   loss = 'loss' in report['budgets'][0]
-  lines = [f'The best of each budget, and its {percent} interval'
+  lines = [f'The optimum of each budget, and its {percent} interval'
            + (' (loss: of the law; of one run, with its noise)' if loss else ''),
-           f'{"FLOPs":>10}{"beyond":>8}{"N":>10}{"":>22}{"D":>10}{"":>22}{"D / N":>8}{"":>16}'
+           f'{"FLOPs":>10}{"extrapolation":>15}{"N":>10}{"":>22}{"D":>10}{"":>22}'
+           f'{"D / N":>8}{"":>16}'
            + (f'{"loss":>8}{"":>18}{"one run":>18}' if loss else '')]
   for b in report['budgets']:
-    beyond = f'x {b["beyond"]:.3g}' if b['beyond'] > 1.001 else '-'
-    line = f'{b["flops"]:>10.3g}{beyond:>8}'
+    factor = f'x {b["extrapolation"]:.3g}' if b['extrapolation'] > 1.001 else '-'
+    line = f'{b["flops"]:>10.3g}{factor:>15}'
     for name, width in (('parameters', 22), ('tokens', 22)):
       value, low, high = b[name]
       line += f'{value:>10.3g}{_between(low, high, 3):>{width}}'
@@ -147,13 +150,13 @@ def _check_lines(report: dict[str, Any]) -> list[str]:
            f'{100 * report["noise"]:.2g} %',
            f'Intervals: percentiles of {report["resamples"]} refits to resampled '
            f'{report["resampled"]}',
-           f'Conditioning of the scaled J^T J: {report["condition"]:.2g}; resamples that tell no '
-           f'law, and do not count in standard errors: {report["runaway"]:.1%}', '',
-           'Held out: fitted below a cut of compute, tested above']
-  lines += [f'  below {x["cut"]:.3g} FLOPs, {x["fitted"]} runs: the {x["tested"]} above, up to '
-            f'{x["reach"]:.3g} times it, are missed by {100 * x["error"]:.2f} % (bias '
-            f'{100 * x["bias"]:+.2f} %)' for x in report['held_out']] or [
-                '  too few runs to leave some out']
+           f'Conditioning of the scaled J^T J: {report["condition"]:.2g}; degenerate '
+           f'resamples, excluded from standard errors: {report["degenerate"]:.1%}', '',
+           'Held out: fitted below a compute cut, tested above']
+  lines += [f'  below {x["cut"]:.3g} FLOPs, {x["fitted"]} runs: error {100 * x["error"]:.2f} % '
+            f'(bias {100 * x["bias"]:+.2f} %) on the {x["tested"]} above, up to '
+            f'{x["reach"]:.3g} times the cut' for x in report['held_out']] or [
+                '  too few runs to hold some out']
   lines += ['', f'Outliers (z from the law of the others, as rare as {diagnostics.RARE} standard '
             'deviations)']
   lines += [f'  {x["name"]}: loss {100 * x["residual"]:+.1f} % off, z {x["z"]:+.1f}'
@@ -161,7 +164,7 @@ def _check_lines(report: dict[str, Any]) -> list[str]:
   laws = {'this fit': report['law'], 'without the outliers': report['without_outliers'],
           f'by {_LOSSES[report["other_loss"]["loss"]]}': report['other_loss']['law'],
           'by variable projection': report['variable_projection']}
-  lines += ['', f'{"The same by other ways":28}{"E":>9}{"A":>12}{"alpha":>9}{"B":>12}{"beta":>9}']
+  lines += ['', f'{"Alternative fits":28}{"E":>9}{"A":>12}{"alpha":>9}{"B":>12}{"beta":>9}']
   lines += [f'{name:28}{law["e"]:>9.5g}{law["a"]:>12.5g}{law["alpha"]:>9.4f}{law["b"]:>12.5g}'
             f'{law["beta"]:>9.4f}' for name, law in laws.items() if law]
   return lines
@@ -171,10 +174,10 @@ def _allocation_lines(report: dict[str, Any]) -> list[str]:
   law, percent = report['law'], f'{100 * report["level"]:g} %'
   value, low, high = report['exponent']
   lines = [f'N = {law["coefficient"]:.4g} C^{value:.4f}, D = C / 6 N, by approach '
-           f'{report["approach"]} ({report["runs"]} points)',
-           f'Exponent of N: {percent} between {_between(low, high, 4)}']
+           f'{report["approach"]} ({report["runs"]} runs)',
+           f'Exponent of N: {percent} interval {_between(low, high, 4)}']
   if report['minima']:
-    lines += ['', f'{"FLOPs":>10}{"best N":>12}{"its loss":>10}']
+    lines += ['', f'{"FLOPs":>10}{"optimal N":>12}{"loss":>10}']
     lines += [f'{m["flops"]:>10.3g}{m["parameters"]:>12.4g}{m["loss"]:>10.4f}'
               for m in report['minima']]
   lines += [f'Left out: {line}' for line in report['dropped']]
@@ -188,18 +191,18 @@ def _between(low: float, high: float, digits: int = 4) -> str:
 def residual_figure(fit: Fit):
   """A matplotlib Figure of the residuals (loss over law, less 1, in percent) against FLOPs.
 
-  Colours are tokens a parameter; lines are twice the noise.
+  Colour is tokens a parameter; dashed lines are at twice the noise.
   """
   from matplotlib.figure import Figure
   runs = fit.runs
   figure = Figure(figsize=(6.4, 4), layout='constrained')
   axes = figure.subplots()
-  shown = axes.scatter(runs.flops, 100 * fit.residuals, c=runs.tokens / runs.parameters,
-                       norm='log', cmap='viridis', s=18)
+  points = axes.scatter(runs.flops, 100 * fit.residuals, c=runs.tokens / runs.parameters,
+                        norm='log', cmap='viridis', s=18)
   axes.axhline(0, color='0.3', linewidth=0.8)
   for sign in (-1, 1):
     axes.axhline(200 * sign * fit.scale, color='0.5', linewidth=0.8, linestyle='--')
   axes.set(xscale='log', xlabel='training FLOPs', ylabel='log loss less law (%)')
   axes.spines[['top', 'right']].set_visible(False)
-  figure.colorbar(shown, label='tokens a parameter')
+  figure.colorbar(points, label='tokens a parameter')
   return figure

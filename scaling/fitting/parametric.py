@@ -14,37 +14,38 @@ import numpy as np
 
 from scaling.fitting import solver
 from scaling.fitting.runs import Runs, check_varied
-from scaling.laws.laws import Additive, Allocation, Law
+from scaling.laws.laws import Allocation, Law, ParametricLaw
 from t5x_lite.core.errors import UserError
 
 Loss = Literal['huber', 'lad']
 PARAMETERS = ('e', 'a', 'alpha', 'b', 'beta')
-MANY = 40            # runs from which on whole runs are resampled, not residuals
+MIN_RUNS_RESAMPLED = 40   # number of runs from which runs are resampled, not residuals
 _RESTARTS = 3        # perturbed starts of every resample, beside the optimum
-_BOUNDS = 0.01, 5.0  # exponents outside of which a fit has run to a bound
-_VANISHED = 1e-6     # a term, as a share of the loss, that is no longer there
-STRAIGHT = 0.1      # spread of the runs about their line in (ln N, ln D) below which it is one
+_BOUNDS = 0.01, 5.0  # exponents of a law that is identified
+_VANISHED = 1e-6     # fraction of the loss below which a term is zero
+STRAIGHT = 0.1       # spread about their line in (ln N, ln D) below which runs are collinear
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-  """A fitted law, the runs it was fitted to, and how sure it is.
+  """A fitted law, its runs, and its uncertainty.
 
   Attributes:
-    law: L(N, D); its methods give optima, losses and prices.
-    runs: that it was fitted to.
+    law: L(N, D).
+    runs: that it is fitted to.
     loss: 'huber' (delta 1e-3) or 'lad', least absolute deviations.
     objective: its sum over the runs at the optimum (Huber: over delta^2).
     resampled: 'runs' or 'residuals'; None before `bootstrap`.
-    samples: laws of the resamples, one Additive of arrays [samples]; None before `bootstrap`.
-    noise: [samples], how far the log loss of one more run would lie off each of these laws.
+    bootstrap_samples: laws of the resamples, one ParametricLaw of arrays [samples]; None before
+      `bootstrap`.
+    noise: [samples], the deviation of the log loss of a new run from each of these laws.
   """
-  law: Additive
+  law: ParametricLaw
   runs: Runs
   loss: Loss
   objective: float
   resampled: Literal['runs', 'residuals'] | None = None
-  samples: Additive | None = None
+  bootstrap_samples: ParametricLaw | None = None
   noise: np.ndarray | None = None
 
   @property
@@ -59,73 +60,73 @@ class Fit:
 
   @property
   def theta(self) -> np.ndarray:
-    """(ln A, ln B, ln E, alpha, beta), as fit_solver has it."""
+    """(ln A, ln B, ln E, alpha, beta), as in solver.py."""
     law = self.law
     return np.array([math.log(law.a), math.log(law.b), math.log(law.e), law.alpha, law.beta])
 
-  def beyond(self, flops: float) -> float:
-    """How many times the budget lies outside the runs': 1 inside."""
+  def extrapolation(self, flops: float) -> float:
+    """The factor by which a budget is outside the FLOPs of the runs; 1 inside."""
     return max(flops / self.runs.flops.max(), self.runs.flops.min() / flops, 1.0)
 
   def standard_errors(self) -> dict[str, float]:
-    """Standard deviations of e, a, alpha, b and beta over the resamples that are not `runaway`."""
-    samples, kept = self._samples(), ~self.runaway
+    """Standard deviations of e, a, alpha, b, beta over the samples that are not `degenerate`."""
+    samples, kept = self._resampled(), ~self.degenerate
     return {name: float(np.std(getattr(samples, name)[kept], ddof=1)) for name in PARAMETERS}
 
   @property
-  def runaway(self) -> np.ndarray:
-    """Which resamples [samples] tell no law: an exponent has run to a bound, and A or B with it."""
-    samples = self._samples()
+  def degenerate(self) -> np.ndarray:
+    """Which samples [samples] do not identify a law: an exponent is at a bound."""
+    samples = self._resampled()
     return _at_bound(samples.alpha) | _at_bound(samples.beta)
 
   def intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
     """Percentile intervals of e, a, alpha, b and beta."""
-    samples = self._samples()
+    samples = self._resampled()
     return {name: percentiles(getattr(samples, name), level) for name in PARAMETERS}
 
   def optimum(self, flops: float, level: float = 0.95) -> dict[str, tuple[float, float, float]]:
     """'parameters', 'tokens', 'ratio' (D / N) and 'loss' of a budget, as (value, low, high).
 
-    `loss` is the law's at the optimum, without the noise of a run (see `predict`). Resamples
+    `loss` is the law's at the optimum, without the noise of a run (see `predict_loss`). Samples
     without an optimum are left out (see `with_optimum`).
     """
     samples = self.with_optimum()
 
-    def answers(law):
+    def quantities(law):
       n, d = law.optimum(flops)
       return {'parameters': n, 'tokens': d, 'ratio': d / n, 'loss': law.loss(n, d)}
 
-    sampled = answers(samples)
+    sampled = quantities(samples)
     return {name: (float(value), *percentiles(sampled[name], level))
-            for name, value in answers(self.law).items()}
+            for name, value in quantities(self.law).items()}
 
-  def with_optimum(self) -> Additive:
+  def with_optimum(self) -> ParametricLaw:
     """The samples whose exponents are positive: the others have no best N.
 
-    `runaway` has them among others, and the report warns of more than a few.
+    They are among the `degenerate` ones, of which the report warns.
     """
-    samples = self._samples()
+    samples = self._resampled()
     kept = (samples.alpha > 0) & (samples.beta > 0)
-    return Additive(*(getattr(samples, name)[kept] for name in PARAMETERS))
+    return ParametricLaw(*(getattr(samples, name)[kept] for name in PARAMETERS))
 
-  def predict(self, parameters: float, tokens: float, level: float = 0.95
+  def predict_loss(self, parameters: float, tokens: float, level: float = 0.95
               ) -> tuple[float, float, float]:
     """Loss of one new run: (law's, low, high) with a prediction interval.
 
-    The interval is of percentiles over the resamples of the law's loss times exp(noise): it holds
-    what is not known of the law and what single runs scatter about it.
+    The interval is of percentiles over the samples of the law's loss times exp(noise): it covers
+    the uncertainty of the law and the noise of a single run.
     """
-    sampled = self._samples().loss(parameters, tokens) * np.exp(self.noise)
+    sampled = self._resampled().loss(parameters, tokens) * np.exp(self.noise)
     return float(self.law.loss(parameters, tokens)), *percentiles(sampled, level)
 
-  def _samples(self) -> Additive:
-    if self.samples is None:
-      raise ValueError('call bootstrap(fit) first: it has the intervals')
-    return self.samples
+  def _resampled(self) -> ParametricLaw:
+    if self.bootstrap_samples is None:
+      raise ValueError('call bootstrap(fit) first: intervals need its samples')
+    return self.bootstrap_samples
 
 
 def percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
-  """The interval that leaves out equal shares below and above."""
+  """The central interval: equal fractions of the values are below and above."""
   low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
   return float(low), float(high)
 
@@ -133,45 +134,45 @@ def percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
 def robust_scale(residuals: np.ndarray) -> float:
   """1.4826 times the median of the absolute residuals, without the five smallest.
 
-  A robust fit of five parameters passes through up to five runs, and their zeros say nothing of the
-  noise (as in MATLAB's robustfit; Hill & Holland 1977).
+  A robust fit of five parameters passes through up to five runs, whose zeros carry no information
+  on the noise (as in MATLAB's robustfit; Hill & Holland 1977).
   """
   size = np.sort(np.abs(residuals))
   return 1.4826 * float(np.median(size[5:])) if len(size) > 5 else math.nan
 
 
-def best(runs: Runs, loss: Loss = 'huber', starts: np.ndarray | None = None) -> Fit:
-  """The law of the lowest loss from all starts; by default those 4,500 that are usual.
+def fit_unchecked(runs: Runs, loss: Loss = 'huber', starts: np.ndarray | None = None) -> Fit:
+  """The fit of the lowest objective over all starts; default: the 4,500 published ones.
 
-  Whether they tell it is another question (`check_identified`). Raises UserError if the runs are
-  too few or too alike for any law.
+  It may not be identified (`check_identified`). Raises UserError if the runs are too few or too
+  similar for any law.
   """
   check_varied(runs)
   if len(runs) < 6:
-    raise UserError(f'{len(runs)} runs cannot tell five parameters and their noise: a law needs at '
-                    'least 6 runs')
+    raise UserError(f'{len(runs)} runs do not identify five parameters and their noise: a law '
+                    'needs at least 6 runs')
   if (spread := line_spread(runs)) < STRAIGHT:
-    raise UserError('the law cannot be identified: N and D of all runs lie on one line of ln N and '
-                    f'ln D (spread {spread:.2g} about it): add runs of other D / N')
+    raise UserError('the law cannot be identified: N and D of all runs are on one line of ln N and '
+                    f'ln D (spread {spread:.2g}): add runs of other D / N')
   n, d, log_loss = _logs(runs)
   starts = solver.standard_starts() if starts is None else starts
   theta, objective = solver.solve_best(starts, n, d, log_loss, np.ones(len(runs)), loss)
   return Fit(_law(theta), runs, loss, objective)
 
 
-def fit(runs: Runs, loss: Loss = 'huber', starts: np.ndarray | None = None) -> Fit:
-  """The `best` law; UserError if the runs do not tell it."""
-  found = best(runs, loss, starts)
+def fit_law(runs: Runs, loss: Loss = 'huber', starts: np.ndarray | None = None) -> Fit:
+  """The fit of `fit_unchecked`; UserError if the runs do not identify the law."""
+  found = fit_unchecked(runs, loss, starts)
   check_identified(found)
   return found
 
 
 def check_identified(found: Fit, blamed: Iterable[str] = ()) -> None:
-  """Raises UserError if the runs do not tell the law; `blamed` are outliers among them."""
+  """Raises UserError if the runs do not identify the law; `blamed` are outliers among them."""
   if reason := unidentified(found):
-    far = ', '.join(blamed)
+    outliers = ', '.join(blamed)
     raise UserError(f'the law cannot be identified from these {len(found.runs)} runs: {reason}'
-                    + (f'; or leave out what lies far off the others: {far}' if far else ''))
+                    + (f'; or leave out the outliers: {outliers}' if outliers else ''))
 
 
 def line_spread(runs: Runs) -> float:
@@ -181,10 +182,10 @@ def line_spread(runs: Runs) -> float:
 
 
 def unidentified(found: Fit) -> str | None:
-  """Why the runs do not tell the law, and what would; None if they do.
+  """Why the runs do not identify the law, with the cure; None if they do.
 
-  They do not if the term of N or of D does not move the loss, over all runs, by more than the
-  noise; or if an exponent has run to a bound, or is less than its own standard error.
+  They do not if the term of N or of D changes the loss, over all runs, by no more than the noise;
+  or if an exponent is at a bound, or below its standard error.
   """
   law, runs = found.law, found.runs
   for letter, exponent, field, term in (
@@ -192,12 +193,12 @@ def unidentified(found: Fit) -> str | None:
       ('D', 'beta', 'tokens', law.b * runs.tokens ** -law.beta)):
     value = getattr(law, exponent)
     cure = f'add runs over a wider range of {field}'
-    moved = float(np.ptp(term / runs.loss))
-    if not np.isfinite(term).all() or moved < max(_VANISHED, found.scale):
-      return (f'the term of {letter} moves the loss by {100 * moved:.2g} % over all runs, no more '
-              f'than their noise of {100 * found.scale:.2g} %; {cure}')
+    change = float(np.ptp(term / runs.loss))
+    if not np.isfinite(term).all() or change < max(_VANISHED, found.scale):
+      return (f'the term of {letter} changes the loss by {100 * change:.2g} % over all runs, '
+              f'within their noise of {100 * found.scale:.2g} %; {cure}')
     if _at_bound(value):
-      return f'{exponent} has run to {value:.3g}; {cure}'
+      return f'{exponent} is at a bound, {value:.3g}; {cure}'
     error = rough_errors(found)[3 if letter == 'N' else 4]
     if not error < value:
       return f'{exponent} is {value:.2g} with a standard error of {error:.2g}; {cure}'
@@ -216,14 +217,13 @@ def bootstrap(found: Fit, count: int = 1000, seed: int = 0,
   """The fit with `count` laws refitted to resamples, each from the optimum and 3 perturbed starts.
 
   'runs' draws as many runs with replacement. 'residuals' keeps N and D, and adds to the law
-  residuals drawn with replacement: smoothed, since a robust fit heaps them at 0; scaled up by
-  sqrt(P / (P - 5)) for the parameters that were fitted, and by sqrt(nu / chi^2_nu), nu = P - 5,
-  since so few residuals tell their own size badly (for a linear law and normal noise the intervals
-  are then Student's). A few runs leave resamples of runs that tell no law, so residuals are the
-  default below 40 runs.
+  residuals drawn with replacement: smoothed, since a robust fit has many at 0; scaled by
+  sqrt(P / (P - 5)) for the fitted parameters, and by sqrt(nu / chi^2_nu), nu = P - 5, for the
+  uncertainty of their scale (for a linear law and normal noise the intervals are then Student's).
+  Resamples of few runs often do not identify a law, so residuals are the default below 40 runs.
   """
   runs = found.runs
-  resample = resample or ('runs' if len(runs) >= MANY else 'residuals')
+  resample = resample or ('runs' if len(runs) >= MIN_RUNS_RESAMPLED else 'residuals')
   rng = np.random.default_rng(seed)
   n, d, log_loss = _logs(runs)
   free = len(runs) - 5
@@ -243,14 +243,15 @@ def bootstrap(found: Fit, count: int = 1000, seed: int = 0,
   starts[:, 1:] = perturbed(found, rng, count * _RESTARTS).reshape(count, _RESTARTS, 5)
   repeat = lambda x: np.repeat(x, _RESTARTS + 1, 0) if x.ndim > 1 else x
   theta, value = solver.solve(starts.reshape(-1, 5), n, d, repeat(log_loss), repeat(weights),
-                                  found.loss)
+                              found.loss)
   best = value.reshape(count, -1).argmin(1)
   samples = theta.reshape(count, -1, 5)[np.arange(count), best]
-  return dataclasses.replace(found, resampled=resample, samples=_law(samples.T), noise=noise)
+  return dataclasses.replace(found, resampled=resample, bootstrap_samples=_law(samples.T),
+                             noise=noise)
 
 
 def perturbed_starts(found: Fit) -> np.ndarray:
-  """Starts [64, 5] for a fit to nearly the same runs: the optimum, near it, some of the grid."""
+  """Starts [64, 5] for a fit to nearly the same runs: the optimum, near it, and on the grid."""
   rng = np.random.default_rng(0)
   grid = solver.standard_starts()
   return np.concatenate([found.theta[None], perturbed(found, rng, 31),
@@ -258,7 +259,7 @@ def perturbed_starts(found: Fit) -> np.ndarray:
 
 
 def perturbed(found: Fit, rng: np.random.Generator, count: int) -> np.ndarray:
-  """Starts [count, 5] about the optimum, whose terms keep their size at the middle of the runs."""
+  """Starts [count, 5] about the optimum, with equal terms at the middle of the runs."""
   n, d, _ = _logs(found.runs)
   moves = rng.normal(size=(count, 5)) * (0.3, 0.3, 0.1, 0.05, 0.05)
   starts = found.theta + moves
@@ -267,40 +268,40 @@ def perturbed(found: Fit, rng: np.random.Generator, count: int) -> np.ndarray:
   return starts
 
 
-def load(path: pathlib.Path | str) -> Law:
-  """The law of a fit.json that `t5x-lite scaling fit --output` wrote, or of its folder.
+def load_law(path: pathlib.Path | str) -> Law:
+  """The law of a fit.json of `t5x-lite scaling fit --output`, or of its folder.
 
-  Raises UserError if it is not there or not such a file.
+  Raises UserError if it is missing or invalid.
   """
   path = pathlib.Path(path).expanduser()
   path = path / 'fit.json' if path.is_dir() else path
   try:
     saved = json.loads(path.read_text())
-    draws = saved['draws']
+    samples = saved['bootstrap_samples']
     fields = dict(source=f'fitted: {path}', counts='N and C as in the runs; D = C / 6 N',
-                  text=f'the user\'s own: {saved["runs"]} runs', fitted=tuple(saved['fitted']))
+                  text=f'the user\'s own, {saved["runs"]} runs', fitted=tuple(saved['fitted']))
     if saved['approach'] != 3:
       return Law(Allocation(**saved['law']), exponents=tuple(np.quantile(
-          draws['exponent'], [0.025, 0.975])), interval='95 % of resamples of the exponent',
+          samples['exponent'], [0.025, 0.975])), interval='95 % of resamples of the exponent',
           **fields)
-    laws = tuple(Additive(*row) for row in zip(*(draws[name] for name in PARAMETERS)))
-    return Law(Additive(**saved['law']), draws=laws,
+    laws = tuple(ParametricLaw(*row) for row in zip(*(samples[name] for name in PARAMETERS)))
+    return Law(ParametricLaw(**saved['law']), bootstrap_samples=laws,
                interval=f'95 % of refits to resampled {saved["resampled"]}', **fields)
   except (OSError, ValueError, KeyError, TypeError) as e:
-    raise UserError(f'{path} is no fit ({type(e).__name__}: {e}): write one with t5x-lite scaling '
-                    'fit RUNS --output=FOLDER') from e
+    raise UserError(f'{path} is not a fit ({type(e).__name__}: {e}): write one with t5x-lite '
+                    'scaling fit RUNS --output=FOLDER') from e
 
 
 def _at_bound(exponent: float | np.ndarray) -> bool | np.ndarray:
-  return np.logical_not((_BOUNDS[0] < exponent) & (exponent < _BOUNDS[1]))   # nan is, too
+  return np.logical_not((_BOUNDS[0] < exponent) & (exponent < _BOUNDS[1]))   # true of nan
 
 
 def _logs(runs: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   return np.log(runs.parameters), np.log(runs.tokens), np.log(runs.loss)
 
 
-def _law(theta: np.ndarray) -> Additive:
+def _law(theta: np.ndarray) -> ParametricLaw:
   """The law of one theta [5], or the laws of [5, samples]."""
   a, b, e = np.exp(np.clip(theta[:3], -300, 300))
   values = e, a, theta[3], b, theta[4]
-  return Additive(*(map(float, values) if theta.ndim == 1 else values))
+  return ParametricLaw(*(map(float, values) if theta.ndim == 1 else values))

@@ -2,8 +2,8 @@
 
 A fit minimises the sum of w rho(r) over the runs, with r = log L - log law, the log of the law
 taken as log-sum-exp (Hoffmann et al. 2022, appendix D.3). rho is the Huber loss, r^2 / 2 up to
-delta and delta (|r| - delta / 2) beyond, summed over delta^2, so that a tolerance means the same
-for every delta; or the absolute value. Steps are Newton's with the exact Hessian, damped after
+delta and delta (|r| - delta / 2) above, divided by delta^2, so that a tolerance means the same for
+every delta; or the absolute value. Steps are Newton's with the exact Hessian, damped after
 Levenberg and Marquardt; where the Hessian is not positive, those of reweighted least squares.
 
 S fits, P runs. A point theta is (a, b, e, alpha, beta) with A = exp(a), B = exp(b), E = exp(e).
@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 DELTA = 1e-3          # of the Huber loss, as published
-# Least absolute deviations is the limit of ever smaller deltas, each begun where the last ended.
+# Least absolute deviations is the limit of decreasing deltas, each started at the last optimum.
 _DELTAS = tuple(DELTA * 0.25 ** np.arange(1, 14))   # down to 1.5e-11
-_KEPT = 128           # minima of the Huber loss from which that goes on
-_STEPS, _ROUNDS = 50, 8   # of a round, after which fits that have ended make room; and how many
-_CHUNK = 128          # fits that step together: their arrays stay in the processor's cache
-_TOLERANCE = 1e-13    # the relative decrease below which a step is the last
-_MOVE = 3.0           # the most that a step changes any parameter
+_KEPT = 128           # minima of the Huber loss from which the deltas decrease
+_STEPS, _ROUNDS = 50, 8   # steps of a round, after which converged fits are removed; rounds
+_CHUNK = 128          # fits of a batch, whose arrays fit the processor's cache
+_TOLERANCE = 1e-13    # relative decrease below which a fit has converged
+_MOVE = 3.0           # maximum change of a parameter in a step
 
 
 def standard_starts() -> np.ndarray:
@@ -42,7 +42,7 @@ def solve(starts: np.ndarray, log_n: np.ndarray, log_d: np.ndarray, log_loss: np
   Args:
     starts: [S, 5].
     log_n, log_d: [P].
-    log_loss, weights: [P], or [S, P] where each fit has its own.
+    log_loss, weights: [P], or [S, P] for separate values of each fit.
     loss: 'huber', or 'lad' for least absolute deviations. The objective is the sum over delta^2,
       or the sum of absolute deviations.
   """
@@ -57,7 +57,7 @@ def solve(starts: np.ndarray, log_n: np.ndarray, log_d: np.ndarray, log_loss: np
 
 def solve_best(starts: np.ndarray, log_n: np.ndarray, log_d: np.ndarray, log_loss: np.ndarray,
                weights: np.ndarray, loss: str) -> tuple[np.ndarray, float]:
-  """The lowest of the minima from all starts, of one fit: (theta [5], objective)."""
+  """The lowest minimum of one fit over all starts: (theta [5], objective)."""
   theta, value = solve(starts, log_n, log_d, log_loss, weights, 'huber')
   if loss == 'lad':
     _, distinct = np.unique(np.round(np.log(value + 1e-300), 6), return_index=True)
@@ -83,7 +83,7 @@ def jacobian(theta: np.ndarray, log_n: np.ndarray, log_d: np.ndarray) -> np.ndar
 def _minimise(starts, log_n, log_d, log_loss, weights, delta):
   """Minima of the Huber loss: (theta [S, 5], objective [S])."""
   middle_n, middle_d = log_n.mean(), log_d.mean()
-  # A and B are told at the middle of the runs: there they hardly depend on alpha and beta.
+  # A and B at the middle of the runs, where they hardly depend on alpha and beta.
   to_middle = np.eye(5)
   to_middle[0, 3], to_middle[1, 4] = -middle_n, -middle_d
   theta, value = starts @ to_middle.T, np.zeros(len(starts))
@@ -108,8 +108,7 @@ def _minimise(starts, log_n, log_d, log_loss, weights, delta):
 
 @jax.jit
 def _descend(theta, damping, y, w, n, d, delta):
-  """Steps from theta [S, 5] until none is left or the round ends: theta, objective, damping, done.
-  """
+  """Steps from theta [S, 5] to convergence or the end of a round: (theta, loss, damping, done)."""
   evaluate = functools.partial(_derivatives, y=y, w=w, n=n, d=d, delta=delta)
   eye = jnp.eye(5)
 
@@ -147,14 +146,14 @@ def _descend(theta, damping, y, w, n, d, delta):
 def _derivatives(theta, y, w, n, d, delta):
   """(objective [S], gradient [S, 5], Hessian [S, 5, 5], majorant [S, 5, 5]) at theta [S, 5].
 
-  The majorant is the Hessian of reweighted least squares, which is never negative.
+  The majorant is the Hessian of reweighted least squares, which is positive semidefinite.
   """
   a, b, e, alpha, beta = (x[:, None] for x in theta.T)
   terms = [a - alpha * n, b - beta * d, jnp.broadcast_to(e, (len(theta), len(n)))]
   top = jnp.maximum(jnp.maximum(terms[0], terms[1]), terms[2])
-  shares = [jnp.exp(term - top) for term in terms]
-  total = sum(shares)
-  p_a, p_b, p_e = (share / total for share in shares)      # of the loss that each term makes
+  terms_exp = [jnp.exp(term - top) for term in terms]
+  total = sum(terms_exp)
+  p_a, p_b, p_e = (term / total for term in terms_exp)   # fraction of each term
   r = y - (top + jnp.log(total))
   size = jnp.abs(r)
   f = (w * jnp.where(size <= delta, 0.5 * r * r, delta * (size - 0.5 * delta))).sum(1)

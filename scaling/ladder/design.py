@@ -1,8 +1,8 @@
 """A ladder: a sweep of small runs that predicts a large one, as gin files in one folder.
 
-Each size is trained for durations that double. All of a size share one stable phase: the longest
-run keeps checkpoints where the shorter ones begin to decay, and those branch off there (Hägele et
-al. 2024), which saves the stable phases of all but the longest.
+Each size is trained for durations that double. The runs of a size share one stable phase: the
+longest keeps checkpoints where the shorter ones begin to decay, and these branch off there (Hägele
+et al. 2024), which saves the stable phases of all but the longest.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from t5x_lite.core.errors import UserError
 from t5x_lite.cost import accounting
 
 MANIFEST = 'manifest.json'
-DECAY = 0.2          # of a run's steps, after which the rate is 0
-WARMUP = 0.05        # of the shortest run's steps
+DECAY = 0.2          # fraction of a run's steps in which the rate decays to 0
+WARMUP = 0.05        # fraction of the shortest run's steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,13 +27,13 @@ class Run:
   """One run of a ladder, or the target.
 
   Attributes:
-    shape: the fields of ModelConfig in which it differs from the base experiment.
+    shape: the fields of ModelConfig that differ from the base experiment.
     parameters: all of them.
-    tokens: positions of the batches that it reads.
+    tokens: positions of its batches.
     flops: 6 N D.
-    exact_flops: the model's own, of attention what its mask leaves.
-    branches_off: (name of the run, step) whose state it starts from.
-    checkpoint_every: steps; those at which other runs branch off are multiples of it.
+    exact_flops: the model's own, with unmasked attention only.
+    branches_off: (name of the run, step) of its initial state.
+    checkpoint_every: steps; other runs branch off at multiples of it.
   """
   name: str
   shape: dict[str, int | bool | None]
@@ -51,32 +51,29 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ladder:
-  """What `manifest.json` holds: the question, the base experiment and the runs."""
+  """The contents of `manifest.json`: target, base experiment and runs."""
   target_flops: float
   gin_files: tuple[str, ...]
   bindings: tuple[str, ...]
   optimizer: str                 # its class
-  multiple: int                  # of which widths are multiples
+  multiple: int                  # divisor of all widths
   tokens_per_step: int
   runs: tuple[Run, ...]
-  versions: dict[str, str]       # of Python, JAX and this project, when it was designed
-
-  def of(self, name: str) -> Run:
-    return next(run for run in self.runs if run.name == name)
+  versions: dict[str, str]       # of Python, JAX and this project at design time
 
   @property
   def flops(self) -> float:
-    """What the ladder costs, 6 N times the tokens that are really computed."""
+    """The cost of the ladder: 6 N times the tokens computed, shared phases once."""
     saved = sum(6 * run.parameters * run.branches_off[1] * self.tokens_per_step
                 for run in self.runs if run.branches_off)
     return sum(run.flops for run in self.runs) - saved
 
 
-def make(gin_files: Sequence[str], bindings: Sequence[str], *, target_flops: float,
+def make_ladder(gin_files: Sequence[str], bindings: Sequence[str], *, target_flops: float,
          largest: float | None = None, multiple: int = 128, **settings) -> Ladder:
-  """The ladder for a target over a base experiment, of gin files and bindings; see `design`.
+  """The ladder of a target and a base experiment of gin files and bindings; see `design_runs`.
 
-  `largest` is a fifth of the target if None.
+  `largest`: None: a fifth of the target.
   """
   from importlib.metadata import version
   import platform
@@ -85,7 +82,7 @@ def make(gin_files: Sequence[str], bindings: Sequence[str], *, target_flops: flo
   from t5x_lite.experiment import gin_config
 
   experiment, _ = gin_config.load_experiment(gin_files, [*bindings, "MODEL_DIR=''"])
-  runs = design(experiment, target_flops=target_flops, largest=largest or target_flops / 5,
+  runs = design_runs(experiment, target_flops=target_flops, largest=largest or target_flops / 5,
                 multiple=multiple, **settings)
   return Ladder(
       target_flops=target_flops, gin_files=tuple(gin_files), bindings=tuple(bindings),
@@ -95,29 +92,28 @@ def make(gin_files: Sequence[str], bindings: Sequence[str], *, target_flops: flo
                 't5x_lite': __version__})
 
 
-def design(experiment, *, target_flops: float, largest: float, durations: int = 3, sizes: int = 4,
-           spread: float = 8.0, tokens_per_parameter: float = 20.0, multiple: int = 128
-           ) -> tuple[Run, ...]:
+def design_runs(experiment, *, target_flops: float, largest: float, durations: int = 3,
+                sizes: int = 4, spread: float = 8.0, tokens_per_parameter: float = 20.0,
+                multiple: int = 128) -> tuple[Run, ...]:
   """The runs: `sizes` models at each of `durations` budgets, which double up to `largest`.
 
-  Sizes are equally spaced in log N over the factor `spread`, around what `tokens_per_parameter`
-  says is optimal for the middle budget; so each budget has smaller and larger models than its
-  optimum.
+  Sizes are equally spaced in log N over the factor `spread`, around the optimum of the middle
+  budget by `tokens_per_parameter`, so each budget has models smaller and larger than its optimum.
   The learning rate follows N ** (-1/3) from that of the base experiment (Porian et al. 2024).
 
-  Raises UserError if two sizes would be the same model, if there are too few steps to warm up and
-  decay, or if the largest rung is not below the target.
+  Raises UserError if two sizes are the same model, if there are too few steps to warm up and decay,
+  or if the largest rung is not below the target.
   """
   if not 0 < largest < target_flops:
     raise UserError(f'--largest={largest:.3g}: give less than the target of {target_flops:.3g} '
-                    'FLOPs, a fifth of it, say')
+                    'FLOPs, e.g. a fifth of it')
   if sizes < 3 or durations < 2:
-    raise UserError(f'{sizes} sizes and {durations} durations: a law of five constants needs 3 '
-                    'sizes and 2 durations at least')
+    raise UserError(f'{sizes} sizes and {durations} durations: a law of five constants needs '
+                    'at least 3 sizes and 2 durations')
   middle = largest / 2 ** ((durations - 1) / 2)
   centre = math.sqrt(middle / 6 / tokens_per_parameter)
   wanted = np.geomspace(centre / math.sqrt(spread), centre * math.sqrt(spread), sizes)
-  configs = [architecture.snap(experiment.model, n, multiple=multiple) for n in wanted]
+  configs = [architecture.config_for_size(experiment.model, n, multiple=multiple) for n in wanted]
   counts = [accounting.parameters(config).total for config in configs]
   if len(set(counts)) < len(counts):
     raise UserError(f'{sizes} sizes over a factor of {spread:g} around {centre:.3g} parameters are '
@@ -130,10 +126,10 @@ def design(experiment, *, target_flops: float, largest: float, durations: int = 
 
 
 def _runs_of(experiment, config, parameters: int, largest: float, durations: int) -> list[Run]:
-  """The durations of one size, the longest first; the others branch off it."""
+  """The runs of one size, the longest first; the others branch off it."""
   per_step = tokens_per_step(experiment)
   shortest = largest / 2 ** (durations - 1) / 6 / parameters / per_step
-  stable = round((1 - DECAY) * shortest)     # a multiple of it is where each duration decays
+  stable = round((1 - DECAY) * shortest)     # each duration decays from a multiple of it
   if WARMUP * shortest < 1 or stable < 10:
     raise UserError(f'{parameters:,} parameters: the shortest run would have {shortest:.0f} steps '
                     f'of {per_step} tokens; raise --largest, or use a smaller batch')
@@ -150,7 +146,7 @@ def _runs_of(experiment, config, parameters: int, largest: float, durations: int
 
 def make_run(experiment, config, name: str, steps: int, *, warmup: int, decay: int,
              checkpoint_every: int, branches_off: tuple[str, int] | None = None) -> Run:
-  """A run of `config` under the base experiment's data and, scaled to its size, learning rate."""
+  """A run of `config` on the base experiment's data, with its learning rate scaled to the size."""
   parameters = accounting.parameters(config).total
   base = accounting.parameters(experiment.model).total
   rate = peak_rate(experiment) * (base / parameters) ** (1 / 3)
@@ -166,12 +162,12 @@ def make_run(experiment, config, name: str, steps: int, *, warmup: int, decay: i
 
 
 def tokens_per_step(experiment) -> int:
-  """Positions of a batch, those of both stacks."""
+  """Positions of a batch, of both stacks."""
   return experiment.data.batch_size * sum(experiment.row_lengths)
 
 
 def peak_rate(experiment) -> float:
-  """The highest rate of the base experiment's schedule; UserError if it does not say one."""
+  """The peak rate of the base experiment's schedule; UserError if it has none."""
   schedule = experiment.optimizer.learning_rate
   rate = getattr(schedule, 'peak', None) or getattr(schedule, 'rate', None)
   if rate is None:
@@ -181,12 +177,12 @@ def peak_rate(experiment) -> float:
 
 
 def run_name(parameters: int, tokens: int) -> str:
-  """'n1204224_d2211840': the exact figures, so that names never clash."""
+  """'n1204224_d2211840': the exact figures, so that names are unique."""
   return f'n{parameters}_d{tokens}'
 
 
-def gin_of(ladder: Ladder, run: Run, folder: pathlib.Path) -> str:
-  """The gin file of a run: the base experiment's files, and what differs."""
+def format_gin(ladder: Ladder, run: Run, folder: pathlib.Path) -> str:
+  """The gin file of a run: the base experiment's files, and the differences."""
   lines = [f'# {run.parameters:,} parameters, {run.tokens:,} tokens, {run.flops:.3g} FLOPs '
            '(6 N D).',
            'from __gin__ import dynamic_registration', 'from t5x_lite import experiment',
@@ -218,21 +214,21 @@ def gin_path(folder: pathlib.Path, name: str) -> pathlib.Path:
   return folder / 'gin' / f'{name}.gin'
 
 
-def write(ladder: Ladder, folder: pathlib.Path) -> None:
-  """Writes the manifest and a gin file a run. Raises UserError if another ladder is there."""
+def write_ladder(ladder: Ladder, folder: pathlib.Path) -> None:
+  """Writes the manifest and a gin file for each run; UserError if there is another ladder."""
   path = folder / MANIFEST
   if path.exists():
-    if read(folder) != ladder:
-      raise UserError(f'{path} is of another ladder: use another --folder, or leave its settings '
-                      'as they were')
+    if read_ladder(folder) != ladder:
+      raise UserError(f'{path} is of another ladder: use another --folder, or the settings it was '
+                      'designed with')
     return
   (folder / 'gin').mkdir(parents=True, exist_ok=True)
   for run in ladder.runs:
-    gin_path(folder, run.name).write_text(gin_of(ladder, run, folder))
-  path.write_text(json.dumps(dataclasses.asdict(ladder), indent=1) + '\n')   # last: all is there
+    gin_path(folder, run.name).write_text(format_gin(ladder, run, folder))
+  path.write_text(json.dumps(dataclasses.asdict(ladder), indent=1) + '\n')   # written last
 
 
-def read(folder: pathlib.Path) -> Ladder:
+def read_ladder(folder: pathlib.Path) -> Ladder:
   """The ladder of a folder; UserError if there is none."""
   path = folder / MANIFEST
   if not path.exists():
@@ -245,7 +241,7 @@ def read(folder: pathlib.Path) -> Ladder:
   return Ladder(**saved | lists | {'runs': runs})
 
 
-def text_of(ladder: Ladder) -> str:
+def format_ladder(ladder: Ladder) -> str:
   """The runs as a table."""
   lines = [f'{"run":<26}{"parameters":>12}{"tokens":>14}{"D/N":>8}{"steps":>8}{"FLOPs":>11}'
            f'{"rate":>10}  branches off']
@@ -254,8 +250,8 @@ def text_of(ladder: Ladder) -> str:
     lines.append(f'{run.name:<26}{run.parameters:>12,}{run.tokens:>14,}'
                  f'{run.tokens / run.parameters:>8.1f}{run.steps:>8,}{run.flops:>11.3g}'
                  f'{run.learning_rate:>10.3g}  {off}')
-  share = ladder.flops / ladder.target_flops
-  whole = sum(run.flops for run in ladder.runs)
-  lines.append(f'In all {ladder.flops:.3g} FLOPs, {share:.0%} of the target ({whole:.3g} without '
-               'shared stable phases)')
+  fraction = ladder.flops / ladder.target_flops
+  unshared = sum(run.flops for run in ladder.runs)
+  lines.append(f'Total {ladder.flops:.3g} FLOPs, {fraction:.0%} of the target ({unshared:.3g} '
+               'without shared stable phases)')
   return '\n'.join(lines)

@@ -1,4 +1,4 @@
-"""Launches the runs of a ladder, here or under SLURM, and reads what they reached."""
+"""Launches the runs of a ladder, here or under SLURM, and reads their losses."""
 
 from collections.abc import Callable, Iterable
 import concurrent.futures
@@ -20,57 +20,56 @@ COLUMNS = ('name', 'parameters', 'tokens', 'flops', 'loss', 'exact_flops', 'lear
            'embed_dim', 'num_layers')
 
 
-def command_of(folder: pathlib.Path, run: Run) -> list[str]:
-  """The words of the command that trains a run, or takes it up where it stopped."""
+def train_command(folder: pathlib.Path, run: Run) -> list[str]:
+  """The words of the command that trains or resumes a run."""
   return [sys.executable, '-m', 't5x_lite', 'train',
           f'--gin_file={ladders.gin_path(folder, run.name)}',
           f'--gin.MODEL_DIR={ladders.run_folder(folder, run.name)}']
 
 
-def waves(runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:
-  """(runs that start by themselves, those that branch off them)."""
+def split_waves(runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:
+  """(runs that start from scratch, runs that branch off them)."""
   runs = list(runs)
   return [r for r in runs if r.branches_off is None], [r for r in runs if r.branches_off]
 
 
-def train(folder: pathlib.Path, runs: Iterable[Run], jobs: int = 1,
-          say: Callable[[str], None] = print) -> None:
-  """Trains those of the runs that are not finished, so many at a time; each logs to a file.
+def train_runs(folder: pathlib.Path, runs: Iterable[Run], jobs: int = 1,
+               log_line: Callable[[str], None] = print) -> None:
+  """Trains the unfinished runs, `jobs` at a time; each logs to a file.
 
-  Raises UserError naming the runs that failed, after all others have ended.
+  Raises UserError with the names of failed runs, after all others have ended.
   """
   (folder / 'logs').mkdir(parents=True, exist_ok=True)
   failed = []
 
   def one(run: Run) -> None:
     log = folder / 'logs' / f'{run.name}.log'
-    say(f'{run.name}: training, {log}')
+    log_line(f'{run.name}: training, {log}')
     with open(log, 'a') as out:
-      status = subprocess.run(command_of(folder, run), stdout=out, stderr=subprocess.STDOUT,
+      status = subprocess.run(train_command(folder, run), stdout=out, stderr=subprocess.STDOUT,
                               check=False).returncode
-    loss = final_loss(folder, run)
+    loss = read_final_loss(folder, run)
     if status or loss is None:
       failed.append(run.name)
-      last = (log.read_text().strip().splitlines() or ['nothing was said'])[-1]
-      say(f'{run.name}: failed with status {status}: {last}')
+      last = (log.read_text().strip().splitlines() or ['no output'])[-1]
+      log_line(f'{run.name}: failed with status {status}: {last}')
     else:
-      say(f'{run.name}: loss {loss:.4f}')
+      log_line(f'{run.name}: loss {loss:.4f}')
 
   with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-    for wave in waves(runs):
-      wave = [run for run in wave if final_loss(folder, run) is None
+    for wave in split_waves(runs):
+      wave = [run for run in wave if read_final_loss(folder, run) is None
               and (run.branches_off is None or run.branches_off[0] not in failed)]
       list(pool.map(one, wave))
   if failed:
     raise UserError(f'{len(failed)} of the runs failed ({", ".join(failed)}): see '
-                    f'{folder / "logs"} and run the same command again, which takes them up where '
-                    'they stopped')
+                    f'{folder / "logs"} and run the same command again, which resumes them')
 
 
-def final_loss(folder: pathlib.Path, run: Run) -> float | None:
-  """Validation loss after the run's last step, nats a token; None if it is not finished.
+def read_final_loss(folder: pathlib.Path, run: Run) -> float | None:
+  """Validation loss after the run's last step, in nats a token; None if it is not finished.
 
-  Raises UserError if the run was evaluated on several tasks, or on none that has a loss.
+  Raises UserError unless the run was evaluated on one task with a loss.
   """
   run_folder = RunFolder(ladders.run_folder(folder, run.name))
   evaluation = run_folder.evaluation_at(run.steps)
@@ -84,9 +83,9 @@ def final_loss(folder: pathlib.Path, run: Run) -> float | None:
   return next(iter(losses.values()))
 
 
-def collect(ladder: Ladder, folder: pathlib.Path) -> pathlib.Path:
-  """Writes ladder.csv of all finished runs; UserError naming those that are not."""
-  missing = [run.name for run in ladder.runs if final_loss(folder, run) is None]
+def write_results(ladder: Ladder, folder: pathlib.Path) -> pathlib.Path:
+  """Writes ladder.csv; UserError if a run is not finished."""
+  missing = [run.name for run in ladder.runs if read_final_loss(folder, run) is None]
   if missing:
     raise UserError(f'{len(missing)} of {len(ladder.runs)} runs are not finished ({missing[0]}, …)'
                     f': t5x-lite scaling ladder run --folder={folder}')
@@ -95,30 +94,30 @@ def collect(ladder: Ladder, folder: pathlib.Path) -> pathlib.Path:
     writer = csv.DictWriter(out, COLUMNS)
     writer.writeheader()
     for run in ladder.runs:
-      writer.writerow(row_of(folder, run))
+      writer.writerow(_row(folder, run))
   return path
 
 
-def row_of(folder: pathlib.Path, run: Run) -> dict[str, object]:
-  """The run's line of ladder.csv."""
+def _row(folder: pathlib.Path, run: Run) -> dict[str, object]:
+  """The run's row of ladder.csv."""
   from t5x_lite.experiment import gin_config
 
   config = RunFolder(ladders.run_folder(folder, run.name)).config
   experiment, _ = gin_config.load_experiment([str(config)])
-  values = {**vars(run), 'loss': round(final_loss(folder, run), 6),
+  values = {**vars(run), 'loss': round(read_final_loss(folder, run), 6),
             'embed_dim': experiment.model.embed_dim, 'num_layers': experiment.model.num_layers}
   return {name: values[name] for name in COLUMNS}
 
 
 def write_slurm(ladder: Ladder, folder: pathlib.Path, jobs: int) -> pathlib.Path:
-  """A script that submits the runs as two array jobs, `jobs` at a time; returns its path."""
-  lines = ['#!/bin/bash', '# Submits the ladder to SLURM; options for sbatch may be given.',
+  """Writes a script that submits the runs as two array jobs, `jobs` at a time; returns its path."""
+  lines = ['#!/bin/bash', '# Submits the ladder to SLURM; arguments are options of sbatch.',
            'set -euo pipefail', f'cd {shlex.quote(str(pathlib.Path.cwd()))}', 'after=']
-  for number, wave in enumerate(waves(ladder.runs)):
+  for number, wave in enumerate(split_waves(ladder.runs)):
     if not wave:
       continue
     commands = folder / f'wave{number}.txt'
-    commands.write_text(''.join(shlex.join(command_of(folder, run)) + '\n' for run in wave))
+    commands.write_text(''.join(shlex.join(train_command(folder, run)) + '\n' for run in wave))
     task = f'eval "$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(commands))})"'
     lines.append(f'job=$(sbatch --parsable $after "$@" --array=0-{len(wave) - 1}%{jobs} '
                  f'--output={shlex.quote(str(folder / "logs" / "%A_%a.log"))} '
@@ -132,5 +131,5 @@ def write_slurm(ladder: Ladder, folder: pathlib.Path, jobs: int) -> pathlib.Path
 
 
 def save_json(path: pathlib.Path, value: object) -> None:
-  """Writes it whole or not at all."""
+  """Writes a JSON file atomically."""
   write_text(path, json.dumps(value, indent=1) + '\n')

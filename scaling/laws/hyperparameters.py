@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 RECIPES = ('step_law', 'deepseek', 'porian')
-WARMUP_MOST = 0.1   # of a run's tokens
+MAX_WARMUP = 0.1   # fraction of a run's tokens
 
 
 class Recipe(NamedTuple):
@@ -11,8 +11,8 @@ class Recipe(NamedTuple):
   batch_tokens: float
 
 
-def recipe(name: str, *, parameters: float, tokens: float, flops: float) -> Recipe:
-  """What the rule of this name, one of RECIPES, says.
+def compute_recipe(name: str, *, parameters: float, tokens: float, flops: float) -> Recipe:
+  """Learning rate and batch size by the rule of this name, one of RECIPES.
 
   Args:
     parameters: without the input embedding.
@@ -26,7 +26,7 @@ def recipe(name: str, *, parameters: float, tokens: float, flops: float) -> Reci
 def step_law(parameters: float, tokens: float) -> Recipe:
   """Li et al. 2025, "Predictable Scale: Part I, Step Law", arXiv 2503.04715, equation 1.
 
-  N counts no embeddings. As printed; the means of its bootstrap give 2 % more.
+  N counts no embeddings. As printed; its bootstrap means give 2 % more.
   """
   return Recipe(1.79 * parameters ** -0.713 * tokens ** 0.307, 0.58 * tokens ** 0.571)
 
@@ -46,5 +46,5 @@ def porian(parameters: float) -> Recipe:
 
 
 def warmup_tokens(parameters: float, tokens: float) -> float:
-  """As many tokens as parameters (Porian et al. 2024, section 3.3), a tenth of all at most."""
-  return min(parameters, WARMUP_MOST * tokens)
+  """As many tokens as parameters (Porian et al. 2024, section 3.3), at most MAX_WARMUP of all."""
+  return min(parameters, MAX_WARMUP * tokens)

@@ -1,8 +1,8 @@
-"""How uncertain a law's answer is: what its source says of it, carried to a budget.
+"""Intervals of a law's predictions, from the uncertainty that its source reports.
 
-A law has one of three: refits to resampled runs, of which everything has an interval; a range of
-its exponent a in N ~ C ** a, of which N has one, widening with the distance from the middle of the
-runs; or nothing. None holds what all runs share: another text, tokenizer or recipe.
+A law has bootstrap samples, which give an interval of every quantity; or an interval of the
+exponent a in N ~ C ** a, which gives one of N, wider with the distance from the middle of the runs;
+or neither. No interval covers what all runs share: corpus, tokenizer and recipe.
 """
 
 from collections.abc import Callable
@@ -12,28 +12,30 @@ import math
 
 import numpy as np
 
-from scaling.laws.laws import Additive, Law
+from scaling.laws.laws import Law, ParametricLaw
 
 Interval = tuple[float, float]
 LEVEL = 0.95
 
 
 @functools.cache
-def shipped_draws(name: str) -> tuple[Additive, ...]:
-  """The refits of a file in scaling/data, with columns e, a, alpha, b, beta."""
+def load_bootstrap_samples(name: str) -> tuple[ParametricLaw, ...]:
+  """The bootstrap samples of a file in scaling/data, with columns e, a, alpha, b, beta."""
   text = (importlib.resources.files('scaling') / 'data' / name).read_text(encoding='utf-8')
   rows = [line for line in text.splitlines() if line and not line.startswith('#')]
   names = rows[0].split(',')
-  return tuple(Additive(**dict(zip(names, map(float, row.split(','))))) for row in rows[1:])
+  return tuple(ParametricLaw(**dict(zip(names, map(float, row.split(','))))) for row in rows[1:])
 
 
-def of_draws(law: Law, quantities: Callable[[Additive], tuple[float, ...]], level: float = LEVEL
-             ) -> list[Interval] | None:
-  """The central interval of each of the quantities over the law's refits; None if it has none.
+def bootstrap_intervals(law: Law, quantities: Callable[[ParametricLaw], tuple[float, ...]],
+                        level: float = LEVEL) -> list[Interval] | None:
+  """The central interval of each quantity over the bootstrap samples; None if there are none.
 
-  One that is not finite (the FLOPs for a loss that a refit never reaches) counts as the largest.
+  A value that is not finite (the FLOPs for a loss that a sample never reaches) counts as infinite.
   """
-  forms = shipped_draws(law.draws) if isinstance(law.draws, str) else law.draws
+  forms = law.bootstrap_samples
+  if isinstance(forms, str):
+    forms = load_bootstrap_samples(forms)
   if not forms:
     return None
   values = np.array([quantities(form) for form in forms], np.float64)
@@ -42,10 +44,10 @@ def of_draws(law: Law, quantities: Callable[[Additive], tuple[float, ...]], leve
   return [(float(low), float(high)) for low, high in ends.T]
 
 
-def of_exponent(law: Law, flops: float) -> Interval | None:
-  """The interval of the optimal N that the range of the exponent gives; None if there is none.
+def exponent_interval(law: Law, flops: float) -> Interval | None:
+  """The interval of the optimal N from that of the exponent; None if there is none.
 
-  All the lines go through the law's N at the geometric middle of the budgets it was fitted on.
+  All power laws pass through the law's N at the geometric middle of its runs' budgets.
   """
   if law.exponents is None or law.fitted is None:
     return None

@@ -1,9 +1,9 @@
-"""From a number of parameters to a Transformer that can be built, with the proportions of a family.
+"""From a number of parameters to the config of a Transformer with the proportions of a family.
 
-Widths are multiples of what the hardware likes and the mesh divides. How deep a width wants to be
-follows the published ladders: width / depth rises from about 32 at a million parameters by way of
-64 at 125 million (GPT-3, table 2.1) to 128 at 7 billion and above, and matters little around there
-(Kaplan et al. 2020, figure 5).
+Widths are multiples that suit the hardware and that the mesh divides. The aspect ratio follows
+published model families: width / depth rises from about 32 at a million parameters through 64 at
+125 million (GPT-3, table 2.1) to 128 at 7 billion and above; the loss is flat around it (Kaplan et
+al. 2020, figure 5).
 """
 
 import dataclasses
@@ -15,29 +15,29 @@ from t5x_lite.cost import accounting
 from t5x_lite.models import ModelConfig
 
 
-def snap(base: ModelConfig, parameters: float, *, multiple: int = 128, tensor: int = 1
-         ) -> ModelConfig:
-  """`base` with the width and depth whose exact number of parameters is about that.
+def config_for_size(base: ModelConfig, parameters: float, *, multiple: int = 128, tensor: int = 1
+                    ) -> ModelConfig:
+  """`base` with the width and depth whose exact number of parameters is close to `parameters`.
 
   Head size, the ratio of MLP to width, queries a key-value head, and the ratio of the two stacks of
   an encoder-decoder are those of `base`, rounded.
 
   Args:
     base: any config of the family.
-    parameters: all of them, embeddings and output layer included.
+    parameters: total, embeddings and output layer included.
     multiple: of which widths of the residual stream and of MLPs are multiples.
-    tensor: devices that heads and MLP are cut over.
+    tensor: devices over which heads and MLP are sharded.
 
-  Raises UserError if not even one layer of the least width is so small.
+  Raises UserError if one layer of the minimum width is too large.
   """
   wanted = _aspect(parameters)
   stacks = 1 if base.num_decoder_layers is None else 2
-  # Heads of a width fill it, in most families; each device of `tensor` has whole key-value heads.
+  # In most families the heads fill the width; each device of `tensor` has whole key-value heads.
   heads = tensor * (base.num_heads // base.num_kv_heads)
   fills = base.num_heads * base.head_dim == base.embed_dim
-  least = math.lcm(multiple, base.head_dim * heads) if fills else multiple
+  min_width = math.lcm(multiple, base.head_dim * heads) if fills else multiple
   ideal = (parameters * wanted / 12 / stacks) ** (1 / 3)
-  step = least * 2 ** max(0, math.ceil(math.log2(ideal / least / 16)))
+  step = min_width * 2 ** max(0, math.ceil(math.log2(ideal / min_width / 16)))
   first = max(1, round(ideal / 2 / step))
   shapes = []
   for width in range(first * step, max(first + 1, round(ideal * 1.5 / step)) * step + 1, step):
@@ -50,14 +50,14 @@ def snap(base: ModelConfig, parameters: float, *, multiple: int = 128, tensor: i
   _, far, width, layers = min(shapes)
   found = _deep(base, width, layers, multiple, tensor)
   if far > 0.35:
-    raise UserError(f'{parameters:.3g} parameters: the nearest model that can be built has '
+    raise UserError(f'{parameters:.3g} parameters: the nearest model has '
                     f'{accounting.parameters(found).total:,} (width {width}, {layers} layers); ask '
                     f'for about that many, or set a smaller multiple than {multiple}')
   return found
 
 
 def _aspect(parameters: float) -> float:
-  """Width / depth that is usual for so many parameters."""
+  """The usual width / depth of a model of this size."""
   return min(max(64 * (parameters / 125e6) ** 0.15, 16), 128)
 
 
@@ -82,15 +82,15 @@ def _deep(base: ModelConfig, width: int, layers: int, multiple: int, tensor: int
 
 @functools.lru_cache(maxsize=4096)
 def _linear(base: ModelConfig, width: int, multiple: int, tensor: int) -> tuple[int, float]:
-  """(parameters besides layers, parameters a layer, with its share of the other stack's)."""
+  """(parameters outside layers, parameters a layer, with those of the other stack pro rata)."""
   def count(layers, decoder_layers):
     return accounting.parameters(_shaped(
         base, width, layers, multiple, tensor, decoder_layers=decoder_layers, scan=False)).total
 
   one = base.num_decoder_layers and 1
-  least = count(1, one)
-  layer = count(2, one) - least
+  one_layer = count(1, one)
+  layer = count(2, one) - one_layer
   if one is None:
-    return least - layer, layer
-  decoder = count(1, 2) - least
-  return least - layer - decoder, layer + decoder * base.num_decoder_layers / base.num_layers
+    return one_layer - layer, layer
+  decoder = count(1, 2) - one_layer
+  return one_layer - layer - decoder, layer + decoder * base.num_decoder_layers / base.num_layers

@@ -1,10 +1,10 @@
-"""What a budget is worth: FLOPs, chips and hours, money, energy and a deadline, each from another.
+"""Conversion of a compute budget between FLOPs, chips and hours, money, energy and a deadline.
 
     FLOPs = chips x hours x 3600 x peak x MFU
     dollars = chips x hours x price;    kWh = chips x hours x watts x PUE / 1000
 
-MFU is the model FLOPs utilisation: FLOPs that the model needs, recomputation not counted, over the
-peak of dense bfloat16.
+MFU is the model FLOPs utilisation: the model's FLOPs, without recomputation, over the peak of dense
+bfloat16.
 """
 
 import dataclasses
@@ -14,21 +14,21 @@ import re
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost.hardware import Chip
 
-MFU = 0.4          # what well-tuned runs reach: PaLM 0.46, Llama 3 0.38 to 0.43, Gopher 0.33
+MFU = 0.4          # of well-tuned runs: PaLM 0.46, Llama 3 0.38 to 0.43, Gopher 0.33
 PUE = 1.1          # power of the data centre over that of the chips (LLaMA, LaMDA)
-# Far above what there is: beyond it the search for a plan has no meaning.
-_MOST = {'flops': 1e32, 'chips': 1e7, 'dollars': 1e15, 'kwh': 1e15}
-_AGREE = 0.01      # two ways to say one thing may differ by so much
+# Upper limits, far above any real budget.
+_MAX = {'flops': 1e32, 'chips': 1e7, 'dollars': 1e15, 'kwh': 1e15}
+_TOLERANCE = 0.01  # relative difference up to which two quantities agree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budget:
-  """A budget on a kind of chip. What was not given, nor follows, is None.
+  """A budget on a kind of chip. What is neither given nor implied is None.
 
   Attributes:
-    flops: model FLOPs of training; None if a target loss is all that is known.
-    chips, hours: how many for how long; both None if they are free to be chosen.
-    deadline: hours that must suffice.
+    flops: model FLOPs of training; None if only a target loss is given.
+    chips, hours: number and time; both None if they are free.
+    deadline: maximum hours.
     loss: the target.
   """
   chip: Chip
@@ -42,98 +42,99 @@ class Budget:
 
   @property
   def rate(self) -> float:
-    """Model FLOPs that a chip gets done in an hour."""
+    """Model FLOPs of a chip in an hour."""
     return 3600 * self.chip.flops * self.mfu
 
   def chip_hours(self, flops: float) -> float:
     return flops / self.rate
 
   def dollars(self, flops: float) -> float | None:
-    """What so many FLOPs cost; None without a price."""
+    """The cost of these FLOPs; None without a price."""
     return None if self.chip.price is None else self.chip_hours(flops) * self.chip.price
 
   def kwh(self, flops: float) -> float | None:
-    """The energy of so many FLOPs; None where the chip's power is not known."""
+    """The energy of these FLOPs; None if the chip's power is not known."""
     if self.chip.power is None:
       return None
     return self.chip_hours(flops) * self.chip.power * self.pue / 1000
 
-  def spent(self, flops: float) -> 'Budget':
-    """The budget with its FLOPs known (of a target loss), and the chips or hours that follow.
+  def with_flops(self, flops: float) -> 'Budget':
+    """The budget with these FLOPs, and the chips or hours that follow.
 
-    Raises UserError if the deadline, or the hours, are too short for them.
+    Raises UserError if the deadline or the hours are too short for them.
     """
     return _divided(dataclasses.replace(self, flops=flops))
 
 
-def solve(chip: Chip, *, flops: float | None = None, chips: int | None = None,
-          hours: float | None = None, dollars: float | None = None, kwh: float | None = None,
-          deadline: float | None = None, loss: float | None = None, mfu: float = MFU,
-          pue: float = PUE) -> Budget:
-  """The budget of any of these that suffice: one of FLOPs, money, energy, chips x hours, a loss.
+def solve_budget(chip: Chip, *, flops: float | None = None, chips: int | None = None,
+                 hours: float | None = None, dollars: float | None = None,
+                 kwh: float | None = None, deadline: float | None = None,
+                 loss: float | None = None, mfu: float = MFU, pue: float = PUE) -> Budget:
+  """The budget of one of FLOPs, money, energy, chips x hours, or a target loss.
 
-  Chips and hours without the other, and a deadline, divide what one of the others says.
+  Chips alone, hours alone, or a deadline divide one of the others.
 
-  Raises UserError, naming what would do, if they do not suffice, contradict one another, or cannot
-  be met.
+  Raises UserError, with a cure, if the quantities are too few, contradictory or infeasible.
   """
   given = {'flops': flops, 'chips': chips, 'hours': hours, 'dollars': dollars, 'kwh': kwh,
            'deadline': deadline, 'loss': loss}
   for name, value in given.items():
     if value is not None and not 0 < value < math.inf:
       raise UserError(f'--{name}={value:g}: give a number above 0')
-  for name, most in _MOST.items():
-    if given[name] is not None and given[name] > most:
-      raise UserError(f'--{name}={given[name]:g}: nobody has more than {most:g}; give less')
+  for name, maximum in _MAX.items():
+    if given[name] is not None and given[name] > maximum:
+      raise UserError(f'--{name}={given[name]:g}: above the limit of {maximum:g}: give less')
   if not 0.001 <= mfu <= 1:
-    raise UserError(f'--mfu={mfu:g}: give a share of the peak from 0.001 to 1; {MFU} is usual')
+    raise UserError(f'--mfu={mfu:g}: give a fraction of the peak from 0.001 to 1; {MFU} is usual')
   if pue < 1:
-    raise UserError(f'--pue={pue:g}: the whole draws no less than its chips; give 1 or more')
+    raise UserError(f'--pue={pue:g}: a data centre draws no less than its chips: give 1 or more')
   budget = Budget(chip=chip, mfu=mfu, pue=pue, chips=chips, hours=hours, deadline=deadline,
                   loss=loss)
   _check_deadline(budget)
-  worth = _worth(budget, flops, dollars, kwh)
-  names = list(worth)
+  equivalents = _flop_equivalents(budget, flops, dollars, kwh)
+  names = list(equivalents)
   for name in names[1:]:
-    if abs(worth[name] / worth[names[0]] - 1) > _AGREE:
-      raise UserError(_contradiction(budget, names[0], worth[names[0]], name, worth[name]))
-  if worth and loss is not None:
-    raise UserError(f'--loss={loss:g} and {names[0]} both say how much is spent: give one of them, '
-                    'and --deadline or --chips beside a loss')
-  if worth:
-    return _divided(dataclasses.replace(budget, flops=worth[names[0]]))
+    if abs(equivalents[name] / equivalents[names[0]] - 1) > _TOLERANCE:
+      raise UserError(_contradiction(budget, names[0], equivalents[names[0]], name,
+                                     equivalents[name]))
+  if equivalents and loss is not None:
+    raise UserError(f'--loss={loss:g} and {names[0]} both set the budget: give one of them, and '
+                    '--deadline or --chips with a loss')
+  if equivalents:
+    return _divided(dataclasses.replace(budget, flops=equivalents[names[0]]))
   if loss is None:
-    raise UserError('not enough is given: pass --flops, --loss, --dollars or --kwh, or --chips '
-                    'with --hours')
+    raise UserError('no budget is given: pass --flops, --loss, --dollars or --kwh, or --chips with '
+                    '--hours')
   return budget
 
 
-def _worth(budget: Budget, flops, dollars, kwh) -> dict[str, float]:
-  """What is said -> the FLOPs it is worth, for all that say how much is spent."""
-  chip, worth = budget.chip, {}
+def _flop_equivalents(budget: Budget, flops, dollars, kwh) -> dict[str, float]:
+  """Flag -> its FLOPs, for each flag that sets the budget."""
+  chip, equivalents = budget.chip, {}
   if flops is not None:
-    worth[f'--flops={flops:.4g}'] = flops
+    equivalents[f'--flops={flops:.4g}'] = flops
   if dollars is not None:
     if chip.price is None:
-      raise UserError(f'--dollars: no price of {chip.title} is known; pass --prices=FILE with '
+      raise UserError(f'--dollars: the price of {chip.title} is not known; pass --prices=FILE with '
                       f'[{chip.name}] price and price_date')
-    worth[f'--dollars={dollars:g}'] = dollars / chip.price * budget.rate
+    equivalents[f'--dollars={dollars:g}'] = dollars / chip.price * budget.rate
   if kwh is not None:
     if chip.power is None:
       raise UserError(f'--kwh: the power of {chip.title} is not known; pass --prices=FILE with '
                       f'[{chip.name}] power')
-    worth[f'--kwh={kwh:g}'] = 1000 * kwh / (chip.power * budget.pue) * budget.rate
+    equivalents[f'--kwh={kwh:g}'] = 1000 * kwh / (chip.power * budget.pue) * budget.rate
   hours = budget.hours
-  if hours is None and not worth and budget.loss is None:
-    hours = budget.deadline    # all the time there is
+  if hours is None and not equivalents and budget.loss is None:
+    hours = budget.deadline
   if budget.chips is not None and hours is not None:
     if budget.loss is None or budget.hours is not None:
-      worth[f'--chips={budget.chips} for {hours:g} hours'] = budget.chips * hours * budget.rate
-  return worth
+      flag = f'--chips={budget.chips} for {hours:g} hours'
+      equivalents[flag] = budget.chips * hours * budget.rate
+  return equivalents
 
 
 def _check_deadline(budget: Budget) -> None:
-  if budget.hours and budget.deadline and budget.hours > budget.deadline * (1 + _AGREE):
+  if budget.hours and budget.deadline and budget.hours > budget.deadline * (1 + _TOLERANCE):
     raise UserError(f'--hours={budget.hours:g} is past --deadline={budget.deadline:g}: give fewer '
                     'hours and more chips')
 
@@ -149,7 +150,7 @@ def _contradiction(budget: Budget, one: str, first: float, other: str, second: f
 
 
 def _divided(budget: Budget) -> Budget:
-  """Chips from hours or a deadline, hours from chips."""
+  """The budget with chips from hours or a deadline, or hours from chips."""
   total = budget.chip_hours(budget.flops)
   limit = budget.hours or budget.deadline
   if budget.chips is None and limit is None:
@@ -158,7 +159,7 @@ def _divided(budget: Budget) -> Budget:
     chips = math.ceil(total / limit * (1 - 1e-9))
     return dataclasses.replace(budget, chips=chips, hours=total / chips)
   hours = total / budget.chips
-  if limit is not None and hours > limit * (1 + _AGREE):
+  if limit is not None and hours > limit * (1 + _TOLERANCE):
     raise UserError(
         f'{budget.flops:.3g} FLOPs take {budget.chips} x {budget.chip.title} {hours:.4g} hours, '
         f'not {limit:g}: give --chips={math.ceil(total / limit)}, or --deadline={hours:.4g}, or '
@@ -166,8 +167,8 @@ def _divided(budget: Budget) -> Budget:
   return dataclasses.replace(budget, hours=hours)
 
 
-def duration(text: str) -> float:
-  """Hours of '36', '36h', '90m' or '2d', as argparse takes a type."""
+def parse_duration(text: str) -> float:
+  """Hours of '36', '36h', '90m' or '2d'; an argparse type."""
   match = re.fullmatch(r'(\d+\.?\d*(?:e[+-]?\d+)?)\s*([mhd]?)', text.strip())
   if not match:
     raise UserError(f'{text!r}: expected hours, or a number with m, h or d, e.g. 36, 90m or 2d')

@@ -1,12 +1,12 @@
-"""What it takes to train a model that is already chosen, and what laws expect of it."""
+"""The cost of training a given model, and the loss that laws predict for it."""
 
 import dataclasses
 
 from scaling.laws import intervals
 from scaling.laws.intervals import Interval
-from scaling.laws.laws import Additive, Law
+from scaling.laws.laws import Law, ParametricLaw
 from scaling.planning.budget import Budget
-from scaling.planning.planner import count
+from scaling.planning.planner import count_parameters
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import accounting, memory
 from t5x_lite.models import ModelConfig
@@ -15,32 +15,32 @@ from t5x_lite.parallel.mesh import MESH_AXES, indivisible
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Expected:
-  """What a law says of a model and its tokens; None is what it does not say.
+  """A law's prediction for a model and its tokens; None is what the law does not predict.
 
   Attributes:
     parameters: N as the law counts it.
     loss, loss_interval: expected.
-    ratio: N over the N that is optimal for 6 N D.
-    waste: 6 N D over the least FLOPs with that loss, of additive laws.
-    beyond: how many times 6 N D lies outside the runs of the law.
+    ratio: N over the optimal N for 6 N D.
+    compute_overhead: 6 N D over the minimum FLOPs with that loss, of parametric laws.
+    extrapolation: the factor by which 6 N D is outside the runs of the law.
   """
   parameters: float
   ratio: float
   loss: float | None
   loss_interval: Interval | None
-  waste: float | None
-  beyond: float | None
+  compute_overhead: float | None
+  extrapolation: float | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-  """A model, its tokens, and what they cost.
+  """A model, its tokens, and their cost.
 
   Attributes:
     per_token: convention -> training FLOPs a token: '6N' (all parameters), 'exact' (products of
-      matrices, all of attention, no input embedding), 'causal' (of attention what its mask leaves).
-    flops: those of all tokens, likewise; 'exact' is what time and cost follow from.
-    expected: law -> what it says.
+      matrices, all of attention, no input embedding), 'causal' (only unmasked attention).
+    flops: those of all tokens, likewise; time and cost follow from 'exact'.
+    expected: law -> its prediction.
   """
   config: ModelConfig
   lengths: tuple[int, int]
@@ -63,16 +63,11 @@ def per_token(config: ModelConfig, lengths: tuple[int, int]) -> dict[str, float]
           'causal': accounting.train_flops(config, *lengths, causal=True) / size}
 
 
-def mfu(flops_per_token: float, tokens_per_second: float, chips: int, peak: float) -> float:
-  """Model FLOPs utilisation of a measured speed."""
-  return flops_per_token * tokens_per_second / (chips * peak)
+def estimate_training(config: ModelConfig, lengths: tuple[int, int], budget: Budget,
+                      known: dict[str, Law], tokens: float | None = None) -> Training:
+  """The cost of training on `tokens`, or on those that spend the budget.
 
-
-def training(config: ModelConfig, lengths: tuple[int, int], budget: Budget, known: dict[str, Law],
-             tokens: float | None = None) -> Training:
-  """The costs of so many tokens, or of as many as the budget buys.
-
-  Raises UserError if neither says how many, or if the tokens take more than the budget.
+  Raises UserError if neither is given, or if the tokens exceed the budget.
   """
   each = per_token(config, lengths)
   if tokens is None:
@@ -80,32 +75,32 @@ def training(config: ModelConfig, lengths: tuple[int, int], budget: Budget, know
       raise UserError('how many tokens? Give --tokens, --flops, --dollars, --kwh, or --chips with '
                       '--hours')
     tokens = budget.flops / each['exact']
-  budget = dataclasses.replace(budget, loss=None).spent(tokens * each['exact'])
+  budget = dataclasses.replace(budget, loss=None).with_flops(tokens * each['exact'])
   flops = {name: tokens * value for name, value in each.items()}
   return Training(
       config=config, lengths=lengths, parameters=accounting.parameters(config), tokens=tokens,
       per_token=each, flops=flops, budget=budget, chip_hours=budget.chip_hours(flops['exact']),
       dollars=budget.dollars(flops['exact']), kwh=budget.kwh(flops['exact']),
-      expected={name: _expected(law, count(config, law.counted, lengths), tokens)
+      expected={name: _expected(law, count_parameters(config, law.counted, lengths), tokens)
                 for name, law in known.items()})
 
 
 def _expected(law: Law, parameters: float, tokens: float) -> Expected:
   flops = 6 * parameters * tokens
   loss = law.form.loss(parameters, tokens) if hasattr(law.form, 'loss') else None
-  # Other forms have optima that do not minimise their loss, or a loss for each budget only.
-  least = law.form.flops_for(loss) if isinstance(law.form, Additive) else None
-  of_loss = intervals.of_draws(law, lambda form: (form.loss(parameters, tokens),))
+  # Optima of other forms do not minimise their loss.
+  min_flops = law.form.flops_for(loss) if isinstance(law.form, ParametricLaw) else None
+  of_loss = intervals.bootstrap_intervals(law, lambda form: (form.loss(parameters, tokens),))
   return Expected(
       parameters=parameters, ratio=parameters / law.form.optimum(flops)[0], loss=loss,
       loss_interval=of_loss and of_loss[0],
-      waste=None if least is None else flops / least,
-      beyond=None if law.fitted is None else law.beyond(flops))
+      compute_overhead=None if min_flops is None else flops / min_flops,
+      extrapolation=None if law.fitted is None else law.extrapolation(flops))
 
 
-def meshes(config: ModelConfig, budget: Budget, rows: int, lengths: tuple[int, int],
-           microbatches: int = 1, optimizer=None) -> dict[str, memory.Memory]:
-  """'fsdp 8' and the like -> memory of a device, for the chips of the budget (one if not said)."""
+def estimate_memory(config: ModelConfig, budget: Budget, rows: int, lengths: tuple[int, int],
+                    microbatches: int = 1, optimizer=None) -> dict[str, memory.Memory]:
+  """Mesh ('fsdp 8') -> memory of a device, for the chips of the budget (default: one)."""
   devices = (budget.chips or 1) * budget.chip.devices
   found = {}
   for tensor in (1, 2, 4, 8):

@@ -1,4 +1,4 @@
-"""How a model and its batch lie on the devices of a budget, so that a step fits their memory."""
+"""The mesh and batch of a model on the devices of a budget, such that a step fits their memory."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -9,9 +9,9 @@ from t5x_lite.cost.hardware import Chip
 from t5x_lite.models import ModelConfig
 from t5x_lite.parallel.mesh import indivisible
 
-SHARE = 0.9          # of a device's memory that a step may take; the compiler wants some too
+MEMORY_FRACTION = 0.9   # of a device's memory that a step may take; the rest is the compiler's
 TENSOR = (1, 2, 4, 8)
-_STATE = 16          # bytes a parameter of the state of AdamW and of gradients, in float32
+_STATE = 16             # bytes a parameter of the state of AdamW and of gradients, in float32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,12 +31,12 @@ class Layout:
   memory: 'memory.Memory'
 
 
-def find(config: ModelConfig, chip: Chip, chips: int, wanted_rows: float,
-         lengths: tuple[int, int], tensor: int | None = None) -> Layout | None:
-  """The layout that fits with the least communication and recomputation; None if none does.
+def find_layout(config: ModelConfig, chip: Chip, chips: int, wanted_rows: float,
+                lengths: tuple[int, int], tensor: int | None = None) -> Layout | None:
+  """The layout that fits with minimum communication and recomputation; None if none does.
 
-  In order of preference: all activations kept before those of blocks only, few microbatches, few
-  slices of the state. Tensor parallelism comes last, `tensor` devices if that is given.
+  In order of preference: no rematerialisation, few microbatches, few shards of the state. Tensor
+  parallelism comes last, over `tensor` devices if given.
 
   Args:
     wanted_rows: of a global batch; the nearest power of two for each part of the mesh is taken.
@@ -56,14 +56,14 @@ def find(config: ModelConfig, chip: Chip, chips: int, wanted_rows: float,
 
 def _with_tensor(config: ModelConfig, chip: Chip, parts: int, tensor: int, wanted_rows: float,
                  lengths: tuple[int, int]) -> Layout | None:
-  """The layout with fewest microbatches, then slices.
+  """The layout with fewest microbatches, then shards.
 
-  Memory is traced, which takes a second: what a line through the batches tried so far leaves out is
-  not tried.
+  Tracing memory takes a second, so layouts that a linear extrapolation of the traced ones excludes
+  are skipped.
   """
-  each = 2 ** max(0, round(math.log2(wanted_rows / parts)))   # rows of a device: easily divided
+  each = 2 ** max(0, round(math.log2(wanted_rows / parts)))   # rows of a device, a power of two
   slices = [n for n in _divisors(parts) if config.embed_dim % n == 0]
-  limit = SHARE * chip.device_memory
+  limit = MEMORY_FRACTION * chip.device_memory
   state = _STATE * accounting.parameters(config).total / tensor
   if state / slices[-1] > limit:
     return None
@@ -74,10 +74,10 @@ def _with_tensor(config: ModelConfig, chip: Chip, parts: int, tensor: int, wante
                              targets_length=lengths[1], microbatches=microbatches,
                              platform=chip.platform)
 
-  least = needs(each, slices[-1])
-  if least.total > limit:
+  smallest = needs(each, slices[-1])
+  if smallest.total > limit:
     return None
-  fixed, slope = 0.0, float(least.activations)   # bytes that a pass takes, and takes for a row
+  fixed, slope = 0.0, float(smallest.activations)   # bytes of a pass, and of each of its rows
   for microbatches in _divisors(each):
     rows = each // microbatches
     for fsdp in slices:
@@ -89,7 +89,7 @@ def _with_tensor(config: ModelConfig, chip: Chip, parts: int, tensor: int, wante
                       rows=each * parts, microbatches=microbatches, remat=config.remat,
                       memory=found)
       if rows > 1:
-        one = least.total - state / slices[-1]
+        one = smallest.total - state / slices[-1]
         slope = (found.total - state / fsdp - one) / (rows - 1)
         fixed = one - slope
   return None
@@ -100,9 +100,9 @@ def _divisors(n: int) -> list[int]:
   return sorted({*small, *(n // i for i in small)})
 
 
-def chips_to_try(least: float) -> Iterator[int]:
-  """Powers of two from `least` on, to a million."""
-  chips = 2 ** max(0, math.ceil(math.log2(max(least, 1)) - 1e-9))
+def chips_to_try(min_chips: float) -> Iterator[int]:
+  """Powers of two from `min_chips` to a million."""
+  chips = 2 ** max(0, math.ceil(math.log2(max(min_chips, 1)) - 1e-9))
   while chips <= 2 ** 20:
     yield chips
     chips *= 2

@@ -1,12 +1,12 @@
-"""A plan as a gin experiment that `t5x-lite train` launches as it is."""
+"""A plan as a gin experiment for `t5x-lite train`."""
 
 import pathlib
 
 from scaling.planning.planner import Plan
-from scaling.planning.request import FAMILIES
+from scaling.planning.request import PRESETS
 from t5x_lite.core.errors import UserError
 
-# What snapping sets, in the order of ModelConfig.
+# The fields that a plan sets, in the order of ModelConfig.
 _SHAPE = ('vocab_size', 'embed_dim', 'num_layers', 'num_heads', 'mlp_dim', 'num_decoder_layers',
           'num_kv_heads', 'head_dim', 'max_length')
 _HEAD = """\
@@ -18,23 +18,23 @@ from tasks.pipeline import evaluator
 """
 
 
-def text(plan: Plan) -> str:
-  """The gin file of the plan; MODEL_DIR is given when it is launched."""
-  family = FAMILIES[plan.request.family]
+def format_gin(plan: Plan) -> str:
+  """The gin file of the plan; MODEL_DIR is set at launch."""
+  preset = PRESETS[plan.request.family]
   placed, config = plan.layout, plan.config
   parts = placed.mesh['data'] * placed.mesh['fsdp']
-  lines = [*_comments(plan), _HEAD, f"include '{family.config}'", "include 'runs/pretrain.gin'",
+  lines = [*_comments(plan), _HEAD, f"include '{preset.config}'", "include 'runs/pretrain.gin'",
            "include 'hardware/accelerator.gin'", '', 'models.ModelConfig:']
   shape = {name: getattr(config, name) for name in _SHAPE}
   lines += [f'  {name} = {value!r}' for name, value in shape.items() if value is not None]
   lines += [f'  {name}' .replace('=', ' = ', 1)
-            for name in (b.partition('.')[2] for b in family.bindings)]
+            for name in (b.partition('.')[2] for b in preset.bindings)]
   if config.remat != 'none':
     lines.append(f'  remat = {config.remat!r}')
   if not config.scan_layers:
     lines.append('  scan_layers = False')
-  lines += ['', '# Yours go here: TASK, and VOCABULARY if it is not the one of the task.',
-            f'TASK = {plan.request.task or family.task!r}']
+  lines += ['', '# Set TASK to your own, and VOCABULARY if it differs from the task\'s.',
+            f'TASK = {plan.request.task or preset.task!r}']
   inputs, targets = plan.lengths
   if inputs:
     lines.append(f'INPUTS_LENGTH = {inputs}')
@@ -43,7 +43,7 @@ def text(plan: Plan) -> str:
             f'WARMUP_STEPS = {plan.warmup_steps}']
   if placed.microbatches > 1:
     lines.append(f'experiment.TrainConfig.microbatches = {placed.microbatches}')
-  # Every device needs a row when it is evaluated, too.
+  # In evaluation, too, every device needs a row.
   lines += [f'evaluator.EvalConfig.batch_size = {parts * -(-32 // parts)}',
             'evaluator.EvalConfig.num_examples = 1024', '', 'mesh.MeshConfig:']
   lines += [f'  {axis} = {size}' for axis, size in placed.mesh.items()]
@@ -51,25 +51,25 @@ def text(plan: Plan) -> str:
 
 
 def _comments(plan: Plan) -> list[str]:
-  """What it trains, where, what it costs, and what is expected."""
+  """Model, hardware, cost, and expected loss."""
   budget = plan.budget
   cost = '' if plan.dollars is None else f', ${plan.dollars:,.0f} at ${budget.chip.price:g} an hour'
-  expected = '' if plan.loss is None else f', expected loss {plan.loss:.3f} on its own text'
+  expected = '' if plan.loss is None else f', expected loss {plan.loss:.3f} on the law\'s corpus'
   return [f'# {plan.total_parameters:,} parameters on {plan.tokens:,} tokens: {plan.flops:.3g} '
           'FLOPs.',
           f'# {budget.chips} x {budget.chip.title}, {plan.chip_hours / budget.chips:.4g} hours at '
           f'an MFU of {budget.mfu:g}{cost}.',
-          f'# Law: {plan.answer.law}{expected}. Batch and rate: {plan.request.recipe}.']
+          f'# Law: {plan.prediction.law}{expected}. Batch and rate: {plan.request.recipe}.']
 
 
-def write(plan: Plan, path: str) -> pathlib.Path:
-  """Writes it; UserError if the file exists or cannot be written."""
+def write_gin(plan: Plan, path: str) -> pathlib.Path:
+  """Writes the gin file of the plan; UserError if it exists or cannot be written."""
   target = pathlib.Path(path).expanduser()
   try:
     with target.open('x', encoding='utf-8') as file:
-      file.write(text(plan))
+      file.write(format_gin(plan))
   except FileExistsError as e:
-    raise UserError(f'--output={path} exists: choose another name, or move it away') from e
+    raise UserError(f'--output={path} exists: choose another name, or remove it') from e
   except OSError as e:
     raise UserError(f'--output={path}: {e.strerror}') from e
   return target

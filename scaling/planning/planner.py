@@ -1,9 +1,9 @@
-"""From a budget to a run: the answer of one law, made a model that can be built, and laid out.
+"""From a budget to a run: the prediction of one law, rounded to a model, with its layout.
 
-FLOPs are counted twice. A law's C is 6 N D of what it calls N. What a run does is
+FLOPs are counted in two ways. A law's C is 6 N D, with N as the law counts it. A run's FLOPs are
 `t5x_lite.cost.accounting.train_flops`, with attention and without the input embedding. The tokens
-of a plan are those on which the budget is spent by that count; where a loss is asked for, they are
-what the law asks for, and the count says what they cost.
+of a plan spend the budget by the second count; for a target loss, the tokens are those of the law,
+and the second count gives their cost.
 """
 
 import dataclasses
@@ -11,42 +11,42 @@ import math
 
 from scaling.laws import hyperparameters, intervals
 from scaling.laws.intervals import Interval
-from scaling.laws.laws import Additive, Law
+from scaling.laws.laws import Law, ParametricLaw
 from scaling.planning import architecture, layout, predictions
-from scaling.planning.budget import Budget, solve
+from scaling.planning.budget import Budget, solve_budget
 from scaling.planning.layout import Layout
-from scaling.planning.predictions import Answer
-from scaling.planning.request import FAMILIES, LAW, Request
+from scaling.planning.predictions import Prediction
+from scaling.planning.request import LAW, PRESETS, Request
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import accounting, hardware
 from t5x_lite.models import ModelConfig
 
-DAYS = 30           # in which the fewest chips that are taken unasked finish
-_LEAST_STEPS = 50   # what has fewer, for its many devices, is no training
+DAYS = 30         # within which the default number of chips finishes
+_MIN_STEPS = 50   # of a run on more devices than its batch needs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-  """A run that can be launched, and what to expect of it.
+  """A run that can be launched, and its expected results.
 
   Attributes:
     budget: with chips and hours of the run.
-    answers: of all laws; `answer` is the one that was followed.
-    law: that law.
+    predictions: of all laws; `prediction` is that of `law`, which the plan follows.
     config: the model.
-    total_parameters, parameters: all of them, and those that the law counts.
-    tokens: that are trained on: steps x rows x tokens of a row.
+    total_parameters, parameters: all, and those that the law counts.
+    tokens: of training: steps x rows x tokens of a row.
     flops, flops_6nd: of training, exact (all of attention counted), and 6 N D as the law counts.
-    loss, loss_interval: expected of this N and D; None if the law does not say.
-    snapping: loss of the N that can be built less that of the optimum, at equal 6 N D.
-    chip_hours, dollars, kwh: of training; None where price or power is not known.
-    prices: factor of the optimal N -> times the FLOPs for the same loss; None likewise.
+    loss, loss_interval: expected of this N and D; None if the law has no loss.
+    rounding_loss: loss of this N less that of the optimum, at equal 6 N D.
+    chip_hours, dollars, kwh: of training; None if price or power is not known.
+    compute_overhead: factor of the optimal N -> multiple of the FLOPs for the same loss; None
+      without a parametric law.
     warnings: one line each.
   """
   request: Request
   budget: Budget
-  answers: tuple[Answer, ...]
-  answer: Answer
+  predictions: tuple[Prediction, ...]
+  prediction: Prediction
   law: Law
   config: ModelConfig
   lengths: tuple[int, int]
@@ -57,7 +57,7 @@ class Plan:
   flops_6nd: float
   loss: float | None
   loss_interval: Interval | None
-  snapping: float | None
+  rounding_loss: float | None
   steps: int
   warmup_steps: int
   learning_rate: float
@@ -65,65 +65,68 @@ class Plan:
   chip_hours: float
   dollars: float | None
   kwh: float | None
-  prices: dict[float, float] | None
+  compute_overhead: dict[float, float] | None
   warnings: tuple[str, ...]
 
 
-def answer(request: Request) -> tuple[Budget, dict[str, Law], list[Answer]]:
-  """The budget, the laws, and what each of them answers; UserError if it cannot be met."""
-  chip = hardware.find(request.hardware, hardware.load(request.prices))
-  budget = solve(chip, **{name: getattr(request, name) for name in (
+def predict_request(request: Request) -> tuple[Budget, dict[str, Law], list[Prediction]]:
+  """The budget, the laws, and the prediction of each; UserError if the request is infeasible."""
+  chip = hardware.find_chip(request.hardware, hardware.load_catalogue(request.prices))
+  budget = solve_budget(chip, **{name: getattr(request, name) for name in (
       'flops', 'loss', 'dollars', 'kwh', 'chips', 'hours', 'deadline', 'mfu', 'pue')})
-  known = predictions.laws(request.fit)
-  return budget, known, predictions.answers(budget, known, request.constraints)
+  known = predictions.load_laws(request.fit)
+  return budget, known, predictions.predict_all(budget, known, request.constraints)
 
 
-def make(request: Request) -> Plan:
-  """The plan; UserError, naming what would do, for a request that cannot be met."""
-  budget, known, found = answer(request)
+def make_plan(request: Request) -> Plan:
+  """The plan of a request; UserError, with a cure, if it is infeasible."""
+  budget, known, found = predict_request(request)
   name = request.law or ('fit' if request.fit else LAW)
-  best = predictions.chosen(name, found, known, budget, request.constraints)
+  best = predictions.select_prediction(name, found, known, budget, request.constraints)
   law = known[name]
   lengths = request.lengths
-  to_train = 6 * best.parameters * best.tokens    # less than the budget if that pays for serving
+  to_train = 6 * best.parameters * best.tokens    # less than the budget if that includes serving
   if request.constraints.served_tokens:
     budget = dataclasses.replace(budget, hours=None)
-  config, counted, tokens, placed, budget = _built(request, law, best, budget, lengths)
+  config, counted, tokens, placed, budget = _build_run(request, law, best, budget, lengths)
   per_row = accounting.train_flops(config, *lengths)
   row_tokens = sum(lengths)
   steps = max(1, round(tokens / row_tokens / placed.rows))
   trained = steps * placed.rows * row_tokens
   flops = float(steps * placed.rows * per_row)
-  whole = accounting.parameters(config)
-  rule = _recipe(request, whole, trained, flops)
-  asked = rule.batch_tokens / row_tokens
-  if steps < _LEAST_STEPS and placed.rows > 1.5 * asked:
+  sizes = accounting.parameters(config)
+  rule = _recipe(request, sizes, trained, flops)
+  recommended = rule.batch_tokens / row_tokens
+  if steps < _MIN_STEPS and placed.rows > 1.5 * recommended:
     raise UserError(
         f'{budget.chips:,} x {budget.chip.title} are too many: a row for each leaves {steps} steps '
-        f'of {placed.rows:,} rows, where {request.recipe} asks for {asked:.0f} rows: give fewer '
-        '--chips or more time')
+        f'of {placed.rows:,} rows, where {request.recipe} recommends {recommended:.0f} rows: give '
+        'fewer --chips or more time')
   warm = hyperparameters.warmup_tokens(counted, trained)
   loss_of = lambda n, d: request.constraints.loss(law.form, n, d)
-  loss_interval = intervals.of_draws(law, lambda form: (
+  loss_interval = intervals.bootstrap_intervals(law, lambda form: (
       request.constraints.loss(form, counted, trained),))
   return Plan(
-      request=request, budget=budget, answers=tuple(found), answer=best, law=law, config=config,
-      lengths=lengths, total_parameters=whole.total, parameters=counted, tokens=trained,
-      flops=flops, flops_6nd=6.0 * counted * trained, loss=loss_of(counted, trained),
+      request=request, budget=budget, predictions=tuple(found), prediction=best, law=law,
+      config=config, lengths=lengths, total_parameters=sizes.total, parameters=counted,
+      tokens=trained, flops=flops, flops_6nd=6.0 * counted * trained,
+      loss=loss_of(counted, trained),
       loss_interval=loss_interval and loss_interval[0],
-      snapping=None if best.loss is None else loss_of(counted, to_train / 6 / counted) - best.loss,
+      rounding_loss=(None if best.loss is None
+                     else loss_of(counted, to_train / 6 / counted) - best.loss),
       steps=steps, warmup_steps=max(1, round(warm / placed.rows / row_tokens)),
       learning_rate=float(f'{rule.learning_rate:.3g}'), layout=placed,
       chip_hours=budget.chip_hours(flops), dollars=budget.dollars(flops), kwh=budget.kwh(flops),
-      prices=law.form.prices(best.flops) if isinstance(law.form, Additive) else None,
+      compute_overhead=(law.form.compute_overheads(best.flops)
+                        if isinstance(law.form, ParametricLaw) else None),
       warnings=tuple(_warnings(law, best, budget, request, rule, placed, trained)))
 
 
 def base_config(request: Request) -> ModelConfig:
   """The family's config with the request's vocabulary and length, in bfloat16."""
   from t5x_lite.experiment import gin_config
-  family = FAMILIES[request.family]
-  config = gin_config.load_described([family.config], family.bindings).model
+  preset = PRESETS[request.family]
+  config = gin_config.load_described([preset.config], preset.bindings).model
   inputs, targets = request.lengths
   length = inputs + targets if config.family == 'decoder_only' else max(inputs, targets)
   return dataclasses.replace(
@@ -131,8 +134,8 @@ def base_config(request: Request) -> ModelConfig:
       max_length=None if config.max_length is None else length)
 
 
-def count(config: ModelConfig, counted: str, lengths: tuple[int, int]) -> float:
-  """N of a model as a law counts it; `counted` as of `Law`. Experts count if a token meets them."""
+def count_parameters(config: ModelConfig, counted: str, lengths: tuple[int, int]) -> float:
+  """N of a model as a law counts it; `counted` as in `Law`. Only active experts count."""
   whole = accounting.parameters(config)
   table = config.vocab_size * config.embed_dim
   if counted == 'no_embedding':
@@ -145,31 +148,32 @@ def count(config: ModelConfig, counted: str, lengths: tuple[int, int]) -> float:
   return whole.active
 
 
-def _built(request: Request, law: Law, best: Answer, budget: Budget, lengths: tuple[int, int]
-           ) -> tuple[ModelConfig, float, float, Layout, Budget]:
-  """(config, its N, tokens, layout, budget with its chips) of an answer.
+def _build_run(request: Request, law: Law, best: Prediction, budget: Budget,
+               lengths: tuple[int, int]
+               ) -> tuple[ModelConfig, float, float, Layout, Budget]:
+  """(config, its N, tokens, layout, budget with its chips) of a prediction.
 
-  Raises UserError if no number of chips tried holds the model in time.
+  Raises UserError if the model fits on no number of chips.
   """
   base = base_config(request)
   for tensor in layout.TENSOR:
-    config = _snapped(base, law.counted, best.parameters, request, lengths, tensor)
-    counted = count(config, law.counted, lengths)
+    config = _config_for_count(base, law.counted, best.parameters, request, lengths, tensor)
+    counted = count_parameters(config, law.counted, lengths)
     per_token = accounting.train_flops(config, *lengths) / sum(lengths)
     if request.loss is None:
       tokens = 6 * best.parameters * best.tokens / per_token
     else:
       tokens = request.constraints.tokens_for(law.form, counted, request.loss, best.tokens)
-    budget = budget.spent(per_token * tokens)
+    budget = budget.with_flops(per_token * tokens)
     rule = _recipe(request, accounting.parameters(config), tokens, budget.flops)
     rows = rule.batch_tokens / sum(lengths)
-    place = lambda chips: layout.find(config, budget.chip, chips, rows, lengths, tensor)
+    find = lambda chips: layout.find_layout(config, budget.chip, chips, rows, lengths, tensor)
     if budget.chips is not None:
-      placed, chips = place(budget.chips), budget.chips
+      placed, chips = find(budget.chips), budget.chips
     else:
-      least = budget.chip_hours(budget.flops) / (24 * DAYS)
-      placed, chips = next(((found, n) for n in layout.chips_to_try(least) if (found := place(n))),
-                           (None, None))
+      min_chips = budget.chip_hours(budget.flops) / (24 * DAYS)
+      placed, chips = next(((found, n) for n in layout.chips_to_try(min_chips)
+                            if (found := find(n))), (None, None))
     if placed is not None:
       hours = budget.chip_hours(budget.flops) / chips
       return (dataclasses.replace(config, remat=placed.remat), counted, tokens, placed,
@@ -177,58 +181,59 @@ def _built(request: Request, law: Law, best: Answer, budget: Budget, lengths: tu
   raise UserError(_too_large(config, budget, rows, lengths))
 
 
-def _snapped(base: ModelConfig, counted: str, parameters: float, request: Request,
-             lengths: tuple[int, int], tensor: int) -> ModelConfig:
-  """The buildable config whose N, as the law counts it, is about `parameters`."""
-  config = architecture.snap(base, parameters, multiple=request.multiple, tensor=tensor)
+def _config_for_count(base: ModelConfig, counted: str, parameters: float, request: Request,
+                      lengths: tuple[int, int], tensor: int) -> ModelConfig:
+  """The config whose N, as the law counts it, is about `parameters`."""
+  build = lambda n: architecture.config_for_size(base, n, multiple=request.multiple, tensor=tensor)
+  config = build(parameters)
   for _ in range(0 if counted == 'all' else 4):   # what is not counted depends on the width
-    ratio = accounting.parameters(config).total / count(config, counted, lengths)
-    config = architecture.snap(base, parameters * ratio, multiple=request.multiple, tensor=tensor)
-  most = request.constraints.max_parameters
-  for step in range(1, 40):   # the nearest may lie above a limit
-    if most is None or count(config, counted, lengths) <= most:
+    ratio = accounting.parameters(config).total / count_parameters(config, counted, lengths)
+    config = build(parameters * ratio)
+  maximum = request.constraints.max_parameters
+  for step in range(1, 40):   # the nearest may be above the limit
+    if maximum is None or count_parameters(config, counted, lengths) <= maximum:
       return config
-    config = architecture.snap(base, parameters * 0.98 ** step, multiple=request.multiple,
-                               tensor=tensor)
-  raise UserError(f'--max_parameters={most:g}: no model with widths of a multiple of '
+    config = build(parameters * 0.98 ** step)
+  raise UserError(f'--max_parameters={maximum:g}: no model with widths of a multiple of '
                   f'{request.multiple} is so small; set a smaller --multiple or --vocab_size')
 
 
-def _recipe(request: Request, whole, tokens: float, flops: float) -> hyperparameters.Recipe:
-  return hyperparameters.recipe(request.recipe, parameters=whole.total - whole.embedding,
-                                tokens=tokens, flops=flops)
+def _recipe(request: Request, sizes, tokens: float, flops: float) -> hyperparameters.Recipe:
+  return hyperparameters.compute_recipe(request.recipe, parameters=sizes.non_embedding,
+                                        tokens=tokens, flops=flops)
 
 
 def _too_large(config: ModelConfig, budget: Budget, rows: float, lengths: tuple[int, int]) -> str:
   chip = budget.chip
   what = f'{accounting.parameters(config).total:,} parameters'
   for chips in layout.chips_to_try((budget.chips or 1) + 1):
-    if layout.find(config, chip, chips, rows, lengths):
+    if layout.find_layout(config, chip, chips, rows, lengths):
       return (f'{what} do not fit the memory of {budget.chips} x {chip.title}: give '
               f'--chips={chips}, or --max_parameters')
-  return f'{what} fit no number of {chip.title}: name other --hardware, or give --max_parameters'
+  return (f'{what} do not fit any number of {chip.title}: choose other --hardware, or give '
+          '--max_parameters')
 
 
-def _warnings(law: Law, best: Answer, budget: Budget, request: Request,
+def _warnings(law: Law, best: Prediction, budget: Budget, request: Request,
               rule: hyperparameters.Recipe, placed: Layout, tokens: int):
-  if beyond := predictions.warning(best.law, best):
-    yield beyond
+  if outside := predictions.extrapolation_warning(best.law, best):
+    yield outside
   if stale := budget.chip.stale():
     yield stale
-  asked = rule.batch_tokens / sum(request.lengths)
-  if placed.rows > 1.5 * asked:
-    yield (f'a row for each device makes batches of {placed.rows} rows where {request.recipe} asks '
-           f'for {asked:.0f}: fewer chips would train as well')
+  recommended = rule.batch_tokens / sum(request.lengths)
+  if placed.rows > 1.5 * recommended:
+    yield (f'a row for each device makes batches of {placed.rows} rows, where {request.recipe} '
+           f'recommends {recommended:.0f}: fewer chips suffice')
   epochs = tokens / (request.unique_tokens or math.inf)
   if epochs > 4:
     yield (f'{epochs:.1f} epochs of {request.unique_tokens:.3g} unique tokens: beyond 4, repeats '
-           'are worth less and less (Muennighoff et al. 2023)')
+           'have diminishing value (Muennighoff et al. 2023)')
   if request.unique_tokens and best.loss is not None:
-    enough = request.constraints.least_loss(law.form) + 0.001
-    if best.loss < enough:
-      needed = request.constraints.flops_for(law.form, enough)
+    saturated = request.constraints.min_loss(law.form) + 0.001
+    if best.loss < saturated:
+      needed = request.constraints.flops_for(law.form, saturated)
       yield (f'{needed:.3g} FLOPs reach this loss to 0.001: more compute on so few unique tokens '
-             'buys nothing')
-  if FAMILIES[request.family].lengths[0]:
-    yield ('the laws were fitted on decoder-only models: what they say of the family '
-           f'{request.family} is a guess')
+             'does not lower the loss')
+  if PRESETS[request.family].lengths[0]:
+    yield ('the laws were fitted on decoder-only models and are not validated for the family '
+           f'{request.family}')

@@ -1,4 +1,4 @@
-"""What a plan is asked for: a budget, a law, a kind of model, constraints. Light to import."""
+"""The request of a plan: a budget, a law, a kind of model, constraints. Imports no JAX."""
 
 import dataclasses
 import math
@@ -12,32 +12,32 @@ HARDWARE = 'h100'
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
-  """A base config, and what trains it; `lengths` are (inputs, targets) of a row."""
+class Preset:
+  """A base config and its task; `lengths` are (inputs, targets) of a row."""
   config: str
   task: str
   lengths: tuple[int, int]
   bindings: tuple[str, ...] = ()
 
 
-FAMILIES = {
-    'llama': Family('models/llama_7b.gin', 'stdlib_lm', (0, 2048)),
-    'gpt2': Family('models/gpt2_small.gin', 'stdlib_lm', (0, 1024),
+PRESETS = {
+    'llama': Preset('models/llama_7b.gin', 'stdlib_lm', (0, 2048)),
+    'gpt2': Preset('models/gpt2_small.gin', 'stdlib_lm', (0, 1024),
                    ('ModelConfig.dropout_rate=0.0',)),
-    't5': Family('models/t5_1_1_base.gin', 'stdlib_span_corruption', (512, 114)),
-    'bert': Family('models/bert_base.gin', 'stdlib_mlm', (512, 0), ("ModelConfig.head='mlm'",)),
+    't5': Preset('models/t5_1_1_base.gin', 'stdlib_span_corruption', (512, 114)),
+    'bert': Preset('models/bert_base.gin', 'stdlib_mlm', (512, 0), ("ModelConfig.head='mlm'",)),
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-  """What is asked for; see `t5x-lite scaling plan --help` for the fields.
+  """The flags of `t5x-lite scaling plan`; see its --help.
 
   Attributes:
-    law: None: 'fit' where there is a fit, else LAW.
+    law: None: 'fit' if there is a fit, else LAW.
     unique_tokens, max_parameters, served_tokens: see `scaling.planning.constraints.Constraints`.
     vocab_size, task: None: the family's.
-    length: tokens of a row; of a row's inputs where there are inputs. None: as the family's.
+    length: tokens of a row, or of its inputs if it has inputs. None: the family's.
     multiple: of which widths are multiples.
   """
   flops: float | None = None
@@ -64,14 +64,14 @@ class Request:
   recipe: str = 'step_law'
 
   def __post_init__(self):
-    for name, known in (('family', FAMILIES), ('recipe', RECIPES)):
+    for name, known in (('family', PRESETS), ('recipe', RECIPES)):
       if getattr(self, name) not in known:
-        raise UserError(f'--{name}={getattr(self, name)}: there are {", ".join(known)}')
-    for name, least, most in (('vocab_size', 128, 2 ** 24), ('length', 8, 2 ** 20),
-                              ('multiple', 1, 2 ** 13)):
+        raise UserError(f'--{name}={getattr(self, name)}: choose from {", ".join(known)}')
+    for name, low, high in (('vocab_size', 128, 2 ** 24), ('length', 8, 2 ** 20),
+                            ('multiple', 1, 2 ** 13)):
       value = getattr(self, name)
-      if value is not None and not least <= value <= most:
-        raise UserError(f'--{name}={value}: give {least} to {most:,}')
+      if value is not None and not low <= value <= high:
+        raise UserError(f'--{name}={value}: give {low} to {high:,}')
     for name in ('unique_tokens', 'max_parameters', 'served_tokens'):
       value = getattr(self, name)
       if value is not None and not 0 < value < math.inf:
@@ -79,7 +79,7 @@ class Request:
 
   @property
   def constraints(self):
-    """The `scaling.planning.constraints.Constraints` of it."""
+    """Its `scaling.planning.constraints.Constraints`."""
     from scaling.planning.constraints import Constraints  # imports SciPy
 
     return Constraints(unique_tokens=self.unique_tokens, max_parameters=self.max_parameters,
@@ -87,10 +87,10 @@ class Request:
 
   @property
   def lengths(self) -> tuple[int, int]:
-    """(inputs, targets) of a row, as `t5x_lite.cost.accounting` takes them."""
-    inputs, targets = FAMILIES[self.family].lengths
+    """(inputs, targets) of a row, as in `t5x_lite.cost.accounting`."""
+    inputs, targets = PRESETS[self.family].lengths
     if self.length is None:
       return inputs, targets
-    # T5's targets are what its objective leaves: 114 of 512.
+    # Span corruption leaves T5 114 targets of 512 inputs.
     return (0, self.length) if not inputs else (
         self.length, round(self.length * targets / inputs))

@@ -1,1 +1,1 @@
-"""What a model and a step cost: parameters, FLOPs, memory; and the hardware that pays."""
+"""The cost of a model and a step: parameters, FLOPs and memory; and the hardware catalogue."""

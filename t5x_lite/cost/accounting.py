@@ -1,9 +1,9 @@
 """Parameters of a model, and its FLOPs by a stated convention.
 
-Parameters are counted on the shapes of the network that the config builds, so the counts are those
-of the parameters that are trained, for every config.
+Parameters are counted on the shapes of the network that the config builds, so the counts are exact
+for every config.
 
-Only multiplications of matrices count as FLOPs. A multiply-add is 2 of them; a backward pass costs
+Only matrix products count as FLOPs. A multiply-add is 2 of them; a backward pass costs
 twice its forward pass; recomputation (remat) is not counted, as in PaLM's model-FLOPs utilisation
 (Chowdhery et al. 2022, appendix B).
 """
@@ -20,7 +20,7 @@ class Parameters:
     total: all of them.
     embedding: of the embedder: the tables of tokens, positions and token types, their norm, and an
       output layer that is not tied to a table.
-    active: those that a token meets: all but the experts that it is not sent to.
+    active: those used by a token: all but the experts it is not routed to.
   """
 
   total: int
@@ -39,7 +39,7 @@ def shapes(model) -> dict[str, tuple[int, ...]]:
 
 def _leaves(model) -> list[tuple[str, tuple[int, ...], tuple[str | None, ...]]]:
   """(path, shape, logical names of its axes) of every parameter."""
-  from t5x_lite import models  # JAX need not be imported to count FLOPs
+  from t5x_lite import models  # counting FLOPs needs no JAX
   from t5x_lite.core import trees
   network = model if isinstance(model, models.Network) else models.build_network(model)
   axes = trees.flatten(network.logical_axes, is_leaf=lambda x: isinstance(x, tuple))
@@ -55,9 +55,9 @@ def parameters(model) -> Parameters:
 
 
 def idle_parameters(config) -> int:
-  """Parameters of the experts that a token is not sent to, in all layers; 0 without experts.
+  """Parameters of the experts that a token is not routed to, in all layers; 0 without experts.
 
-  The parameters active for a token are all the others, embeddings, router and norms among them.
+  All others are active, embeddings, router and norms included.
   """
   if config.num_experts is None:
     return 0
@@ -72,18 +72,18 @@ def _mlp(config) -> int:
 
 
 def _layer(config, cross: bool) -> tuple[int, int]:
-  """Weights of a block's matrices: (what its own tokens pass, what the encoder's tokens pass)."""
+  """Weights of a block's matrices: (applied to its own tokens, applied to the encoder's)."""
   query_out = 2 * config.embed_dim * config.num_heads * config.head_dim
   key_value = 2 * config.embed_dim * config.num_kv_heads * config.head_dim
   mlp = _mlp(config)
-  if config.num_experts is not None:   # those a token is sent to, and the router
+  if config.num_experts is not None:   # those a token is routed to, and the router
     mlp = mlp * config.experts_per_token + config.embed_dim * config.num_experts
   own = query_out + key_value + mlp
   return (own + query_out, key_value) if cross else (own, 0)
 
 
 def _attention(config, pairs: int) -> int:
-  """FLOPs of q·k and p·v of one layer, for so many pairs of a query and a key."""
+  """FLOPs of q·k and p·v of one layer, for `pairs` of a query and a key."""
   return 4 * config.num_heads * config.head_dim * pairs
 
 
@@ -99,20 +99,19 @@ def _self_attention(config, layer: int, length: int, bidirectional: bool, causal
 def forward_flops(config, inputs_length: int, targets_length: int, *, causal: bool = False) -> int:
   """FLOPs of the forward pass over one row.
 
-  Embedding lookups cost nothing; the output layer counts for every position it is applied to. An
-  encoder-decoder pays each stack for its own tokens only (6·N·D would charge both stacks for all).
+  Embedding lookups cost nothing; the output layer counts at every position. In an encoder-decoder
+  each stack counts for its own tokens only (6·N·D counts both stacks for all).
 
   Args:
     config: a ModelConfig (any object with its fields and its `sliding_window_of`).
-    inputs_length: tokens of the row that an encoder reads; 0 if there is no encoder.
-    targets_length: tokens of the row that a decoder reads; 0 if there is no decoder.
-    causal: count only what the mask leaves of self-attention, the causal half or less where there
-      is a window; the usual convention (False) counts all of it, which gives 6N + 12·L·D·S a token
-      for training.
+    inputs_length: encoder tokens of the row; 0 without an encoder.
+    targets_length: decoder tokens of the row; 0 without a decoder.
+    causal: count only unmasked self-attention: the causal half, or less with a window; the usual
+      convention (False) counts all of it, 6N + 12·L·D·S a token for training.
   """
   def stack(layers, length, bidirectional, cross_length=0):
-    own, read = _layer(config, bool(cross_length))
-    flops = 2 * (own * length + read * cross_length) + _attention(config, length * cross_length)
+    own, cross = _layer(config, bool(cross_length))
+    flops = 2 * (own * length + cross * cross_length) + _attention(config, length * cross_length)
     return layers * flops + sum(_self_attention(config, layer, length, bidirectional, causal)
                                 for layer in range(layers))
 

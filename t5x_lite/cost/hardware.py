@@ -1,7 +1,7 @@
 """The catalogue of accelerators: peaks, memory, bandwidths, power and dated prices.
 
-All of it is data: `t5x_lite/cost/hardware.toml`, which says what each figure means and where it is
-from. A file of a user's own, of the same form, replaces what it names.
+The data are in `t5x_lite/cost/hardware.toml`, with the meaning and source of each figure. A user's
+file of the same form overrides the keys that it has.
 """
 
 import dataclasses
@@ -16,23 +16,23 @@ import tomllib
 
 from t5x_lite.core.errors import UserError
 
-STALE_DAYS = 90   # prices older than this are warned of
+STALE_DAYS = 90   # age of a price from which there is a warning
 _UNITS = {'GB': 1e9, 'GiB': 2 ** 30}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-  """One chip; what is not known is None. Seconds, bytes, watts and dollars."""
+  """One chip, in seconds, bytes, watts and dollars; unknown values are None."""
   name: str
   title: str
   peak: dict[str, float]             # dtype -> dense FLOP/s
   memory: float
   source: str
-  kinds: tuple[str, ...] = ()        # beginnings of jax.Device.device_kind
-  devices: int = 1                   # JAX devices a chip has
+  kinds: tuple[str, ...] = ()        # prefixes of jax.Device.device_kind
+  devices: int = 1                   # JAX devices of a chip
   bandwidth: float | None = None     # of the memory
-  interconnect: float | None = None  # to the other chips of its pod, both directions added
-  pod: int | None = None             # chips joined by that interconnect
+  interconnect: float | None = None  # to the other chips of its pod, sum of both directions
+  pod: int | None = None             # chips on that interconnect
   power: float | None = None
   price: float | None = None         # an hour
   price_date: datetime.date | None = None
@@ -40,7 +40,7 @@ class Chip:
 
   @property
   def flops(self) -> float:
-    """Peak FLOP/s of dense bfloat16 matrix products (of float16 where there is no bfloat16)."""
+    """Peak FLOP/s of dense bfloat16 matrix products (of float16 without bfloat16)."""
     return self.peak.get('bfloat16', self.peak.get('float16', math.nan))
 
   @property
@@ -69,64 +69,65 @@ SHIPPED = importlib.resources.files('t5x_lite.cost') / 'hardware.toml'
 
 
 @functools.cache
-def shipped() -> Catalogue:
+def shipped_catalogue() -> Catalogue:
   """The chips of `t5x_lite/cost/hardware.toml`, by name."""
   return {name: _chip(name, table, str(SHIPPED))
           for name, table in tomllib.loads(SHIPPED.read_text(encoding='utf-8')).items()}
 
 
-def load(path: str | None = None) -> Catalogue:
-  """The shipped chips, with what the TOML file at `path` says of them or adds to them.
+def load_catalogue(path: str | None = None) -> Catalogue:
+  """The shipped chips, updated and extended by the TOML file at `path`.
 
-  Raises UserError if the file cannot be read, or a key or a value of it makes no sense.
+  Raises UserError if the file cannot be read, or has an invalid key or value.
   """
   if path is None:
-    return shipped()
+    return shipped_catalogue()
   try:
     tables = tomllib.loads(pathlib.Path(path).expanduser().read_text(encoding='utf-8'))
   except OSError as e:
     raise UserError(f'--prices={path}: {e.strerror}') from e
   except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
     raise UserError(f'{path}: not valid TOML: {e}') from e
-  chips = dict(shipped())
+  chips = dict(shipped_catalogue())
   for name, table in tables.items():
     if not isinstance(table, dict):
-      raise UserError(f'{path}: {name}: expected a table for each chip, [h100] for one')
+      raise UserError(f'{path}: {name}: expected a table for each chip, e.g. [h100]')
     if 'price' in table and 'price_date' not in table:
-      raise UserError(f'{path}: [{name}] has a price without its day: add price_date = 2026-01-31')
+      raise UserError(f'{path}: [{name}] has a price without a date: add price_date = 2026-01-31')
     chips[name] = _chip(name, table, path, chips.get(name))
   return chips
 
 
-def find(name: str, catalogue: Catalogue | None = None) -> Chip:
+def find_chip(name: str, catalogue: Catalogue | None = None) -> Chip:
   """The chip of this name; UserError, with the nearest, if there is none."""
-  catalogue = shipped() if catalogue is None else catalogue
+  catalogue = shipped_catalogue() if catalogue is None else catalogue
   key = name.lower().replace('-', '_')
   if key not in catalogue:
     near = difflib.get_close_matches(key, catalogue, 1, 0.4)
-    hint = f'did you mean {near[0]}? There are ' if near else 'there are '
+    hint = f'did you mean {near[0]}? Choose from ' if near else 'choose from '
     raise UserError(f'--hardware={name}: not known; {hint}{", ".join(catalogue)}')
   return catalogue[key]
 
 
 def peak_flops(device_kind: str) -> float:
-  """Peak FLOP/s of one JAX device by its `device_kind`; nan where it is not known (a CPU, say)."""
-  kinds = {kind: chip for chip in shipped().values() for kind in chip.kinds}
-  for kind in sorted(kinds, key=len, reverse=True):   # the longest name that fits
+  """Peak FLOP/s of one JAX device by its `device_kind`; nan if it is not known (e.g. a CPU)."""
+  kinds = {kind: chip for chip in shipped_catalogue().values() for kind in chip.kinds}
+  for kind in sorted(kinds, key=len, reverse=True):   # the longest prefix that matches
     if device_kind == kind or device_kind.startswith((f'{kind} ', f'{kind}-')):
       return kinds[kind].flops / kinds[kind].devices
   return math.nan
 
 
 def _chip(name: str, table: dict, path: str, known: Chip | None = None) -> Chip:
-  """A chip of a table of the file; `known` has the values of the keys that are not there."""
+  """The chip of a table of the file; `known` has the values of missing keys."""
   where = f'{path}: [{name}]'
   fields = {field.name: field for field in dataclasses.fields(Chip)}
   for key, value in table.items():
     if key not in fields or key == 'name':
       near = difflib.get_close_matches(key, fields, 1)
       raise UserError(f'{where} {key}: no such key; '
-                      + (f'did you mean {near[0]}?' if near else f'there are {", ".join(fields)}'))
+                      + (f'did you mean {near[0]}?' if near
+                         else f'choose from {", ".join(fields)}'))
     if key in ('bandwidth', 'interconnect', 'power', 'price', 'devices', 'pod'):
       _check_positive(f'{where} {key}', value)
   table = dict(table)
@@ -140,7 +141,7 @@ def _chip(name: str, table: dict, path: str, known: Chip | None = None) -> Chip:
   if 'kinds' in table:
     table['kinds'] = tuple(table['kinds'])
   if not isinstance(table.get('price_date', datetime.date.min), datetime.date):
-    raise UserError(f'{where} price_date: expected a day without quotes, e.g. 2026-01-31')
+    raise UserError(f'{where} price_date: expected a date without quotes, e.g. 2026-01-31')
   if known is not None:
     return dataclasses.replace(known, **table)
   missing = {'title', 'peak', 'memory', 'source'} - set(table)

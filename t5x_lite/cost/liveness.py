@@ -1,14 +1,13 @@
-"""What a traced program keeps and holds at once: bytes read off a jaxpr, without compiling it.
+"""Memory of a traced program: bytes kept and peak bytes, from a jaxpr, without compilation.
 
 A compiler does not store every intermediate value, and a reshape is another name for the same
-bytes. What XLA stores is taken to be:
+bytes. XLA is assumed to store:
 
-* results of products, loops, gathers, scatters, sorts and reductions, and what those but the
-  reductions read;
-* of the rest, elementwise, what two of these need: it is computed once. What only one needs is
-  computed where it is needed (fused into it).
+* the results of products, loops, gathers, scatters, sorts and reductions, and the operands of all
+  of these but reductions;
+* of elementwise results, those that two of these read. Those that one reads are fused into it.
 
-Accelerators compute what is elementwise anew for all that need it, products among them.
+Accelerators recompute elementwise results for every reader, products included.
 """
 
 import collections
@@ -19,13 +18,13 @@ _RENAMES = ('reshape', 'squeeze', 'expand_dims', 'name', 'copy')
 _STORED = ('dot_general', 'ragged_dot', 'ragged_dot_general', 'scan', 'while', 'cond', 'gather',
            'scatter', 'scatter-add', 'sort', 'top_k', 'cumsum', 'concatenate',
            'pallas_call', 'dynamic_update_slice')
-_UPDATES = ('scatter', 'scatter-add', 'dynamic_update_slice')   # in the place of what they read
+_UPDATES = ('scatter', 'scatter-add', 'dynamic_update_slice')   # in place of their first operand
 _REDUCES = ('reduce', 'arg')
 _LOOPS = {'scan': 'jaxpr', 'while': 'body_jaxpr'}
 
 
 class Value:
-  """A value of a program with its size in bytes; other names of it are the same object."""
+  """A value of a program with its size in bytes; aliases are the same object."""
 
   def __init__(self, var):
     self.shape, self.dtype = var.aval.shape, var.aval.dtype
@@ -33,12 +32,13 @@ class Value:
 
 
 class Step:
-  """An operation of a program: the equation behind it, and what it reads and makes.
+  """An operation of a program: its equation, operands and results.
 
   Attributes:
-    operands: what it reads, None for a constant; `reads` are those that are not.
-    stores: what it makes is stored.
-    needs_stored: what it reads is stored, too.
+    operands: its operands, None for a constant; `reads` are the others.
+    makes: its results.
+    stores: its results are stored.
+    needs_stored: its operands are stored, too.
   """
 
   def __init__(self, eqn, operands: list[Value | None], makes: list[Value]):
@@ -49,7 +49,7 @@ class Step:
 
 
 class Program:
-  """A jaxpr with its calls inlined and its renamings resolved.
+  """A jaxpr with its calls inlined and its aliases resolved.
 
   Attributes:
     steps: the operations, in order.
@@ -96,7 +96,7 @@ def _called(eqn):
 
 
 def _renames(eqn) -> bool:
-  """Whether the result has the bytes of the first argument."""
+  """Whether the result is an alias of the first argument."""
   if eqn.primitive.name in _RENAMES:
     return True
   if eqn.primitive.name not in ('convert_element_type', 'broadcast_in_dim'):
@@ -105,23 +105,23 @@ def _renames(eqn) -> bool:
   return old.dtype == new.dtype and math.prod(old.shape) == math.prod(new.shape)
 
 
-def loops(jaxpr) -> Iterator:
-  """The equations of its loops (scan and while), those in inner calls among them, in order."""
+def find_loops(jaxpr) -> Iterator:
+  """The equations of its loops (scan and while), inner calls included, in order."""
   return (step.eqn for step in Program(jaxpr).steps if step.eqn.primitive.name in _LOOPS)
 
 
-def kept(jaxpr, outputs: Iterable[int], parameters: int) -> tuple[int, int]:
-  """Bytes of the outputs of these indices, each value once and arguments not at all.
+def kept_bytes(jaxpr, outputs: Iterable[int], parameters: int) -> tuple[int, int]:
+  """Bytes of the outputs of these indices, without duplicates and arguments.
 
-  An output of a scan that stacks what another stacks, under whatever shape, is the same value.
+  Outputs of a scan that stack the same value, in any shape, are duplicates.
 
   Args:
     jaxpr: of a network.
     outputs: indices.
-    parameters: so many arguments, the first ones, are the network's parameters.
+    parameters: number of leading arguments that are the network's parameters.
 
   Returns:
-    (bytes of what depends on other arguments, bytes of what parameters alone make).
+    (bytes that depend on other arguments, bytes that depend on parameters alone).
   """
   program = Program(jaxpr)
   moving = _depending(program, program.inputs[parameters:])
@@ -140,7 +140,7 @@ def kept(jaxpr, outputs: Iterable[int], parameters: int) -> tuple[int, int]:
 
 
 def _depending(program: Program, on: Iterable[Value]) -> set[Value]:
-  """The values that depend on some of these."""
+  """The values that depend on any of these."""
   found = set(on)
   for step in program.steps:
     if not found.isdisjoint(step.reads):
@@ -148,49 +148,48 @@ def _depending(program: Program, on: Iterable[Value]) -> set[Value]:
   return found
 
 
-def peak(jaxpr, accelerator: bool = False) -> int:
-  """Most bytes that a program holds at once besides its arguments, taken in the order written.
+def peak_bytes(jaxpr, accelerator: bool = False) -> int:
+  """Peak bytes of a program besides its arguments, in the order of its equations.
 
-  Results count where they are made, for whoever reads them has room for them. An argument that is
-  stored counts while it is read: the body of a loop takes a slice of each stacked array.
+  Results count from the step that makes them. A stored argument counts while it is read: the body
+  of a loop has a slice of each stacked array.
 
   Args:
     jaxpr: such as the body of a loop.
-    accelerator: fuses as accelerators do; inner loops stand for kernels that keep their blocks on
-      the chip.
+    accelerator: fuse as accelerators do; inner loops are kernels that keep their blocks on chip.
   """
   program = Program(jaxpr)
   changes = [0] * (len(program.steps) + 1)
   for value, (first, last) in _stored(program, accelerator).items():
     changes[first] += value.bytes
     changes[last + 1] -= value.bytes
-  held = most = 0
+  held = highest = 0
   for step, change in zip(program.steps, changes):
     held += change
     body = None if accelerator else _LOOPS.get(step.eqn.primitive.name)
-    inner = peak(step.eqn.params[body].jaxpr) if body else 0
-    most = max(most, held + inner)
-  return most
+    inner = peak_bytes(step.eqn.params[body].jaxpr) if body else 0
+    highest = max(highest, held + inner)
+  return highest
 
 
 def _stored(program: Program, accelerator: bool) -> dict[Value, tuple[int, int]]:
-  """The values that are stored: the steps at which they are made (or first read) and last read."""
-  places = collections.defaultdict(set)   # of the steps that store what they make out of a value
+  """Stored value -> the steps at which it is made (or first read) and last read."""
+  readers = collections.defaultdict(set)   # value -> steps with stored results that depend on it
   whole = {value for value in program.outputs if value is not None}
   often = math.inf if accelerator else 1
   spans = {}
   for n, step in reversed(list(enumerate(program.steps))):
     reading = set()
     for value in step.makes:
-      if step.stores or value in whole or len(places[value]) > often:
-        spans[value] = n, max(places[value], default=n)
+      if step.stores or value in whole or len(readers[value]) > often:
+        spans[value] = n, max(readers[value], default=n)
         reading.add(n)
       else:
-        reading |= places[value]
+        reading |= readers[value]
     for value in step.reads:
-      places[value] |= reading
+      readers[value] |= reading
       if step.needs_stored and not (accelerator and step.eqn.primitive.name == 'dot_general'):
         whole.add(value)
-  spans |= {value: (min(places[value]), max(places[value])) for value in program.inputs
-            if len(places[value]) > often or places[value] and value in whole}
+  spans |= {value: (min(readers[value]), max(readers[value])) for value in program.inputs
+            if len(readers[value]) > often or readers[value] and value in whole}
   return spans

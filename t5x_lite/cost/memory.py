@@ -1,15 +1,14 @@
-"""Memory of a device that trains a model on a mesh, and of the cache that decoding keeps.
+"""Memory of a device in training on a mesh, and of the decoding cache.
 
-Parameters, gradients, optimizer state and cache are exact: read off the shapes and shardings that
-the train step uses. Activations and logits are estimates: the network that one device runs (its
-rows, its share of heads, MLP and vocabulary) is traced, its layers scanned, and what it keeps and
-holds is read off the trace; see liveness.py. Nothing is compiled, no array is allocated, and the
-devices need not be there.
+Parameters, gradients, optimizer state and cache are exact: from the shapes and shardings of the
+train step. Activations and logits are estimates: the network of one device (its rows, its shard of
+heads, MLP and vocabulary) is traced with scanned layers, and its memory is derived from the trace;
+see liveness.py. Nothing is compiled, no array is allocated, and the devices need not exist.
 
-How far off: tests/scaling/test_memory.py compares with XLA's compiler for CPUs. Too little comes
-out for dropout under `full` (random bits), and by a half for experts without a capacity on a CPU,
-where XLA computes their products on a masked copy for each expert. Too much comes out for layers
-that are not scanned, which XLA fuses across, and for logits on a TPU.
+Accuracy: tests/cost/test_memory.py compares with XLA's compiler for CPUs. The estimate is too low
+for dropout under `full` (random bits), and by a half for experts without a capacity on a CPU, where
+XLA computes their products on a masked copy for each expert. It is too high for unrolled layers,
+which XLA fuses across, and for logits on a TPU.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,15 +37,15 @@ class Memory:
 
   Attributes:
     parameters: exact.
-    gradients: exact; they lie like the parameters.
+    gradients: exact; sharded like the parameters.
     optimizer: the optimizer's state, exact.
-    activations: what the forward pass keeps for the backward pass by the config's `remat`; between
-      blocks, inside them and at the ends. Estimated.
-    logits: what a chunk of the loss holds: logits, their gradient, the output layer. Estimated.
-    workspace: what the forward or backward pass of one layer holds besides, gathered weights and
-      recomputed activations among it, and gradients that are not summed yet. Estimated.
-    copy: parameters that the compiler copies, because loops read them while the next ones are
-      written over them. Estimated.
+    activations: those that the forward pass keeps for the backward pass under the config's `remat`:
+      between blocks, inside them and at the ends. Estimated.
+    logits: of a chunk of the loss: logits, their gradient, the output layer. Estimated.
+    workspace: other memory of the forward or backward pass of one layer, including gathered
+      weights, recomputed activations and gradients not yet summed. Estimated.
+    copy: parameters that the compiler copies, because loops read them while they are overwritten.
+      Estimated.
   """
   parameters: int
   gradients: int
@@ -58,10 +57,10 @@ class Memory:
 
   @property
   def parts(self) -> dict[str, int]:
-    """What is held when most is held; the sum is `total`.
+    """The parts of the peak; the sum is `total`.
 
-    The loss and the layers do not run at the same time, and what they need fits where the
-    parameters were that have been copied: of these three the largest is `at work`.
+    The loss and the layers run at different times, and reuse the memory of copied parameters: of
+    these three the largest is `at work`.
     """
     return {'parameters': self.parameters, 'gradients': self.gradients,
             'optimizer': self.optimizer, 'activations': self.activations,
@@ -69,7 +68,7 @@ class Memory:
 
   @property
   def total(self) -> int:
-    """The most at once."""
+    """Peak bytes."""
     return sum(self.parts.values())
 
 
@@ -82,16 +81,16 @@ def per_device(config, *, mesh: Mapping[str, int], rows: int, inputs_length: int
   Args:
     config: a ModelConfig.
     mesh: sizes of the mesh axes; those left out are 1.
-    rows: of the global batch. A batch that the mesh does not divide counts as the next that it
-      does; t5x_lite.parallel.mesh.check_fits refuses it.
-    inputs_length: tokens of a row that an encoder reads.
-    targets_length: tokens of a row that a decoder reads.
+    rows: of the global batch, rounded up to a multiple that the mesh divides
+      (t5x_lite.parallel.mesh.check_fits refuses others).
+    inputs_length: encoder tokens of a row.
+    targets_length: decoder tokens of a row.
     optimizer: one of t5x_lite.training.optimizers; None: AdamW with float32 moments.
-    microbatches: parts in which a batch is computed, as in TrainConfig.
-    platform: 'cpu', 'gpu' or 'tpu', which decides on the attention kernel and how many logits
-      there are at once. A CPU holds float32 also where bfloat16 is asked for.
-    rules: from logical axes to mesh axes, as of a MeshConfig.
-    is_trained: of a Network; None: all parameters are trained.
+    microbatches: as in TrainConfig.
+    platform: 'cpu', 'gpu' or 'tpu', which determines the attention kernel and the chunk of logits.
+      A CPU computes bfloat16 in float32.
+    rules: from logical axes to mesh axes, as in MeshConfig.
+    is_trained: as in Network; None: all parameters are trained.
   """
   sizes = {axis: max(mesh.get(axis, 1), 1) for axis in MESH_AXES}
   parts = lambda logical: num_parts(logical, sizes, rules)
@@ -100,8 +99,8 @@ def per_device(config, *, mesh: Mapping[str, int], rows: int, inputs_length: int
   rows = -(-rows // (parts('batch') * microbatches))
   own = _part(config, parts, platform)
   traced = _traced(own, rows, inputs_length, targets_length, platform)
-  # A table that tokens are looked up in has a gradient of its own besides the output layer's, and
-  # on every device a whole one before it is cut.
+  # An embedding table has a gradient besides the output layer's, unsharded on every device before
+  # it is scattered.
   table = 4 * own.vocab_size * own.embed_dim
   lookup = table if own.tied_embeddings else table - table // parts('embed')
   summed = trained if microbatches > 1 else 0
@@ -113,7 +112,7 @@ def per_device(config, *, mesh: Mapping[str, int], rows: int, inputs_length: int
 @functools.lru_cache(maxsize=64)
 def _state(config, optimizer, mesh: tuple[int, ...], rules: Rules, is_trained
            ) -> tuple[int, int, int]:
-  """Bytes of a device's (parameters, trained ones among them, optimizer state)."""
+  """Bytes of a device's (parameters, trained parameters, optimizer state)."""
   if optimizer is None:
     optimizer = optimizers.AdamW(learning_rate=schedules.Constant(rate=1.0))
   network = models.build_network(config)
@@ -128,9 +127,9 @@ def _state(config, optimizer, mesh: tuple[int, ...], rules: Rules, is_trained
 
 
 def _part(config, parts: Callable[[str], int], platform: str):
-  """The config of what one device computes of its rows, its layers scanned.
+  """The config of the network of one device, with scanned layers.
 
-  `parts` says into how many parts the mesh cuts a logical axis.
+  `parts` gives the number of shards of a logical axis.
   """
   cut = lambda logical, n: n if n % parts(logical) else n // parts(logical)
   heads, group = cut('heads', config.num_heads), config.full_attention_interval or 1
@@ -138,7 +137,7 @@ def _part(config, parts: Callable[[str], int], platform: str):
   round_up = lambda layers: layers and -(-layers // group) * group
   attention = config.attention
   if platform != 'cpu' and attention in ('auto', 'fused', 'splash'):
-    attention = 'blockwise'   # keeps what the flash kernels of accelerators keep
+    attention = 'blockwise'   # keeps the same arrays as the flash kernels of accelerators
   return dataclasses.replace(
       config, num_heads=heads, num_kv_heads=math.gcd(heads, cut('kv', config.num_kv_heads)),
       mlp_dim=config.mlp_dim if whole_experts else cut('mlp', config.mlp_dim),
@@ -153,31 +152,31 @@ def _traced(config, rows: int, inputs_length: int, targets_length: int, platform
   """Bytes of a network on one device.
 
   Returns:
-    `activations` and `weights` (cast or reshaped; a mesh cuts them as it cuts the parameters) that
-    are kept for the backward pass, and what a chunk of `logits` and the busiest `layer` hold.
+    `activations` and `weights` (cast or reshaped; sharded like the parameters) kept for the
+    backward pass, and the peaks of a chunk of `logits` and of the largest `layer`.
   """
   jaxpr, number, parameters, x, head = _network(config, rows, inputs_length, targets_length)
-  moving, fixed = liveness.kept(jaxpr, range(number), parameters)
+  moving, fixed = liveness.kept_bytes(jaxpr, range(number), parameters)
   accelerator = platform != 'cpu'
   body = {'scan': 'jaxpr', 'while': 'body_jaxpr'}
-  busiest = lambda jaxpr, loop: max(
-      liveness.peak(eqn.params[body[loop]].jaxpr, accelerator)
-      for eqn in liveness.loops(jaxpr) if eqn.primitive.name == loop)
+  highest = lambda jaxpr, loop: max(
+      liveness.peak_bytes(eqn.params[body[loop]].jaxpr, accelerator)
+      for eqn in liveness.find_loops(jaxpr) if eqn.primitive.name == loop)
   return {
       # The output of the stack, which the loss reads, and its gradient, which the loss makes.
       'activations': moving + 2 * math.prod(x.shape) * x.dtype.itemsize, 'weights': fixed,
-      'logits': busiest(_loss(head, x, platform), 'while'), 'layer': busiest(jaxpr, 'scan')}
+      'logits': highest(_loss(head, x, platform), 'while'), 'layer': highest(jaxpr, 'scan')}
 
 
 def _network(config, rows: int, inputs_length: int, targets_length: int):
   """The forward and backward pass up to the head, traced.
 
   Returns:
-    (jaxpr, so many of its outputs that are what is kept, and so many of its arguments that are
-    parameters; shapes of the last hidden states and of the head that reads them).
+    (jaxpr, number of its outputs that are kept, number of its arguments that are parameters, shapes
+    of the last hidden states and of the head).
   """
   class Device(layers.Unsharded):
-    platform = 'cpu'   # `_part` has chosen the kernel
+    platform = 'cpu'   # the kernel is set by `_part`
 
   built = models.build_network(config, Device())
   params = built.shapes
@@ -186,11 +185,11 @@ def _network(config, rows: int, inputs_length: int, targets_length: int):
 
   def network(params, batch, key):
     def outputs(params):
-      made = built.bind(params).outputs(batch, key)
-      return made._replace(head=None), made.head
+      out = built.bind(params).outputs(batch, key)
+      return out._replace(head=None), out.head
 
-    made, back, head = jax.vjp(outputs, params, has_aux=True)
-    return back, back(jax.tree.map(jnp.zeros_like, made)), made.hidden, head
+    out, back, head = jax.vjp(outputs, params, has_aux=True)
+    return back, back(jax.tree.map(jnp.zeros_like, out)), out.hidden, head
 
   jaxpr, (back, _, x, head) = jax.make_jaxpr(network, return_shape=True)(params, batch, key)
   return jaxpr.jaxpr, len(jax.tree.leaves(back)), len(jax.tree.leaves(params)), x, head
@@ -222,10 +221,10 @@ def _batch(config, rows: int, inputs_length: int, targets_length: int) -> dict:
 
 
 def cache_bytes(config, rows: int, length: int, inputs_length: int = 0) -> int:
-  """Bytes of the cache that decoding `rows` rows of `length` tokens keeps, exact.
+  """Exact bytes of the decoding cache of `rows` rows of `length` tokens.
 
-  Of all devices together, in the dtype of the model's activations. An encoder-decoder keeps keys
-  and values of the `inputs_length` tokens its encoder has read, too; an encoder keeps nothing.
+  Of all devices together, in the dtype of the model's activations. An encoder-decoder also caches
+  keys and values of its `inputs_length` encoder tokens; an encoder has no cache.
   """
   if config.family == 'encoder_only':
     return 0

@@ -1,7 +1,7 @@
-"""What a config builds: parameters by module, FLOPs a token, memory of a train step.
+"""Summary of a config: parameters by module, FLOPs a token, memory of a train step.
 
-All of it is read off shapes and traces, and the mesh is an abstract one: nothing is compiled, no
-array is allocated, and the devices of the mesh need not be there.
+Everything is derived from shapes and traces on an abstract mesh: nothing is compiled, no array is
+allocated, and the devices of the mesh need not exist.
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ from t5x_lite.training.state import abstract_state
 def summarize(network: Network, *, optimizer: Optimizer, mesh: MeshConfig,
               row_lengths: tuple[int, int], batch_size: int, steps: int = 1,
               microbatches: int = 1) -> dict[str, Any]:
-  """Parameters (by module, of embeddings, in all, active for a token), training FLOPs, and memory.
+  """Parameters (by module, of embeddings, total, active for a token), training FLOPs, and memory.
 
   `memory` is in bytes; see `_memory`. The FLOPs of a token are those of a row over its tokens: all
-  of attention, and the part of it that its mask leaves (`_causal`); see accounting.py.
+  of attention, and unmasked attention only (`_causal`); see accounting.py.
   """
   config, modules = network.config, {}
   for name, shape in accounting.shapes(network).items():
@@ -45,7 +45,7 @@ def _module(name: str) -> str:
 
 
 def _flops(config, row_lengths: tuple[int, int], batch_size: int, steps: int) -> dict[str, Any]:
-  """FLOPs to train on a token, a step and the whole run, and how long and how many the rows are."""
+  """Training FLOPs of a token, a step and the run, and the length and number of rows."""
   tokens = sum(row_lengths)
   row = accounting.train_flops(config, *row_lengths)
   causal_row = accounting.train_flops(config, *row_lengths, causal=True)
@@ -60,11 +60,11 @@ def _memory(network: Network, optimizer: Optimizer, mesh: MeshConfig,
             row_lengths: tuple[int, int], batch_size: int, microbatches: int) -> dict[str, Any]:
   """Bytes of a train step and of the decoding cache.
 
-  `total` and `per_device` of the mesh are the parameters, gradients (as large as the trained
-  parameters, and sharded like them) and optimizer state, exact. `step` is what a device needs for a
-  step: the fields of memory.Memory and their `total`, of which activations, logits, workspace and
-  copy are estimates. They are those of an accelerator if activations are bfloat16, else of a CPU.
-  `cache_per_row` is what decoding keeps of a row as long as those of the data.
+  `total` and `per_device` of the mesh are the parameters, gradients (of the size and sharding of
+  the trained parameters) and optimizer state, exact. `step` is the peak of a device in a step: the
+  fields of memory.Memory and their `total`, of which activations, logits, workspace and copy are
+  estimates, of an accelerator if activations are bfloat16, else of a CPU. `cache_per_row` is the
+  decoding cache of a row of the data's length.
   """
   config, (inputs, targets) = network.config, row_lengths
   sizes = mesh.abstract()
@@ -89,7 +89,7 @@ def _memory(network: Network, optimizer: Optimizer, mesh: MeshConfig,
 
 
 def as_text(table: dict[str, Any]) -> str:
-  """The table of `describe` for people."""
+  """The table of `describe` as text."""
   total, embeddings = table['parameters'], table['embedding_parameters']
   counts = {**table['modules'], 'total': total, '  of them embeddings': embeddings,
             '  of them others': total - embeddings}
@@ -100,9 +100,9 @@ def as_text(table: dict[str, Any]) -> str:
   rows = f'{table["rows_per_batch"]} row{"s" if table["rows_per_batch"] > 1 else ""}'
   lines += ['',
             f'A step: {rows} x {table["tokens_per_row"]} tokens, '
-            f'{table["train_flops_per_step"]:.3e} FLOPs to train on',
+            f'{table["train_flops_per_step"]:.3e} training FLOPs',
             f'A token: {table["train_flops_per_token"]:.3e} FLOPs (all of attention), '
-            f'{table["train_flops_per_token_causal"]:.3e} (what its mask leaves)']
+            f'{table["train_flops_per_token_causal"]:.3e} (unmasked attention only)']
   if table['train_flops'] > table['train_flops_per_step']:
     lines.append(f'The run: {table["train_flops"]:.3e} FLOPs')
   return '\n'.join([*lines, '', *_memory_lines(table['memory'])])
@@ -123,7 +123,7 @@ def _memory_lines(memory: dict[str, Any]) -> list[str]:
   step, width = memory['step'], len(columns) - 1
   lines += ['', row('a step, estimated', *[''] * width, _size(step['total']))]
   lines += [row(f'  {name}', *[''] * width, _size(step[key]))
-            for key, name in (('activations', 'kept activations, and the most of:'),
+            for key, name in (('activations', 'kept activations, and the largest of:'),
                               ('logits', '  a chunk of the loss'),
                               ('workspace', '  the busiest layer'),
                               ('copy', '  parameters, copied'))]
@@ -133,7 +133,7 @@ def _memory_lines(memory: dict[str, Any]) -> list[str]:
 
 
 def _size(num_bytes: int) -> str:
-  """Bytes for people: '5.20 GiB'."""
+  """Bytes in binary units: '5.20 GiB'."""
   power = min(max(num_bytes.bit_length() - 1, 0) // 10, 4)
   unit = ('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]
   return f'{num_bytes / 1024 ** power:.{2 if power else 0}f} {unit}'

@@ -474,7 +474,8 @@ def test_configs_of_transformers_4_are_read(imported, tmp_path, partitioner):
 
 
 @pytest.mark.parametrize('fields, reason', [
-    (dict(position_embedding='alibi'), "'llama' comes nearest but cannot have position_embedding = 'alibi'"),
+    (dict(position_embedding='alibi'),
+     "'llama' comes nearest but cannot have position_embedding = 'alibi'"),
     (dict(attention_softcap=30.0), "'llama' comes nearest but cannot have attention_softcap"),
     (dict(prefix_lm=True), 'cannot have prefix_lm = True')])
 def test_a_model_that_transformers_lacks_is_refused_by_name(fields, reason, configs):

@@ -81,8 +81,7 @@ def test_planner_and_trainer_agree_on_one_key_value_head():
   partitioner = Partitioner(mesh.make())
   kv = partitioner.spec(('embed', 'kv', 'head_dim'), (64, 1, 16))
   assert kv[1] is None
-  find = getattr(layout, 'find_layout', None) or layout.find
-  catalogue = hardware.shipped()
-  found = find(config, catalogue['h100'], 8, 8.0, (0, 16), tensor=4)
+  chip = hardware.find_chip('h100')
+  found = layout.find_layout(config, chip, 8, 8.0, (0, 16), tensor=4)
   assert found is not None and found.mesh['tensor'] == 4
   assert math.prod(found.mesh.values()) == 8

@@ -6,7 +6,7 @@ import pytest
 from scaling import figures
 from scaling.fitting.isoflop import Curve
 from scaling.fitting.runs import Runs
-from scaling.laws.laws import LAWS, Additive
+from scaling.laws.laws import LAWS, ParametricLaw
 
 LAW = LAWS['besiroglu'].form
 
@@ -65,16 +65,16 @@ def test_the_surface_holds_the_runs_and_the_frontier(runs):
 def test_the_envelope_is_the_lowest_curve_at_each_budget():
   flops = np.geomspace(1, 100, 50)
   curves = [Curve(1e6, flops, 10 / flops ** 0.5), Curve(2e6, flops[::-1], 4 / flops[::-1] ** 0.25)]
-  *_, least = figures.envelope(curves).axes[0].get_lines()
-  x, y = least.get_data()
+  *_, lowest = figures.envelope(curves).axes[0].get_lines()
+  x, y = lowest.get_data()
   np.testing.assert_allclose(y, np.minimum(10 / x ** 0.5, 4 / x ** 0.25), rtol=0.01)
 
 
 def test_the_envelope_ends_where_no_curve_is():
   curves = [Curve(1e6, np.array([1.0, 10]), np.array([3.0, 2])),
             Curve(2e6, np.array([5.0, 100]), np.array([4.0, 1]))]
-  *_, least = figures.envelope(curves).axes[0].get_lines()
-  x, y = least.get_data()
+  *_, lowest = figures.envelope(curves).axes[0].get_lines()
+  x, y = lowest.get_data()
   assert y[0] == 3 and y[-1] == 1 and np.isfinite(y).all() and x[-1] == pytest.approx(100)
 
 
@@ -88,18 +88,18 @@ def test_the_frontier_draws_each_law_whole_only_where_it_was_fitted(runs):
   assert band is not None
 
 
-def test_the_price_is_one_at_the_optimum_and_rises_to_both_sides():
-  axes = figures.price_of_being_wrong({'besiroglu': LAW}, 1e21).axes[0]
-  factors, prices = axes.get_lines()[0].get_data()
+def test_the_compute_overhead_is_one_at_the_optimum_and_rises_to_both_sides():
+  axes = figures.compute_overhead({'besiroglu': LAW}, 1e21).axes[0]
+  factors, overheads = axes.get_lines()[0].get_data()
   middle = len(factors) // 2
-  assert factors[middle] == pytest.approx(1) and prices[middle] == pytest.approx(1)
-  assert (np.diff(prices[:middle + 1]) < 0).all() and (np.diff(prices[middle:]) > 0).all()
-  assert prices[-1] == pytest.approx(LAW.price_of(1e21, 4))
+  assert factors[middle] == pytest.approx(1) and overheads[middle] == pytest.approx(1)
+  assert (np.diff(overheads[:middle + 1]) < 0).all() and (np.diff(overheads[middle:]) > 0).all()
+  assert overheads[-1] == pytest.approx(LAW.compute_overhead(1e21, 4))
 
 
-def test_a_size_that_never_reaches_the_loss_has_no_price():
-  steep = Additive(1.7, 400.0, 1.5, 400.0, 0.3)   # a quarter of N can never reach that loss
-  axes = figures.price_of_being_wrong({'steep': steep}, 1e18).axes[0]
+def test_a_size_that_never_reaches_the_loss_has_no_overhead():
+  steep = ParametricLaw(1.7, 400.0, 1.5, 400.0, 0.3)   # a quarter of N can never reach that loss
+  axes = figures.compute_overhead({'steep': steep}, 1e18).axes[0]
   assert np.isnan(axes.get_lines()[0].get_ydata()[0])
 
 
@@ -115,5 +115,5 @@ def test_memory_bars_are_as_long_as_their_bytes():
 
 @pytest.mark.parametrize('ending, head', [('png', b'\x89PNG'), ('pdf', b'%PDF'), ('svg', b'<?xml')])
 def test_a_figure_is_saved_by_its_ending(ending, head, tmp_path, runs):
-  path = figures.save(figures.isoflop(runs), tmp_path / 'new' / f'figure.{ending}')
+  path = figures.save_figure(figures.isoflop(runs), tmp_path / 'new' / f'figure.{ending}')
   assert path.read_bytes().startswith(head)

@@ -1,4 +1,4 @@
-"""Answers of laws with intervals, constraints on them, and layouts."""
+"""Predictions of laws with intervals, constraints on them, and layouts."""
 
 import dataclasses
 import math
@@ -7,26 +7,32 @@ import numpy as np
 import pytest
 
 from scaling.laws import intervals
-from scaling.laws.laws import LAWS, Additive, Allocation, Law
+from scaling.laws.laws import LAWS, Allocation, Law, ParametricLaw
 from scaling.planning import layout, planner, predictions
-from scaling.planning.budget import solve
+from scaling.planning.budget import solve_budget
 from scaling.planning.constraints import Constraints
 from scaling.planning.request import Request
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import accounting
-from t5x_lite.cost.hardware import find
+from t5x_lite.cost.hardware import find_chip
 from t5x_lite.cost.memory import Memory
 from t5x_lite.experiment import gin_config
 
 GOPHER = 5.76e23
 BESIROGLU = LAWS['besiroglu']
-SARDANA = Additive(1.69, 406.4, 0.336, 410.7, 0.283)
+SARDANA = ParametricLaw(1.69, 406.4, 0.336, 410.7, 0.283)
 FREE = Constraints()
+
+
+def predict(**budget):
+  """The prediction of besiroglu for a budget on H100s."""
+  return predictions.predict_all(
+      solve_budget(find_chip('h100'), **budget), {'besiroglu': BESIROGLU}, FREE)[0]
 
 
 def test_the_refits_spread_as_the_errors_that_were_published():
   """Besiroglu et al. 2024: standard errors of a, b, e, alpha and beta, and of N's exponent."""
-  forms = intervals.shipped_draws('besiroglu_draws.csv')
+  forms = intervals.load_bootstrap_samples('besiroglu_bootstrap_samples.csv')
   table = np.array([dataclasses.astuple(form) for form in forms])
   published = (0.026, 124.5, 0.015, 1293, 0.021)
   np.testing.assert_allclose(table.std(0), published, rtol=0.15)
@@ -37,14 +43,14 @@ def test_the_refits_spread_as_the_errors_that_were_published():
 
 def test_the_interval_of_an_exponent_is_that_of_n():
   """Porian et al. 2024 print both: 0.491 to 0.505, and 70.0e9 to 86.4e9 at 5.88e23 FLOPs."""
-  low, high = intervals.of_exponent(LAWS['porian'], 5.88e23)
+  low, high = intervals.exponent_interval(LAWS['porian'], 5.88e23)
   assert low == pytest.approx(70.0e9, rel=0.012) and high == pytest.approx(86.4e9, rel=0.012)
 
 
-def test_intervals_hold_the_answer_and_widen_with_the_distance_from_the_runs():
+def test_intervals_contain_the_prediction_and_widen_with_the_distance_from_the_runs():
   widths = []
   for flops in (1e20, 1e22, GOPHER):
-    found = predictions.answers(solve(find('h100'), flops=flops), {'besiroglu': BESIROGLU}, FREE)[0]
+    found = predict(flops=flops)
     for value, (low, high) in ((found.parameters, found.parameters_interval),
                                (found.tokens / found.parameters, found.ratio_interval),
                                (found.loss, found.loss_interval)):
@@ -57,27 +63,28 @@ def test_intervals_hold_the_answer_and_widen_with_the_distance_from_the_runs():
 
 def test_a_law_without_refits_or_range_has_no_interval():
   law = Law(BESIROGLU.form, 'arXiv', 'N:', 'text', (1e18, 1e20))
-  assert intervals.of_draws(law, lambda form: (form.e,)) is None
-  assert intervals.of_exponent(law, 1e21) is None
+  assert intervals.bootstrap_intervals(law, lambda form: (form.e,)) is None
+  assert intervals.exponent_interval(law, 1e21) is None
 
 
 def test_refits_that_never_reach_a_loss_count_as_the_most_expensive():
-  forms = tuple(Additive(e, 482, 0.35, 2085, 0.37) for e in np.linspace(1.7, 2.4, 101))
-  law = Law(BESIROGLU.form, 'arXiv', 'N:', 'text', (1e18, 1e20), draws=forms)
-  found = predictions.answers(solve(find('h100'), loss=2.3), {'x': law}, FREE)[0]
+  forms = tuple(ParametricLaw(e, 482, 0.35, 2085, 0.37) for e in np.linspace(1.7, 2.4, 101))
+  law = Law(BESIROGLU.form, 'arXiv', 'N:', 'text', (1e18, 1e20), bootstrap_samples=forms)
+  found = predictions.predict_all(solve_budget(find_chip('h100'), loss=2.3), {'x': law}, FREE)[0]
   assert math.isfinite(found.flops_interval[0]) and found.flops_interval[1] == math.inf
 
 
 @pytest.mark.parametrize('n, served', [(13e9, 2e12), (7e9, 1e12), (30e9, 10e12), (70e9, 2e12)])
-def test_a_budget_that_pays_for_serving_buys_sardanas_model(n, served):
+def test_a_budget_that_includes_serving_gives_sardanas_model(n, served, inference_optimum,
+                                                             optimal_tokens):
   """The best loss of a whole cost and the least cost of a loss are the same model."""
-  best_n, best_d = SARDANA.inference_optimum(n, served)
+  best_n, best_d = inference_optimum(SARDANA, n, served)
   total = 6 * best_n * best_d + 2 * best_n * served
   limits = Constraints(served_tokens=served)
   got_n, got_d = limits.optimum(SARDANA, total)
   assert got_n == pytest.approx(best_n, rel=1e-3) and got_d == pytest.approx(best_d, rel=1e-3)
   assert 6 * got_n * got_d + 2 * got_n * served == pytest.approx(total, rel=1e-9)
-  loss = SARDANA.loss(n, SARDANA.optimal_tokens(n))
+  loss = SARDANA.loss(n, optimal_tokens(SARDANA, n))
   assert limits.flops_for(SARDANA, loss) == pytest.approx(total, rel=1e-6)
 
 
@@ -90,10 +97,10 @@ def test_constraints_that_do_not_bind_change_nothing():
     assert limits.flops_for(form, form.loss(n, d)) == pytest.approx(1e22, rel=1e-6)
 
 
-def test_unique_tokens_as_the_law_itself_has_it():
+def test_unique_tokens_as_in_the_law_itself(data_constrained_optimum):
   form = LAWS['muennighoff'].form
   got = Constraints(unique_tokens=25e9).optimum(form, 1e22)
-  assert got == pytest.approx(form.limited_optimum(1e22, 25e9), rel=1e-4)
+  assert got == pytest.approx(data_constrained_optimum(form, 1e22, 25e9), rel=1e-4)
 
 
 @pytest.mark.parametrize('limits', [
@@ -115,36 +122,37 @@ def test_no_model_of_a_grid_is_better(limits):
 @pytest.mark.parametrize('limits, loss', [
     (FREE, 1.8), (Constraints(max_parameters=1e8), 2.5), (Constraints(unique_tokens=1e8), 3.0)])
 def test_a_loss_that_no_budget_reaches_names_the_least(limits, loss):
-  budget = solve(find('h100'), loss=loss)
-  found = predictions.answers(budget, {'besiroglu': BESIROGLU}, limits)
-  least = limits.least_loss(BESIROGLU.form)
+  budget = solve_budget(find_chip('h100'), loss=loss)
+  found = predictions.predict_all(budget, {'besiroglu': BESIROGLU}, limits)
+  min_loss = limits.min_loss(BESIROGLU.form)
   assert found[0].flops == math.inf
-  with pytest.raises(UserError, match=f'no budget gets below {least:.4g}'):
-    predictions.chosen('besiroglu', found, LAWS, budget, limits)
-  assert math.isfinite(limits.flops_for(BESIROGLU.form, least + 0.01))
+  with pytest.raises(UserError, match=f'no budget gets below {min_loss:.4g}'):
+    predictions.select_prediction('besiroglu', found, LAWS, budget, limits)
+  assert math.isfinite(limits.flops_for(BESIROGLU.form, min_loss + 0.01))
   if limits.max_parameters:
-    assert least == pytest.approx(1.8172 + 482.01 / 1e8 ** 0.3478, rel=1e-6)
+    assert min_loss == pytest.approx(1.8172 + 482.01 / 1e8 ** 0.3478, rel=1e-6)
 
 
 def test_a_law_without_a_loss_cannot_be_followed_to_one():
-  budget = solve(find('h100'), loss=2.5)
-  found = predictions.answers(budget, LAWS, FREE)
-  with pytest.raises(UserError, match='llama3 says no loss.*choose one of.*besiroglu'):
-    predictions.chosen('llama3', found, LAWS, budget, FREE)
-  with pytest.raises(UserError, match='--law=chinchilla: there are hoffmann_1'):
-    predictions.chosen('chinchilla', found, LAWS, budget, FREE)
+  budget = solve_budget(find_chip('h100'), loss=2.5)
+  found = predictions.predict_all(budget, LAWS, FREE)
+  with pytest.raises(UserError, match='llama3 has no loss.*choose one of.*besiroglu'):
+    predictions.select_prediction('llama3', found, LAWS, budget, FREE)
+  with pytest.raises(UserError, match='--law=chinchilla: choose from hoffmann_1'):
+    predictions.select_prediction('chinchilla', found, LAWS, budget, FREE)
   assert {a.law for a in found if a.parameters is None} == {
       name for name, law in LAWS.items() if isinstance(law.form, Allocation)
       and not hasattr(law.form, 'loss')}
 
 
 def test_a_budget_outside_the_runs_is_warned_of_with_the_factor():
-  found = predictions.answers(solve(find('h100'), flops=GOPHER), LAWS, FREE)
-  of = {answer.law: predictions.warning(answer.law, answer) for answer in found}
+  found = predictions.predict_all(solve_budget(find_chip('h100'), flops=GOPHER), LAWS, FREE)
+  of = {prediction.law: predictions.extrapolation_warning(prediction.law, prediction)
+        for prediction in found}
   assert 'a factor of 44.3 outside the runs that besiroglu' in of['besiroglu']
   assert of['kaplan'] is None    # its runs are not known
-  inside = predictions.answers(solve(find('h100'), flops=1e21), {'besiroglu': BESIROGLU}, FREE)[0]
-  assert predictions.warning('besiroglu', inside) is None
+  inside = predict(flops=1e21)
+  assert predictions.extrapolation_warning('besiroglu', inside) is None
 
 
 @pytest.mark.parametrize('counted, n', [
@@ -152,14 +160,14 @@ def test_a_budget_outside_the_runs_is_warned_of_with_the_factor():
     ('no_embedding', 124_439_808 - 50257 * 768 - 1024 * 768)])
 def test_what_laws_count_of_gpt2(counted, n):
   config = gin_config.load_described(['models/gpt2_small.gin']).model
-  assert planner.count(config, counted, (0, 1024)) == n
+  assert planner.count_parameters(config, counted, (0, 1024)) == n
 
 
 def test_deepseeks_count_is_the_flops_without_embeddings():
   """72 L d^2 + 12 L d s a token for a model whose blocks have 12 d^2 weights; a sixth is N."""
   config = gin_config.load_described(['models/gpt2_small.gin']).model
   expected = (72 * 12 * 768 ** 2 + 12 * 12 * 768 * 1024) / 6
-  assert planner.count(config, 'flops', (0, 1024)) == pytest.approx(expected, rel=1e-12)
+  assert planner.count_parameters(config, 'flops', (0, 1024)) == pytest.approx(expected, rel=1e-12)
 
 
 class Fake:
@@ -185,7 +193,7 @@ def small():
     (1e9, 1, 1, 'none'), (10e9, 2, 1, 'none'), (60e9, 8, 1, 'none'), (100e9, 2, 1, 'full')])
 def test_layouts_take_the_least_that_fits(monkeypatch, small, each, microbatches, fsdp, remat):
   monkeypatch.setattr(layout.memory, 'per_device', Fake(each))
-  found = layout.find(small, find('h100'), 8, 64, (0, 128))
+  found = layout.find_layout(small, find_chip('h100'), 8, 64, (0, 128))
   assert (found.rows, found.microbatches, found.mesh['fsdp'], found.remat) == (
       64, microbatches, fsdp, remat)
   assert math.prod(found.mesh.values()) == 8
@@ -194,19 +202,20 @@ def test_layouts_take_the_least_that_fits(monkeypatch, small, each, microbatches
 def test_the_state_is_cut_no_more_than_it_must_be(monkeypatch, small):
   monkeypatch.setattr(layout.memory, 'per_device', Fake(1e6))
   state = 16 * accounting.parameters(small).total
-  chip = dataclasses.replace(find('h100'), memory=state / 3)   # 0.9 of it: 4 parts are enough
-  assert layout.find(small, chip, 16, 64, (0, 128)).mesh == {'data': 4, 'fsdp': 4, 'tensor': 1}
-  assert layout.find(small, chip, 2, 64, (0, 128)) is None
+  chip = dataclasses.replace(find_chip('h100'), memory=state / 3)   # 0.9 of it: 4 parts are enough
+  found = layout.find_layout(small, chip, 16, 64, (0, 128))
+  assert found.mesh == {'data': 4, 'fsdp': 4, 'tensor': 1}
+  assert layout.find_layout(small, chip, 2, 64, (0, 128)) is None
 
 
 def test_tensor_parallelism_where_a_row_is_too_long(monkeypatch, small):
   monkeypatch.setattr(layout.memory, 'per_device', Fake(1000e9))
-  found = layout.find(small, find('h100'), 8, 64, (0, 128))
+  found = layout.find_layout(small, find_chip('h100'), 8, 64, (0, 128))
   assert found.mesh['tensor'] == 2 and found.remat == 'full' and found.microbatches == 16
 
 
 @pytest.mark.parametrize('fields, message', [
-    ({'family': 'gpt'}, '--family=gpt: there are llama'), ({'recipe': 'mine'}, '--recipe=mine'),
+    ({'family': 'gpt'}, '--family=gpt: choose from llama'), ({'recipe': 'mine'}, '--recipe=mine'),
     ({'vocab_size': 10}, '--vocab_size=10: give 128 to 16,777,216'),
     ({'length': 0}, '--length=0'), ({'length': 10 ** 9}, 'give 8 to 1,048,576'),
     ({'unique_tokens': -1}, '--unique_tokens=-1'), ({'served_tokens': math.inf}, 'above 0')])

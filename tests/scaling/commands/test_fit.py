@@ -53,12 +53,12 @@ def test_the_report_and_its_files(capsys, csv, tmp_path):
   argv = (csv, '--columns', 'loss=val', '--bootstrap=60', '--budgets=6.4e19,6.4e20')
   status, out, err = run(capsys, *argv, f'--output={folder}')
   assert status == 0
-  assert err == 'warning: 6.4e+20 FLOPs lie a factor of 10 outside the runs (1e+18 to 6.4e+19)\n'
-  for part in ('Huber loss', '95 % interval', 'Price of being wrong', 'Held out', 'Outliers',
+  assert err == 'warning: 6.4e+20 FLOPs are a factor of 10 outside the runs (1e+18 to 6.4e+19)\n'
+  for part in ('Huber loss', '95 % interval', 'Compute overhead', 'Held out', 'Outliers',
                'variable projection', 'least absolute deviations', 'Conditioning',
                'resampled residuals', 'x 10'):
     assert part in out, part
-  for name in ('residuals', 'isoflop', 'surface', 'frontier', 'price'):
+  for name in ('residuals', 'isoflop', 'surface', 'frontier', 'compute_overhead'):
     assert (folder / f'{name}.png').read_bytes().startswith(b'\x89PNG')
   status, printed, _ = run(capsys, *argv, '--json')
   report = json.loads(printed)
@@ -66,13 +66,14 @@ def test_the_report_and_its_files(capsys, csv, tmp_path):
   assert report['law']['alpha'] == pytest.approx(LAW.alpha, abs=0.05)
   budget = report['budgets'][1]
   value, low, high = budget['parameters']
-  assert low < value < high and budget['beyond'] == pytest.approx(10)
-  assert budget['price']['1.0'] == pytest.approx(1) and budget['price']['4.0'] > 1.2
+  assert low < value < high and budget['extrapolation'] == pytest.approx(10)
+  overhead = budget['compute_overhead']
+  assert overhead['1.0'] == pytest.approx(1) and overhead['4.0'] > 1.2
   assert budget['one_run'][0] < budget['loss'][1] < budget['loss'][2] < budget['one_run'][1]
-  loaded = parametric.load(folder)
-  assert loaded.form == laws.Additive(**report['law'])
-  assert loaded.fitted == pytest.approx((1e18, 6.4e19)) and len(loaded.draws) == 60
-  assert loaded.beyond(6.4e20) == pytest.approx(10)
+  loaded = parametric.load_law(folder)
+  assert loaded.form == laws.ParametricLaw(**report['law'])
+  assert loaded.fitted == pytest.approx((1e18, 6.4e19)) and len(loaded.bootstrap_samples) == 60
+  assert loaded.extrapolation(6.4e20) == pytest.approx(10)
 
 
 def test_the_same_seed_gives_the_same_report(capsys, csv):
@@ -81,7 +82,7 @@ def test_the_same_seed_gives_the_same_report(capsys, csv):
   assert reports[0] == reports[1] != reports[2]
 
 
-def test_a_spoilt_rung_is_named_and_may_be_dropped(capsys, csv, tmp_path):
+def test_a_spoilt_rung_is_an_outlier_and_may_be_dropped(capsys, csv, tmp_path):
   lines = csv.read_text().splitlines()
   first, last = lines[6].rsplit(',', 1)
   lines[6] = f'{first},{float(last) + 0.5}'
@@ -110,14 +111,14 @@ def test_parabolas(capsys, csv, tmp_path):
   status, out, _ = run(capsys, csv, '--columns=loss=val', '--approach=2', '--bootstrap=40',
                        f'--output={tmp_path}')
   assert status == 0 and 'approach 2' in out and 'Exponent of N' in out
-  loaded = parametric.load(tmp_path)
+  loaded = parametric.load_law(tmp_path)
   assert loaded.form.exponent == pytest.approx(0.51, abs=0.06)
   low, high = loaded.exponents
   assert low < loaded.form.exponent < high
   assert (tmp_path / 'isoflop.png').read_bytes().startswith(b'\x89PNG')
 
 
-def test_the_envelope_of_points_of_each_size(capsys, tmp_path):
+def test_the_envelope_of_curves_of_each_size(capsys, tmp_path):
   path = tmp_path / 'curves.csv'
   lines = ['N,D,loss']
   for n in np.geomspace(5e7, 5e9, 9):
@@ -128,7 +129,7 @@ def test_the_envelope_of_points_of_each_size(capsys, tmp_path):
   assert report['law']['exponent'] == pytest.approx(0.5126, abs=0.05)
 
 
-def test_mistakes_are_said_in_one_line(capsys, csv, tmp_path):
+def test_mistakes_are_reported_in_one_line(capsys, csv, tmp_path):
   known = '--columns=loss=val'
   assert '--columns loss=NAME' in refused(capsys, csv)
   assert 'expected QUANTITY=NAME' in refused(capsys, csv, '--columns=val')
@@ -138,7 +139,7 @@ def test_mistakes_are_said_in_one_line(capsys, csv, tmp_path):
     assert 'give FLOPs' in refused(capsys, csv, known, f'--budgets={budgets}')
   assert 'cannot be read' in refused(capsys, tmp_path / 'none.csv')
   assert '2 paths' in refused(capsys, csv, csv)
-  assert 'holds no config.gin' in refused(capsys, tmp_path)
+  assert 'has no config.gin' in refused(capsys, tmp_path)
   assert 'leave it out' in refused(capsys, tmp_path, known)
   path = tmp_path / 'one.csv'
   path.write_text('N,D,loss\n' + ''.join(f'1e8,{k}e9,{4 - k / 9}\n' for k in range(1, 9)))
@@ -156,6 +157,6 @@ def test_the_ladder_of_the_package_is_read_if_no_runs_are_given(capsys, csv, mon
 def test_what_is_no_fit_is_not_loaded(tmp_path):
   (tmp_path / 'fit.json').write_text('{"law": 3}')
   for path in (tmp_path, tmp_path / 'none.json'):
-    with pytest.raises(Exception, match='is no fit') as caught:
-      parametric.load(path)
+    with pytest.raises(Exception, match='is not a fit') as caught:
+      parametric.load_law(path)
     assert '\n' not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Memory of a device against what XLA allocates, the arrays that are placed, and closed forms."""
+"""Memory of a device against XLA's allocation, the placed arrays, and closed forms."""
 
 import dataclasses
 import subprocess
@@ -43,7 +43,7 @@ def lengths_of(config, length=LENGTH) -> dict[str, int]:
 
 
 def batch_of(config, rows, partitioner):
-  """Shapes of a packed batch and where its rows lie."""
+  """Shapes and shardings of a packed batch."""
   shape = lambda dtype: jax.ShapeDtypeStruct((rows, LENGTH), dtype,
                                              sharding=partitioner.batch_sharding(2))
   target = config.target_side

@@ -1,4 +1,4 @@
-"""Published laws beside the figures that their papers print."""
+"""Published laws against the figures in their papers."""
 
 import math
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from scaling.laws import hyperparameters
-from scaling.laws.laws import LAWS, Additive, DataLimited, FixedRatio, Kaplan
+from scaling.laws.laws import LAWS, DataConstrainedLaw, FixedRatio, Kaplan, ParametricLaw
 
 GOPHER = 5.76e23
 HOFFMANN_3 = LAWS['hoffmann_3'].form
-ADDITIVE = {name: law.form for name, law in LAWS.items() if isinstance(law.form, Additive)}
+PARAMETRIC = {name: law.form for name, law in LAWS.items() if isinstance(law.form, ParametricLaw)}
 # Hoffmann et al. 2022, table A3: parameters, and (FLOPs, tokens) by approaches 1 and 2.
 TABLE_A3 = [
     (400e6, (1.92e19, 8.0e9), (1.84e19, 7.7e9)), (1e9, (1.21e20, 20.2e9), (1.20e20, 20.0e9)),
@@ -65,8 +65,8 @@ def test_table_a3_does_not_follow_from_approach_3():
     assert 6 * parameters * tokens / flops == pytest.approx(
         10 if flops == 1.26e24 else 1, rel=0.045)
     flops = 6 * parameters * tokens
-    for name, least, most in (('hoffmann_3', 1.22, 1.44), ('hoffmann_3_unrounded', 1.02, 1.09)):
-      assert least < parameters / LAWS[name].form.optimum(flops)[0] < most
+    for name, low, high in (('hoffmann_3', 1.22, 1.44), ('hoffmann_3_unrounded', 1.02, 1.09)):
+      assert low < parameters / LAWS[name].form.optimum(flops)[0] < high
   assert 'table A3' in LAWS['hoffmann_3'].note
 
 
@@ -109,10 +109,10 @@ def test_the_budget_is_spent(name, flops):
   assert 6 * n * d == pytest.approx(flops, rel=1e-9)
 
 
-@pytest.mark.parametrize('name', ADDITIVE)
+@pytest.mark.parametrize('name', PARAMETRIC)
 @pytest.mark.parametrize('flops', [1e19, GOPHER])
 def test_no_point_of_a_grid_is_better_than_the_closed_form(name, flops):
-  form = ADDITIVE[name]
+  form = PARAMETRIC[name]
   n, d = form.optimum(flops)
   grid = n * np.geomspace(0.1, 10, 200_001)
   losses = form.e + form.a * grid ** -form.alpha + form.b * (flops / 6 / grid) ** -form.beta
@@ -120,9 +120,9 @@ def test_no_point_of_a_grid_is_better_than_the_closed_form(name, flops):
   assert grid[losses.argmin()] == pytest.approx(n, rel=1e-4)
 
 
-@pytest.mark.parametrize('name', ADDITIVE)
+@pytest.mark.parametrize('name', PARAMETRIC)
 def test_what_a_loss_costs_is_the_inverse_of_what_a_budget_buys(name):
-  form = ADDITIVE[name]
+  form = PARAMETRIC[name]
   n, d = form.optimum(1e22)
   loss = form.loss(n, d)
   assert form.flops_for(loss) == pytest.approx(1e22, rel=1e-9)
@@ -130,25 +130,25 @@ def test_what_a_loss_costs_is_the_inverse_of_what_a_budget_buys(name):
   assert form.flops_for(form.e) == form.tokens_for(1.0, loss) == math.inf
 
 
-def test_the_price_of_being_wrong():
+def test_the_compute_overhead_of_a_wrong_n():
   """Twice too large or small costs 15 to 26 % of the compute of Gopher."""
   form = LAWS['besiroglu'].form
-  prices = [form.price_of(GOPHER, factor) for factor in (0.25, 0.5, 1, 2, 4)]
-  np.testing.assert_allclose(prices, [4.4653, 1.2593, 1, 1.1476, 1.5871], rtol=1e-4)
+  overheads = [form.compute_overhead(GOPHER, factor) for factor in (0.25, 0.5, 1, 2, 4)]
+  np.testing.assert_allclose(overheads, [4.4653, 1.2593, 1, 1.1476, 1.5871], rtol=1e-4)
   n, d = form.optimum(GOPHER)
   # Spent as it is, the budget buys this much less.
   assert form.loss(2 * n, d / 2) - form.loss(n, d) == pytest.approx(0.0048, abs=2e-4)
-  assert form.price_of(GOPHER, 0.01) == math.inf
+  assert form.compute_overhead(GOPHER, 0.01) == math.inf
 
 
 @pytest.mark.parametrize('n, served, want_n, want_d, saved', [
     (13e9, 2e12, 6.969e9, 1.248e12, 17.45), (7e9, 1e12, 3.711e9, 608.8e9, 18.1),
     (30e9, 10e12, 13.61e9, 4.426e12, 28.0), (70e9, 2e12, 57.9e9, 5.203e12, 1.3),
     (70e9, 10e12, 41.55e9, 7.923e12, 11.9)])
-def test_models_that_are_served(n, served, want_n, want_d, saved):
+def test_models_that_are_served(n, served, want_n, want_d, saved, inference_optimum):
   """Sardana et al. 2024, figure 1 (13B serving 2e12 tokens: a 7B, 17 % less), and its constants."""
-  form = Additive(1.69, 406.4, 0.336, 410.7, 0.283)
-  got_n, got_d = form.inference_optimum(n, served)
+  form = ParametricLaw(1.69, 406.4, 0.336, 410.7, 0.283)
+  got_n, got_d = inference_optimum(form, n, served)
   assert got_n == pytest.approx(want_n, rel=6e-4) and got_d == pytest.approx(want_d, rel=6e-4)
   d = (form.beta * form.b / (form.alpha * form.a) * n ** form.alpha) ** (1 / form.beta)
   cost = lambda n, d: 6 * n * d + 2 * n * served
@@ -158,20 +158,20 @@ def test_models_that_are_served(n, served, want_n, want_d, saved):
 @pytest.mark.parametrize('name, want_n, saved', [
     ('hoffmann_3_unrounded', 7.12e9, 16.3), ('hoffmann_3', 8.02e9, 10.1),
     ('besiroglu', 6.10e9, 29.0)])
-def test_the_same_by_other_constants(name, want_n, saved):
+def test_the_same_by_other_constants(name, want_n, saved, inference_optimum, optimal_tokens):
   form = LAWS[name].form
-  n, d = form.inference_optimum(13e9, 2e12)
+  n, d = inference_optimum(form, 13e9, 2e12)
   cost = lambda n, d: 6 * n * d + 2 * n * 2e12
   assert rounded(n, 3) == want_n
-  assert 100 * (1 - cost(n, d) / cost(13e9, form.optimal_tokens(13e9))) == pytest.approx(
+  assert 100 * (1 - cost(n, d) / cost(13e9, optimal_tokens(form, 13e9))) == pytest.approx(
       saved, abs=0.06)
 
 
-@pytest.mark.parametrize('name', ADDITIVE)
-def test_no_model_of_a_grid_is_cheaper_to_train_and_serve(name):
-  form = ADDITIVE[name]
-  loss = form.loss(13e9, form.optimal_tokens(13e9))
-  n, _ = form.inference_optimum(13e9, 2e12)
+@pytest.mark.parametrize('name', PARAMETRIC)
+def test_no_model_of_a_grid_is_cheaper_to_train_and_serve(name, inference_optimum, optimal_tokens):
+  form = PARAMETRIC[name]
+  loss = form.loss(13e9, optimal_tokens(form, 13e9))
+  n, _ = inference_optimum(form, 13e9, 2e12)
   grid = np.geomspace(4e8, 13e9, 100_001)
   left = loss - form.e - form.a * grid ** -form.alpha
   with np.errstate(invalid='ignore', divide='ignore'):
@@ -179,43 +179,55 @@ def test_no_model_of_a_grid_is_cheaper_to_train_and_serve(name):
   assert grid[(6 * grid * tokens + 2 * grid * 2e12).argmin()] == pytest.approx(n, rel=1e-4)
 
 
+def over_training(e, a, b, eta):
+  """L(C, M) = E + (a M ** eta + b M ** -eta) C ** -eta with M = D / N: alpha = beta = 2 eta."""
+  return ParametricLaw(e, a * 6 ** -eta, 2 * eta, b * 6 ** -eta, 2 * eta)
+
+
+def over_trained(form, flops, factor):
+  """(N, D) of the budget with `factor` times the tokens a parameter of its optimum."""
+  n, d = form.optimum(flops)
+  return n / math.sqrt(factor), d * math.sqrt(factor)
+
+
 @pytest.mark.parametrize('eta', [0.1, 0.18])
 def test_over_training_is_as_its_paper_writes_it(eta):
   """Gadre et al. 2024, equation 4: parallel lines of the reducible loss for each D / N."""
-  form = Additive.over_training(1.5, 100.0, 150.0, eta)
+  form = over_training(1.5, 100.0, 150.0, eta)
   for m in (20, 640):
     for flops in (1e19, 1e22):
       n = math.sqrt(flops / 6 / m)
       expected = 1.5 + (100 * m ** eta + 150 * m ** -eta) * flops ** -eta
       assert form.loss(n, m * n) == pytest.approx(expected, rel=1e-12)
   n, d = form.optimum(1e20)
-  over_n, over_d = form.over_trained(1e20, 32)
+  over_n, over_d = over_trained(form, 1e20, 32)
   assert over_d / over_n == pytest.approx(32 * d / n)
-  assert 6 * over_n * over_d == pytest.approx(1e20) and form.over_trained(1e20, 1) == (n, d)
+  assert 6 * over_n * over_d == pytest.approx(1e20) and over_trained(form, 1e20, 1) == (n, d)
   # So many times over-trained costs the same factor of compute at any budget.
-  extra = [form.flops_for(form.loss(*form.over_trained(c, 32))) / c for c in (1e18, 1e24)]
+  extra = [form.flops_for(form.loss(*over_trained(form, c, 32))) / c for c in (1e18, 1e24)]
   assert extra[0] == pytest.approx(extra[1]) and extra[0] < 1
 
 
-def test_what_repeated_tokens_are_worth():
+def test_effective_tokens():
   form = LAWS['muennighoff'].form
-  assert isinstance(form, DataLimited)
-  worth = [form.worth(epochs, 1, form.r_tokens) for epochs in (1, 2, 4, 8, 16, 40, 1e9)]
-  np.testing.assert_allclose(worth, [1, 1.968, 3.726, 6.624, 10.58, 15.17, 16.39], rtol=5e-4)
-  enough = [form.parameters_of(tokens) for tokens in (100e6, 400e6, 1.5e9, 55e9, 84e9, 178e9)]
+  assert isinstance(form, DataConstrainedLaw)
+  effective = [form.effective_tokens(epochs, 1) for epochs in (1, 2, 4, 8, 16, 40, 1e9)]
+  np.testing.assert_allclose(effective, [1, 1.968, 3.726, 6.624, 10.58, 15.17, 16.39], rtol=5e-4)
+  optimal = [form.optimal_parameters(tokens) for tokens in (100e6, 400e6, 1.5e9, 55e9, 84e9, 178e9)]
   np.testing.assert_allclose(
-      enough, [5.0987e6, 20.395e6, 76.480e6, 2.8043e9, 4.2829e9, 9.0756e9], rtol=2e-5)
+      optimal, [5.0987e6, 20.395e6, 76.480e6, 2.8043e9, 4.2829e9, 9.0756e9], rtol=2e-5)
 
 
-def test_limited_data():
+def test_constrained_data(data_constrained_optimum):
   form = LAWS['muennighoff'].form
   n, d = form.optimum(1e22)
-  assert form.limited_loss(n, d, d) == form.loss(n, d) == form.limited_loss(n, d, 10 * d)
-  np.testing.assert_allclose(form.limited_optimum(1e22, 10 * d), (n, d), rtol=1e-4)
-  few_n, few_d = form.limited_optimum(1e22, 25e9)
+  loss = form.data_constrained_loss
+  assert loss(n, d, d) == form.loss(n, d) == loss(n, d, 10 * d)
+  np.testing.assert_allclose(data_constrained_optimum(form, 1e22, 10 * d), (n, d), rtol=1e-4)
+  few_n, few_d = data_constrained_optimum(form, 1e22, 25e9)
   grid = few_n * np.geomspace(0.3, 3, 40_001)
-  losses = [form.limited_loss(x, 1e22 / 6 / x, 25e9) for x in grid]
-  assert form.limited_loss(few_n, few_d, 25e9) <= min(losses) * (1 + 1e-9)
+  losses = [loss(x, 1e22 / 6 / x, 25e9) for x in grid]
+  assert loss(few_n, few_d, 25e9) <= min(losses) * (1 + 1e-9)
   assert grid[np.argmin(losses)] == pytest.approx(few_n, rel=1e-4)
   # Many epochs are better spent on tokens than on parameters (their section 5).
   assert few_n < n and few_d > d
@@ -241,8 +253,8 @@ def test_every_law_says_where_it_is_from_and_how_far_it_reaches():
   for law in LAWS.values():
     assert 'arXiv' in law.source and law.counts.startswith('N:') and law.text
   law = LAWS['deepseek']
-  assert law.beyond(1e20) == 1 and law.beyond(3e22) == pytest.approx(100)
-  assert law.beyond(1e16) == pytest.approx(10) and LAWS['kaplan'].beyond(1e30) == 1
+  assert law.extrapolation(1e20) == 1 and law.extrapolation(3e22) == pytest.approx(100)
+  assert law.extrapolation(1e16) == pytest.approx(10) and LAWS['kaplan'].extrapolation(1e30) == 1
 
 
 def test_recipes():
@@ -253,7 +265,7 @@ def test_recipes():
   got = hyperparameters.porian(108e6 * 8)
   assert got == pytest.approx((0.00235, 4 * 2048 * 160))
   given = {'parameters': 7e9, 'tokens': 1.4e12, 'flops': 1e24}
-  assert [hyperparameters.recipe(name, **given) for name in hyperparameters.RECIPES] == [
+  assert [hyperparameters.compute_recipe(name, **given) for name in hyperparameters.RECIPES] == [
       hyperparameters.step_law(7e9, 1.4e12), hyperparameters.deepseek(1e24),
       hyperparameters.porian(7e9)]
 

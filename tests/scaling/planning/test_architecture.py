@@ -1,4 +1,4 @@
-"""Snapping a number of parameters to a model that can be built."""
+"""From a number of parameters to a model."""
 
 import dataclasses
 import itertools
@@ -24,7 +24,7 @@ def published(name):
     'tiny_encoder_decoder', 'mixtral_8x7b'])
 def test_the_size_of_a_published_model_gives_that_model(name):
   base = published(name)
-  assert architecture.snap(base, accounting.parameters(base).total) == base
+  assert architecture.config_for_size(base, accounting.parameters(base).total) == base
 
 
 @pytest.mark.parametrize('name, tensor', [('llama_7b', 1), ('llama3_8b', 4), ('t5_1_1_base', 4),
@@ -32,7 +32,7 @@ def test_the_size_of_a_published_model_gives_that_model(name):
 def test_widths_and_heads_fit_hardware_and_mesh(name, tensor):
   base = published(name)
   for wanted in (2e9, 67e9):
-    found = architecture.snap(base, wanted, tensor=tensor)
+    found = architecture.config_for_size(base, wanted, tensor=tensor)
     assert found.embed_dim % 128 == 0 and found.mlp_dim % 128 == 0
     assert found.num_kv_heads % tensor == 0 and found.mlp_dim % tensor == 0
     assert found.num_heads // found.num_kv_heads == base.num_heads // base.num_kv_heads
@@ -57,7 +57,7 @@ def brute_force(base, wanted, multiple):
 def test_no_other_width_and_depth_scores_better():
   base = dataclasses.replace(published('ladder_128'), scan_layers=True)
   for wanted in (5e6, 4e7):
-    found = architecture.snap(base, wanted)
+    found = architecture.config_for_size(base, wanted)
     aspect = 64 * (wanted / 125e6) ** 0.15
     off = math.log(accounting.parameters(found).total / wanted)
     score = 25 * off ** 2 + math.log(found.embed_dim / found.num_layers / aspect) ** 2
@@ -67,10 +67,10 @@ def test_no_other_width_and_depth_scores_better():
 @settings(max_examples=25, deadline=None)
 @given(st.floats(6, 12))
 def test_every_size_is_met_to_a_few_percent(log10):
-  config = architecture.snap(published('llama_7b'), 10 ** log10 * 30, multiple=128)
+  config = architecture.config_for_size(published('llama_7b'), 10 ** log10 * 30, multiple=128)
   assert abs(math.log(accounting.parameters(config).total / (10 ** log10 * 30))) < 0.15
 
 
 def test_a_size_below_one_layer_is_refused_with_the_least_there_is():
-  with pytest.raises(UserError, match=r'the nearest model that can be built has 8,4\d\d,\d+'):
-    architecture.snap(published('llama_7b'), 1e5)
+  with pytest.raises(UserError, match=r'the nearest model has 8,4\d\d,\d+'):
+    architecture.config_for_size(published('llama_7b'), 1e5)

@@ -1,4 +1,4 @@
-"""What programs keep and hold, of programs small enough to count by hand."""
+"""Kept and peak bytes of programs small enough to count by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -36,23 +36,23 @@ def traced(function, number):
     (lambda a, b: (a @ b).at[3].add(1.0), 2, 3),
 ])
 def test_peak_by_hand(function, number, matrices):
-  assert liveness.peak(traced(function, number)) == pytest.approx(matrices * N, abs=200)
+  assert liveness.peak_bytes(traced(function, number)) == pytest.approx(matrices * N, abs=200)
 
 
 def test_accelerators_fuse_into_products():
   fused = traced(lambda a, b: jnp.tanh(a) @ b, 2)
-  assert liveness.peak(fused, accelerator=True) == N < liveness.peak(fused)
+  assert liveness.peak_bytes(fused, accelerator=True) == N < liveness.peak_bytes(fused)
 
 
 def test_a_loop_holds_its_body():
   def run(a, b):
     return jax.lax.scan(lambda x, _: (jnp.tanh(x @ b) @ b, None), a, None, length=5)[0]
   jaxpr = traced(run, 2)
-  body, = liveness.loops(jaxpr)
-  inner = liveness.peak(body.params['jaxpr'].jaxpr)
+  body, = liveness.find_loops(jaxpr)
+  inner = liveness.peak_bytes(body.params['jaxpr'].jaxpr)
   assert inner == 3 * N   # the matrix and what goes in and out of a product
-  assert liveness.peak(jaxpr) == 3 * N + inner   # arguments and result of the loop
-  assert liveness.peak(jaxpr, accelerator=True) < liveness.peak(jaxpr)
+  assert liveness.peak_bytes(jaxpr) == 3 * N + inner   # arguments and result of the loop
+  assert liveness.peak_bytes(jaxpr, accelerator=True) < liveness.peak_bytes(jaxpr)
 
 
 def test_a_value_is_kept_once_and_arguments_not_at_all():
@@ -63,8 +63,8 @@ def test_a_value_is_kept_once_and_arguments_not_at_all():
     return jax.lax.scan(layer, x, jnp.stack([w, 2 * w]))
   jaxpr = traced(stacks, 2)
   # Of the layer's values: y once. Of the parameters': w, stacked before the loop, and exp(w).
-  assert liveness.kept(jaxpr, range(1, 5), 1) == (2 * N, 4 * N)
-  assert liveness.kept(jaxpr, [1, 2], 1) == (2 * N, 0)
+  assert liveness.kept_bytes(jaxpr, range(1, 5), 1) == (2 * N, 4 * N)
+  assert liveness.kept_bytes(jaxpr, [1, 2], 1) == (2 * N, 0)
   jaxpr = traced(lambda a, b: (a, a @ b), 2)
-  assert liveness.kept(jaxpr, [0, 1], 1) == (N, 0)
-  assert liveness.kept(jaxpr, [0, 1], 2) == (0, N)
+  assert liveness.kept_bytes(jaxpr, [0, 1], 1) == (N, 0)
+  assert liveness.kept_bytes(jaxpr, [0, 1], 2) == (0, N)

@@ -11,16 +11,16 @@ from scipy import optimize
 
 from scaling.fitting import diagnostics, parametric, solver
 from scaling.fitting.runs import Runs, read_csv
-from scaling.laws.laws import LAWS, Additive
+from scaling.laws.laws import LAWS, ParametricLaw
 from t5x_lite.core.errors import UserError
 
 LAW = LAWS['besiroglu'].form
 NAMES = parametric.PARAMETERS
 
 
-def ladder(budgets=4, sizes=4, least=1e18, most=6.4e19):
+def ladder(budgets=4, sizes=4, min_flops=1e18, max_flops=6.4e19):
   """(N, D) of sizes about the optimum of each budget."""
-  flops = np.repeat(np.geomspace(least, most, budgets), sizes)
+  flops = np.repeat(np.geomspace(min_flops, max_flops, budgets), sizes)
   n = np.array([LAW.optimum(c)[0] for c in flops])
   n = n * np.tile(np.geomspace(0.25, 4, sizes), budgets)
   return n, flops / 6 / n
@@ -62,7 +62,7 @@ def chinchilla():
 
 @pytest.fixture(scope='module')
 def huber(chinchilla):
-  return parametric.fit(chinchilla, starts=some_starts(48))
+  return parametric.fit_law(chinchilla, starts=some_starts(48))
 
 
 def huber_sum(theta, n, d, log_loss, weights=1.0):
@@ -130,7 +130,7 @@ def test_huber_is_no_worse_than_scipy_from_the_same_starts(chinchilla, huber):
 
 @pytest.fixture(scope='module')
 def lad(chinchilla):
-  return parametric.fit(chinchilla, 'lad', starts=some_starts(32))
+  return parametric.fit_law(chinchilla, 'lad', starts=some_starts(32))
 
 
 def test_least_absolute_deviations_are_the_published_refit(lad, huber):
@@ -144,12 +144,12 @@ def test_least_absolute_deviations_are_the_published_refit(lad, huber):
 
 @pytest.mark.slow
 def test_the_whole_grid_finds_nothing_lower(chinchilla, huber, lad):
-  assert parametric.fit(chinchilla).objective == pytest.approx(huber.objective, rel=1e-10)
-  assert parametric.fit(chinchilla, 'lad').objective == pytest.approx(lad.objective, rel=1e-10)
+  assert parametric.fit_law(chinchilla).objective == pytest.approx(huber.objective, rel=1e-10)
+  assert parametric.fit_law(chinchilla, 'lad').objective == pytest.approx(lad.objective, rel=1e-10)
 
 
 def test_least_absolute_deviations_meet_the_conditions_of_a_minimum(chinchilla, lad):
-  """Five runs lie on the law; the slopes of the others are balanced by weights of them up to 1."""
+  """Five runs are on the law; multipliers of them up to 1 balance the slopes of the others."""
   found = lad
   n, d, _ = logs(chinchilla)
   on = np.abs(found.residuals) < 1e-8
@@ -163,14 +163,14 @@ def test_least_absolute_deviations_meet_the_conditions_of_a_minimum(chinchilla, 
 
 @pytest.mark.parametrize('loss', ['huber', 'lad'])
 def test_a_law_without_noise_comes_back(loss):
-  found = parametric.fit(noisy(0, noise=0), loss, starts=some_starts(64))
+  found = parametric.fit_law(noisy(0, noise=0), loss, starts=some_starts(64))
   np.testing.assert_allclose(values(found.law), values(LAW), rtol=1e-5)
 
 
 def test_weights_count_as_often_as_runs():
   runs = noisy(1)
   n, d, log_loss = logs(runs)
-  start = parametric.fit(runs, starts=some_starts(64)).theta[None]
+  start = parametric.fit_law(runs, starts=some_starts(64)).theta[None]
   weights = np.ones(len(n))
   weights[3], weights[7] = 2, 0
   by_weight, _ = solver.solve_best(start, n, d, log_loss, weights, 'huber')
@@ -195,41 +195,41 @@ def test_standard_errors_are_the_published_ones(huber):
 
 
 def test_intervals_are_percentiles_and_widen_with_their_level():
-  found = parametric.bootstrap(parametric.fit(noisy(2), starts=some_starts(64)), 100, seed=3)
+  found = parametric.bootstrap(parametric.fit_law(noisy(2), starts=some_starts(64)), 100, seed=3)
   assert found.resampled == 'residuals' and found.noise.shape == (100,)
   n, d = found.law.optimum(1e21)
-  wide, narrow = found.predict(n, d, 0.95), found.predict(n, d, 0.5)
+  wide, narrow = found.predict_loss(n, d, 0.95), found.predict_loss(n, d, 0.5)
   assert wide[1] < narrow[1] < narrow[2] < wide[2]
   law_only = found.optimum(1e21, 0.95)['loss']
   assert law_only[0] == wide[0] and law_only[2] - law_only[1] < wide[2] - wide[1]
-  want = np.quantile(found.samples.alpha, [0.05, 0.95])
+  want = np.quantile(found.bootstrap_samples.alpha, [0.05, 0.95])
   np.testing.assert_allclose(found.intervals(0.9)['alpha'], want)
   again = parametric.bootstrap(found, 100, seed=3)
-  np.testing.assert_array_equal(again.samples.alpha, found.samples.alpha)
-  assert found.beyond(found.runs.flops.max()) == 1
-  assert found.beyond(4 * found.runs.flops.max()) == pytest.approx(4)
+  np.testing.assert_array_equal(again.bootstrap_samples.alpha, found.bootstrap_samples.alpha)
+  assert found.extrapolation(found.runs.flops.max()) == 1
+  assert found.extrapolation(4 * found.runs.flops.max()) == pytest.approx(4)
 
 
-def test_resamples_that_ran_away_are_not_in_standard_errors():
-  """Of three resamples in a hundred an exponent is at a bound, and its A or B without measure."""
-  found = parametric.bootstrap(parametric.fit(noisy(2), starts=some_starts(64)), 100, seed=3)
-  assert not found.runaway.any()
-  far = {name: getattr(found.samples, name).copy() for name in NAMES}
+def test_degenerate_resamples_are_not_in_standard_errors():
+  """Of three resamples in a hundred an exponent is at a bound, and its A or B diverges."""
+  found = parametric.bootstrap(parametric.fit_law(noisy(2), starts=some_starts(64)), 100, seed=3)
+  assert not found.degenerate.any()
+  far = {name: getattr(found.bootstrap_samples, name).copy() for name in NAMES}
   far['alpha'][[4, 7]], far['a'][[4, 7]] = (6.0, -0.1), (1e130, 1e-9)
   far['beta'][9] = 5.5
-  spoilt_some = dataclasses.replace(found, samples=Additive(**far))
-  assert np.flatnonzero(spoilt_some.runaway).tolist() == [4, 7, 9]
+  spoilt_some = dataclasses.replace(found, bootstrap_samples=ParametricLaw(**far))
+  assert np.flatnonzero(spoilt_some.degenerate).tolist() == [4, 7, 9]
   for name, error in spoilt_some.standard_errors().items():
-    want = np.delete(getattr(found.samples, name), [4, 7, 9]).std(ddof=1)
+    want = np.delete(getattr(found.bootstrap_samples, name), [4, 7, 9]).std(ddof=1)
     assert error == pytest.approx(want, rel=1e-12), name
 
 
 def coverage(seeds):
-  """Seeds at which each parameter, and all, lie within 2 errors; and the interval holds N*."""
+  """Seeds at which each parameter, and all, are within 2 errors; and the interval contains N*."""
   near, covered = [], []
   n, d = ladder()
   for seed in range(seeds):
-    found = parametric.fit(noisy(seed), starts=some_starts(32, seed))
+    found = parametric.fit_law(noisy(seed), starts=some_starts(32, seed))
     found = parametric.bootstrap(found, 200, seed)
     errors = found.standard_errors()
     near.append([abs(value - true) < 2 * errors[name] for name, value, true in zip(
@@ -257,27 +257,28 @@ def test_variable_projection_agrees():
   np.testing.assert_allclose(values(exact), values(LAW), rtol=1e-3)
   runs = noisy(3, noise=5e-4)   # where the Huber loss is all but least squares
   other = diagnostics.variable_projection(runs)
-  law = parametric.fit(runs, starts=some_starts(64)).law
+  law = parametric.fit_law(runs, starts=some_starts(64)).law
   assert other.alpha == pytest.approx(law.alpha, abs=0.01)
   assert other.optimum(1e20)[0] == pytest.approx(law.optimum(1e20)[0], rel=0.03)
 
 
 def refusal(runs):
   with pytest.raises(UserError) as caught:
-    parametric.fit(runs, starts=some_starts(64))
+    parametric.fit_law(runs, starts=some_starts(64))
   assert '\n' not in str(caught.value)
   return str(caught.value)
 
 
-def test_runs_that_tell_no_law_are_refused():
+def test_runs_that_do_not_identify_a_law_are_refused():
   n, d = ladder()
   assert 'at least 6 runs' in refusal(noisy(0).select(np.arange(5)))
   assert 'on one line' in refusal(runs_of(n, 20 * n, LAW.loss(n, 20 * n)))
   rng = np.random.default_rng(0)
   noise = np.exp(0.002 * rng.standard_normal(len(n)))
-  without_d = refusal(runs_of(n, d, Additive(1.8, 482.0, 0.35, 1e-9, 0.36).loss(n, d) * noise))
+  without_d = refusal(runs_of(n, d, ParametricLaw(1.8, 482.0, 0.35, 1e-9, 0.36).loss(n, d) * noise))
   assert 'cannot be identified' in without_d and ' of D' in without_d or 'beta' in without_d
-  without_n = refusal(runs_of(n, d, Additive(1.8, 1e-9, 0.35, 2085.0, 0.36).loss(n, d) * noise))
+  without_n = refusal(
+      runs_of(n, d, ParametricLaw(1.8, 1e-9, 0.35, 2085.0, 0.36).loss(n, d) * noise))
   assert 'cannot be identified' in without_n and ' of N' in without_n or 'alpha' in without_n
   assert 'cannot be identified' in refusal(noisy(2, noise=0.2))
 
@@ -289,9 +290,9 @@ def spoilt(runs, index, by=0.5):
 
 
 @pytest.mark.parametrize('index', [0, 3, 6, 11])
-def test_a_spoilt_rung_is_named(index):
+def test_a_spoilt_rung_is_an_outlier(index):
   runs = spoilt(noisy(4, budgets=3, noise=0.003), index)
-  found = parametric.fit(runs, starts=some_starts(64))
+  found = parametric.fit_law(runs, starts=some_starts(64))
   named, = diagnostics.outliers(found)
   assert (named.name, named.index) == (f'run {index}', index) and named.z > 0
   assert named.residual == pytest.approx(np.log(runs.loss[index] / (runs.loss[index] - 0.5)),
@@ -299,9 +300,9 @@ def test_a_spoilt_rung_is_named(index):
 
 
 @pytest.mark.slow
-def test_sound_runs_are_not_named():
-  """So few runs tell their noise badly, and about one in a hundred is named all the same."""
-  named = [diagnostics.outliers(parametric.fit(noisy(seed), starts=some_starts(64)))
+def test_sound_runs_are_not_outliers():
+  """The noise of few runs is poorly estimated: about one in a hundred is a false positive."""
+  named = [diagnostics.outliers(parametric.fit_law(noisy(seed), starts=some_starts(64)))
            for seed in range(8)]
   assert sum(map(len, named)) <= 3
 
@@ -311,34 +312,34 @@ def test_held_out_runs():
   runs = noisy(0, noise=0)
   nearly = dataclasses.replace(runs, flops=runs.flops * np.linspace(0.98, 1.02, 16))
   for some in (runs, nearly):   # four of each budget: none is cut in two
-    exact = diagnostics.held_out(parametric.fit(some, starts=some_starts(64)))
+    exact = diagnostics.held_out(parametric.fit_law(some, starts=some_starts(64)))
     assert [(x.fitted, x.tested) for x in exact] == [(8, 8), (12, 4)]
     for part in exact:
       assert part.error < 1e-5
       assert part.reach == pytest.approx(some.flops.max() / part.cut)
   bent = noisy(0, noise=0)
   bent = dataclasses.replace(bent, loss=bent.loss * np.where(bent.flops > 5e19, 1.02, 1.0))
-  part = diagnostics.held_out(parametric.fit(bent, starts=some_starts(64)))[1]
+  part = diagnostics.held_out(parametric.fit_law(bent, starts=some_starts(64)))[1]
   assert part.tested == 4
   assert part.bias == pytest.approx(np.log(1.02), abs=1e-4) == part.error
 
 
-def test_conditioning_says_which_runs_tell_more():
-  wide = parametric.fit(noisy(0, noise=0, budgets=6, most=1e22), starts=some_starts(64))
-  narrow = parametric.fit(noisy(0, noise=0, budgets=6, most=1e19), starts=some_starts(64))
-  assert 1 < diagnostics.condition(wide) < diagnostics.condition(narrow) / 5
+def test_conditioning_is_better_for_runs_over_a_wider_range():
+  wide = parametric.fit_law(noisy(0, noise=0, budgets=6, max_flops=1e22), starts=some_starts(64))
+  narrow = parametric.fit_law(noisy(0, noise=0, budgets=6, max_flops=1e19), starts=some_starts(64))
+  assert 1 < diagnostics.condition_number(wide) < diagnostics.condition_number(narrow) / 5
   assert 1e-12 < parametric.robust_scale(np.array([0, 0, 0, 0, 0, 1e-3, -1e-3]))
   assert parametric.robust_scale(0.01 * np.random.default_rng(0).standard_normal(4000)
                               ) == pytest.approx(0.01, rel=0.05)
 
 
 def test_resamples_without_a_best_size_are_left_out_of_its_interval():
-  law = Additive(1.7, 400.0, 0.34, 400.0, 0.28)
+  law = ParametricLaw(1.7, 400.0, 0.34, 400.0, 0.28)
   n = np.array([1e8, 2e8, 4e8])
   runs = Runs(n, 20 * n, law.loss(n, 20 * n), 120 * n * n, ('a', 'b', 'c'))
   exponents = np.array([0.34, -0.1, 0.34])
   same = lambda value: np.full(3, value)
-  found = parametric.Fit(law, runs, 'huber', 0.0, 'runs', Additive(
+  found = parametric.Fit(law, runs, 'huber', 0.0, 'runs', ParametricLaw(
       same(1.7), same(400.0), exponents, same(400.0), same(0.28)), np.zeros(3))
   value, low, high = found.optimum(1e20)['parameters']
   assert low == pytest.approx(value) and high == pytest.approx(value)

@@ -53,7 +53,7 @@ def test_columns_that_are_named_come_before_those_that_are_known(tmp_path):
 @pytest.mark.parametrize('text, parts', [
     ('', ['has no runs']),
     ('N,D,loss\n', ['has no runs']),
-    ('N,D,error\n1e6,2e8,3\n', ['no column of losses', '--columns loss=NAME', "'error'"]),
+    ('N,D,error\n1e6,2e8,3\n', ['no known column of losses', '--columns loss=NAME', "'error'"]),
     ('N,depth,loss\n1e6,2,3\n', ['tokens or flops', '--columns tokens=NAME', "'depth'"]),
     (GOOD.replace('3.2', 'x'), ['line 3', "'loss' has 'x'"]),
     (GOOD.replace(',3.2', ''), ['line 3', "'loss' has ''"]),
@@ -91,13 +91,12 @@ def test_columns_that_are_not_there_are_refused(tmp_path):
 @pytest.mark.parametrize('n, d, letter', [
     ([1e6, 1e6, 2e6, 2.01e6], [1e8, 2e8, 4e8, 8e8], 'N'),
     ([1e6, 2e6, 4e6, 8e6], [1e8, 1e8, 2e8, 2e8], 'D')])
-def test_two_sizes_tell_no_law(n, d, letter):
+def test_two_sizes_do_not_identify_a_law(n, d, letter):
   n, d = np.array(n), np.array(d)
   runs = Runs(n, d, np.full(4, 3.0), 6 * n * d, tuple('abcd'))
   assert f'2 different {letter}' in refusal(check_varied, runs)
-  check_varied(Runs(d, d * 2, np.full(4, 3.0), 12 * d * d, tuple('abcd'))
-                      if len(set(d)) > 2 else Runs(n, n, np.full(4, 3.0), 6 * n * n,
-                                                          tuple('abcd')))
+  check_varied(Runs(d, d * 2, np.full(4, 3.0), 12 * d * d, tuple('abcd')) if len(set(d)) > 2
+               else Runs(n, n, np.full(4, 3.0), 6 * n * n, tuple('abcd')))
 
 
 @pytest.fixture(scope='module')
@@ -113,7 +112,7 @@ def folder(tmp_path, config_gin, records, name='run'):
   return path
 
 
-def test_a_finished_run_is_a_point_and_its_evaluations_a_curve(tmp_path, config_gin):
+def test_a_finished_run_is_read_and_its_evaluations_are_a_curve(tmp_path, config_gin):
   experiment = config_gin[0]
   steps = experiment.train.steps
   path = folder(tmp_path, config_gin, [
@@ -130,7 +129,7 @@ def test_a_finished_run_is_a_point_and_its_evaluations_a_curve(tmp_path, config_
   np.testing.assert_allclose(curve.tokens, [runs.tokens[0] / 2, runs.tokens[0]])
 
 
-def test_runs_that_are_no_points_are_refused(tmp_path, config_gin):
+def test_unfinished_runs_are_refused(tmp_path, config_gin):
   steps = config_gin[0].train.steps
   at = lambda step, **values: {'step': step, 'kind': 'eval'} | values
   for name, records, part in (
@@ -140,4 +139,4 @@ def test_runs_that_are_no_points_are_refused(tmp_path, config_gin):
       ('broken', [at(steps, **{'lm/loss': None})], 'not finite')):
     line = refusal(read_folders, [folder(tmp_path, config_gin, records, name)])
     assert part in line and name in line
-  assert 'holds no config.gin' in refusal(read_folders, [tmp_path])
+  assert 'has no config.gin' in refusal(read_folders, [tmp_path])

@@ -39,28 +39,28 @@ LOCAL = {'127.0.0.1', 'localhost'}
      {'loss': 2.5, 'unique_tokens': 1e11, 'deadline': 1.5}),
 ])
 def test_only_the_fields_of_a_budget_count(budget, texts, expected):
-  assert parts.read(texts, budget) == Request(**expected)
+  assert parts.read_request(texts, budget) == Request(**expected)
 
 
 @pytest.mark.parametrize('name, text, words', [
-    ('flops', '1,000', "Training FLOPs: '1,000' is no number"),
-    ('chips', '8.5', "Chips: '8.5' is no whole number"), ('deadline', 'soon', 'Deadline:'),
+    ('flops', '1,000', "Training FLOPs: '1,000' is not a number"),
+    ('chips', '8.5', "Chips: '8.5' is not a whole number"), ('deadline', 'soon', 'Deadline:'),
     ('chips', '1' + 20 * '0', 'Chips=1.*: give 1,048,576 or less')])
 def test_a_text_that_cannot_be_read_names_its_field(name, text, words):
-  with pytest.raises(parts.FieldError, match='^' + words) as raised:
-    parts.read({'flops': '1e21', name: text}, 'flops')
+  with pytest.raises(parts.TextError, match='^' + words) as raised:
+    parts.read_request({'flops': '1e21', name: text}, 'flops')
   assert raised.value.field == name and '\n' not in str(raised.value)
 
 
 def test_flags_of_the_command_line_are_called_as_on_the_page():
-  assert parts.explained('--flops=-1: give a number above 0, or --chips') == (
+  assert parts.explain_message('--flops=-1: give a number above 0, or --chips') == (
       'Training FLOPs=-1: give a number above 0, or Chips', 'flops')
-  assert parts.explained('the price is old: pass --prices=FILE') == (
+  assert parts.explain_message('the price is old: pass --prices=FILE') == (
       'the price is old: pass --prices=FILE', None)
 
 
 def test_what_a_file_says_is_no_html():
-  assert '<script' not in parts.table(['<script>'], [['<script>(']]) + parts.text(
+  assert '<script' not in parts.table_html(['<script>'], [['<script>(']]) + parts.text_html(
       '<script>', 'gin')
 
 
@@ -94,7 +94,7 @@ def address(tmp_path_factory):
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     port = free.getsockname()[1]
-  root = pathlib.Path(__file__).parents[2]
+  root = pathlib.Path(__file__).parents[3]
   # NiceGUI serves other pages where it sees that pytest runs; XLA's flags here make slow code.
   env = {key: value for key, value in os.environ.items()
          if not key.startswith('PYTEST') and key != 'XLA_FLAGS'}
@@ -187,20 +187,22 @@ def cell(value: float, interval, show) -> str:
 
 def check_shown(page: Page, plan: planner.Plan) -> None:
   """Waits for the plan, and compares the numbers shown with the planner's."""
-  page.wait(lambda: plan_gin.text(plan) == page.text('#gin'), 'the plan is not shown')
-  table = page.table('answers')
-  assert list(table) == [answer.law for answer in plan.answers]
-  for answer in plan.answers:
-    assert table[answer.law] == [
-        cell(answer.parameters, answer.parameters_interval, plan_text.amount),
-        plan_text.amount(answer.tokens),
-        cell(answer.tokens / answer.parameters, answer.ratio_interval, lambda x: f'{x:.1f}'),
-        '-' if answer.loss is None else cell(answer.loss, answer.loss_interval,
-                                             lambda x: f'{x:.3f}'),
-        plan_text.outside(answer.beyond)]
+  page.wait(lambda: plan_gin.format_gin(plan) == page.text('#gin'), 'the plan is not shown')
+  table = page.table('predictions')
+  assert list(table) == [prediction.law for prediction in plan.predictions]
+  for prediction in plan.predictions:
+    assert table[prediction.law] == [
+        cell(prediction.parameters, prediction.parameters_interval, plan_text.format_amount),
+        plan_text.format_amount(prediction.tokens),
+        cell(prediction.tokens / prediction.parameters, prediction.ratio_interval,
+             lambda x: f'{x:.1f}'),
+        '-' if prediction.loss is None else cell(prediction.loss, prediction.loss_interval,
+                                                 lambda x: f'{x:.3f}'),
+        plan_text.format_extrapolation(prediction.extrapolation)]
   tiles = page.text('#tiles')
-  for part in (plan_text.amount(plan.total_parameters), plan_text.amount(plan.tokens),
-               f'{plan.loss:.3f}', plan_text.money(plan.dollars), str(plan.budget.chip.price_date)):
+  for part in (plan_text.format_amount(plan.total_parameters), plan_text.format_amount(plan.tokens),
+               f'{plan.loss:.3f}', plan_text.format_money(plan.dollars),
+               str(plan.budget.chip.price_date)):
     assert part in tiles
   run = page.table('run')
   assert f'{plan.steps:,} steps of {plan.layout.rows} rows' in run['tokens'][0]
@@ -211,18 +213,18 @@ def check_shown(page: Page, plan: planner.Plan) -> None:
 def test_the_numbers_are_the_planners(page):
   from selenium.webdriver.common.keys import Keys
   page.write('flops', '3e18')
-  check_shown(page, planner.make(Request(flops=3e18)))
+  check_shown(page, planner.make_plan(Request(flops=3e18)))
   slider = page.find('[data-name=flops-slider] [tabindex]')
   slider.send_keys(Keys.ARROW_RIGHT)   # one press: of two, a busy page may show each in turn
   page.wait(lambda: page.find('input[data-name=flops]').get_attribute('value') != '3e18',
             'the slider moves nothing')
   flops = float(page.find('input[data-name=flops]').get_attribute('value'))
   assert 3e18 < flops < 4e18
-  check_shown(page, planner.make(Request(flops=flops)))
+  check_shown(page, planner.make_plan(Request(flops=flops)))
   page.choose('Chips')
   page.write('chips', '1')
   page.write('hours', '90m')
-  check_shown(page, planner.make(Request(chips=1, hours=1.5)))
+  check_shown(page, planner.make_plan(Request(chips=1, hours=1.5)))
   page.wait(lambda: page.browser.execute_script(
       'return [...document.querySelectorAll("#pictures img")].map(i => i.naturalWidth > 100)'
       ) == [True, True, True], 'three pictures are not shown')
@@ -232,10 +234,10 @@ def test_the_numbers_are_the_planners(page):
 def test_bad_values_are_named_in_a_line(page):
   page.write('chips', '')
   page.choose('FLOPs')
-  for text, words in (('1,000', "Training FLOPs: '1,000' is no number"),
+  for text, words in (('1,000', "Training FLOPs: '1,000' is not a number"),
                       ('-1', 'Training FLOPs=-1: give a number above 0'),
                       ('nan', 'Training FLOPs=nan'), ('1', 'FLOPs are too few for any model'),
-                      ('', 'not enough is given')):
+                      ('', 'no budget is given')):
     page.write('flops', text)
     said = page.message(words)
     assert '\n' not in said and 'Traceback' not in page.browser.page_source
@@ -254,15 +256,15 @@ def test_bad_values_are_named_in_a_line(page):
   page.write('loss', '4')
   page.wait(lambda: page.text('#gin'), 'there is no way back from a mistake')
   assert not page.find('#alert').is_displayed()
-  assert page.text('#answers th:nth-child(2)') == 'FLOPs'
+  assert page.text('#predictions th:nth-child(2)') == 'FLOPs'
 
 
 @pytest.mark.slow
 def test_gin_is_copied_and_loads(page, tmp_path):
   page.choose('$')
   page.write('dollars', '20')
-  plan = planner.make(Request(dollars=20))
-  page.wait(lambda: plan_gin.text(plan) == page.text('#gin'), 'the plan is not shown')
+  plan = planner.make_plan(Request(dollars=20))
+  page.wait(lambda: plan_gin.format_gin(plan) == page.text('#gin'), 'the plan is not shown')
   page.find('[data-name=copy]').click()
   page.wait(lambda: 'Copied' in page.text('.q-notifications'), 'nobody says that it was copied')
   copied = page.browser.execute_async_script(
@@ -289,12 +291,12 @@ def test_a_law_is_fitted_to_a_csv_and_planned_by(page, tmp_path):
       f'{n:.6g},{d:.6g},{loss:.6g}\n' for n, d, loss in zip(n, d, loss)))
   page.write('resamples', '20')
   page.find('input[type=file]').send_keys(str(good))
-  page.message('no column of losses that is known', 'fit-alert')
+  page.message('no known column of losses', 'fit-alert')
   page.write('columns', 'loss=what it ended at')
   page.find('[data-name=fit]').click()
   page.wait(lambda: page.table('constants'), 'no law is shown')
   truth = np.array([[np.log(480), np.log(2100), np.log(1.8), 0.35, 0.37]])
-  found = parametric.fit(read_csv(good, {'loss': 'what it ended at'}), starts=truth)
+  found = parametric.fit_law(read_csv(good, {'loss': 'what it ended at'}), starts=truth)
   table = page.table('constants')
   for name, shown in (('e', 'E'), ('a', 'A'), ('alpha', 'alpha'), ('b', 'B'), ('beta', 'beta')):
     value, low, high = map(float, re.split('[\n–]', table[shown][0]))
@@ -303,8 +305,9 @@ def test_a_law_is_fitted_to_a_csv_and_planned_by(page, tmp_path):
   page.choose('FLOPs')
   page.write('flops', '1e18')
   best, _ = found.law.optimum(1e18)
-  page.wait(lambda: 'Law: fit' in page.text('#gin') and page.table('answers').get(
-      'fit', [''])[0].split('\n')[0] == plan_text.amount(best), 'the plan does not follow the fit')
+  page.wait(lambda: 'Law: fit' in page.text('#gin') and page.table('predictions').get(
+      'fit', [''])[0].split('\n')[0] == plan_text.format_amount(best),
+            'the plan does not follow the fit')
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ LAW = dict(e=0.8, a=20.0, alpha=0.3, b=60.0, beta=0.35)
 
 @pytest.fixture(scope='module')
 def ladder():
-  return ladders.make([BASE], [], **SETTINGS)
+  return ladders.make_ladder([BASE], [], **SETTINGS)
 
 
 def made_up_loss(run, noise=1e-3):
@@ -42,7 +42,7 @@ def made_up_loss(run, noise=1e-3):
 
 @pytest.fixture
 def trainer(monkeypatch):
-  """`subprocess.run` writes what a finished run writes, in no time; it tells what was launched."""
+  """`subprocess.run` writes what a finished run writes, at once, and records what was launched."""
   launched, failing, spoilt, lock = [], set(), {}, threading.Lock()
 
   def run(command, **_):
@@ -89,7 +89,7 @@ def test_budgets_double_and_sizes_are_spread(ladder):
 
 
 def test_the_cost_is_that_of_the_steps_that_are_taken(ladder):
-  """Counted step by step: a branch takes those after the step it leaves at."""
+  """Counted step by step: a branch has those after the step it branches off at."""
   taken = sum(6 * run.parameters * 1024
               for run in ladder.runs
               for _ in range(run.branches_off[1] if run.branches_off else 0, run.steps))
@@ -104,7 +104,7 @@ def test_learning_rates_follow_the_cube_root_of_the_size(ladder):
 
 
 def test_the_gin_file_of_a_run_builds_it(ladder, tmp_path):
-  ladders.write(ladder, tmp_path)
+  ladders.write_ladder(ladder, tmp_path)
   for run in ladder.runs:
     experiment, _ = gin_config.load_experiment([str(ladders.gin_path(tmp_path, run.name))],
                                        [f"MODEL_DIR='{tmp_path}'"])
@@ -116,13 +116,14 @@ def test_the_gin_file_of_a_run_builds_it(ladder, tmp_path):
 
 
 def test_a_branch_leaves_at_a_checkpoint_of_its_trunk_where_both_schedules_agree(ladder, tmp_path):
-  ladders.write(ladder, tmp_path)
+  ladders.write_ladder(ladder, tmp_path)
   schedule = lambda name: gin_config.load_experiment(
       [str(ladders.gin_path(tmp_path, name))], ["MODEL_DIR='x'"])[0].optimizer.learning_rate
   branches = [run for run in ladder.runs if run.branches_off]
   assert len(branches) == 8
   for run in branches:
-    trunk, step = ladder.of(run.branches_off[0]), run.branches_off[1]
+    name, step = run.branches_off
+    trunk = next(other for other in ladder.runs if other.name == name)
     assert trunk.parameters == run.parameters and trunk.branches_off is None
     assert step % trunk.checkpoint_every == 0 and step == run.steps - run.decay_steps
     for taken in (0, 1, run.warmup_steps, step // 2, step):
@@ -140,41 +141,41 @@ def test_a_branch_leaves_at_a_checkpoint_of_its_trunk_where_both_schedules_agree
 ])
 def test_a_ladder_that_cannot_work_is_refused(settings, message):
   with pytest.raises(UserError, match=message):
-    ladders.make([BASE], [], **SETTINGS | settings)
+    ladders.make_ladder([BASE], [], **SETTINGS | settings)
 
 
 def test_a_folder_holds_one_ladder(ladder, tmp_path):
-  ladders.write(ladder, tmp_path)
-  assert ladders.read(tmp_path) == ladder
-  ladders.write(ladder, tmp_path)   # the same again is no mistake
+  ladders.write_ladder(ladder, tmp_path)
+  assert ladders.read_ladder(tmp_path) == ladder
+  ladders.write_ladder(ladder, tmp_path)   # the same again is no mistake
   before = (tmp_path / ladders.MANIFEST).read_text()
   with pytest.raises(UserError, match='is of another ladder'):
-    ladders.write(dataclasses.replace(ladder, target_flops=1e14), tmp_path)
+    ladders.write_ladder(dataclasses.replace(ladder, target_flops=1e14), tmp_path)
   assert (tmp_path / ladders.MANIFEST).read_text() == before
   with pytest.raises(UserError, match='manifest.json is missing: design a ladder there first'):
-    ladders.read(tmp_path / 'elsewhere')
+    ladders.read_ladder(tmp_path / 'elsewhere')
 
 
 def test_trunks_are_trained_before_their_branches_and_nothing_twice(ladder, tmp_path, trainer):
-  ladders.write(ladder, tmp_path)
+  ladders.write_ladder(ladder, tmp_path)
   trainer.failing.add(ladder.runs[0].name)
   with pytest.raises(UserError, match='1 of the runs failed .* run the same command again'):
-    launch.train(tmp_path, ladder.runs, say=lambda line: None)
+    launch.train_runs(tmp_path, ladder.runs, log_line=lambda line: None)
   # The branches of a trunk that failed were not tried.
   assert len(trainer.launched) == 10
   with pytest.raises(UserError, match='3 of 12 runs are not finished'):
-    launch.collect(ladder, tmp_path)
+    launch.write_results(ladder, tmp_path)
   trainer.failing.clear()
-  launch.train(tmp_path, ladder.runs, jobs=3, say=lambda line: None)
+  launch.train_runs(tmp_path, ladder.runs, jobs=3, log_line=lambda line: None)
   assert sorted(trainer.launched[10:]) == sorted(run.name for run in ladder.runs[:3])
   assert trainer.launched[10] == ladder.runs[0].name
-  launch.train(tmp_path, ladder.runs, say=lambda line: None)
+  launch.train_runs(tmp_path, ladder.runs, log_line=lambda line: None)
   assert len(trainer.launched) == 13
 
 
 def test_slurm_runs_every_command_in_two_waves(ladder, tmp_path):
   """A stand-in for sbatch runs the job of each index of its array."""
-  ladders.write(ladder, tmp_path)
+  ladders.write_ladder(ladder, tmp_path)
   script = launch.write_slurm(ladder, tmp_path, jobs=2)
   bin_folder = tmp_path / 'bin'
   bin_folder.mkdir()
@@ -199,8 +200,8 @@ echo 7
   assert '--array=0-3%2' in first and '--partition=cpu' in first and 'dependency' not in first
   assert '--array=0-7%2' in second and '--dependency=afterok:7' in second
   jobs = (tmp_path / 'record.jobs').read_text().splitlines()
-  want = [run for wave in launch.waves(ladder.runs) for run in wave]
-  assert jobs == [' '.join(launch.command_of(tmp_path, run)) for run in want]
+  want = [run for wave in launch.split_waves(ladder.runs) for run in wave]
+  assert jobs == [' '.join(launch.train_command(tmp_path, run)) for run in want]
 
 
 def test_the_loop_from_design_to_verdict(tmp_path, trainer, capsys, fewer_starts):
@@ -224,19 +225,19 @@ def test_the_loop_from_design_to_verdict(tmp_path, trainer, capsys, fewer_starts
 
 
 def test_a_prediction_is_not_made_twice_from_other_losses(ladder, tmp_path, trainer, fewer_starts):
-  ladders.write(ladder, tmp_path)
-  launch.train(tmp_path, ladder.runs, say=lambda line: None)
-  verdict.predict(ladder, tmp_path)
+  ladders.write_ladder(ladder, tmp_path)
+  launch.train_runs(tmp_path, ladder.runs, log_line=lambda line: None)
+  verdict.predict_target(ladder, tmp_path)
   path = ladders.run_folder(tmp_path, ladder.runs[0].name) / 'metrics.jsonl'
   record = json.loads(path.read_text())
   path.write_text(json.dumps(record | {'stdlib_lm/loss': record['stdlib_lm/loss'] + 0.01}))
   with pytest.raises(UserError, match='was made from other losses'):
-    verdict.predict(ladder, tmp_path)
+    verdict.predict_target(ladder, tmp_path)
 
 
 @pytest.mark.parametrize('index', [3, 7, 11])
-def test_any_rung_of_the_committed_ladder_that_is_spoilt_is_named(index, tmp_path, fewer_starts):
-  """At 3 and 11 no law can be told from the runs while the spoilt one is among them."""
+def test_any_spoilt_rung_of_the_committed_ladder_is_an_outlier(index, tmp_path, fewer_starts):
+  """With the spoilt run at 3 or 11, the runs do not identify a law."""
   folder = pathlib.Path(ladders.__file__).parents[1] / 'data' / 'ladder'
   lines = (folder / launch.RESULTS).read_text().splitlines()
   cells = lines[index + 1].split(',')
@@ -244,39 +245,39 @@ def test_any_rung_of_the_committed_ladder_that_is_spoilt_is_named(index, tmp_pat
   lines[index + 1] = ','.join(cells)
   spoilt = tmp_path / 'spoilt.csv'
   spoilt.write_text('\n'.join(lines))
-  names = [run.name for run in ladders.read(folder).runs]
-  _, fit, named = verdict.fit_of(spoilt, names)
+  names = [run.name for run in ladders.read_ladder(folder).runs]
+  _, fit, named = verdict.fit_ladder(spoilt, names)
   assert named == [names[index]] and len(fit.runs) == 11
 
 
-def test_a_spoilt_rung_is_named(ladder, tmp_path, trainer, fewer_starts):
-  ladders.write(ladder, tmp_path)
+def test_a_spoilt_rung_is_an_outlier(ladder, tmp_path, trainer, fewer_starts):
+  ladders.write_ladder(ladder, tmp_path)
   spoilt = ladder.runs[4].name
   trainer.spoilt[spoilt] = 0.5
-  launch.train(tmp_path, ladder.runs, say=lambda line: None)
-  prediction = verdict.predict(ladder, tmp_path)
+  launch.train_runs(tmp_path, ladder.runs, log_line=lambda line: None)
+  prediction = verdict.predict_target(ladder, tmp_path)
   assert prediction['outliers'] == [spoilt]
-  assert f'Outliers: {spoilt}' in verdict.text_of(prediction)
+  assert f'Outliers: {spoilt}' in verdict.format_prediction(prediction)
 
 
 def test_the_committed_ladder_is_what_its_command_designs():
   folder = pathlib.Path(ladders.__file__).parents[1] / 'data' / 'ladder'
-  saved = ladders.read(folder)
-  made = ladders.make([BASE], [], target_flops=2.4e13, largest=4e12, multiple=16,
+  saved = ladders.read_ladder(folder)
+  made = ladders.make_ladder([BASE], [], target_flops=2.4e13, largest=4e12, multiple=16,
                       tokens_per_parameter=6, spread=5.5)
   assert dataclasses.replace(made, versions=saved.versions) == saved
   prediction = json.loads((folder / verdict.PREDICTION).read_text())
   losses = (folder / launch.RESULTS).read_bytes()
   assert prediction['losses_sha256'] == hashlib.sha256(losses).hexdigest()
   judged = json.loads((folder / verdict.VERDICT).read_text())
-  assert judged == verdict.judge(prediction, judged['measured'])
+  assert judged == verdict.judge_prediction(prediction, judged['measured'])
 
 
 @pytest.mark.parametrize('measured, inside', [(1.1, True), (1.0, True), (1.2, True),
                                               (0.999999, False), (1.200001, False)])
 def test_the_verdict_at_both_edges(measured, inside):
   prediction = {'loss': 1.1, 'low': 1.0, 'high': 1.2, 'level': 0.95}
-  judged = verdict.judge(prediction, measured)
+  judged = verdict.judge_prediction(prediction, measured)
   assert judged['inside'] is inside
   assert judged['sentence'].startswith('Inside' if inside else 'OUTSIDE')
   assert judged['error'] == pytest.approx(measured - 1.1)
@@ -286,7 +287,7 @@ def test_the_verdict_at_both_edges(measured, inside):
     (['design', '--folder=x'], 'pass --gin_file=FILE and --target=FLOPS'),
     (['run', '--folder=x'], 'manifest.json is missing'),
     (['run', '--folder=x', '--jobs=0'], '--jobs=0: give 1 or more'),
-    (['fit', '--folder=x', '--level=95'], '--level=95.0: give a share between 0 and 1'),
+    (['fit', '--folder=x', '--level=95'], '--level=95.0: give a number between 0 and 1'),
     (['check', '--folder=x'], 'manifest.json is missing'),
 ])
 def test_a_mistake_is_one_line(argv, message, capsys, tmp_path, monkeypatch):
