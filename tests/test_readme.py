@@ -100,8 +100,9 @@ def test_commands_that_are_not_run_are_in_the_readme():
 
 @pytest.mark.parametrize('name', DOCUMENTS)
 def test_gin_files_exist(name):
+  own = OWN_FILES | {info.partition(' ')[2] for info, _ in _blocks(_read(name))}
   for path in set(re.findall(r"[\w./-]*\w\.gin\b", _read(name))):
-    if pathlib.PurePath(path).name not in OWN_FILES:
+    if pathlib.PurePath(path).name not in own:
       known = [path, f'experiments/{path}', path.removeprefix('configs/')]
       assert any((gin_config.CONFIGS / p).is_file() for p in known), path
 
@@ -139,7 +140,8 @@ def test_settings_exist(name):
   modules = (*gin_source.MODULES, 'tasks.files', 'tasks.pipeline.mixtures',
              'tasks.pipeline.seqio_data', 'tasks.pipeline.evaluator')
   known = {name: cls for module in modules for name, cls in vars(
-      importlib.import_module(module)).items() if dataclasses.is_dataclass(cls)}
+      importlib.import_module(module)).items()
+           if dataclasses.is_dataclass(cls) and all(f.kw_only for f in dataclasses.fields(cls))}
   for owner, field in set(re.findall(rf'\b({"|".join(known)})\.(\w+)', text)):
     assert field in [f.name for f in dataclasses.fields(known[owner])] + ['register'], (
         f'{owner}.{field}')
