@@ -15,7 +15,7 @@ from t5x_lite.models.positions import RopeScaling
 Json = dict[str, Any]
 # How a model is computed or trained, of which an exported one says nothing.
 NOT_ARCHITECTURE = ('dtype', 'attention', 'scan_layers', 'remat', 'dropout_rate', 'init_std',
-                    'max_length', 'load_balance_loss', 'router_z_loss', 'expert_capacity')
+                    'max_length', 'expert_capacity')
 _ACTIVATIONS = {'relu': 'relu', 'gelu_new': 'gelu', 'gelu_pytorch_tanh': 'gelu',
                 'gelu': 'gelu_exact', 'silu': 'silu', 'swish': 'silu'}
 

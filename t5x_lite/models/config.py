@@ -53,8 +53,6 @@ class ModelConfig:
   num_experts: int | None = None          # MLPs of a mixture of experts; None: one MLP
   experts_per_token: int = 2              # those a token is sent to (top-k routing)
   expert_capacity: float | None = None    # most tokens of an expert, in mean loads; None: no limit
-  load_balance_loss: float = 0.01         # factor of Switch Transformer's balance loss
-  router_z_loss: float = 0.001            # factor of log(Z)^2 of the router (ST-MoE)
 
   tied_embeddings: bool = True            # the output layer is the embedding table
   scale_embeddings: bool = False          # embeddings times sqrt(embed_dim) (Gemma)

@@ -52,10 +52,11 @@ FAMILIES = {
     'sinusoidal': dict(family='decoder_only', position_embedding='sinusoidal', activation='relu',
                        gated_mlp=False),
     'prefix_lm': dict(LLAMA, prefix_lm=True),
-    'mixture': dict(LLAMA, num_experts=4, load_balance_loss=0.3, router_z_loss=0.1),
+    'mixture': dict(LLAMA, num_experts=4),
 }
 ONE = MeshConfig(data=1)
-OBJECTIVES = CrossEntropy(loss_tokens=8), RouterLoss(), NextSentenceLoss()
+OBJECTIVES = (CrossEntropy(loss_tokens=8), RouterLoss(load_balance=0.3, router_z=0.1),
+              NextSentenceLoss())
 CHOICES = dict(
     scan_layers=(False, True),
     attention=('query_chunked', 'blockwise'),
