@@ -41,7 +41,7 @@ class Scores:
     s_BNLS = layers.softcap(s_BNLS * self.scale, self.softcap)
     if self.bias is not None:
       query_L = self.mask.q_start + q_from + jnp.arange(L)
-      s_BNLS = s_BNLS + self.bias.block(query_L, k_from + jnp.arange(S))
+      s_BNLS = s_BNLS + self.bias.block(query_L, k_from + jnp.arange(S))[None, :, :, :]
     seen_B1LS = self.mask.block(q_from, L, k_from, S)
     return jnp.where(seen_B1LS, s_BNLS, MASKED)
 
