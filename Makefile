@@ -4,8 +4,10 @@ PYTHON ?= $(or $(shell for p in python3.11 python3.12 python3.13; do \
   $$p -c '' 2>/dev/null && echo $$p && break; done),python3)
 VENV ?= .venv
 TESTS ?= tests
-# Processes of `make test`; one needs about 4 GB.
+# Processes of the tests; one needs about 4 GB. A file's tests share its fixtures in one process, and
+# the longest files begin first (tests/conftest.py).
 WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 TEST_STAMP = $(VENV)/installed-tests
@@ -42,11 +44,11 @@ lint: $(TEST_STAMP)
 	@$(BIN)/ruff check .
 
 test: lint
-	$(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadfile $(TESTS)
+	$(PYTEST) -m 'not slow' $(TESTS)
 
 # The tests that train the experiments to their scores and try every README command: some minutes.
 test-slow: $(TEST_STAMP)
-	$(BIN)/python -m pytest -m slow $(TESTS)
+	$(PYTEST) -m slow $(TESTS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

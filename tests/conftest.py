@@ -21,10 +21,14 @@ os.environ['XLA_FLAGS'] = ' '.join([
     *['--xla_cpu_use_fusion_emitters=false'] * version('jaxlib').startswith('0.10.'),
     os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=8'])
 
-# Several tests compile the same tiny run, some in processes of their own.
+# Several tests compile the same tiny run or read Python's library as a data set, some in processes
+# of their own. The workers of pytest-xdist inherit the folders, .ci/run sets them for all it runs.
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-  os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='t5x_lite_xla_')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='t5x_lite_test_')
   atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
+if 'T5X_LITE_TEST_STDLIB' not in os.environ:
+  os.environ['T5X_LITE_TEST_STDLIB'] = tempfile.mkdtemp(prefix='t5x_lite_test_')
+  atexit.register(shutil.rmtree, os.environ['T5X_LITE_TEST_STDLIB'], ignore_errors=True)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 import jax
@@ -37,6 +41,9 @@ from t5x_lite.objectives.language_model import CrossEntropy
 from t5x_lite.objectives.next_sentence import NextSentenceLoss
 from t5x_lite.objectives.router import RouterLoss
 from t5x_lite.training.step import loss_and_gradients
+
+# Arrays of unlike ranks are an error: a shape that fits by chance hides mistakes.
+jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 LENGTH = 16
 OBJECTIVES = CrossEntropy(), RouterLoss(), NextSentenceLoss()   # of every run
@@ -59,6 +66,28 @@ CONFIGS = {
                            gated_mlp=False, bias=True, position_embedding='learned',
                            max_length=LENGTH, init_std=0.2, **_SIZES),
 }
+
+
+# The files whose tests take longest, which begin first; the others follow as they are found. The
+# slow tests of test_readme.py and test_shares.py are half of all.
+LONGEST = ('tests/test_readme.py', 'tests/tasks/pipeline/test_shares.py',
+           'tests/commands/test_quickstart.py', 'tests/commands/test_train.py',
+           'tests/colab/test_quickstart.py', 'tests/models/test_variants.py',
+           'tests/training/test_step.py', 'tests/interop/test_huggingface.py')
+
+
+def pytest_collection_modifyitems(items):
+  place = {name: i for i, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: place.get(item.nodeid.split('::')[0], len(LONGEST)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+  """In scaling/fitting/solver.py alone arrays of unlike ranks may still meet."""
+  if not item.nodeid.startswith('tests/scaling/'):
+    return (yield)
+  with jax.numpy_rank_promotion('allow'):
+    return (yield)
 
 
 @pytest.fixture(scope='session')
@@ -210,15 +239,15 @@ def packed_batch(packed_examples):
 def stdlib_data_dir(tmp_path_factory):
   """Returns a folder with `python_stdlib` prepared.
 
-  It is TFDS_DATA_DIR where that is set, with the whole library; otherwise a temporary folder, with
-  the library less its largest packages, which takes a third of the time.
+  It is TFDS_DATA_DIR where that is set, with the whole library; otherwise a temporary folder of all
+  processes of a run, with the library less its largest packages, which takes a third of the time.
   """
   from tasks.datasets import python_stdlib, stdlib_sources
 
   folder = os.environ.get('TFDS_DATA_DIR')
   with pytest.MonkeyPatch.context() as patch:
     if not folder:
-      folder = str(tmp_path_factory.mktemp('tfds'))
+      folder = os.environ['T5X_LITE_TEST_STDLIB']
       library = tmp_path_factory.mktemp('python') / 'lib'
       left_out = shutil.ignore_patterns(
           'test', 'tests', 'lib2to3', 'encodings', 'site-packages', '__pycache__', 'config-*'

@@ -2,8 +2,9 @@
 
 The slow test runs every command of the README's ```sh blocks, in order, in one folder, with the
 files that its other labelled blocks (```gin mydata.gin) show. Each command is run as printed, with
-the words of SMALL for its subcommand appended, so that it takes seconds. Data sets and compiled
-programs go where a user's would, unless TFDS_DATA_DIR and JAX_COMPILATION_CACHE_DIR say otherwise.
+the words of SMALL for its subcommand appended, so that it takes seconds, and compiled without
+optimization, as everything here but tests/commands/test_quickstart.py and the notebook. Data sets
+and compiled programs lie in the folders of the tests.
 """
 
 import dataclasses
@@ -55,20 +56,21 @@ def _read(name: str) -> str:
   return (ROOT / name).read_text(encoding='utf-8')
 
 
-def _run(command: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
-  """A shell command, with `t5x-lite` as this Python's, one CPU device and no flags of the tests."""
+def _run(command: str, folder: pathlib.Path, data_dir: str) -> subprocess.CompletedProcess:
+  """A shell command, with `t5x-lite` as this Python's and one CPU device."""
   (folder / 'bin').mkdir(exist_ok=True)
   script = folder / 'bin/t5x-lite'
   script.write_text(f'#!/bin/sh\nexec {sys.executable} -m t5x_lite "$@"\n')
   script.chmod(0o755)
-  env = os.environ | {'PATH': f'{script.parent}:{os.environ["PATH"]}', 'PYTHONPATH': str(ROOT)}
-  env.pop('XLA_FLAGS', None)   # tests/conftest.py asks for eight devices
+  env = os.environ | {'PATH': f'{script.parent}:{os.environ["PATH"]}', 'PYTHONPATH': str(ROOT),
+                      'TFDS_DATA_DIR': data_dir}
+  env['XLA_FLAGS'] = re.sub(r'--xla_force_host_platform_device_count=\d+', '', env['XLA_FLAGS'])
   return subprocess.run(['sh', '-c', command], cwd=folder, env=env, capture_output=True,
                         text=True, timeout=600)
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_runs(tmp_path):
+def test_every_command_of_the_readme_runs(tmp_path, stdlib_data_dir):
   text = _read('README.md')
   for info, body in _blocks(text):
     _, _, name = info.partition(' ')
@@ -80,7 +82,7 @@ def test_every_command_of_the_readme_runs(tmp_path):
       continue
     subcommand = re.search(r'\bt5x-lite (\S+)', command)[1]
     small = '' if '--help' in command else f' {SMALL[subcommand]}'
-    done = _run(command + small, tmp_path)
+    done = _run(command + small, tmp_path, stdlib_data_dir)
     assert done.returncode == 0, f'$ {command}{small}\n{done.stdout}\n{done.stderr}'
   for run in ('lm', 'mlm', 'span', 'mine', 'docstring', 'package', 'pieces', 'mesh',
               'tuned'):

@@ -21,7 +21,7 @@ class MaskedLMHead(nnx.Module):
 
   def __call__(self, x_BLD: jax.Array, project: jax.tree_util.Partial) -> jax.Array:
     h_BLD = self.norm(self.activation(self.transform(x_BLD)))
-    return project(h_BLD) + self.bias[...]
+    return project(h_BLD) + self.bias[...][None, None, :]
 
 
 class Pooler(nnx.Module):

@@ -94,7 +94,7 @@ def _in_one_kernel(keys, shapes) -> dict[tuple, jax.Array]:
   words = jax.random.key_data(keys)
 
   def some(owner, place):
-    counter = place[:, None] * np.uint32(BLOCK) + jnp.arange(BLOCK, dtype=jnp.uint32)
+    counter = place[:, None] * np.uint32(BLOCK) + jnp.arange(BLOCK, dtype=jnp.uint32)[None, :]
     word = lambda i: jnp.broadcast_to(words[owner, i][:, None], counter.shape)
     high, low = threefry2x32_p.bind(word(0), word(1), jnp.zeros_like(counter), counter)
     # 23 bits become the fraction of a number in [1, 2), then one in (-1, 1).

@@ -106,7 +106,9 @@ class Linear(nnx.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., *in] -> [..., *out], in the dtype of `x`."""
     y = weights.matmul(x, self.kernel.get_value(), self.num_in)
-    return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+    if self.bias is None:
+      return y
+    return y + jax.lax.broadcast_to_rank(self.bias[...].astype(x.dtype), y.ndim)
 
 
 class Norm(nnx.Module):
@@ -125,9 +127,10 @@ class Norm(nnx.Module):
     if self.bias is not None:
       x = x - x.mean(-1, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
-    x = x * (self.scale[...] + self.offset if self.offset else self.scale[...])
+    scale_D = self.scale[...] + self.offset if self.offset else self.scale[...]
+    x = x * scale_D[None, None, :]
     if self.bias is not None:
-      x = x + self.bias[...]
+      x = x + self.bias[...][None, None, :]
     return x.astype(x_BLD.dtype)
 
 
@@ -204,7 +207,7 @@ class Embedder(nnx.Module):
       x_BLD = x_BLD + sinusoidal(positions_BL, self.config.embed_dim)
     if self.types is not None:
       types = self.shard(self.types[...], None, None)
-      x_BLD = x_BLD + (types[0] if types_BL is None else types[types_BL])
+      x_BLD = x_BLD + (types[0][None, None, :] if types_BL is None else types[types_BL])
     x_BLD = x_BLD.astype(self.config.dtype)
     if self.norm is not None:
       x_BLD = self.norm(x_BLD)

@@ -47,7 +47,7 @@ def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -
 
 def rope(x_BLNH: jax.Array, positions_BL: jax.Array, frequency_H: np.ndarray) -> jax.Array:
   """Rotary position embedding (Su et al. 2021), halves layout: (x1, x2) turned as LLaMA's on HF."""
-  angle_BL1H = positions_BL[:, :, None, None].astype(jnp.float32) * frequency_H
+  angle_BL1H = positions_BL[:, :, None, None].astype(jnp.float32) * frequency_H[None, None, None, :]
   cos, sin = jnp.cos(angle_BL1H), jnp.sin(angle_BL1H)
   x1, x2 = jnp.split(x_BLNH.astype(jnp.float32), 2, axis=-1)
   return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1).astype(x_BLNH.dtype)
@@ -60,7 +60,7 @@ def sinusoidal(positions_BL: jax.Array, embed_dim: int) -> jax.Array:
   """
   half = embed_dim // 2
   frequency_D = 10_000.0 ** (-np.arange(half, dtype=np.float32) / half)
-  angle_BLD = positions_BL[:, :, None].astype(jnp.float32) * frequency_D
+  angle_BLD = positions_BL[:, :, None].astype(jnp.float32) * frequency_D[None, None, :]
   return jnp.concatenate([jnp.sin(angle_BLD), jnp.cos(angle_BLD)], -1)
 
 
@@ -112,7 +112,7 @@ class AlibiBias:
     """As RelativeBias.block; the distance counts both ways."""
     slope_N = jnp.asarray(alibi_slopes(self.num_heads))
     distance_LS = jnp.abs(key_S[None, :] - query_L[:, None]).astype(jnp.float32)
-    return -slope_N[:, None, None] * distance_LS
+    return -slope_N[:, None, None] * distance_LS[None, :, :]
 
 
 Bias = RelativeBias | AlibiBias

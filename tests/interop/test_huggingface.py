@@ -183,7 +183,7 @@ def test_logits_are_those_of_transformers(name, padding, imported):
 
 def interleaved_rope(x, positions, frequency):
   """Turns (x0, x1), (x2, x3), …: Meta's own layout, wrong for these checkpoints."""
-  angle = positions[:, :, None, None] * frequency
+  angle = positions[:, :, None, None] * frequency[None, None, None, :]
   a, b = x[..., ::2], x[..., 1::2]
   turned = a * jnp.cos(angle) - b * jnp.sin(angle), b * jnp.cos(angle) + a * jnp.sin(angle)
   return jnp.stack(turned, -1).reshape(x.shape)

@@ -32,7 +32,7 @@ def test_linear_contracts_all_its_input_axes(inputs, outputs):
   layer = drawn(layers.Linear(inputs, outputs, bias=True, std=None))
   layer.bias.set_value(jnp.array(draw(*outputs.values())))
   x = draw(2, 7, *inputs.values(), seed=1)
-  want = np.tensordot(x, layer.kernel[...], len(inputs)) + layer.bias[...]
+  want = np.tensordot(x, layer.kernel[...], len(inputs)) + np.asarray(layer.bias[...])
   np.testing.assert_allclose(layer(jnp.array(x)), want, atol=1e-5)
 
 
@@ -59,7 +59,7 @@ def norm_of(config, **changes):
 def test_rms_norm_divides_by_the_root_mean_square(configs):
   norm = norm_of(configs['decoder'], norm='rms_norm', norm_epsilon=0.1)
   x = 3 * draw(2, 5, 32) + 1
-  want = x / np.sqrt((x ** 2).mean(-1, keepdims=True) + 0.1) * norm.scale[...]
+  want = x / np.sqrt((x ** 2).mean(-1, keepdims=True) + 0.1) * np.asarray(norm.scale[...])
   assert norm.bias is None
   np.testing.assert_allclose(norm(jnp.array(x)), want, atol=1e-5)
 
@@ -68,8 +68,8 @@ def test_layer_norm_removes_the_mean_too(configs):
   norm = norm_of(configs['decoder'], norm='layer_norm', norm_epsilon=0.1)
   x = 3 * draw(2, 5, 32) + 1
   want = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 0.1)
-  np.testing.assert_allclose(norm(jnp.array(x)), want * norm.scale[...] + norm.bias[...],
-                             atol=1e-5)
+  scale, bias = np.asarray(norm.scale[...]), np.asarray(norm.bias[...])
+  np.testing.assert_allclose(norm(jnp.array(x)), want * scale + bias, atol=1e-5)
 
 
 @pytest.mark.parametrize('kind', ['rms_norm', 'layer_norm'])

@@ -41,7 +41,7 @@ class AttentionSpec:
     s_BNLS = layers.softcap(s_BNLS * self.scale, self.softcap)
     if self.bias is not None:
       query_L = self.mask.q_start + q_offset + jnp.arange(L)
-      s_BNLS = s_BNLS + self.bias.block(query_L, k_offset + jnp.arange(S))
+      s_BNLS = s_BNLS + self.bias.block(query_L, k_offset + jnp.arange(S))[None, :, :, :]
     seen_B1LS = self.mask.block(q_offset, L, k_offset, S)
     return jnp.where(seen_B1LS, s_BNLS, MASK_VALUE)
 

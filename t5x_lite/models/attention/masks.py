@@ -36,15 +36,16 @@ class Mask:
     # NumPy where the indices are known: a mask of moderate size is a constant of the program.
     known = all(isinstance(x, int) for x in (self.q_start, q_offset, k_offset))
     arange = np.arange if known and q_size * k_size <= 2 ** 20 else jnp.arange
-    distance_LS = (self.q_start + q_offset + arange(q_size))[:, None] - (k_offset + arange(k_size))
-    seen = (distance_LS == distance_LS)[None]
+    query_L, key_S = self.q_start + q_offset + arange(q_size), k_offset + arange(k_size)
+    distance_1LS = query_L[None, :, None] - key_S[None, None, :]
+    seen = distance_1LS == distance_1LS
     if self.causal:
-      seen = seen & (distance_LS >= 0)
+      seen = seen & (distance_1LS >= 0)
       if self.prefix_BL is not None:
         prefix_BL = self.prefix_BL.astype(bool)
         seen = seen | queries(prefix_BL)[:, :, None] & keys(prefix_BL)[:, None, :]
     if self.sliding_window is not None:
-      seen = seen & (abs(distance_LS) < self.sliding_window)
+      seen = seen & (abs(distance_1LS) < self.sliding_window)
     if self.q_segments_BL is not None:
       seen = seen & (
           queries(self.q_segments_BL)[:, :, None] == keys(self.k_segments_BS)[:, None, :])

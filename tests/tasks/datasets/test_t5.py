@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 
 from tasks.datasets import glue, super_glue, t5
 
-DATA = pathlib.Path(__file__).with_name('data')
+DATA = pathlib.Path(__file__).parents[1] / 'data'
 FIXTURES = json.loads((DATA / 't5_supervised.json').read_text(encoding='utf-8'))
 REAL_FOLDER = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '/nonexistent')) / 'glue'
 DECLARED = {task.name: task for task in (*glue.TASKS, *super_glue.TASKS, *t5.TASKS)}

@@ -42,7 +42,8 @@ def draw(dtype=np.float32, seed=0):
 
 def head(params) -> jax.tree_util.Partial:
   def logits(params, x):
-    y = x @ params['kernel'].astype(x.dtype) + params['bias'].astype(x.dtype)
+    bias_11V = params['bias'].astype(x.dtype)[None, None, :]
+    y = x @ params['kernel'].astype(x.dtype) + bias_11V
     return y.astype(jnp.float32)
   return jax.tree_util.Partial(logits, params)
 

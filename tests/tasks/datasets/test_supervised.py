@@ -15,7 +15,7 @@ from tasks.datasets.supervised import Supervised
 from tasks.pipeline import feature_converters, seqio_data
 from tasks.preprocessors import prompts
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 SENTENCES = ['a fine film', 'dull', 'not bad at all', 'no']
 
 

@@ -19,7 +19,7 @@ from tasks.preprocessors.span_corruption import random_spans_noise_mask, spans_t
 
 _VOCABULARY = vocabularies.BYTE_VOCABULARY
 _FEATURES = {name: seqio.Feature(_VOCABULARY, add_eos=True) for name in ('inputs', 'targets')}
-_T5 = json.loads((pathlib.Path(__file__).with_name('data') / 't5_preprocessors.json').read_text())
+_T5 = json.loads((pathlib.Path(__file__).parents[1] / 'data/t5_preprocessors.json').read_text())
 _EOS = 1
 
 

@@ -180,7 +180,7 @@ def test_mixture_rates(stdlib):
 
 _PREPARE = '''
 import sys
-from tasks import python_stdlib, stdlib_sources
+from tasks.datasets import python_stdlib, stdlib_sources
 import pathlib
 stdlib_sources.library_root = lambda: pathlib.Path(sys.argv[2])
 builder = python_stdlib.prepared_builder('functions', sys.argv[1])

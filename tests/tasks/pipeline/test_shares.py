@@ -67,7 +67,7 @@ def test_llamas_mixture(tmp_path):
 def test_the_mixture_of_t5s_supervised_tasks(monkeypatch):
   from tasks.datasets import glue, super_glue, t5
 
-  path = pathlib.Path(__file__).with_name('data') / 'make_t5_supervised.py'
+  path = pathlib.Path(__file__).parents[1] / 'data/make_t5_supervised.py'
   spec = importlib.util.spec_from_file_location(path.stem, path)
   maker = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(maker)
