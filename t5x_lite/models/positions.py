@@ -95,7 +95,7 @@ class RelativeBias:
   max_distance: int = dataclasses.field(metadata={'static': True})
 
   def block(self, query_L: jax.Array, key_S: jax.Array) -> jax.Array:
-    """Query positions [length], key positions [key length] -> [heads, length, key length] float32."""
+    """Positions of queries [length], keys [key length] -> [heads, length, key length] float32."""
     bucket_LS = relative_bucket(
         key_S[None, :] - query_L[:, None], bidirectional=self.bidirectional,
         num_buckets=self.table_RN.shape[0], max_distance=self.max_distance)

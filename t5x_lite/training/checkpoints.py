@@ -36,7 +36,7 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
-    """Starts writing `state`; returns when it is copied off the device. Steps are not overwritten."""
+    """Starts writing `state`; returns when it is copied off the device. Saved steps stay."""
     if step in self._manager.all_steps():
       return
     rest = {'opt_state': state['opt_state'], 'step': state['step']}

@@ -49,7 +49,7 @@ def attend(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, spec: Attent
     if unsupported is None:
       return getattr(accelerator_kernels, kernel)(q_BNLH, k_BKSH, v_BKSH, spec, shard)
     other = 'blockwise' if long else 'reference'
-    _warn_once(f'attention kernel {kernel!r} cannot do {unsupported}: {other!r} does it')
+    _say_once(f'attention kernel {kernel!r} cannot do {unsupported}: {other!r} does it')
     kernel = other
   if kernel == 'query_chunked':
     if cached or mask.key_range(0, QUERY_CHUNK, num_keys) == (0, num_keys):
@@ -59,7 +59,7 @@ def attend(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, spec: Attent
 
 
 @functools.cache
-def _warn_once(message: str) -> None:
+def _say_once(message: str) -> None:
   logging.getLogger(__name__).warning(message)
 
 
