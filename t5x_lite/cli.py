@@ -1,4 +1,4 @@
-"""The command line: `t5x-lite COMMAND`, and the one door by string between the three buildings.
+"""The command line: `t5x-lite COMMAND`, and the one place where packages import each other by name.
 
 Nothing heavy is imported before a command is known to be well formed.
 """
@@ -36,7 +36,7 @@ GROUPS = {'data': 'show or tokenise what a run reads',
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs one command; returns the exit status: 0, or 1 after a line on stderr that says why."""
+  """Runs one command; returns the exit status: 0, or 1 after an error line on stderr."""
   argv = sys.argv[1:] if argv is None else list(argv)
   try:
     name = next((n for n in (' '.join(argv[:2]), *argv[:1]) if n in COMMANDS), None)
@@ -53,13 +53,13 @@ def main(argv: list[str] | None = None) -> int:
   except KeyboardInterrupt:
     print('error: interrupted', file=sys.stderr)
     return 130
-  except BrokenPipeError:   # of `| head`: nobody reads the rest
+  except BrokenPipeError:   # such as `| head`, which reads no further
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
 
 
 class _Parser(argparse.ArgumentParser):
-  """Says what is wrong with the flags of a command in one line."""
+  """Reports an error in the flags of a command in one line."""
 
   def error(self, message: str):
     raise UserError(f'{message}; see {self.prog} --help')
@@ -71,7 +71,7 @@ def _parse(name: str, module: ModuleType, words: list[str]) -> argparse.Namespac
       epilog=f'example: {module.EXAMPLE}', allow_abbrev=False,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   module.add_flags(parser)
-  # argparse knows no options with a name inside; see commands/gin_flags.py.
+  # argparse does not support options with a name inside; see commands/gin_flags.py.
   words = [f'--gin.NAME={word.removeprefix("--gin.")}' if word.startswith('--gin.') else word
            for word in words]
   args, rest = parser.parse_known_args(words)
@@ -82,7 +82,7 @@ def _parse(name: str, module: ModuleType, words: list[str]) -> argparse.Namespac
 
 
 def _overview(group: str) -> argparse.ArgumentParser:
-  """The parser of `t5x-lite`, or of a group of commands, which only shows help or refuses."""
+  """The parser of `t5x-lite`, or of a group of commands: it shows help or reports an error."""
   prefix = f'{group} ' if group else ''
   modules = {name.removeprefix(prefix): importlib.import_module(path)
              for name, path in COMMANDS.items() if name.startswith(prefix)}

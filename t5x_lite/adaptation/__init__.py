@@ -1,1 +1,1 @@
-"""Transforms of a network's parameter tree: what of it is trained, and in which form."""
+"""Transforms of a network's parameter tree: which of it is trained, and in which form."""

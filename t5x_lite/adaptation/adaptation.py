@@ -1,4 +1,4 @@
-"""What an adaptation is, for gin to bind as Experiment.adaptation."""
+"""The protocol of an adaptation, bound in gin as Experiment.adaptation."""
 
 from typing import Protocol, runtime_checkable
 

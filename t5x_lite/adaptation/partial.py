@@ -1,4 +1,4 @@
-"""Partial fine-tuning: all parameters are frozen but those that a regular expression finds."""
+"""Partial fine-tuning: all parameters are frozen but those that a regular expression matches."""
 
 import dataclasses
 import re
@@ -10,7 +10,7 @@ from t5x_lite.models import Network
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Partial:
-  """Trains the parameters in whose path `trained` is found, such as 'bias' or 'blocks/(10|11)/'."""
+  """Trains the parameters whose path matches `trained`, such as 'bias' or 'blocks/(10|11)/'."""
   trained: str
 
   def __post_init__(self):
@@ -18,12 +18,12 @@ class Partial:
     try:
       re.compile(self.trained)
     except re.error as e:
-      raise FieldError(self, 'trained', f'no regular expression: {e}') from e
+      raise FieldError(self, 'trained', f'not a regular expression: {e}') from e
 
   def adapt(self, network: Network) -> Network:
-    """The same network; raises FieldError if the expression finds no parameter."""
+    """The same network; raises FieldError if the expression matches no parameter."""
     is_trained = lambda path: re.search(self.trained, path) is not None
     paths = trees.flatten(network.shapes)
     if not any(map(is_trained, paths)):
-      raise FieldError(self, 'trained', f'finds none of {", ".join(paths)}')
+      raise FieldError(self, 'trained', f'matches none of {", ".join(paths)}')
     return dataclasses.replace(network, is_trained=is_trained)

@@ -11,7 +11,7 @@ EXAMPLE = 't5x-lite describe --gin_file=experiments/tiny_lm.gin'
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  gin_flags.add(parser)
+  gin_flags.add_flags(parser)
   parser.add_argument('--json', action='store_true', help='print JSON')
 
 

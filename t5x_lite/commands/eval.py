@@ -10,12 +10,12 @@ EXAMPLE = 't5x-lite eval --gin_file=runs/lm/config.gin --gin.EvalConfig.split=te
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  gin_flags.add(parser)
+  gin_flags.add_flags(parser)
   parser.add_argument('--json', action='store_true', help='print JSON')
 
 
 def run(args: argparse.Namespace) -> int:
-  metrics = evaluate(gin_flags.load(args)[0])
+  metrics = evaluate(gin_flags.load_experiment(args)[0])
   lines = '\n'.join(f'{name:<40}{value:>12.4f}' for name, value in metrics.items())
   print(json.dumps(metrics) if args.json else lines)
   return 0

@@ -12,7 +12,7 @@ from t5x_lite.core.errors import UserError
 
 SUMMARY = 'write a checkpoint of a run as Hugging Face transformers reads it'
 EXAMPLE = 't5x-lite export --from=runs/gpt2 --to=exports/gpt2'
-# What is taken over from the config.json of an imported run.
+# What is copied from the config.json of an imported run.
 _SPECIAL = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'decoder_start_token_id', 'id2label',
             'label2id')
 
@@ -21,7 +21,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add('--from', required=True, dest='source', metavar='MODEL_DIR', type=pathlib.Path)
   add('--to', required=True, dest='target', metavar='FOLDER', type=pathlib.Path,
-      help='must not exist, or be empty')
+      help='a folder to write; must not exist, or be empty')
   add('--step', type=int, help='of the checkpoint; default: the newest')
   add('--dtype', choices=('float32', 'bfloat16'), default='float32')
   gin_flags.add_trust(parser)
@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> int:
 
 def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, dtype: str,
                trust: Sequence[str] = ()) -> str:
-  """Writes a run's checkpoint as transformers reads it; returns a line on it.
+  """Writes a run's checkpoint as transformers reads it; returns a summary line.
 
-  Tokenizer files go along if the run was imported with them, or has a vocabulary from a file.
+  Tokenizer files are copied if the run was imported with them, or has a vocabulary from a file.
 
   Args:
     model_dir: the folder of the run.

@@ -3,11 +3,11 @@
 import argparse
 
 
-def add(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds `gin_file` and `bindings` ('NAME=VALUE'), lists in the order given."""
   parser.add_argument('--gin_file', action='append', default=[], metavar='FILE',
                       help='a gin file; may be given again')
-  # `t5x_lite.cli` hands --gin.STEPS=100 on as --gin.NAME=STEPS=100.
+  # `t5x_lite.cli` passes --gin.STEPS=100 as --gin.NAME=STEPS=100.
   parser.add_argument(
       '--gin.NAME', action='append', default=[], metavar='VALUE', dest='bindings',
       help='sets a macro (--gin.STEPS=100) or a field (--gin.ModelConfig.num_layers=2)')
@@ -21,13 +21,13 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
       help='a module of your own that gin files may import, with all it contains')
 
 
-def load(args: argparse.Namespace):
-  """(experiment, its config as gin) of the flags; see gin_config.load."""
+def load_experiment(args: argparse.Namespace):
+  """(experiment, its config as gin) of the flags; see gin_config.load_experiment."""
   from t5x_lite.experiment import gin_config
   return gin_config.load_experiment(args.gin_file, args.bindings, args.trust)
 
 
 def load_described(args: argparse.Namespace):
-  """The experiment to look at; see gin_config.load_described."""
+  """The experiment to describe; see gin_config.load_described."""
   from t5x_lite.experiment import gin_config
   return gin_config.load_described(args.gin_file, args.bindings, args.trust)

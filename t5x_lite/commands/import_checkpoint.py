@@ -1,4 +1,4 @@
-"""`t5x-lite import`: a run folder of a Hugging Face folder or of a T5X checkpoint."""
+"""`t5x-lite import`: a run folder from a Hugging Face folder or a T5X checkpoint."""
 
 import argparse
 import contextlib
@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-SUMMARY = 'make a run of a Hugging Face folder or a T5X checkpoint'
+SUMMARY = 'make a run from a Hugging Face folder or a T5X checkpoint'
 EXAMPLE = 't5x-lite import --from=downloads/gpt2 --to=runs/gpt2'
 
 
@@ -14,7 +14,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add('--from', required=True, dest='source', metavar='FOLDER', type=pathlib.Path)
   add('--to', required=True, dest='target', metavar='MODEL_DIR', type=pathlib.Path,
-      help='must not exist, or be empty')
+      help='a folder to write; must not exist, or be empty')
   add('--activation', help='of a T5X checkpoint that is not T5 (UL2: silu)')
 
 
@@ -26,10 +26,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def import_run(source: pathlib.Path, model_dir: pathlib.Path, overrides: dict[str, Any]) -> str:
-  """Makes a run folder of a Hugging Face folder or a T5X checkpoint; returns a line on it.
+  """Makes a run folder from a Hugging Face folder or a T5X checkpoint; returns a summary line.
 
   The run has step 0: its config.gin names the architecture, its checkpoint the parameters. The
-  parameters lie on all devices of this process while they are read.
+  parameters are sharded over all devices of this process while they are read.
 
   Args:
     source: as huggingface.load_model or t5x.load_checkpoint.

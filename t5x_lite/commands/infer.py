@@ -1,4 +1,4 @@
-"""`t5x-lite infer`: what a trained model says to a file or to a split of its task."""
+"""`t5x-lite infer`: the outputs of a trained model for a file or a split of its task."""
 
 import argparse
 import json
@@ -10,16 +10,16 @@ from t5x_lite.core.dataclass_checks import FieldError, nearest
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.files import write_text
 
-SUMMARY = 'write what a trained model says to a file or a task'
+SUMMARY = 'write the outputs of a trained model for a file or a task'
 EXAMPLE = 't5x-lite infer --gin_file=runs/lm/config.gin --gin.InferConfig.input=prompts.txt'
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  gin_flags.add(parser)
+  gin_flags.add_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-  path, records = infer(gin_flags.load(args)[0])
+  path, records = infer(gin_flags.load_experiment(args)[0])
   for record in records[:3]:
     print(json.dumps(record, ensure_ascii=False))
   print(f'{len(records)} lines: {path}')
@@ -56,12 +56,12 @@ def read_texts(path: pathlib.Path, field: str) -> list[str]:
 
 
 def load_generator(experiment, params: Any = None) -> tuple[Any, int | None]:
-  """(a Generator of the run's model, its step): of a checkpoint unless `params` are given."""
+  """(a Generator of the run's model, its step), from a checkpoint unless `params` are given."""
   from t5x_lite.inference.generator import Generator
   from t5x_lite.training.initial_params import load_params
   settings, data = experiment.infer, experiment.data
   network, partitioner = experiment.build_network(experiment.mesh.make())
-  fingerprint = data.fingerprint()   # what is wrong with the data is said first
+  fingerprint = data.fingerprint()   # errors in the data come first
   partitioner.check_rows(settings)
   step = None
   if params is None:
@@ -76,7 +76,7 @@ def infer(experiment) -> tuple[pathlib.Path, list[dict[str, Any]]]:
   """Writes the outputs of the run's model; returns the file and its records.
 
   A record has `inputs`, `output`, `score` and, if a task was read, `targets`. Raises UserError for
-  a missing input or checkpoint; the file appears when it is whole.
+  a missing input or checkpoint; the file appears once it is complete.
   """
   from t5x_lite.training.run_folder import RunFolder
   settings, data = experiment.infer, experiment.data

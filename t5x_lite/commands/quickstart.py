@@ -18,7 +18,7 @@ PROMPTS = ('def __init__(self', 'import ', 'class ', '    for ')
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  gin_flags.add(parser)
+  gin_flags.add_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:

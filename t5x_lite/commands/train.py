@@ -12,17 +12,17 @@ EXAMPLE = 't5x-lite train --gin_file=experiments/tiny_lm.gin --gin.MODEL_DIR=run
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  gin_flags.add(parser)
+  gin_flags.add_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-  train(*gin_flags.load(args))
+  train(*gin_flags.load_experiment(args))
   return 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """How a run ended."""
+  """The outcome of a run."""
   step: int                      # steps taken so far
   finished: bool                 # False: a signal or a hook stopped it; it can be resumed
   metrics: dict[str, float]      # of the evaluation after the last step
@@ -50,7 +50,7 @@ def train(experiment, config_gin: str) -> Result:
   from t5x_lite.training.step import make_train_step
   folder, settings, data = RunFolder(experiment.folder), experiment.train, experiment.data
 
-  # What is wrong with the model, the mesh, the folder or the data is said before anything is made.
+  # Errors in the model, the mesh, the folder or the data are raised before anything is allocated.
   mesh = experiment.mesh.make()
   check_fits(experiment.model, mesh, data.batch_size, settings.microbatches, experiment.mesh.rules)
   if folder.config.exists():
@@ -76,7 +76,7 @@ def train(experiment, config_gin: str) -> Result:
   state = _state(experiment, network, partitioner, optimizer, abstract, saved, start, meta,
                  progress)
 
-  # From here on the run is written.
+  # From here on files of the run are written.
   folder.path.mkdir(parents=True, exist_ok=True)
   folder.config.write_text(config_gin)
   saved = saved or Checkpoints(folder.path, settings.keep_checkpoints)
@@ -115,7 +115,7 @@ def train(experiment, config_gin: str) -> Result:
 
 
 def _first_step(experiment, saved) -> int:
-  """Where the run begins: at its newest checkpoint, at another run's that it continues, or at 0."""
+  """The first step: that of the newest checkpoint, of another run's that it continues, or 0."""
   from t5x_lite.core.errors import UserError
   from t5x_lite.training.checkpoints import open_checkpoints
   if saved is not None:
@@ -134,7 +134,7 @@ def _first_step(experiment, saved) -> int:
 def _state(experiment, network, partitioner, optimizer, abstract, saved, start, meta, progress):
   """The state at `start`: of the run's own checkpoint, of another run's, or fresh.
 
-  Completes `meta` with where frozen parameters are from.
+  Adds the source of frozen parameters to `meta`.
   """
   from t5x_lite.training import initial_params
   from t5x_lite.training.checkpoints import check_vocabulary, restore_full_state

@@ -1,1 +1,1 @@
-"""What every floor may use: errors, checked dataclasses, trees, files, console, process."""
+"""What every package may use: errors, checked dataclasses, trees, files, console, process."""

@@ -1,4 +1,4 @@
-"""What a run prints: a progress line, and durations for people."""
+"""What a run prints: a progress line, and readable durations."""
 
 import math
 import sys
@@ -23,7 +23,7 @@ class Progress:
     self._last, self._open = -math.inf, False
 
   def show(self, step: int, values: dict[str, float], seconds_left: float) -> None:
-    """Prints the state of the run, if the last line is old enough or the run has ended."""
+    """Prints the state of the run, if the last line is old enough or the run is over."""
     if time.monotonic() - self._last < self.every and step < self.total:
       return
     self._last = time.monotonic()

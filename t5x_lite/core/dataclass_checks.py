@@ -12,9 +12,9 @@ ORIGINS = '_origins'
 
 
 class FieldError(UserError):
-  """A field of a config that is wrong.
+  """An invalid field of a config.
 
-  The message ends with the file and line of its binding if the config says where it is from; else
+  The message ends with the file and line of its binding if the config records it; else
   `owner`, the config or its class, and `field` let them be added.
   """
 
@@ -25,7 +25,7 @@ class FieldError(UserError):
     origin = getattr(owner, ORIGINS, {}).get(field, '')
     super().__init__(f'{name}.{field}{value}: {rule}{origin}')
 
-  def __reduce__(self):   # on its way from another process
+  def __reduce__(self):   # pickled between processes
     return UserError, self.args
 
 

@@ -4,5 +4,5 @@
 class UserError(Exception):
   """A mistake in a config, a path or a file.
 
-  The message is one line: what was wrong, where, and the cure or the nearest valid choice.
+  The message is one line: what is wrong, where, and the cure or the nearest valid choice.
   """

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Atomic files and folders: complete or absent."""
 
 from collections.abc import Iterator
 import contextlib
@@ -12,7 +12,7 @@ from t5x_lite.core.errors import UserError
 
 @contextlib.contextmanager
 def atomic_file(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """A file to write that has its name once it is whole; several processes may write the same."""
+  """A file to write that gets its name once complete; several processes may write the same."""
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
   try:
@@ -24,13 +24,13 @@ def atomic_file(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a text file whole or not at all, over what was there."""
+  """Writes a text file atomically, replacing an existing one."""
   with atomic_file(path) as file:
     file.write(text.encode('utf-8'))
 
 
 def write_new(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file whole or not at all; FileExistsError, also if another process was faster."""
+  """Writes a file atomically; FileExistsError, also if another process was faster."""
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f'{path.name}.{os.getpid()}.partial')
   try:
@@ -42,7 +42,7 @@ def write_new(path: pathlib.Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A folder that is filled under another name, and is there whole or not at all.
+  """A folder that is filled under another name and renamed once complete.
 
   Raises UserError if it exists and is not empty, or another process fills it.
   """
@@ -50,8 +50,8 @@ def atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     raise UserError(f'{folder} exists and is not empty: name another folder')
   partial = folder.with_name(f'{folder.name}.partial')
   if partial.exists():
-    raise UserError(f'{partial} exists, left by a run that was cut off or is going on: remove it '
-                    'if nothing writes there')
+    raise UserError(f'{partial} exists, left by a run that was interrupted or still runs: remove '
+                    'it if nothing writes there')
   partial.mkdir(parents=True)
   try:
     yield partial

@@ -9,21 +9,21 @@ import tempfile
 
 
 def set_up_process() -> None:
-  """The persistent compilation cache, on unless JAX_COMPILATION_CACHE_DIR says where or ''."""
+  """The persistent compilation cache, in JAX_COMPILATION_CACHE_DIR if set; '' turns it off."""
   cache = os.environ.get('JAX_COMPILATION_CACHE_DIR')
   if cache is None:
     base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
     cache = str(pathlib.Path(base).expanduser() / 't5x_lite' / 'xla')
     os.environ['JAX_COMPILATION_CACHE_DIR'] = cache
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
-  sys.path.insert(0, os.getcwd())   # a user's own modules lie in the working directory
+  sys.path.insert(0, os.getcwd())   # a user's own modules are in the working directory
 
 
 @contextlib.contextmanager
 def silent_stderr():
   """Drops what native code writes to stderr; writes it after all if the block raises.
 
-  TensorFlow logs from C++ before any setting of its own can reach it.
+  TensorFlow logs from C++ before its own settings take effect.
   """
   try:
     real = os.dup(2)

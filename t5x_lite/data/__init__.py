@@ -1,1 +1,1 @@
-"""Batches: the names of their features, and what a source of them is. No framework of data."""
+"""Batches: the names of their features, and the protocol of a source; no data framework."""

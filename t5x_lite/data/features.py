@@ -13,7 +13,7 @@ Batch = dict[str, Any]   # of NumPy arrays on the host, of jax.Arrays inside a s
 
 
 def for_model(batch: Batch, tokenizer: Any) -> Batch:
-  """`batch` as models read it: with segments, and the ids that the model has.
+  """`batch` as models read it: with segment ids, and token ids of the model.
 
   Segment ids of unpacked rows are 1 for tokens and 0 for padding.
   """
@@ -26,7 +26,7 @@ def for_model(batch: Batch, tokenizer: Any) -> Batch:
 
 
 def num_tokens(batch: Batch):
-  """Tokens that an encoder or a decoder reads, padding left out; NumPy or JAX as the batch is."""
+  """Tokens that an encoder or a decoder reads, excluding padding; NumPy or JAX as the batch is."""
   tokens = 0.0
   for side in ('encoder', 'decoder'):
     if f'{side}_input_tokens' in batch:
@@ -37,6 +37,6 @@ def num_tokens(batch: Batch):
 
 
 def row_lengths(batch: Batch) -> tuple[int, int]:
-  """(encoder length, decoder length) of a batch; 0 for what it has not."""
+  """(encoder length, decoder length) of a batch; 0 for a side it lacks."""
   length = lambda name: batch[name].shape[1] if name in batch else 0
   return length('encoder_input_tokens'), length('decoder_input_tokens')

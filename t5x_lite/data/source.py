@@ -1,4 +1,4 @@
-"""What a source of batches is. A seqio stream, a cache and a buffer of rollouts are sources."""
+"""The protocol of a source of batches: a seqio stream, a cache, a buffer of rollouts."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -35,13 +35,13 @@ class Tokenizer(Protocol):
 
 
 class Source:
-  """Batches for training, and examples for what comes after it.
+  """Batches for training, and examples for evaluation and inference.
 
   A frozen dataclass that is a Source may be bound in gin as Experiment.data. It needs `name`,
   `lengths`, `batch_size` and `batches`; the rest is for evaluation and inference.
 
   Attributes:
-    name: for people; the same in every run on the same data.
+    name: for display; the same in every run on the same data.
     lengths: tokens of `inputs` and of `targets` of a row; no `inputs` without an encoder or prompt.
     batch_size: rows of a global batch.
     vocabulary: the file that the tokenizer is read from, or None.
@@ -58,8 +58,8 @@ class Source:
 
     Args:
       model: the ModelConfig that reads them. Raises UserError if they do not fit it.
-      seed: of the order, and of all that is random in the examples.
-      start: the position: how many examples (rows) of the global stream are left out.
+      seed: of the order, and of all randomness in the examples.
+      start: the position: how many examples (rows) of the global stream are skipped.
       shard: (index, count); shard i has the rows i, i + count, … of every batch.
     """
     raise NotImplementedError
@@ -74,8 +74,8 @@ class Source:
 
     Args:
       split: one of `splits`.
-      limit: the first so many; None: all.
-      seed: of all that is random in the examples.
+      limit: number of examples; None: all.
+      seed: of all randomness in the examples.
     """
     raise UserError(f'{self.name} has no examples to infer from: pass '
                     '--gin.InferConfig.input=FILE with a prompt on each line')
@@ -85,7 +85,7 @@ class Source:
     raise UserError(f'{self.name} has no tokenizer: {type(self).__name__} does not define one')
 
   def fingerprint(self) -> str | None:
-    """What tells the ids of this source from others; it goes with every checkpoint."""
+    """Identifies the vocabulary of this source; it is stored with every checkpoint."""
     return None
 
   def check_model(self, model: Any) -> None:
@@ -99,7 +99,7 @@ class Source:
 
 
 class NoData(Source):
-  """Stands for the data of a model that is looked at alone: its shape, without rows."""
+  """The data of a model that is described alone: its shapes, without rows."""
 
   name = ''
 

@@ -1,4 +1,4 @@
-"""What an evaluation is, for gin to bind as Experiment.eval."""
+"""The protocol of an evaluation, bound in gin as Experiment.eval."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -19,7 +19,7 @@ class Evaluation(Protocol):
 
   def make(self, network: Network, partitioner: Partitioner, data: Source, seed: int, *,
            required: bool = False) -> Evaluator | None:
-    """The evaluator; UserError if it cannot work.
+    """The evaluator; UserError if the settings do not fit.
 
     None, or UserError if it is `required`, where there is nothing to evaluate.
     """

@@ -1,4 +1,4 @@
-"""How likely a model finds the targets of a batch."""
+"""The log-likelihood of the targets of a batch under a model."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,9 @@ from t5x_lite.parallel.partitioner import Partitioner
 def make_score(network: Network, partitioner: Partitioner, byte_lengths: np.ndarray | None):
   """Jitted (params, batch) -> sums of each row, [batch] float32.
 
-  They are log p(target), that of the targets that stand for text, the weights, the bytes of text
-  and the hits. `byte_lengths` is [vocab], the bytes each id stands for; None if ids are classes.
+  They are log p(target), the same over targets that stand for text, the weights, the bytes of
+  text and the correct predictions. `byte_lengths` is [vocab], the bytes of each id; None if ids
+  are classes.
   """
   side = network.config.target_side
 

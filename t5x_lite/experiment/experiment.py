@@ -1,6 +1,6 @@
 """An experiment: everything a run is, as frozen dataclasses that gin fills from outside.
 
-Whatever has the methods of a field's protocol may stand in it: a user's own Source, objective,
+A field accepts any object with the methods of its protocol: a user's own Source, objective,
 optimizer, evaluation, adaptation or hook is a frozen dataclass in a file of theirs.
 """
 
@@ -28,15 +28,15 @@ from t5x_lite.training.optimizers import Optimizer
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InitFrom:
-  """Another run to start from: its parameters, or with `restore_state` its whole state.
+  """Another run to start from: its parameters, or with `restore_state` its full state.
 
-  With its whole state a run continues where that checkpoint was, with its optimizer state, step
-  and position in the data, under settings of its own: the decays of several lengths from one stable
-  phase, say.
+  With its full state a run continues from that checkpoint, with its optimizer state, step and
+  position in the data, under settings of its own: for example, decays of several lengths from one
+  stable phase.
   """
   model_dir: str
   step: int | None = None               # None: the newest checkpoint
-  missing_ok: tuple[str, ...] = ()      # beginnings of parameter paths that run need not have
+  missing_ok: tuple[str, ...] = ()      # prefixes of parameter paths that run may lack
   restore_state: bool = False
 
   def __post_init__(self):
@@ -47,11 +47,11 @@ class InitFrom:
 class TrainConfig:
   """The training loop."""
   steps: int
-  microbatches: int = 1          # gradient accumulation: a batch is computed in so many parts
+  microbatches: int = 1          # gradient accumulation: number of parts of a batch
   log_every: int = 10
   eval_every: int | None = None  # None: only after the last step
   checkpoint_every: int = 1000   # and always after the last step
-  keep_checkpoints: int = 2      # the newest so many
+  keep_checkpoints: int = 2      # how many of the newest are kept
 
   def __post_init__(self):
     check_types(self)
@@ -61,7 +61,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InferConfig:
-  """What `t5x-lite infer` reads, writes and how it draws tokens."""
+  """What `t5x-lite infer` reads and writes, and how it samples tokens."""
   input: str | None = None       # .txt (an example a line) or .jsonl file; None: the task's split
   field: str = 'inputs'          # of a .jsonl line: the text that is read
   split: str = 'validation'
@@ -69,7 +69,7 @@ class InferConfig:
   step: int | None = None        # the checkpoint that is read; None: the newest
   num_examples: int | None = None
   batch_size: int = 16
-  max_tokens: int | None = None  # new tokens at most; None: the task's target length
+  max_tokens: int | None = None  # maximum of new tokens; None: the task's target length
   temperature: float = 0.0       # 0: greedy
 
   def __post_init__(self):
@@ -87,7 +87,7 @@ class Experiment:
   data: Source
   optimizer: Optimizer
   train: TrainConfig
-  # Their sum is minimised; those that the model has nothing for are left out.
+  # Their sum is minimised; those that do not apply to the model are skipped.
   objectives: tuple[Objective, ...] = (CrossEntropy(), RouterLoss(), NextSentenceLoss())
   mesh: MeshConfig = MeshConfig()
   eval: Evaluation | None = None

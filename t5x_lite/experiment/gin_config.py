@@ -2,7 +2,7 @@
 
 gin's state is cleared before and after `load_experiment`, and what comes out is a frozen dataclass
 and the operative config as text. Any frozen dataclass that a gin
-file imports may be bound; what statements say is in gin_source.py.
+file imports may be bound; gin_source.py reads the statements.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from t5x_lite.training.schedules import Constant
 
 _PASS_ONE = 'pass one that does, e.g. --gin_file=experiments/tiny_lm.gin'
 LENGTH = 2048   # tokens of a row of a model that is described alone and has no max_length
-# What a run may change when it is resumed; everything else decides what its numbers mean.
+# What a run may change when it is resumed; everything else affects its results.
 MAY_CHANGE = ('model_dir', 'train', 'mesh', 'eval', 'infer', 'init_from', 'hooks')
 TRAIN_MAY_CHANGE = ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'keep_checkpoints',
                     'microbatches')
@@ -36,7 +36,7 @@ def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = (),
 
   Files are looked for in the working directory, then in configs/. Raises UserError, in one line
   with file and line, for anything that is not known, not found, not set or of the wrong type; what
-  a user's own code raises is let through.
+  a user's own code raises passes through.
 
   Args:
     gin_files: what comes later wins.
@@ -51,9 +51,9 @@ def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = (),
 
 def load_described(gin_files: Sequence[str], bindings: Sequence[str] = (),
                    trust: Sequence[str] = ()) -> Experiment:
-  """As `load_experiment`, for looking at: no MODEL_DIR is needed, and a model may stand alone.
+  """As `load_experiment`, for `describe`: MODEL_DIR is optional, and a model may be bound alone.
 
-  A model alone, with or without a mesh, gets one step of AdamW on one row of its max_length, or of
+  A model alone, with or without a mesh, takes one step of AdamW on one row of its max_length, or of
   LENGTH tokens if it has none (on either side of an encoder-decoder).
   """
   with _parsed(gin_files, ["MODEL_DIR = ''", *bindings], trust) as source:
@@ -77,7 +77,7 @@ def load_described(gin_files: Sequence[str], bindings: Sequence[str] = (),
 @contextlib.contextmanager
 def _parsed(gin_files: Sequence[str], bindings: Sequence[str], trust: Sequence[str]
             ) -> Iterator[Source]:
-  """gin with all of it parsed, until the context ends."""
+  """The parsed statements; gin holds them until the context ends."""
   if not gin_files:
     raise UserError('No gin file: pass --gin_file=FILE, e.g. --gin_file=experiments/tiny_lm.gin')
   paths = [find_file(name) for name in gin_files]
@@ -89,7 +89,7 @@ def _parsed(gin_files: Sequence[str], bindings: Sequence[str], trust: Sequence[s
   gin.clear_config()
   try:
     try:
-      with config.interactive_mode():   # a notebook may have made a class anew
+      with config.interactive_mode():   # a notebook may have redefined a class
         gin.parse_config(source.text())
     except (ValueError, TypeError, NameError, AttributeError, RuntimeError, ImportError) as e:
       raise UserError(one_line(e)) from e
@@ -99,7 +99,7 @@ def _parsed(gin_files: Sequence[str], bindings: Sequence[str], trust: Sequence[s
 
 
 def _make(source: Source, name: str):
-  """The configurable of this class, with all that it is made of checked."""
+  """The configurable of this class, with the dataclasses in it checked."""
   try:
     made = gin.get_configurable(name)()
     for part in _dataclasses_in(made):
@@ -107,7 +107,7 @@ def _make(source: Source, name: str):
       source.attach_origins(part)
     return made
   except UserError as e:
-    message = str(e).splitlines()[0]   # gin adds lines on where it was
+    message = str(e).splitlines()[0]   # gin appends lines on the location
     if isinstance(e, FieldError) and not message.endswith(')'):
       message += source.origin_of(e.owner, e.field)
     raise UserError(message) from None
@@ -138,7 +138,7 @@ def _is_bug(error: BaseException) -> bool:
 
 
 def differences(old: Experiment, new: Experiment) -> list[str]:
-  """What must be equal in two configs of one run and is not, e.g. 'model.num_layers: 2 → 4'."""
+  """Differences that two configs of one run must not have, e.g. 'model.num_layers: 2 → 4'."""
   def compare(name, a, b, skip=()):
     if a == b:
       return []

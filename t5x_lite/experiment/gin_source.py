@@ -1,4 +1,4 @@
-"""What gin files and bindings say, statement by statement, with the file and line of each."""
+"""The statements of gin files and bindings, with the file and line of each."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -15,8 +15,8 @@ from t5x_lite.core.dataclass_checks import ORIGINS, nearest
 from t5x_lite.core.errors import UserError
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
-PROJECT = ('__gin__', 't5x_lite', 'tasks', 'scaling')   # whose modules gin files may always import
-# Where a class is looked for that the command line names, and no gin file imports.
+PROJECT = ('__gin__', 't5x_lite', 'tasks', 'scaling')   # packages that gin files may always import
+# Searched for classes that the command line names and no gin file imports.
 MODULES = (
     't5x_lite.experiment', 't5x_lite.models', 't5x_lite.models.positions',
     't5x_lite.training.optimizers', 't5x_lite.training.schedules', 't5x_lite.parallel.mesh',
@@ -31,7 +31,7 @@ class _Binding:
   field: str
   scope: str      # the bindings of one scope go to one object
   value: Any      # as gin's parser gives it: references and macros as text
-  place: str      # 'file:line'
+  location: str      # 'file:line'
 
 
 class Source:
@@ -50,7 +50,7 @@ class Source:
     self._read(path.read_text(encoding='utf-8'), str(path), path.parent)
 
   def read_bindings(self, bindings: Sequence[str]) -> None:
-    """Reads 'NAME=VALUE' statements, in which a class needs no module and a word no quotes."""
+    """Reads 'NAME=VALUE' statements, where classes need no module and words no quotes."""
     # name that statements use -> import statement
     named = {_bound_name(statement): statement for statement in self.imports}
     statements = []
@@ -80,16 +80,16 @@ class Source:
     self._take_lines(text, name, folder)
     imports = {}   # name that the statements of this text use -> module
     for statement in statements:
-      place = name if folder is None else f'{name}:{statement.location.line_num}'
+      location = name if folder is None else f'{name}:{statement.location.line_num}'
       if isinstance(statement, config_parser.IncludeStatement):
-        continue  # read above, where its lines belong
+        continue  # its lines are read above
       if isinstance(statement, config_parser.ImportStatement):
-        self._check_trusted(statement.module, place)
+        self._check_trusted(statement.module, location)
         imports[statement.bound_name()] = statement.module
       elif isinstance(statement, config_parser.BlockDeclaration):
-        self._class_of(statement.selector, None, imports, place)
+        self._class_of(statement.selector, None, imports, location)
       else:
-        self._take_binding(statement, imports, place)
+        self._take_binding(statement, imports, location)
 
   def _take_lines(self, text: str, name: str, folder: pathlib.Path | None) -> None:
     for number, line in enumerate(text.splitlines(), 1):
@@ -108,52 +108,52 @@ class Source:
     """All of it as one gin file."""
     return '\n'.join([*self.imports, *self.lines])
 
-  def _take_binding(self, statement, imports: dict[str, str], place: str) -> None:
-    self.used_macros += [(macro, place) for macro in _macros(statement.value)]
+  def _take_binding(self, statement, imports: dict[str, str], location: str) -> None:
+    self.used_macros += [(macro, location) for macro in _macros(statement.value)]
     for reference in _references(statement.value):
-      self._class_of(reference, None, imports, place)
+      self._class_of(reference, None, imports, location)
     if not statement.arg_name:
-      self.macros[statement.selector] = (statement.value, place)
+      self.macros[statement.selector] = (statement.value, location)
       return
-    owner = self._class_of(statement.selector, statement.arg_name, imports, place)
+    owner = self._class_of(statement.selector, statement.arg_name, imports, location)
     self.bindings.append(_Binding(owner, statement.arg_name, statement.scope, statement.value,
-                                  place))
+                                  location))
 
-  def _check_trusted(self, module: str, place: str) -> None:
-    """Raises UserError for a module of others, which runs its code when it is imported.
+  def _check_trusted(self, module: str, location: str) -> None:
+    """Raises UserError for a module outside this project, as importing it runs its code.
 
-    What this process has imported already runs nothing new.
+    A module that this process has imported already runs nothing new.
     """
     package = module.split('.')[0]
     if package not in (*PROJECT, *self.trust) and module not in (*self.trust, *sys.modules):
-      raise UserError(f'{place}: {module} is not of this project: pass --trust={package} to let '
-                      'gin import it and run its code')
+      raise UserError(f'{location}: {module} is not part of this project: pass --trust={package} '
+                      'to let gin import it and run its code')
 
-  def _class_of(self, selector: str, field: str | None, imports: dict[str, str], place: str
+  def _class_of(self, selector: str, field: str | None, imports: dict[str, str], location: str
                 ) -> str:
     """The class a selector names; UserError if it or its field is unknown, with the nearest."""
     names, _, owner = selector.rpartition('.')
     first, *attributes = names.split('.')
     if first and first not in imports:
-      raise UserError(f'{place}: {names!r} of {selector!r} is not imported; '
+      raise UserError(f'{location}: {names!r} of {selector!r} is not imported; '
                       + nearest(first, imports))
     if not first:
       module = self._module_with(owner)
       if module is None:
-        raise UserError(f'{place}: unknown name {selector!r}; {nearest(owner, self._known())}')
+        raise UserError(f'{location}: unknown name {selector!r}; {nearest(owner, self._known())}')
       attributes, first = [], None
-    module = _import('.'.join([imports[first] if first else module, *attributes]), place)
+    module = _import('.'.join([imports[first] if first else module, *attributes]), location)
     classes = _dataclasses_of(module)
     if owner not in classes:
       known = set(classes) | self._known()
-      raise UserError(f'{place}: unknown name {selector!r}; {nearest(owner, known)}')
+      raise UserError(f'{location}: unknown name {selector!r}; {nearest(owner, known)}')
     fields = [f.name for f in dataclasses.fields(classes[owner])]
     if field is not None and field not in fields:
-      raise UserError(f'{place}: {owner} has no {field!r}; {nearest(field, fields)}')
+      raise UserError(f'{location}: {owner} has no {field!r}; {nearest(field, fields)}')
     return owner
 
   def _module_with(self, owner: str) -> str | None:
-    """The module that a class is named from without saying so: of the files' imports, or ours."""
+    """The module of a class named without one: among the files' imports, or ours."""
     for module in (*self.imports.values(), *MODULES):
       if module and module.split('.')[0] != '__gin__' and owner in _dataclasses_of(
           _import(module, 'the command line')):
@@ -171,12 +171,12 @@ class Source:
 
   def check(self) -> None:
     """Raises UserError for a macro that is used and not set, or required and not set."""
-    for name, place in self.used_macros:
+    for name, location in self.used_macros:
       if name not in self.macros and not name.startswith('gin.'):
-        raise UserError(f'{place}: %{name} is not set anywhere; {nearest(name, self.macros)}')
-    for name, (value, place) in self.macros.items():
+        raise UserError(f'{location}: %{name} is not set anywhere; {nearest(name, self.macros)}')
+    for name, (value, location) in self.macros.items():
       if value == '%gin.REQUIRED':
-        raise UserError(f'{name} is required ({place}): pass --gin.{name}=VALUE')
+        raise UserError(f'{name} is required ({location}): pass --gin.{name}=VALUE')
 
   def origin_of(self, owner: Any, field: str) -> str:
     """' (file:line)' of the binding of a field of a config, or of its class; '' without one."""
@@ -185,10 +185,10 @@ class Source:
     if not isinstance(owner, type) and len({b.scope for b in found}) > 1:
       value = getattr(owner, field)   # several objects of the class: those with this value
       found = [b for b in found if self._resolved(b.value) == value] or found
-    return f' ({found[-1].place})' if found else ''
+    return f' ({found[-1].location})' if found else ''
 
   def attach_origins(self, config: Any) -> None:
-    """Has a config say where its fields are from, in errors that are found later."""
+    """Records in a config where its fields are bound, for later errors."""
     names = [f.name for f in dataclasses.fields(config)]
     origins = {name: origin for name in names if (origin := self.origin_of(config, name))}
     object.__setattr__(config, ORIGINS, origins)
@@ -213,12 +213,12 @@ def find_file(name: str, beside: pathlib.Path | None = None) -> pathlib.Path:
 
 
 def one_line(error: BaseException) -> str:
-  """What an error says, without line breaks."""
+  """The message of an error, without line breaks."""
   return re.sub(r'\s+', ' ', str(error)).strip()
 
 
 class _Delegate:
-  """Leaves references and macros as text, so that statements can be looked at before they count."""
+  """Leaves references and macros as text, so that statements are checked before they apply."""
 
   def configurable_reference(self, name, evaluate):
     return f'@{name}' + ('()' if evaluate else '')
@@ -227,14 +227,14 @@ class _Delegate:
     return f'%{name}'
 
 
-def _import(module: str, place: str) -> ModuleType:
-  """A module; UserError if there is none of that name. What its own code raises is let through."""
+def _import(module: str, location: str) -> ModuleType:
+  """A module; UserError if there is none of that name. What its own code raises passes through."""
   try:
     return pkgutil.resolve_name(f'{module}:')   # the colon: a module, not something in one
   except ModuleNotFoundError as e:
     if not e.name or not f'{module}.'.startswith(f'{e.name}.'):
-      raise   # it is there, and imports something that is not
-    raise UserError(f'{place}: cannot import {module}: there is no module {e.name}') from e
+      raise   # it exists, and imports something that does not
+    raise UserError(f'{location}: cannot import {module}: there is no module {e.name}') from e
 
 
 def _dataclasses_of(module: ModuleType) -> dict[str, type]:

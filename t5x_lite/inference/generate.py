@@ -24,10 +24,10 @@ def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
     prompt_BP: prompts, padded on the left to one length; at least the id that starts decoding.
     valid_BP: bool, False on the padding.
     key: draws the tokens; not used when greedy.
-    max_tokens: a row ends here or with `eos_id`, which is kept; `pad_id` fills the rest.
+    max_tokens: a row ends at this length or with `eos_id`, which is kept; `pad_id` fills the rest.
     temperature: tokens are drawn from softmax(logits / temperature); 0 takes the largest logit,
-      the lowest id among equals.
-    eos_id, pad_id: of the vocabulary.
+      the lowest id among ties.
+    eos_id, pad_id: ids of the vocabulary.
     num_ids: size of the vocabulary; rows of the embedding table beyond it are never drawn.
 
   The log-likelihood is the model's own, at temperature 1, summed over a row's new tokens.
@@ -80,7 +80,7 @@ def left_pad(prompts: list[np.ndarray], pad_id: int, multiple: int = 32
              ) -> tuple[np.ndarray, np.ndarray]:
   """(prompts [batch, length] int32, valid [batch, length] bool), padded on the left.
 
-  The length is a multiple of `multiple`, so that few lengths are ever compiled.
+  The length is a multiple of `multiple`, so that few lengths are compiled.
   """
   length = -(-max(len(p) for p in prompts) // multiple) * multiple
   tokens = np.full((len(prompts), length), pad_id, np.int32)

@@ -21,14 +21,14 @@ class Generator:
   def __init__(self, network: Network, params: Any, partitioner: Partitioner, data: Source, *,
                batch_size: int, max_tokens: int | None = None, temperature: float = 0.0,
                seed: int = 0):
-    """Compiles nothing yet.
+    """Does not compile.
 
     Args:
       network, params: the model; all its parameters.
-      partitioner: of the mesh on which `params` lie; it divides `batch_size`.
+      partitioner: of the mesh of `params`; it divides `batch_size`.
       data: whose tokenizers and lengths are used.
       batch_size: texts at a time.
-      max_tokens: new tokens at most; None: the length of the targets.
+      max_tokens: maximum of new tokens; None: the length of the targets.
       temperature: 0 is greedy.
       seed: of the tokens drawn.
     """
@@ -49,7 +49,7 @@ class Generator:
         [self.encode(text) for text in texts]))]
 
   def encode(self, text: str) -> list[int]:
-    """The ids a model of this family reads for a text, cut to the inputs' length."""
+    """The ids a model of this family reads for a text, truncated to the inputs' length."""
     ids = self.inputs.encode(text)
     length = self.lengths.get('inputs')
     if self.config.family == 'encoder_only':

@@ -1,4 +1,4 @@
-"""What an encoder-only model finds most likely at each position."""
+"""The most likely id of each position under an encoder-only model."""
 
 import jax
 

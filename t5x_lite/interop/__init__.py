@@ -1,1 +1,1 @@
-"""Checkpoints and tokenizers of other libraries, in and out, as tables of names."""
+"""Import and export of other libraries' checkpoints and tokenizers, as tables of names."""

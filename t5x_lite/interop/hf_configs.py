@@ -1,7 +1,7 @@
 """config.json of Hugging Face transformers (4 and 5) <-> ModelConfig.
 
-Each family has a pair of functions that undo each other. What a family cannot express shows when
-they are applied one after the other: `model_type_of` compares.
+Each family has a pair of functions that are each other's inverse. `model_type_of` applies both to
+find what a family cannot express.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from t5x_lite.models import ModelConfig
 from t5x_lite.models.positions import RopeScaling
 
 Json = dict[str, Any]
-# How a model is computed or trained, of which an exported one says nothing.
+# How a model is computed or trained: not part of an exported config.
 NOT_ARCHITECTURE = ('dtype', 'attention', 'scan_layers', 'remat', 'dropout_rate', 'init_std',
                     'max_length', 'expert_capacity')
 _ACTIVATIONS = {'relu': 'relu', 'gelu_new': 'gelu', 'gelu_pytorch_tanh': 'gelu',
@@ -21,7 +21,7 @@ _ACTIVATIONS = {'relu': 'relu', 'gelu_new': 'gelu', 'gelu_pytorch_tanh': 'gelu',
 
 
 class ModelType(NamedTuple):
-  """The two directions of one model_type, and what a model with a language head is called."""
+  """The two directions of one model_type, and the class name of a model with a language head."""
   read: Callable[[Json], dict[str, Any]]
   write: Callable[[ModelConfig], Json]
   architecture: str
@@ -75,7 +75,7 @@ def _write_gpt2(config: ModelConfig) -> Json:
 
 
 def _read_gpt1(hf: Json) -> dict[str, Any]:
-  # transformers' GPT-1 means the tanh form by 'gelu'.
+  # In transformers' GPT-1, 'gelu' is the tanh form.
   activation = {'gelu': 'gelu', 'relu': 'relu', 'silu': 'silu', 'swish': 'silu'}[
       hf.get('afn', 'gelu')]
   return _read_gpt(hf, activation, 'post')
@@ -86,7 +86,7 @@ def _write_gpt1(config: ModelConfig) -> Json:
 
 
 def _read_rope(hf: Json) -> dict[str, Any]:
-  """transformers 5 has all in rope_parameters, 4 in rope_theta and rope_scaling."""
+  """transformers 5 uses rope_parameters, 4 uses rope_theta and rope_scaling."""
   rope = dict(hf.get('rope_parameters') or {})
   scaling = rope or dict(hf.get('rope_scaling') or {})
   theta = rope.get('rope_theta', hf.get('rope_theta', 10_000.0))
@@ -103,7 +103,7 @@ def _read_rope(hf: Json) -> dict[str, Any]:
 
 
 def _write_rope(config: ModelConfig) -> Json:
-  """In the words of both transformers 4 and 5."""
+  """With the keys of both transformers 4 and 5."""
   scaling = {'rope_type': 'default'}
   if config.rope_scaling is not None:
     s = config.rope_scaling
@@ -149,7 +149,7 @@ def _write_mistral(config: ModelConfig) -> Json:
 
 def _read_gemma(hf: Json) -> dict[str, Any]:
   _require(hf, 'Gemma reads from left to right here', use_bidirectional_attention=False)
-  # Early files say 'gelu', by which Gemma means the tanh form.
+  # Early files have 'gelu', which is the tanh form in Gemma.
   return _read_llama({'head_dim': 256, 'tie_word_embeddings': True} | hf
                      | {'hidden_act': 'gelu_pytorch_tanh'}) | {
       'norm_unit_offset': True, 'scale_embeddings': True}
@@ -216,7 +216,7 @@ def _write_t5(config: ModelConfig) -> Json:
       dropout_rate=config.dropout_rate, is_encoder_decoder=True)
 
 
-# The head of a checkpoint, and what transformers calls a model with it.
+# The head of a checkpoint, and the class name of transformers for it.
 BERT_HEADS = {'mlm': 'BertForMaskedLM', 'mlm_nsp': 'BertForPreTraining', 'pooler': 'BertModel',
               'classifier': 'BertForSequenceClassification', 'tagger': 'BertForTokenClassification'}
 
@@ -268,7 +268,7 @@ MODEL_TYPES = {
 
 
 def find_model_type(hf: Json) -> ModelType:
-  """The family of a config.json; UserError if it is none of those here."""
+  """The family of a config.json; UserError if it is not supported."""
   model_type = hf.get('model_type')
   if model_type not in MODEL_TYPES:
     raise UserError(f'config.json: model_type {model_type!r} is not supported; '
@@ -277,7 +277,7 @@ def find_model_type(hf: Json) -> ModelType:
 
 
 def read_config(hf: Json, **overrides) -> ModelConfig:
-  """The ModelConfig of a config.json; UserError if it asks for something not built here."""
+  """The ModelConfig of a config.json; UserError if it has an unsupported setting."""
   try:
     fields = find_model_type(hf).read(hf)
   except KeyError as e:
@@ -292,7 +292,7 @@ def write_config(config: ModelConfig, model_type: str) -> Json:
 
 
 def model_type_of(config: ModelConfig) -> str:
-  """The model_type whose config.json says all of `config`; UserError naming what none can say."""
+  """The model_type whose config.json expresses all of `config`; UserError naming what none can."""
   differences = {}
   for model_type in MODEL_TYPES:
     try:
@@ -306,7 +306,7 @@ def model_type_of(config: ModelConfig) -> str:
     differences[model_type] = differs
   closest = min(differences, key=lambda name: len(differences[name]))
   names = ', '.join(f'{n} = {getattr(config, n)!r}' for n in differences[closest])
-  raise UserError(f'No model of transformers is like this one; {closest!r} comes nearest but '
+  raise UserError(f'No model of transformers matches this one; {closest!r} is closest but '
                   f'cannot have {names}')
 
 

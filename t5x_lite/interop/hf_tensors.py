@@ -11,9 +11,9 @@ from t5x_lite.models import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """One parameter of ours, or one layer of it, and where it is in a Hugging Face checkpoint.
+  """One parameter of ours, or one layer of it, and its tensor in a Hugging Face checkpoint.
 
-  `layout` says how theirs lies: `same` (any shape of the same order), `dense` (torch's Linear,
+  `layout` is that of their tensor: `same` (any shape of the same order), `dense` (torch's Linear,
   [out, in]) or `conv1d` (GPT's, [in, out]). `part` (i, n) is the i-th of n equal slices of its
   outputs.
   """
@@ -24,15 +24,15 @@ class Tensor:
   part: tuple[int, int] = (0, 1)
 
   def renamed(self, theirs: str) -> 'Tensor':
-    """The same under another of their names."""
+    """The same with another of their names."""
     return dataclasses.replace(self, theirs=theirs)
 
   def to_ours(self, theirs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Our array of this shape; ValueError if theirs has another size."""
-    whole = theirs.T if self.layout == 'dense' else theirs
+    matrix = theirs.T if self.layout == 'dense' else theirs
     part, parts = self.part
-    size = whole.shape[-1] // parts
-    return whole[..., part * size:(part + 1) * size].reshape(shape)
+    size = matrix.shape[-1] // parts
+    return matrix[..., part * size:(part + 1) * size].reshape(shape)
 
   def to_theirs(self, ours: np.ndarray) -> np.ndarray:
     """Their array, or our part of it."""
@@ -123,10 +123,10 @@ def _bert_head(head: str) -> list[tuple]:
   return rows
 
 
-# The prefix of a model's body, which files of the body alone lack.
+# The prefix of a model's body, absent in files of the body alone.
 PREFIXES = {'gpt2': 'transformer.', 'openai-gpt': 'transformer.', 'llama': 'model.',
             'mistral': 'model.', 'gemma': 'model.', 'gemma2': 'model.', 'bert': 'bert.', 't5': ''}
-# What some files hold besides parameters, or once more.
+# Tensors of some files that are no parameters, or duplicates.
 _IGNORED = re.compile(r'|'.join([
     r'(.*\.)?attn\.(bias|masked_bias)', r'(.*\.)?rotary_emb\.inv_freq', r'(.*\.)?position_ids',
     r'(encoder|decoder)\.embed_tokens\.weight', r'(.*\.)?token_type_ids',
@@ -135,7 +135,7 @@ _TIED = {'lm_head.weight', 'cls.predictions.decoder.weight', 'cls.predictions.de
 
 
 def table(model_type: str, config: ModelConfig) -> list[Tensor]:
-  """All tensors of a model; each parameter of ours is there once for each of its layers."""
+  """All tensors of a model; each parameter of ours is listed once for each of its layers."""
   prefix = PREFIXES[model_type]
   if model_type == 't5':
     rows = [('shared.weight', 'embedder/tokens')]
@@ -175,11 +175,11 @@ def table(model_type: str, config: ModelConfig) -> list[Tensor]:
 
 
 def renamed(name: str) -> str:
-  """A tensor's present name: early BERT files call a norm's scale gamma and its bias beta."""
+  """A tensor's current name: early BERT files call a norm's scale gamma and its bias beta."""
   return re.sub(r'LayerNorm\.gamma$', 'LayerNorm.weight',
                 re.sub(r'LayerNorm\.beta$', 'LayerNorm.bias', name))
 
 
 def ignored(name: str, tied: bool) -> bool:
-  """Whether a tensor that the table lacks is known to hold nothing more."""
+  """Whether a tensor that the table lacks is known to be redundant."""
   return bool(_IGNORED.fullmatch(name)) or tied and name in _TIED

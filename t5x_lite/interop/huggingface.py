@@ -1,4 +1,4 @@
-"""Models of Hugging Face transformers in and out: folders of config.json and safetensors."""
+"""Import and export of Hugging Face transformers models: folders of config.json and safetensors."""
 
 import collections
 from collections.abc import Callable, Iterator
@@ -25,13 +25,13 @@ _EMBEDDINGS = {'t5': 'shared.weight', 'gpt2': 'transformer.wte.weight',
 
 def load_model(folder: pathlib.Path, partitioner: Partitioner, **overrides
          ) -> tuple[ModelConfig, dict[str, Any]]:
-  """(config, parameters placed on the mesh) of a folder that transformers' save_pretrained wrote.
+  """(config, parameters on the mesh) of a folder that transformers' save_pretrained wrote.
 
-  Tensors are read one at a time, each straight into the shards of it that this process holds.
+  Tensors are read one at a time, each directly into the shards that this process holds.
 
   Args:
-    folder: holds config.json and model.safetensors, whole or in shards.
-    partitioner: where the parameters are to lie.
+    folder: holds config.json and model.safetensors, in one file or in shards.
+    partitioner: shards the parameters.
     overrides: fields of the ModelConfig, such as dtype or scan_layers.
 
   Raises:
@@ -42,7 +42,7 @@ def load_model(folder: pathlib.Path, partitioner: Partitioner, **overrides
   hf_configs.find_model_type(hf)
   files = TensorFolder(folder)
   names = {hf_tensors.renamed(name): name for name in files.files}
-  config = hf_configs.read_config(hf, **_told_by_tensors(hf, files, names) | overrides)
+  config = hf_configs.read_config(hf, **_inferred_from_tensors(hf, files, names) | overrides)
   tensors = hf_tensors.table(hf['model_type'], config)
   tensors = _without_prefix(hf['model_type'], tensors, names)
   known = {t.theirs for t in tensors}
@@ -50,26 +50,26 @@ def load_model(folder: pathlib.Path, partitioner: Partitioner, **overrides
       n, config.tied_embeddings)]
   missing = sorted(known - set(names))
   if unknown or missing:
-    said = [f'{what} {", ".join(which)}' for what, which in (
+    problems = [f'{what} {", ".join(which)}' for what, which in (
         ('has unknown tensors:', unknown), ('lacks:', missing)) if which]
-    raise UserError(f'{folder} {"; it ".join(said)}')
+    raise UserError(f'{folder} {"; it ".join(problems)}')
   read = lambda name: files[names[name]]
   return config, assemble(config, partitioner, tensors, read)
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
-  """config.json of a folder; UserError if there is none or it is no JSON."""
+  """config.json of a folder; UserError if there is none or it is not JSON."""
   path = folder / 'config.json'
   if not path.exists():
     raise UserError(f'{folder} holds no config.json: give the folder of a Hugging Face model')
   try:
     return json.loads(path.read_text())
   except ValueError as e:
-    raise UserError(f'{path} is no JSON ({e}): fetch it again') from e
+    raise UserError(f'{path} is not JSON ({e}): fetch it again') from e
 
 
-def _told_by_tensors(hf, files: TensorFolder, names) -> dict[str, Any]:
-  """What the tensors say more truly than config.json: the head, and whether it is tied."""
+def _inferred_from_tensors(hf, files: TensorFolder, names) -> dict[str, Any]:
+  """What the tensors state more reliably than config.json: the head, and whether it is tied."""
   if hf.get('model_type') == 'bert':
     if 'cls.seq_relationship.weight' in names:
       return {'head': 'mlm_nsp', 'num_classes': None}
@@ -82,7 +82,7 @@ def _told_by_tensors(hf, files: TensorFolder, names) -> dict[str, Any]:
             'num_classes': files.shape(names['classifier.weight'])[0]}
   tied = hf.get('tie_word_embeddings', hf.get('model_type') not in ('llama', 'mistral'))
   if not tied or 'lm_head.weight' not in names:
-    # What transformers 5 ties in its config may still have been stored apart, and is then read so.
+    # What transformers 5 ties in its config may still be stored separately, and is then read so.
     return {}
   table = _EMBEDDINGS.get(hf['model_type'], 'model.embed_tokens.weight')
   same = np.array_equal(files[names['lm_head.weight']], files[names[table]])
@@ -90,7 +90,7 @@ def _told_by_tensors(hf, files: TensorFolder, names) -> dict[str, Any]:
 
 
 def _without_prefix(model_type: str, tensors: list[Tensor], names) -> list[Tensor]:
-  """The table as files have it that hold the body of a model alone."""
+  """The table for files that hold the body of a model alone."""
   prefix = hf_tensors.PREFIXES[model_type]
   if not prefix or any(name.startswith(prefix) for name in names):
     return tensors
@@ -133,7 +133,7 @@ def _array(name, abstract, tensors: list[Tensor] | Tensor, read) -> jax.Array:
       return one(tensors, abstract.shape, index)
     first, *rest = index
     chosen = tensors[first]
-    shape = [len(range(*cut.indices(size))) for cut, size in zip(index, abstract.shape)]
+    shape = [len(range(*s.indices(size))) for s, size in zip(index, abstract.shape)]
     out = np.empty(shape, np.float32)
     for i, tensor in enumerate(chosen):
       out[i] = one(tensor, abstract.shape[1:], tuple(rest))
@@ -148,15 +148,15 @@ def save_model(folder: pathlib.Path, config: ModelConfig, params: dict[str, Any]
   """Writes what transformers' from_pretrained reads; returns the model_type.
 
   Args:
-    folder: an empty one, or one to make.
+    folder: must not exist, or be empty.
     config: of a model that transformers has.
     params: its parameters.
     extra: more keys of config.json, such as the ids of special tokens.
     dtype: of the tensors, float32 or bfloat16.
-    shard_bytes: the size above which another file is begun.
+    shard_bytes: the size above which a new file is started.
   """
   model_type = hf_configs.model_type_of(config)
-  # Else transformers takes the ids of the published model's tokenizer.
+  # By default transformers takes the ids of the published model's tokenizer.
   ids = dict.fromkeys(('bos_token_id', 'eos_token_id', 'pad_token_id'))
   if model_type == 't5':
     ids |= {'pad_token_id': 0, 'decoder_start_token_id': 0}

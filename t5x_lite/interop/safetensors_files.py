@@ -13,7 +13,7 @@ SINGLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 
 
 class TensorFolder:
-  """The tensors of a Hugging Face checkpoint, by name; nothing is read before it is asked for."""
+  """The tensors of a Hugging Face checkpoint, by name; each is read when it is asked for."""
 
   def __init__(self, folder: pathlib.Path):
     self.files: dict[str, pathlib.Path] = {}
@@ -22,7 +22,7 @@ class TensorFolder:
         with safe_open(file, 'np') as f:
           self.files |= dict.fromkeys(f.keys(), file)
       except Exception as e:  # safetensors raises a type of its own, SafetensorError
-        raise UserError(f'{file} is not a whole safetensors file ({e}): fetch it again') from e
+        raise UserError(f'{file} is not a complete safetensors file ({e}): fetch it again') from e
 
   def __getitem__(self, name: str) -> np.ndarray:
     with safe_open(self.files[name], 'np') as f:
@@ -89,7 +89,7 @@ class ShardWriter:
     return self.folder / f'part{i}.safetensors'
 
   def _write(self) -> None:
-    # transformers refuses files that do not say which library's layout they have.
+    # transformers refuses files that do not state their library's layout.
     save_file(self.pending, self._part(len(self.written)), metadata={'format': 'pt'})
     self.written.append(list(self.pending))
     self.pending = {}

@@ -1,8 +1,8 @@
-"""T5X's own checkpoints: the flat msgpack index with its arrays inside, or in zarr folders beside.
+"""T5X's own checkpoints: the flat msgpack index with its arrays inside, or in zarr folders.
 
-The released T5 1.1, LM-adapted and UL2 checkpoints are stored so. An index is a msgpack tree whose
+The released T5 1.1, LM-adapted and UL2 checkpoints are such. An index is a msgpack tree whose
 `optimizer/target` holds the parameters; a parameter is an array or, in checkpoints written with
-tensorstore, the specification of a zarr array whose folder lies beside the index.
+tensorstore, the specification of a zarr array whose folder is beside the index.
 """
 
 from collections.abc import Mapping
@@ -25,18 +25,18 @@ INDEX = 'checkpoint'   # the name of the index in the folder of a checkpoint
 
 def load_checkpoint(path: pathlib.Path, partitioner: Partitioner, **overrides
          ) -> tuple[ModelConfig, dict[str, Any]]:
-  """(config, parameters placed on the mesh) of a T5X checkpoint of an encoder-decoder.
+  """(config, parameters on the mesh) of a T5X checkpoint of an encoder-decoder.
 
-  The shapes tell the sizes. What they cannot tell is T5's: ReLU or, if gated, the tanh form of
-  GELU (UL2: pass activation='silu').
+  The sizes follow from the shapes. The rest is T5's: ReLU or, if gated, the tanh form of GELU
+  (UL2: pass activation='silu').
 
   Args:
     path: the folder of a checkpoint, or its index.
-    partitioner: where the parameters are to lie.
+    partitioner: shards the parameters.
     overrides: fields of the ModelConfig.
 
   Raises:
-    UserError: no such checkpoint, or one of another network; names what does not fit.
+    UserError: no such checkpoint, or one of another network; names the mismatches.
   """
   arrays = _read_index(path)
   config = _config(path, arrays, overrides)
@@ -44,8 +44,8 @@ def load_checkpoint(path: pathlib.Path, partitioner: Partitioner, **overrides
   known = {t.theirs for t in tensors}
   wrong = sorted(known ^ set(arrays))
   if wrong:
-    raise UserError(f'{path} is not of an unscanned T5: {", ".join(wrong)}: in one and not in the '
-                    'other')
+    raise UserError(f'{path} is not of an unscanned T5: missing or unknown: '
+                    f'{", ".join(wrong)}')
   return config, huggingface.assemble(config, partitioner, tensors, lambda name: _read(
       arrays[name]))
 
@@ -54,12 +54,12 @@ def _read_index(path: pathlib.Path) -> dict[str, Any]:
   """{'encoder/layers_0/…': array, or tensorstore specification with its full path}."""
   index = path / INDEX if path.is_dir() else path
   if not index.is_file():
-    raise UserError(f'{path} is no T5X checkpoint: it has no file {INDEX!r}')
+    raise UserError(f'{path} is not a T5X checkpoint: it has no file {INDEX!r}')
   try:
     tree = serialization.msgpack_restore(index.read_bytes())
     target = tree['optimizer']['target'] if 'optimizer' in tree else tree['target']
   except Exception as e:  # msgpack has many types of errors
-    raise UserError(f'{index} is no T5X checkpoint: it cannot be read as one ({e})') from e
+    raise UserError(f'{index} is not a T5X checkpoint: it cannot be read as one ({e})') from e
   return dict(_leaves(target, '', index.parent))
 
 
@@ -68,9 +68,9 @@ def _leaves(tree: Mapping, prefix: str, folder: pathlib.Path):
     name = f'{prefix}{key}'
     if isinstance(value, Mapping) and 'driver' in value:
       # The folder has moved since it was written; its arrays moved with it.
-      place = pathlib.PurePosixPath(value['kvstore'].get('path', '')).name
+      array_folder = pathlib.PurePosixPath(value['kvstore'].get('path', '')).name
       yield name, {'driver': value['driver'], 'kvstore': {
-          'driver': 'file', 'path': str(folder / place)}}
+          'driver': 'file', 'path': str(folder / array_folder)}}
     elif isinstance(value, Mapping):
       yield from _leaves(value, f'{name}/', folder)
     else:
@@ -84,7 +84,7 @@ def _shape(leaf) -> tuple[int, ...]:
     return tuple(tensorstore.open(leaf, read=True, open=True).result().shape)
   except ValueError as e:
     raise UserError(f'{leaf["kvstore"]["path"]}, which the index names, cannot be read: fetch the '
-                    'whole folder') from e
+                    'whole folder again') from e
 
 
 def _read(leaf) -> np.ndarray:

@@ -56,7 +56,7 @@ def tokenizer_json(path: str) -> str:
   """The text of a tokenizer.json, or of the one that gives the same ids as a rank file.
 
   Raises:
-    UserError: a line of a rank file is not as it should be, or the number of pieces is of no known
+    UserError: a line of a rank file is malformed, or the number of pieces is of no known
       encoding.
   """
   if not is_rank_file(path):
@@ -67,8 +67,8 @@ def tokenizer_json(path: str) -> str:
     raise UserError(f'{path} has {len(ranks)} pieces, and how their text is to be split is known '
                     f'for {known}: use the tokenizer.json of this tokenizer')
   _, pattern, special = ENCODINGS[len(ranks)]
-  # tiktoken joins the two neighbours whose union has the lowest rank; merges say the same for all
-  # pairs that make a piece.
+  # tiktoken joins the two neighbours whose union has the lowest rank; merges give the same for all
+  # pairs that form a piece.
   text = _byte_characters()
   written = {piece: ''.join(text[b] for b in piece) for piece in ranks}
   merges = [
@@ -87,7 +87,7 @@ def tokenizer_json(path: str) -> str:
       'pre_tokenizer': {'type': 'Sequence', 'pretokenizers': [split, byte_level]},
       'decoder': byte_level,
       'model': {
-          'type': 'BPE', 'ignore_merges': True,   # a text that is a piece is not taken apart
+          'type': 'BPE', 'ignore_merges': True,   # a text that is a piece is not split
           'vocab': {written[piece]: rank for piece, rank in ranks.items()} | special,
           'merges': merges},
   })

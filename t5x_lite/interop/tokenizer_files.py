@@ -1,4 +1,4 @@
-"""Tokenizer files: which there are, and the ids of a tokenizer.json or of a tiktoken rank file."""
+"""Tokenizer files: their names, and the ids of a tokenizer.json or of a tiktoken rank file."""
 
 from collections.abc import Iterator, Sequence
 import hashlib
@@ -13,7 +13,7 @@ import tokenizers
 from t5x_lite.core.errors import UserError
 from t5x_lite.interop import tiktoken_ranks
 
-# The files that go with a Hugging Face checkpoint, besides config.json and its tensors.
+# The files that accompany a Hugging Face checkpoint, besides config.json and its tensors.
 NAMES = (
     'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json',
     'spiece.model', 'tokenizer.model', 'vocab.json', 'merges.txt', 'vocab.txt',
@@ -39,8 +39,8 @@ class TokenizerFile:
 
   Where id 0 is a piece of text, as in GPT-2 and LLaMA 3, and the reader needs 0 for padding, that
   piece has the id `pad_alias`, one past the last; `model_ids` gives the tokenizer's own, which
-  models read and write, and `decode` takes either. Beginning and end of text are those that
-  tokenizer_config.json beside the file names, else the usual ones.
+  models read and write, and `decode` takes either. Beginning and end of text are those named
+  by tokenizer_config.json beside the file, else the usual ones.
 
   Attributes:
     size: one more than the highest id.
@@ -51,7 +51,7 @@ class TokenizerFile:
   """
 
   def __init__(self, path: str):
-    """Raises UserError if the file is neither of the two, or names no end of text."""
+    """Raises UserError if the file is of neither format, or has no end-of-text token."""
     self.path = pathlib.Path(path)
     content = tiktoken_ranks.tokenizer_json(path)
     try:
@@ -103,7 +103,7 @@ class TokenizerFile:
     return ids if self.pad_alias is None else [i or self.pad_alias for i in ids]
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Text up to the first end of text; special tokens stand for none."""
+    """Text up to the first end of text; special tokens have none."""
     ids = [int(i) for i in ids]
     if self.eos_id in ids:
       ids = ids[:ids.index(self.eos_id)]
@@ -137,7 +137,7 @@ class TokenizerFile:
 
 
 def _types(node: Any) -> Iterator[str]:
-  """The types of a decoder and of those it is made of."""
+  """The types of a decoder and of its parts."""
   if isinstance(node, dict):
     yield node.get('type', '')
     yield from (kind for part in node.get('decoders', ()) for kind in _types(part))

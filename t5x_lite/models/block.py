@@ -18,7 +18,7 @@ class Block(nnx.Module):
     self.config, self.shard = config, shard
     out_std = config.init_std
     if out_std and config.norm_placement == 'pre':
-      out_std /= (2 * num_layers) ** 0.5  # GPT-2: the residual stream's variance stays put
+      out_std /= (2 * num_layers) ** 0.5  # GPT-2: keeps the variance of the residual stream
     norm = lambda: layers.Norm(config)
     second = lambda: norm() if config.norm_placement == 'both' else None
     self.attention = Attention(config, out_std, shard)

@@ -1,4 +1,4 @@
-"""The key-value cache of decoding, and where the next tokens are written in it.
+"""The key-value cache of decoding, and the index at which the next tokens are written.
 
 Shape letters: see layers.py.
 """
@@ -13,17 +13,17 @@ from t5x_lite.models.context import Context
 
 
 def write_cache(cache_BKSH: jax.Array, new_BKLH: jax.Array, index: jax.Array) -> jax.Array:
-  """The cache with new keys or values at place `index`."""
+  """The cache with new keys or values at position `index`."""
   write = lambda cache, new, index: jax.lax.dynamic_update_slice_in_dim(cache, new, index, axis=2)
-  # Inside a loop of one turn, as XLA for CPUs else computes the update once for the attention and
-  # once for the next token, each on a copy of the whole cache.
+  # In a loop of one iteration: otherwise XLA for CPUs computes the update once for the attention
+  # and once for the next token, each on a full copy of the cache.
   alone = lambda cache, new, index: jax.lax.fori_loop(
       index, index + 1, lambda i, cache: write(cache, new, i), cache)
   return jax.lax.platform_dependent(cache_BKSH, new_BKLH, index, cpu=alone, default=write)
 
 
 def decode_context(cache: dict[str, Any], valid_BL: jax.Array, causal: bool = True):
-  """The Context of tokens written at the cache's index, and the cache moved on past them."""
+  """The Context of tokens written at the cache's index, and the cache advanced past them."""
   length = valid_BL.shape[1]
   valid_BS = jax.lax.dynamic_update_slice_in_dim(cache['valid'], valid_BL, cache['index'], axis=1)
   count_BL = jnp.cumsum(valid_BL, axis=1)
@@ -37,7 +37,7 @@ def decode_context(cache: dict[str, Any], valid_BL: jax.Array, causal: bool = Tr
 
 
 def empty_cache(stack, batch_size: int, length: int) -> dict[str, Any]:
-  """A key-value cache for `length` tokens: place, positions, which slots are valid, the layers."""
+  """A key-value cache for `length` tokens: index, positions, valid slots, layers."""
   return {'index': jnp.zeros((), jnp.int32), 'position': jnp.zeros((batch_size,), jnp.int32),
           'valid': jnp.zeros((batch_size, length), bool),
           'layers': stack.init_caches(batch_size, length)}

@@ -47,11 +47,11 @@ class ModelConfig:
   attention_scale: float | None = None    # factor of q·k; None: 1 / sqrt(head_dim); T5: 1.0
   attention_softcap: float | None = None  # scores become cap * tanh(scores / cap) (Gemma 2: 50)
   sliding_window: int | None = None       # self-attention reaches tokens less than this far away
-  full_attention_interval: int | None = None         # each n-th layer has no window (Gemma 2: 2)
+  full_attention_interval: int | None = None         # every n-th layer has no window (Gemma 2: 2)
   prefix_lm: bool = False                 # decoder-only: the inputs see each other both ways
 
   num_experts: int | None = None          # MLPs of a mixture of experts; None: one MLP
-  experts_per_token: int = 2              # those a token is sent to (top-k routing)
+  experts_per_token: int = 2              # experts of a token (top-k routing)
   expert_capacity: float | None = None    # most tokens of an expert, in mean loads; None: no limit
 
   tied_embeddings: bool = True            # the output layer is the embedding table
@@ -70,7 +70,7 @@ class ModelConfig:
   scan_layers: bool = True                # one compiled block looped over stacked parameters
   # What the backward pass recomputes: nothing, all but products of matrices, or all but the
   # activations named here (of CHECKPOINT_NAMES; `full` names none). On a CPU only scanned layers
-  # save memory by it: XLA merges what unrolled ones compute twice.
+  # save memory: XLA removes the recomputation of unrolled ones.
   remat: Literal['none', 'dots', 'full'] | tuple[str, ...] = 'none'
 
   def __post_init__(self):
@@ -160,7 +160,7 @@ class ModelConfig:
     return 'encoder' if self.family == 'encoder_only' else 'decoder'
 
   def sliding_window_of(self, layer: int) -> int | None:
-    """The window of the layer of this index, or None if it sees all."""
+    """The window of the layer of this index, or None for full attention."""
     if self.full_attention_interval is not None and (layer + 1) % self.full_attention_interval == 0:
       return None
     return self.sliding_window

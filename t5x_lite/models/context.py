@@ -1,4 +1,4 @@
-"""What every block of a stack reads besides the residual stream, and how a batch gives it.
+"""What every block of a stack reads besides the residual stream, and how it follows from a batch.
 
 Shape letters: see layers.py.
 """
@@ -27,7 +27,7 @@ def segments_and_positions(batch: dict[str, jax.Array], side: str):
   """Segment ids (None without them) and positions of `side` ('encoder' or 'decoder'), each
   [batch, length] int32.
 
-  A batch without them is one example a row, without padding.
+  A batch without them has one example a row, without padding.
   """
   tokens_BL = batch[f'{side}_input_tokens']
   positions_BL = batch.get(f'{side}_positions')
@@ -37,5 +37,5 @@ def segments_and_positions(batch: dict[str, jax.Array], side: str):
 
 
 def valid_tokens(segments_BL: jax.Array | None) -> jax.Array | None:
-  """Bool, the tokens that are not padding; None if none is."""
+  """Bool, the tokens that are not padding; None if there is no padding."""
   return None if segments_BL is None else segments_BL > 0

@@ -1,4 +1,4 @@
-"""Decoder-only language models (the GPT and LLaMA manners). Shape letters: see layers.py."""
+"""Decoder-only language models (GPT, LLaMA). Shape letters: see layers.py."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Encoder-decoder models (the T5 manner). Shape letters: see layers.py."""
+"""Encoder-decoder models (T5). Shape letters: see layers.py."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Encoder-only models (the BERT manner) and heads. Shape letters: see layers.py; C classes."""
+"""Encoder-only models (BERT) and heads. Shape letters: see layers.py; C classes."""
 
 from flax import nnx
 import jax
@@ -19,7 +19,7 @@ class EncoderOnly(nnx.Module):
   mlm_nsp        the same, and of whether the second sentence follows the first [batch, 2]
   classifier     logits of a row [batch, 1, classes], as if it were one target token
   tagger         logits of each token [batch, length, classes]
-  pooler         a vector a row [batch, 1, embed], nothing to train
+  pooler         a vector a row [batch, 1, embed], without a loss
   """
 
   def __init__(self, config: ModelConfig, shard: layers.Shard = layers.unsharded):

@@ -1,4 +1,4 @@
-"""Initial parameters: each an array of normal numbers that its name, its layer and a seed fix.
+"""Initial parameters: normal numbers determined by the name and layer of an array and a seed.
 
 The same config and seed give the same values with layers stacked or not, on any mesh.
 """
@@ -14,19 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 
 # Up to so many numbers are drawn by one kernel, in twice their memory. Compiling a kernel for each
-# shape is most of what a small model's first step takes.
+# shape takes most of a small model's first step.
 ONE_KERNEL = 2 ** 26
-BLOCK = 1024   # numbers of one array that lie together there
-AT_ONCE = 512  # blocks, as drawing takes several times their memory
+BLOCK = 1024   # consecutive numbers of one array in that kernel
+AT_ONCE = 512  # blocks drawn at once, in several times their memory
 
 
-def draw(params: nnx.State, key: jax.Array, one_device: bool = False) -> dict[str, Any]:
+def draw_params(params: nnx.State, key: jax.Array, one_device: bool = False) -> dict[str, Any]:
   """Nested dict of float32 arrays for the abstract parameters of a network.
 
   Args:
-    params: of `models.graph`; each says `std` and `mean`.
+    params: of Network.abstract, each with its `std` and `mean`.
     key: a threefry key.
-    one_device: the arrays are not cut, and may be drawn in one piece if they are few.
+    one_device: the arrays are not sharded; few are drawn by one kernel.
   """
   flat = {path: (variable, _name(path)) for path, variable in nnx.to_flat_state(params)}
   random = {path: (variable, name) for path, (variable, name) in flat.items() if variable.std}
@@ -83,18 +83,18 @@ def _one_by_one(keys, shapes) -> dict[tuple, jax.Array]:
 def _in_one_kernel(keys, shapes) -> dict[tuple, jax.Array]:
   """The same numbers as `_one_by_one`, all computed as one long array.
 
-  What jax.random.normal does for each key and counter (threefry, then the inverse error function).
+  As jax.random.normal for each key and counter (threefry, then the inverse error function).
   """
   sizes = [math.prod(shape) for number, shape in shapes.values() for _ in range(number)]
   blocks = [-(-size // BLOCK) for size in sizes]
   rows = -(-sum(blocks) // AT_ONCE) * AT_ONCE
   pad = lambda x: np.pad(x, (0, rows - len(x))).reshape(-1, AT_ONCE)
   owner = pad(np.repeat(np.arange(len(sizes)), blocks))
-  place = pad(np.concatenate([np.arange(n) for n in blocks]).astype(np.uint32))
+  block = pad(np.concatenate([np.arange(n) for n in blocks]).astype(np.uint32))
   words = jax.random.key_data(keys)
 
-  def some(owner, place):
-    counter = place[:, None] * np.uint32(BLOCK) + jnp.arange(BLOCK, dtype=jnp.uint32)[None, :]
+  def some(owner, block):
+    counter = block[:, None] * np.uint32(BLOCK) + jnp.arange(BLOCK, dtype=jnp.uint32)[None, :]
     word = lambda i: jnp.broadcast_to(words[owner, i][:, None], counter.shape)
     high, low = threefry2x32_p.bind(word(0), word(1), jnp.zeros_like(counter), counter)
     # 23 bits become the fraction of a number in [1, 2), then one in (-1, 1).
@@ -104,7 +104,7 @@ def _in_one_kernel(keys, shapes) -> dict[tuple, jax.Array]:
     uniform = jnp.maximum(least, unit * (np.float32(1) - least) + least)
     return np.float32(np.sqrt(2)) * jax.lax.erf_inv(uniform)
 
-  normal = jax.lax.map(lambda x: some(*x), (jnp.asarray(owner), jnp.asarray(place))).reshape(-1)
+  normal = jax.lax.map(lambda x: some(*x), (jnp.asarray(owner), jnp.asarray(block))).reshape(-1)
   result, start = {}, 0
   for path, (number, shape) in shapes.items():
     size = math.prod(shape)

@@ -21,7 +21,7 @@ from t5x_lite.models.positions import sinusoidal
 
 
 class Shard(Protocol):
-  """What a model knows of the devices it runs on."""
+  """The devices of a model, and how its activations are sharded."""
 
   @property
   def platform(self) -> str:
@@ -29,17 +29,17 @@ class Shard(Protocol):
 
   @property
   def batch_parts(self) -> int:
-    """Into how many parts the rows of a batch are cut."""
+    """The number of parts that a batch is sharded into."""
 
   def __call__(self, x: jax.Array, *axes: str | None) -> jax.Array:
     """`x` constrained to the devices of its logical axes, such as 'batch', 'length', 'embed'."""
 
   def shard_map(self, fn: Callable, in_axes: tuple, out_axes: tuple) -> Callable:
-    """`fn` run on each device's own part of arguments and result, cut along logical axes."""
+    """`fn` run on each device's own part of arguments and result, sharded by logical axes."""
 
 
 class Unsharded:
-  """The Shard of a model that lives on one device."""
+  """The Shard of a model on one device."""
 
   batch_parts = 1
 
@@ -99,7 +99,7 @@ class Linear(nnx.Module):
     shape = (*in_shape.values(), *out_shape.values())
     self.num_in = len(in_shape)
     self.kernel = param(shape, (*in_shape, *out_shape), std or fan_in ** -0.5)
-    # A bias over `embed` is as small as a norm's scale and is kept whole like one.
+    # A bias over `embed` is as small as a norm's scale, and replicated like one.
     bias_axes = tuple('norm' if a == 'embed' else a for a in out_shape)
     self.bias = param(tuple(out_shape.values()), bias_axes, 0.0) if bias else None
 
@@ -154,13 +154,13 @@ class MLP(nnx.Module):
     else:
       h_BLF = act(checkpoint_name(self.gate(x_BLD), 'mlp_hidden')) * h_BLF
     h_BLF = self.shard(h_BLF, 'batch', 'length', 'mlp')
-    if self.config.gated_mlp:  # where T5 1.1 puts one more dropout
+    if self.config.gated_mlp:  # T5 1.1 has one more dropout here
       h_BLF = dropout(h_BLF, self.config.dropout_rate, key)
     return checkpoint_name(self.down(h_BLF), 'mlp_out')
 
 
 def softcap(x: jax.Array, cap: float | None) -> jax.Array:
-  """cap * tanh(x / cap), which keeps |x| below `cap` (Gemma 2); `x` if there is none."""
+  """cap * tanh(x / cap), which keeps |x| below `cap` (Gemma 2); `x` without a cap."""
   return x if cap is None else cap * jnp.tanh(x / cap)
 
 
@@ -174,7 +174,7 @@ def project(kernel_DV: jax.Array | weights.StructuredLeaf, x_BLD: jax.Array, *,
 
 
 class Embedder(nnx.Module):
-  """Token embeddings, those of positions and token types if any, and the way back to logits."""
+  """Token embeddings, those of positions and token types if any, and the output layer."""
 
   def __init__(self, config: ModelConfig, shard: Shard):
     self.config, self.shard = config, shard
@@ -195,8 +195,8 @@ class Embedder(nnx.Module):
 
     Token types are 0 if none are given.
     """
-    # The table is gathered over `embed` first: looking up rows of a table cut along the axis that
-    # also cuts the batch would make the partitioner replicate the whole activation.
+    # The table is gathered over `embed` first: looking up rows of a table sharded over the axis
+    # of the batch would make the partitioner replicate the activation.
     x_BLD = self.shard(weights.value(self.tokens.get_value()), 'vocab', None)[tokens_BL]
     if self.config.scale_embeddings:  # by a number of the model's dtype, as Gemma was trained
       scale = jnp.asarray(self.config.embed_dim ** 0.5, self.config.dtype)

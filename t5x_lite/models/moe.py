@@ -19,8 +19,8 @@ class ExpertMLP(nnx.Module):
   The weights of the chosen are scaled to a sum of 1 (Mixtral), unless one is chosen, whose weight
   carries the router's gradient (Switch). Without config.expert_capacity no token is dropped: tokens
   are sorted by expert and multiplied by `jax.lax.ragged_dot`. With it an expert takes, of each row,
-  the first ceil(capacity * length * choices / experts) tokens that chose it, padding not among
-  them; the others pass by.
+  the first ceil(capacity * length * choices / experts) tokens that chose it, excluding padding;
+  the others skip the experts.
   """
 
   def __init__(self, config: ModelConfig, out_std: float | None, shard: layers.Shard):
@@ -57,7 +57,7 @@ class ExpertMLP(nnx.Module):
                                               for n, k in kernels.items()}), rows)
     else:
       run = self._with_capacity
-      if valid_BL is not None:   # padding chooses none
+      if valid_BL is not None:   # padding has no expert
         expert_BLX = jnp.where(valid_BL[..., None], expert_BLX, config.num_experts)
     y_BLD = run(x_BLD, expert_BLX, weight_BLX, kernels)
     return y_BLD, self._losses(logits_BLE, prob_BLE, expert_BLX, valid_BL)
@@ -90,22 +90,22 @@ class ExpertMLP(nnx.Module):
       token = jnp.tile(jnp.arange(L), X)
       chosen = jax.nn.one_hot(expert, E, dtype=jnp.int32)
       slot = (jnp.cumsum(chosen, 0) * chosen).sum(-1) - 1
-      kept = (slot >= 0) & (slot < C)   # the slot of what chose no expert is -1
-      place = jnp.where(kept, expert * C + slot, E * C)   # one past the end: dropped
-      x_ECD = jnp.zeros((E * C, D), x_LD.dtype).at[place].set(x_LD[token], mode='drop')
-      return x_ECD.reshape(E, C, D), place, token, weight_LX.T.reshape(-1)
+      kept = (slot >= 0) & (slot < C)   # the slot of a token without expert is -1
+      slot_index = jnp.where(kept, expert * C + slot, E * C)   # one past the end: dropped
+      x_ECD = jnp.zeros((E * C, D), x_LD.dtype).at[slot_index].set(x_LD[token], mode='drop')
+      return x_ECD.reshape(E, C, D), slot_index, token, weight_LX.T.reshape(-1)
 
-    x_BECD, place, token, weight = jax.vmap(row)(x_BLD, expert_BLX, weight_BLX)
+    x_BECD, slot_index, token, weight = jax.vmap(row)(x_BLD, expert_BLX, weight_BLX)
     x_BECD = self.shard(x_BECD, 'batch', 'experts', None, 'embed')
     product = lambda x, kernel: jnp.einsum('beci,eio->beco', x, kernel)
     y_BECD = self._mlp(x_BECD, kernels, product)
 
-    def back(y_ECD, place, token, weight):
-      y = y_ECD.reshape(E * C, D).at[place].get(mode='fill', fill_value=0)
+    def back(y_ECD, slot_index, token, weight):
+      y = y_ECD.reshape(E * C, D).at[slot_index].get(mode='fill', fill_value=0)
       y = y * weight[:, None].astype(y.dtype)
       return jnp.zeros((L, D), y.dtype).at[token].add(y)
 
-    return jax.vmap(back)(y_BECD, place, token, weight)
+    return jax.vmap(back)(y_BECD, slot_index, token, weight)
 
   def _losses(self, logits_BLE, prob_BLE, expert_BLX, valid_BL):
     E, X = self.config.num_experts, self.config.experts_per_token

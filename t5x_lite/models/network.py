@@ -1,4 +1,4 @@
-"""A network: the graph of a config, made once and handed on to whoever computes with it."""
+"""A network: the graph of a config, built once and shared by all that compute with it."""
 
 from collections.abc import Callable
 import dataclasses
@@ -27,12 +27,12 @@ class Network:
   """A model without its arrays.
 
   Attributes:
-    config: what it was built from.
-    graphdef: the static part, of which `bind` makes a model.
+    config: of the model.
+    graphdef: the static part, from which `bind` makes a model.
     abstract: the parameters as ShapeDtypeStructs, each with its logical names `axes` and the `std`
       and `mean` of its initial values.
-    is_trained: whether the parameter of a path, 'decoder/blocks/mlp/up/kernel', is trained; what
-      is not is frozen.
+    is_trained: whether the parameter of a path, 'decoder/blocks/mlp/up/kernel', is trained; the
+      others are frozen.
   """
 
   config: ModelConfig
@@ -45,8 +45,8 @@ class Network:
     return nnx.merge(self.graphdef, params)
 
   def init(self, key: jax.Array, one_device: bool = False) -> dict:
-    """Initial parameters as a nested dict of float32 arrays; see initialization.draw."""
-    return initialization.draw(self.abstract, key, one_device)
+    """Initial parameters as a nested dict of float32 arrays; see initialization.draw_params."""
+    return initialization.draw_params(self.abstract, key, one_device)
 
   @property
   def shapes(self) -> dict:
@@ -66,6 +66,6 @@ class Network:
 
 
 def build_network(config: ModelConfig, shard: Shard = unsharded) -> Network:
-  """The network of a config; `shard` says where its activations lie."""
+  """The network of a config; `shard` constrains the sharding of its activations."""
   graphdef, abstract = nnx.split(nnx.eval_shape(lambda: FAMILIES[config.family](config, shard)))
   return Network(config, graphdef, abstract)

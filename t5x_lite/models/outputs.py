@@ -6,7 +6,7 @@ import jax
 
 
 class Outputs(NamedTuple):
-  """What a network computes before its output layer, which is often applied in parts."""
+  """What a network computes before its output layer, which is often applied in chunks."""
   hidden: jax.Array             # [batch, length, embed]
   head: jax.tree_util.Partial   # [batch, any length, embed] -> float32 logits
   router_losses: dict[str, jax.Array] | None = None   # sums, of a mixture of experts

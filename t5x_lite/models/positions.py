@@ -1,4 +1,4 @@
-"""What tells a model the order of its tokens: rotations, tables, and biases of the scores.
+"""Position embeddings: rotations, tables, and biases of the scores.
 
 Shape letters: see layers.py.
 """
@@ -16,7 +16,7 @@ from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_typ
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-  """Llama 3's stretching of the slow rotations for texts longer than those of pre-training.
+  """Llama 3's scaling of the slow rotations for texts longer than those of pre-training.
 
   Wavelengths above original_length / low_frequency_factor are divided by `factor`, those below
   original_length / high_frequency_factor kept, those between blended (Llama 3 reference code,
@@ -95,7 +95,7 @@ class RelativeBias:
   max_distance: int = dataclasses.field(metadata={'static': True})
 
   def block(self, query_L: jax.Array, key_S: jax.Array) -> jax.Array:
-    """Places of queries [length] and keys [key length] -> [heads, length, key length] float32."""
+    """Positions of queries [length], keys [key length] -> [heads, length, key length] float32."""
     bucket_LS = relative_bucket(
         key_S[None, :] - query_L[:, None], bidirectional=self.bidirectional,
         num_buckets=self.table_RN.shape[0], max_distance=self.max_distance)

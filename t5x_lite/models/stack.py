@@ -22,7 +22,7 @@ class Stack(nnx.Module):
 
   With config.scan_layers the parameters of all blocks are stacked on a leading axis `layers` and
   one block is compiled and looped over (a group of full_attention_interval blocks, where windows
-  alternate); else each block has its own parameters and is compiled. Both draw the same initial
+  alternate); else each block has its own parameters and is compiled. Both have the same initial
   values.
   """
 
@@ -121,5 +121,5 @@ class Stack(nnx.Module):
     names = () if remat == 'full' else remat
     policy = (policies.dots_with_no_batch_dims_saveable if remat == 'dots' else
               policies.save_only_these_names(*names))
-    # Inside a scan the compiler cannot merge the two computations, so nothing need prevent it.
+    # Inside a scan the compiler cannot merge the two computations, so no barrier is needed.
     return jax.checkpoint(layer, policy=policy, prevent_cse=not self.config.scan_layers)

@@ -1,7 +1,7 @@
 """The only reader of a kernel: products with a leaf, whatever the leaf is.
 
 A leaf of a parameter tree is an array, or a pytree that stands for one: a quantised array, a base
-with an adapter. A layer asks for products and rows and never looks inside.
+with an adapter. A layer uses products and rows alone.
 """
 
 import math
@@ -20,7 +20,7 @@ class StructuredLeaf(Protocol):
     """[..., *in] times the array -> [..., *out], in the dtype of `x`."""
 
   def value(self) -> jax.Array:
-    """The array, for those who need all of it."""
+    """The full array."""
 
 
 def matmul(x: jax.Array, leaf: jax.Array | StructuredLeaf, num_in: int = 1) -> jax.Array:

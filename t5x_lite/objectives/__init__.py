@@ -1,1 +1,1 @@
-"""What a step minimises, as weighted sums over the global batch."""
+"""Objectives of a step, as weighted sums over the global batch."""

@@ -23,7 +23,7 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Array, *,
 
   Returns:
     `objective` (what is minimised), `loss` (plain cross-entropy, nats), `correct` (weight of the
-    targets whose logit no other exceeds) and `weight` (sum of weights).
+    targets with the largest logit) and `weight` (sum of weights).
   """
   weights = weights.astype(jnp.float32)
   log_z = jax.nn.logsumexp(logits, axis=-1)
@@ -48,8 +48,8 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Array, *,
 def chunked_cross_entropy(head: jax.tree_util.Partial, x: jax.Array, targets: jax.Array,
                           weights: jax.Array, chunk: int, options: tuple[tuple[str, float], ...]
                           ) -> dict[str, jax.Array]:
-  """`cross_entropy(head(x), targets, weights)` without ever holding the logits of more tokens than
-  those of `chunk` places of each row.
+  """`cross_entropy(head(x), targets, weights)` while holding the logits of only `chunk` positions
+  of each row at once.
 
   Chunks in which no token has weight are skipped. The gradient is of `objective`; it is computed
   chunk by chunk in the forward pass, while the logits are there.
@@ -58,7 +58,7 @@ def chunked_cross_entropy(head: jax.tree_util.Partial, x: jax.Array, targets: ja
     head: [batch, any length, embed] -> float32 logits; a pytree of its parameters.
     x: [batch, length, embed].
     targets, weights: [batch, length].
-    chunk: places of a row whose logits are computed at once.
+    chunk: positions of a row whose logits are computed at once.
     options: keyword arguments of `cross_entropy` as items.
   """
   return _chunks(head, x, targets, weights, chunk, dict(options), with_gradient=False)[0]
@@ -77,8 +77,8 @@ def _chunks(head, x, targets, weights, chunk, options, with_gradient):
     return result['objective'], result
 
   def one(i, carry):
-    cut = lambda a: jax.lax.dynamic_slice_in_dim(a, i * size, size, axis=1)
-    parts = cut(x), cut(targets), cut(weights)
+    chunk_of = lambda a: jax.lax.dynamic_slice_in_dim(a, i * size, size, axis=1)
+    parts = chunk_of(x), chunk_of(targets), chunk_of(weights)
     total, dhead, dx = carry
     if not with_gradient:
       return jax.tree.map(jnp.add, total, sums(head, *parts)[1]), None, None
@@ -89,7 +89,7 @@ def _chunks(head, x, targets, weights, chunk, options, with_gradient):
   zero = {name: jnp.zeros(()) for name in ('objective', 'loss', 'correct', 'weight')}
   gradients = (jax.tree.map(jnp.zeros_like, head), jnp.zeros_like(x)) if with_gradient else (
       None, None)
-  # The place after the last token with weight: what comes later costs nothing.
+  # The position after the last token with weight: later chunks are skipped.
   last = jnp.where(weights.any(0), jnp.arange(number * size) + 1, 0).max()
   total, dhead, dx = jax.lax.fori_loop(0, -(-last // size), one, (zero, *gradients))
   return total, (dhead, None if dx is None else dx[:, :length])
@@ -110,7 +110,7 @@ chunked_cross_entropy.defvjp(_chunked_forward, _chunked_backward)
 def compact_targets(x: jax.Array, targets: jax.Array, weights: jax.Array):
   """The same with the tokens of each row that have weight moved to its beginning.
 
-  So a loss on few tokens, such as BERT's on the masked ones, needs the logits of few.
+  A loss on few tokens, such as BERT's on the masked ones, then needs the logits of few.
   """
   order = jnp.argsort(weights == 0, axis=1, stable=True)
   take = lambda a: jnp.take_along_axis(a, order, axis=1)

@@ -10,8 +10,8 @@ from t5x_lite.models import Model
 from t5x_lite.objectives.cross_entropy import chunked_cross_entropy, compact_targets
 from t5x_lite.objectives.objective import LossSums
 
-# Tokens whose logits a device holds at once. On a CPU few are fast, as they stay in its cache; on
-# accelerators each chunk costs a sum of the output layer's gradient over the devices.
+# Tokens whose logits a device holds at once. On a CPU few are fast, as they fit its cache; on
+# accelerators each chunk costs an all-reduce of the output layer's gradient.
 LOSS_TOKENS = {'cpu': 512, 'gpu': 8192, 'tpu': 8192}
 
 

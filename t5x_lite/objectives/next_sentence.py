@@ -15,7 +15,7 @@ from t5x_lite.objectives.objective import LossSums, rows_with_examples
 class NextSentenceLoss:
   """Cross-entropy of `next_sentence_labels` [batch], a mean over rows.
 
-  Metrics: `next_sentence_loss` in nats and `next_sentence_accuracy`. Nothing without that head.
+  Metrics: `next_sentence_loss` in nats and `next_sentence_accuracy`. None without that head.
   """
 
   def __call__(self, model: Model, batch: Batch, key: jax.Array | None,

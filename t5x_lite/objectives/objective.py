@@ -1,4 +1,4 @@
-"""What an objective is: a function of a model and a batch that gives weighted sums.
+"""The protocol of an objective: a function of a model and a batch that returns weighted sums.
 
 Sums, not means: a step adds the sums of all microbatches and divides once, by the weight of the
 global batch, so that packing, accumulation and the mesh do not change a loss.
@@ -37,7 +37,7 @@ class Objective(Protocol):
 
   def __call__(self, model: Model, batch: Batch, key: jax.Array | None,
                normalizers: dict[str, jax.Array]) -> LossSums | None:
-    """The sums over a batch, or None if the model has nothing for this objective.
+    """The sums over a batch, or None if the objective does not apply to the model.
 
     Args:
       model: whose `outputs(batch, key)` are computed once for all objectives of a step.
@@ -48,10 +48,10 @@ class Objective(Protocol):
 
 
 def normalizers(batch: Batch) -> dict[str, jax.Array]:
-  """How much loss weight a batch has for each of its `token`s, and for each `row` of examples.
+  """Loss weight of a batch for each of its `token`s, and for each `row` of examples.
 
   A loss that is a mean over tokens or rows is multiplied by these, so that dividing everything by
-  the weight of the batch, as a step does, leaves it that mean.
+  the weight of the batch, as a step does, gives that mean.
   """
   weight = sum(x.astype(jnp.float32).sum() for name, x in batch.items()
                if name.endswith('_loss_weights'))

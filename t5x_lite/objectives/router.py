@@ -15,7 +15,7 @@ from t5x_lite.objectives.objective import LossSums
 class RouterLoss:
   """Balance and z-loss of all routers, a mean over tokens, summed over layers.
 
-  Metrics: `load_balance` and `router_z`; see models/moe.py. Nothing without experts.
+  Metrics: `load_balance` and `router_z`; see models/moe.py. None without experts.
   """
   load_balance: float = 0.01   # factor of Switch Transformer's balance loss (equation 4)
   router_z: float = 0.001      # factor of log(Z)^2 of the router (ST-MoE, equation 5)

@@ -1,1 +1,1 @@
-"""The mesh, the rules from logical axes to mesh axes, and where arrays lie on it."""
+"""The mesh, the rules from logical axes to mesh axes, and how arrays are sharded over it."""

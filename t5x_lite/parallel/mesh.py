@@ -1,7 +1,7 @@
 """The one table of mesh axes and rules, from which all that depends on the mesh derives.
 
 The axes of the mesh are the fields of MeshConfig; RULES map the logical axes of parameters and
-activations to them, and the names of the batch's rows, too. Where arrays are sharded
+activations to them, and the names of the batch's rows, too. How arrays are sharded
 (partitioner.py), what is refused (check_fits), the memory of a device (cost/memory.py), `describe`
 and the planner of scaling/ read this table. Models never name mesh axes.
 """
@@ -20,7 +20,7 @@ from t5x_lite.models import ModelConfig
 
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
 # In order of priority: each mesh axis is used once in an array, by the first rule that can. So
-# activations are cut by batch and parameters by embed, though both name 'fsdp'.
+# activations are sharded by batch and parameters by embed, though both name 'fsdp'.
 RULES: Rules = (
     ('batch', ('data', 'fsdp')),
     ('vocab', ('tensor',)),
@@ -30,7 +30,7 @@ RULES: Rules = (
     ('embed', ('fsdp',)),
 )
 # The logical axes that their rule must divide, and the fields of ModelConfig that are their sizes.
-# Key-value heads are not among them: where they are too few, every device keeps all of them.
+# Key-value heads are not among them: where they are too few, they are replicated.
 DIVIDED = {'heads': 'num_heads', 'mlp': 'mlp_dim', 'vocab': 'vocab_size', 'embed': 'embed_dim'}
 
 
@@ -38,8 +38,8 @@ DIVIDED = {'heads': 'num_heads', 'mlp': 'mlp_dim', 'vocab': 'vocab_size', 'embed
 class MeshConfig:
   """How devices are arranged: copies of the model, slices of its state, slices of its layers."""
   data: int = -1       # data parallelism, one copy of the state each; -1: all devices left over
-  fsdp: int = 1        # the batch and the state are cut, parameters gathered when used (ZeRO-3)
-  tensor: int = 1      # heads, mlp and vocab are cut (Megatron)
+  fsdp: int = 1        # the batch and the state are sharded, parameters gathered when used (ZeRO-3)
+  tensor: int = 1      # heads, mlp and vocab are sharded (Megatron)
   rules: Rules = RULES
 
   def __post_init__(self):
@@ -94,7 +94,7 @@ def axes_of(logical: str, rules: Rules = RULES) -> tuple[str, ...]:
 
 
 def num_parts(logical: str, sizes: Mapping[str, int], rules: Rules = RULES) -> int:
-  """Into how many parts a mesh of these sizes cuts a logical axis."""
+  """The number of parts that a mesh of these sizes splits a logical axis into."""
   return math.prod(sizes.get(axis, 1) for axis in axes_of(logical, rules))
 
 
@@ -102,10 +102,10 @@ def indivisible(config: ModelConfig, sizes: Mapping[str, int], rules: Rules = RU
                 ) -> Iterator[tuple[str, str]]:
   """(field of the config, why) for each size that the rules do not divide as they should."""
   for logical, field in DIVIDED.items():
-    cuts = [axes for name, axes in rules if name == logical]
-    parts = [math.prod(sizes.get(axis, 1) for axis in axes) for axes in cuts]
+    choices = [axes for name, axes in rules if name == logical]
+    parts = [math.prod(sizes.get(axis, 1) for axis in axes) for axes in choices]
     if parts and all(getattr(config, field) % n for n in parts):
-      yield field, f'MeshConfig.{" x MeshConfig.".join(cuts[0])} is {parts[0]}'
+      yield field, f'MeshConfig.{" x MeshConfig.".join(choices[0])} is {parts[0]}'
 
 
 def check_fits(config: ModelConfig, mesh: Mesh, batch_size: int, microbatches: int = 1,

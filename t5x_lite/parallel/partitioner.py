@@ -1,4 +1,4 @@
-"""Where arrays lie on a mesh, by the logical names of their axes; models never name mesh axes."""
+"""How arrays are sharded over a mesh, by logical axis names; models never name mesh axes."""
 
 from collections.abc import Callable
 import dataclasses
@@ -16,14 +16,14 @@ from t5x_lite.parallel.mesh import RULES, Rules, axes_of, num_parts
 
 @dataclasses.dataclass(frozen=True)
 class Partitioner:
-  """A mesh and the rules that place arrays on it."""
+  """A mesh and the rules that shard arrays over it."""
   mesh: Mesh
   rules: Rules = RULES
 
   def spec(self, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
     """Mesh axes of an array whose dimensions have these logical names and sizes.
 
-    A dimension that its mesh axes do not divide is left whole.
+    A dimension that its mesh axes do not divide is not sharded.
     """
     used, spec = set(), [None] * len(axes)
     for logical, mesh_axes in self.rules:
@@ -53,7 +53,7 @@ class Partitioner:
     return jax.lax.with_sharding_constraint(x, self.sharding(axes, x.shape))
 
   def shard_map(self, fn: Callable, in_axes: Any, out_axes: Any) -> Callable:
-    """`fn` run by each device on its own part of the arguments, cut along logical axes.
+    """`fn` run by each device on its own part of the arguments, sharded by logical axes.
 
     `in_axes` is like the tuple of arguments and `out_axes` like the result, with a tuple of names
     for each array.
@@ -75,17 +75,17 @@ class Partitioner:
 
   @property
   def replicated(self) -> NamedSharding:
-    """Every device holds the whole array."""
+    """A full copy of the array on every device."""
     return NamedSharding(self.mesh, PartitionSpec())
 
   def batch_sharding(self, ndim: int) -> NamedSharding:
-    """Rows of a batch over the mesh axes of their rule; the other dimensions whole."""
+    """Rows of a batch over the mesh axes of their rule; other dimensions are not sharded."""
     axes = tuple(a for a in axes_of('batch', self.rules) if self.mesh.shape[a] > 1)
     return NamedSharding(self.mesh, PartitionSpec(axes or None, *(None,) * (ndim - 1)))
 
   @property
   def batch_parts(self) -> int:
-    """Into how many parts a batch is cut."""
+    """The number of parts that a batch is sharded into."""
     return num_parts('batch', self.mesh.shape, self.rules)
 
   def check_rows(self, settings) -> None:

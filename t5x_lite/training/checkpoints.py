@@ -2,7 +2,7 @@
 
 A checkpoint is `MODEL_DIR/checkpoints/<step>/` with the items `params` (the trained ones alone),
 `opt_state` (the optimizer state and the step) and `meta` (JSON: the run's seed, batch size and
-vocabulary, and where its frozen parameters are from).
+vocabulary, and the source of its frozen parameters).
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
-    """Starts writing `state`; returns when it is copied off the device. A step once saved stays."""
+    """Starts writing `state`; returns when it is copied off the device. Saved steps stay."""
     if step in self._manager.all_steps():
       return
     rest = {'opt_state': state['opt_state'], 'step': state['step']}
@@ -45,7 +45,7 @@ class Checkpoints:
         meta=ocp.args.JsonSave(meta)))
 
   def save_params(self, params: Any, step: int, meta: dict[str, Any]) -> None:
-    """Writes parameters alone, for others to start from."""
+    """Writes parameters alone, for other runs to start from."""
     self._manager.save(step, args=ocp.args.Composite(
         params=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(meta)))
 
@@ -67,12 +67,12 @@ class Checkpoints:
     return got.params, got.meta
 
   def read_meta(self, step: int) -> dict[str, Any]:
-    """What `step` says of the run that wrote it."""
+    """The meta of `step`: the run that wrote it."""
     with self._one_line(step):
       return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
 
   def param_shapes(self, step: int) -> dict[str, Any]:
-    """Nested dict of what parameters `step` holds, each with `shape` and `dtype`."""
+    """Nested dict of the parameters in `step`, each with `shape` and `dtype`."""
     with self._one_line(step):
       tree = self._manager.item_metadata(step)['params']
       return dict(getattr(tree, 'tree', tree))
@@ -87,19 +87,19 @@ class Checkpoints:
     return steps[-1] if step is None else step
 
   def close(self) -> None:
-    """Waits until what was started is written, then lets go of the folder."""
+    """Waits for pending writes, then releases the folder."""
     self._manager.wait_until_finished()
     self._manager.close()
 
   @contextlib.contextmanager
   def _one_line(self, step):
-    """Turns what Orbax and tensorstore say of a broken checkpoint into one line with the cure."""
+    """Turns errors of Orbax and tensorstore on a damaged checkpoint into one line with the cure."""
     try:
       yield
     except (ValueError, KeyError, FileNotFoundError, OSError, TypeError) as e:
       reason = re.sub(r'\s+', ' ', str(e)).strip()[:200]
       others = [s for s in sorted(self._manager.all_steps()) if s != step]
-      cure = f'the one of step {others[-1]} may be whole: move this one away to use it' if (
+      cure = f'the one of step {others[-1]} may be intact: move this one away to use it' if (
           others) else 'there is no other: train again in another MODEL_DIR'
       raise UserError(f'The checkpoint {self.folder / str(step)} is damaged or of another model '
                       f'config ({reason}); {cure}') from e
@@ -117,20 +117,20 @@ def open_checkpoints(model_dir: pathlib.Path, step: int | None
 
 
 def check_vocabulary(meta: dict[str, Any], vocabulary: str | None, where: str) -> None:
-  """Raises UserError if a checkpoint's meta tells of another vocabulary; None is not compared."""
+  """Raises UserError if a checkpoint's meta names another vocabulary; None is not compared."""
   trained = meta.get('vocabulary')
   if None not in (trained, vocabulary) and trained != vocabulary:
     raise UserError(f'{where}, was trained with the vocabulary {trained!r}, and this run has '
-                    f'{vocabulary!r}: the same ids would be other words; set VOCABULARY to the '
-                    'file it was trained with')
+                    f'{vocabulary!r}: the same ids would stand for other words; set VOCABULARY to '
+                    'the file it was trained with')
 
 
 def restore_full_state(abstract: TrainState, model_dir: pathlib.Path, step: int,
                        meta: dict[str, Any]) -> TrainState:
   """The trained state of another run's checkpoint, for a run whose meta is `meta` to continue.
 
-  Raises UserError if the seed, the batch size or the vocabulary differ: what was read so far would
-  not be what this run would have read.
+  Raises UserError if the seed, the batch size or the vocabulary differ: this run would not
+  continue the same stream of data.
   """
   with open_checkpoints(model_dir, step) as (source, step):
     state, saved = source.restore(abstract, step)
@@ -138,5 +138,5 @@ def restore_full_state(abstract: TrainState, model_dir: pathlib.Path, step: int,
   for name in ('seed', 'batch_size'):
     if saved.get(name) != meta[name]:
       raise UserError(f'{model_dir}, step {step}, has {name} {saved.get(name)} and this run '
-                      f'{meta[name]}: a branch reads the same data, so set it alike')
+                      f'{meta[name]}: a branch reads the same data, so set the same value')
   return state

@@ -20,7 +20,7 @@ from t5x_lite.training.metric_writer import MetricWriter
 
 
 class _StepLate(Hook):
-  """Reads the sums of a step after the next one has started, so that no device waits."""
+  """Reads the sums of a step after the next one has started, so that the device does not wait."""
 
   _pending: tuple[int, Batch, LossSums] | None = None
 
@@ -50,7 +50,7 @@ class LogMetrics(_StepLate):
   def __init__(self, writer: MetricWriter, progress: Progress, log_every: int, *,
                learning_rate: Callable[[Any], Any] | None,
                flops_of: Callable[[Batch], float], peak_flops: float):
-    """What a step costs is given: `flops_of` the global batch, and the peak of all devices."""
+    """Costs of a step: `flops_of` the global batch, and the peak of all devices."""
     self.writer, self.progress, self.log_every = writer, progress, log_every
     self.learning_rate, self.flops_of, self.peak_flops = learning_rate, flops_of, peak_flops
 
@@ -83,7 +83,7 @@ class LogMetrics(_StepLate):
 
 
 def metric_means(sums: LossSums) -> dict[str, float]:
-  """What is logged of a step: each metric's sum over its weight, and the objective's."""
+  """The logged metrics of a step: each metric's sum over its weight, and the objective's."""
   mean = lambda total, weight: float(total) / max(float(weight), 1.0)
   metrics = {name: mean(*pair) for name, pair in sums.metrics.items()}
   first = {'loss': metrics.pop('loss')} if 'loss' in metrics else {}
@@ -94,7 +94,7 @@ def metric_means(sums: LossSums) -> dict[str, float]:
 class StopIfNotFinite(_StepLate):
   """Fails with a UserError when the objective or its gradient is no longer finite.
 
-  Every n-th step is looked at, and each step at which the run pauses, so that no such state is
+  Every n-th step is checked, and each step at which the run pauses, so that no such state is
   saved.
   """
 
@@ -120,10 +120,10 @@ class StopIfNotFinite(_StepLate):
 
 
 class SaveCheckpoints(Hook):
-  """Saves every so many steps, before each evaluation, and when the run ends or is stopped."""
+  """Saves at intervals, before each evaluation, and when the run ends or is stopped."""
 
   def __init__(self, checkpoints: Checkpoints, meta: dict[str, Any], *intervals: int | None):
-    """`intervals`: of checkpoints, and of whatever a checkpoint is to come before."""
+    """`intervals`: of checkpoints, and of what each checkpoint precedes."""
     self.checkpoints, self.meta, self.intervals = checkpoints, meta, intervals
 
   def pauses_after(self, step: int) -> bool:
@@ -140,7 +140,7 @@ class SaveCheckpoints(Hook):
 
 
 class Evaluate(Hook):
-  """Evaluates every so many steps, and the finished run."""
+  """Evaluates at intervals, and after the last step."""
 
   def __init__(self, evaluator: Callable[[Any, int], dict[str, float]], interval: int | None,
                all_params: Callable[[Run], Any], writer: MetricWriter, progress: Progress):
@@ -161,7 +161,7 @@ class Evaluate(Hook):
 
 @dataclasses.dataclass
 class StopOnSignals(Hook):
-  """Ctrl-C and SIGTERM end the run after the step that runs, and it is saved; twice stops now."""
+  """Ctrl-C and SIGTERM save and end the run after the current step; a second one stops it now."""
 
   numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
   before: dict = dataclasses.field(default_factory=dict)

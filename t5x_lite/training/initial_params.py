@@ -1,4 +1,4 @@
-"""Where parameters come from: a seed, a checkpoint of the run, or another run's checkpoint."""
+"""Sources of parameters: a seed, a checkpoint of the run, or another run's checkpoint."""
 
 from collections.abc import Callable
 import pathlib
@@ -18,10 +18,10 @@ FROZEN_FROM = 'frozen_from'   # in a checkpoint's meta: the seed, or the run and
 
 def load_params(model_dir: pathlib.Path, network: Network, partitioner: Partitioner,
                 step: int | None, vocabulary: str | None = None) -> tuple[Any, int]:
-  """(all parameters, step) of a checkpoint of a run, newest if step is None, placed on the mesh.
+  """(all parameters, step) of a checkpoint of a run, newest if step is None, on the mesh.
 
-  Frozen parameters come from where the checkpoint says. Raises UserError if it was trained with
-  another vocabulary than the one of this fingerprint.
+  Frozen parameters come from the source that the checkpoint records. Raises UserError if it was
+  trained with another vocabulary than the one of this fingerprint.
   """
   trained, frozen = trees.partition(abstract_params(network, partitioner), network.is_trained)
   with open_checkpoints(model_dir, step) as (source, step):
@@ -36,8 +36,8 @@ def load_frozen(network: Network, abstract: dict, meta: dict[str, Any]) -> dict:
   """The frozen parameters `abstract` of a checkpoint with this meta: of its base, or its seed."""
   origin = meta.get(FROZEN_FROM)
   if origin is None:
-    raise UserError('The checkpoint does not say where its frozen parameters are from: it is of a '
-                    'run without Experiment.adaptation, or with another')
+    raise UserError('The checkpoint does not record the source of its frozen parameters: it is of '
+                    'a run without Experiment.adaptation, or with another')
   want = trees.flatten(abstract)
   if 'seed' in origin:
     return trees.unflatten(_draw(network, want, origin['seed']))
@@ -66,7 +66,7 @@ def _on_one_device(shardings) -> bool:
 def _read(model_dir: pathlib.Path, step: int | None, want: dict[str, Any], network: Network):
   """({path: value} of the wanted parameters that a run has, paths of all it holds, meta, step).
 
-  Those that its checkpoint lacks, because they were frozen, are read where it says they are from.
+  Those that its checkpoint lacks, because they were frozen, are read from the source it records.
   """
   with open_checkpoints(model_dir, step) as (source, step):
     have = trees.flatten(source.param_shapes(step))
@@ -74,7 +74,7 @@ def _read(model_dir: pathlib.Path, step: int | None, want: dict[str, Any], netwo
       if name in have and tuple(have[name].shape) != want[name].shape:
         raise UserError(f'{model_dir}, step {step}: {name!r} has shape {tuple(have[name].shape)}, '
                         f'this model needs {want[name].shape}: use the same model config')
-    # Orbax restores whole items: what is not wanted is read too, and dropped here.
+    # Orbax restores whole items: unwanted parameters are read too, and dropped here.
     target = {n: want.get(n, jax.ShapeDtypeStruct(have[n].shape, have[n].dtype)) for n in have}
     restored, meta = source.restore_params(trees.unflatten(target), step)
   found = {n: x for n, x in trees.flatten(restored).items() if n in want}
@@ -89,7 +89,7 @@ def _read(model_dir: pathlib.Path, step: int | None, want: dict[str, Any], netwo
 def replace_from_run(params: dict, abstract: dict, network: Network, model_dir: pathlib.Path,
                      step: int | None, missing_ok: tuple[str, ...], vocabulary: str | None = None
                      ) -> tuple[dict, str, int]:
-  """(`params` with the values of another run's checkpoint, one line on what was taken, its step).
+  """(`params` with the values of another run's checkpoint, a summary line, its step).
 
   A parameter that checkpoint lacks must begin with one of `missing_ok` and keeps its fresh value;
   one that only it has is left out and named. Raises UserError for any other difference.
@@ -112,11 +112,11 @@ def replace_from_run(params: dict, abstract: dict, network: Network, model_dir: 
 
 def fresh_state(network: Network, partitioner: Partitioner, optimizer, abstract: TrainState,
                 seed: int, model_dir: pathlib.Path | None, step: int | None,
-                missing_ok: tuple[str, ...], meta: dict[str, Any], say: Callable[[str], None]
+                missing_ok: tuple[str, ...], meta: dict[str, Any], log: Callable[[str], None]
                 ) -> TrainState:
   """The state before step 0: drawn from the seed, or with the parameters of another run.
 
-  Says in `meta` where frozen parameters are from, and by `say` what was taken of the other run.
+  Records the source of frozen parameters in `meta`; passes a summary of the other run to `log`.
   """
   shardings = shardings_of(abstract)
   state = jax.jit(lambda: init_state(network, optimizer, seed, _on_one_device(shardings)),
@@ -125,7 +125,7 @@ def fresh_state(network: Network, partitioner: Partitioner, optimizer, abstract:
     params, line, step = replace_from_run(
         trees.combine(state['params'], state['frozen']), abstract_params(network, partitioner),
         network, model_dir, step, missing_ok, meta['vocabulary'])
-    say(line)
+    log(line)
     trained, frozen = trees.partition(params, network.is_trained)
     state = state | {'params': trained, 'frozen': frozen}
   if abstract['frozen']:

@@ -1,4 +1,4 @@
-"""The training loop: batches in, steps, and hooks that do all that happens between steps."""
+"""The training loop: batches in, steps, and hooks that do everything between steps."""
 
 from collections.abc import Callable, Sequence
 import contextlib
@@ -13,7 +13,7 @@ from t5x_lite.training.state import TrainState
 
 @dataclasses.dataclass
 class Run:
-  """Where a run is; hooks read it, and stop it by setting `stopped_by`.
+  """The progress of a run; hooks read it, and stop it by setting `stopped_by`.
 
   Attributes:
     state: after `step` steps. The next step donates it: a hook keeps no reference.
@@ -37,9 +37,9 @@ class Run:
 
 
 class Hook:
-  """What may happen around steps; a hook defines the moments it wants.
+  """Code that runs around steps; a hook defines the moments it uses.
 
-  Moments of one kind come in the order of the hooks. A pause lets the device finish: metrics are
+  At each moment hooks run in order. A pause lets the device finish: metrics are
   written, then checkpoints, then evaluations, so that a failing evaluation loses nothing.
   """
 
@@ -47,7 +47,7 @@ class Hook:
     """Before the first step."""
 
   def after_step(self, run: Run) -> None:
-    """A step has been started; what waits for the device here makes it idle."""
+    """A step has been started; waiting for the device here makes it idle."""
 
   def pauses_after(self, step: int) -> bool:
     """Whether the device is to finish after this step, for the sake of this hook."""
@@ -66,7 +66,7 @@ class Hook:
 def run(state: TrainState, step_fn: Callable[[TrainState, Batch], tuple[TrainState, LossSums]],
         batches: Callable[[TrainState], Batch], hooks: Sequence[Hook], until: int, *,
         partitioner: Partitioner, start: int = 0) -> Run:
-  """Takes steps from `start` to `until`, or until a hook stops the run; returns where it is then.
+  """Takes steps from `start` to `until`, or until a hook stops the run; returns its last state.
 
   Args:
     state: after `start` steps.

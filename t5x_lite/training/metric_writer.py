@@ -1,4 +1,4 @@
-"""What a run writes down: metrics.jsonl and TensorBoard events."""
+"""The logs of a run: metrics.jsonl and TensorBoard events."""
 
 import json
 import math
@@ -11,11 +11,11 @@ class MetricWriter:
   """Appends records to metrics.jsonl and to TensorBoard events beside it.
 
   A record is {'step': …, 'kind': 'train' or 'eval', name: number, …}; a number that is not finite
-  is written as null, since JSON knows no other.
+  is written as null, as JSON has no such number.
   """
 
   def __init__(self, folder: RunFolder, resumed_step: int = 0):
-    """Drops what a stopped run logged after the checkpoint of `resumed_step`: it comes again."""
+    """Drops what a stopped run logged after the checkpoint of `resumed_step`; it recurs."""
     from tensorboardX import SummaryWriter  # 0.5 s, and only a run that writes needs it
     if folder.metrics.exists():
       kept = [r for r in folder.read_metrics() if r['step'] <= resumed_step]

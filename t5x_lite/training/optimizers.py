@@ -1,6 +1,6 @@
 """Optimizers: frozen dataclasses that make optax objects.
 
-They are data, so that two runs can be compared; `optimizer.make()` gives the optax transformation.
+They are data, so that two runs are comparable; `optimizer.make()` gives the optax transformation.
 """
 
 import dataclasses

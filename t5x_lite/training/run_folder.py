@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-  """The folder of a run; nothing is read or made before it is asked for."""
+  """The folder of a run; nothing is read or made before it is used."""
   path: pathlib.Path
 
   @property
@@ -38,11 +38,11 @@ class RunFolder:
 
   @property
   def huggingface(self) -> pathlib.Path:
-    """What an imported run came with and is neither parameter nor architecture."""
+    """Files of an imported run besides parameters and architecture."""
     return self.path / 'huggingface'
 
   def inferences(self, name: str, step: int) -> pathlib.Path:
-    """What the checkpoint of `step` says to a file or split of this name."""
+    """The outputs of the checkpoint of `step` for a file or split of this name."""
     return self.path / f'inferences-{name}-{step}.jsonl'
 
   def read_metrics(self) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ class RunFolder:
 
 
 def read_metrics(path: pathlib.Path | str) -> list[dict[str, Any]]:
-  """The records of a metrics.jsonl; a last line cut off by a crash is left out."""
+  """The records of a metrics.jsonl; a last line truncated by a crash is skipped."""
   records = []
   for line in pathlib.Path(path).read_text().splitlines():
     try:

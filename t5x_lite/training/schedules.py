@@ -1,4 +1,4 @@
-"""Learning-rate schedules: frozen dataclasses that are called with a step."""
+"""Learning-rate schedules: frozen dataclasses, called with a step."""
 
 from collections.abc import Callable
 import dataclasses

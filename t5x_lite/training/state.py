@@ -26,26 +26,26 @@ def init_state(network: Network, optimizer: optax.GradientTransformation, seed: 
           'opt_state': optimizer.init(params)}
 
 
-def _placed(x, sharding) -> jax.ShapeDtypeStruct:
+def _with_sharding(x, sharding) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
 def abstract_params(network: Network, partitioner: Partitioner) -> dict:
   """All parameters, trained and frozen, as ShapeDtypeStructs that carry their shardings."""
-  return jax.tree.map(_placed, network.shapes, partitioner.param_shardings(network))
+  return jax.tree.map(_with_sharding, network.shapes, partitioner.param_shardings(network))
 
 
 def abstract_state(network: Network, optimizer: optax.GradientTransformation,
                    partitioner: Partitioner) -> TrainState:
   """The state as ShapeDtypeStructs that carry their shardings."""
   params, frozen = trees.partition(abstract_params(network, partitioner), network.is_trained)
-  whole = partitioner.replicated
-  # Moments are sharded like their parameter; Adafactor's row and column sums are small and whole.
+  replicated = partitioner.replicated
+  # Moments are sharded like their parameter; Adafactor's small row and column sums are replicated.
   opt_state = optax.tree.map_params(
-      optimizer, lambda x, p: _placed(x, p.sharding if x.shape == p.shape else whole),
+      optimizer, lambda x, p: _with_sharding(x, p.sharding if x.shape == p.shape else replicated),
       jax.eval_shape(optimizer.init, params), params,
-      transform_non_params=lambda x: _placed(x, whole))
-  return {'step': jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), 'params': params,
+      transform_non_params=lambda x: _with_sharding(x, replicated))
+  return {'step': jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated), 'params': params,
           'frozen': frozen, 'opt_state': opt_state}
 
 

@@ -1,4 +1,4 @@
-"""The one jitted step that moves the train state on."""
+"""The jitted step that updates the train state."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -23,8 +23,8 @@ def loss_and_gradients(network: Network, objectives: Sequence[Objective], params
                        microbatches: int = 1) -> tuple[LossSums, Any]:
   """(the sums of all objectives, the gradient of their total by `params`) over a batch.
 
-  With `microbatches` the rows are computed in so many parts, one after the other, and the sums
-  added: dividing by the whole batch's weight afterwards gives the same as one part.
+  With `microbatches` the rows are computed in that many parts, one after the other, and the sums
+  are added: dividing by the weight of the full batch afterwards gives the same result.
   """
   loss_fn, of_batch = add_objectives(objectives), normalizers(batch)
 

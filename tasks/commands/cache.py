@@ -13,7 +13,7 @@ EXAMPLE = ('t5x-lite data cache --gin_file=experiments/tiny_lm.gin '
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  gin_flags.add(parser)
+  gin_flags.add_flags(parser)
   parser.add_argument('--processes', type=int, default=os.cpu_count(),
                       help='that tokenise side by side (default: one a core)')
   parser.add_argument('--json', action='store_true', help='print JSON')

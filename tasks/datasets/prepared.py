@@ -1,6 +1,6 @@
 """TFDS data sets that are read only where they are prepared: no run downloads anything.
 
-`python -m tasks.prepared glue/sst2:2.0.0` downloads and prepares one in TFDS_DATA_DIR, else in
+`python -m tasks.datasets.prepared glue/sst2:2.0.0` downloads and prepares one in TFDS_DATA_DIR, else in
 ~/tensorflow_datasets.
 """
 
@@ -18,7 +18,7 @@ from t5x_lite.core.errors import UserError
 
 
 class PreparedSource(seqio.TfdsDataSource):
-  """A TFDS data set that must lie prepared in the data directory when it is first read.
+  """A TFDS data set that must be prepared in the data directory when it is first read.
 
   Making one touches no file, so that any number of tasks can be registered. seqio.TfdsDataSource
   downloads what is missing, and keeps what it found for the life of the process.
@@ -78,7 +78,7 @@ class _PreparedLoader(seqio.LazyTfdsLoader):
         folder = data_dir or constants.DATA_DIR
         raise UserError(
             f'the data set {self.name} is not prepared in {folder}: run `TFDS_DATA_DIR={folder} '
-            f'python -m tasks.prepared {self._made_from}`, or set DataConfig.data_dir to the '
+            f'python -m tasks.datasets.prepared {self._made_from}`, or set DataConfig.data_dir to the '
             'folder that has it'
         ) from error
       self._builders[data_dir] = builder
@@ -105,6 +105,6 @@ def make_tfds_ready() -> None:
 
 if __name__ == '__main__':
   if not sys.argv[1:]:
-    sys.exit('usage: python -m tasks.prepared NAME:VERSION [...], such as glue/sst2:2.0.0')
+    sys.exit('usage: python -m tasks.datasets.prepared NAME:VERSION [...], such as glue/sst2:2.0.0')
   for _name in sys.argv[1:]:
     prepare(_name)

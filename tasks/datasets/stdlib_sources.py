@@ -113,7 +113,7 @@ def _without_docstring(node, lines: list[bytes], start: int) -> str:
   after = lines[docstring.end_lineno:node.end_lineno]
   head = lines[docstring.lineno - 1][:docstring.col_offset]
   tail = lines[docstring.end_lineno - 1][docstring.end_col_offset:]
-  # A statement must stand in its place where it is the whole body, or shares a line with code.
+  # A statement must replace it where it is the whole body, or shares a line with code.
   if len(node.body) == 1 or head.strip() or tail.strip():
     after = [head + b'pass' + tail] + after
   indent = lines[start - 1][:len(lines[start - 1]) - len(lines[start - 1].lstrip())]

@@ -1,6 +1,6 @@
 """One declaration of a supervised data set, and the seqio tasks that follow from it.
 
-docs/data.md says step by step how to add a data set.
+docs/data.md shows step by step how to add a data set.
 """
 
 from collections.abc import Callable

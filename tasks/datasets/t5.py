@@ -51,7 +51,7 @@ _EXAMPLES = {**glue.EXAMPLES, **super_glue.EXAMPLES}
 
 
 def _rates(**settings) -> list[tuple]:
-  """Returns every task and `rates.rate` of its examples, half of that for RTE, here twice."""
+  """Returns every task and `rates.rate` of its examples, half of that for RTE, listed twice."""
   share = lambda name: 0.5 if name.endswith('_rte') else 1.0
   known = [(name, share(name) * rates.rate(n, **settings)) for name, n in _EXAMPLES.items()]
   return known + [(task.name, rates.proportional(**settings)) for task in TASKS]

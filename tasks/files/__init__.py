@@ -1,4 +1,4 @@
-"""A user's own files as tasks: the gin class, the formats, where examples lie, the seqio source.
+"""A user's own files as tasks: the gin class, the formats, the index of examples, the seqio source.
 
 Importing this loads no TensorFlow, so that gin can read it anywhere.
 """

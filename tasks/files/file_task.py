@@ -37,7 +37,7 @@ class FileTask:
     targets: the text, the targets of text_to_text, or the label.
     labels: what targets may be; of a classification, which needs them, the first is class 0.
     columns: the names of the columns of .csv and .tsv files that have no line of names.
-    skip_bad: leave out examples that are not as they should be, and say how many, instead of
+    skip_bad: leave out examples that are not as they should be, and report how many, instead of
       refusing the files.
     name: what it is called in tables and metrics, followed by the objective.
   """
@@ -74,7 +74,7 @@ class FileTask:
     for field in ('labels', 'columns'):
       self._check_names(field)
     if self.objective == 'classification' and not self.labels:
-      raise FieldError(self, 'labels', "must say what labels there are when objective is "
+      raise FieldError(self, 'labels', "must list the labels when objective is "
                        "'classification', such as ('0', '1')")
     if self.labels and not pairs:
       raise FieldError(self, 'labels', 'is for targets that are labels, and objective is '
@@ -90,7 +90,7 @@ class FileTask:
         text = getattr(self, field)
         text is None or Template(text).pieces
       except ValueError as error:
-        raise FieldError(self, field, f'is no template: {error}; write {{{{ and }}}} for braces '
+        raise FieldError(self, field, f'is not a template: {error}; write {{{{ and }}}} for braces '
                          'that stand for themselves') from error
 
   @property
@@ -119,11 +119,11 @@ class FileTask:
         held_out=share)
     indices = {'train': read(self.train, 'train')}
     if share:
-      whole = indices['train']
-      indices = {'train': whole.where(~whole.held_out), 'validation': whole.where(whole.held_out)}
+      both = indices['train']
+      indices = {'train': both.where(~both.held_out), 'validation': both.where(both.held_out)}
       empty = [split for split, part in indices.items() if not len(part)]
       if empty:
-        raise FieldError(self, 'validation', f'a share of {share} of {len(whole)} example(s) '
+        raise FieldError(self, 'validation', f'a share of {share} of {len(both)} example(s) '
                          f'leaves none for {empty[0]}: choose another, or give files')
     elif self.validation is not None:
       indices['validation'] = read(self.validation, 'validation')
@@ -150,7 +150,7 @@ class FileTask:
     good = value is None or isinstance(value, list | tuple) and all(
         isinstance(x, str) for x in value) and len(set(value)) == len(value)
     if not good:
-      raise FieldError(self, field, 'must be strings in brackets, none of them twice')
+      raise FieldError(self, field, 'must be distinct strings in brackets')
 
 
 def texts(pattern: str, text: str, where: str = 'files') -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Files of any format as plain local ones: fetched, unpacked or rewritten as JSON lines, once.
 
-Plain are .txt, .jsonl, .csv and .tsv, which `file_index` reads where they lie. Also read are the
+Plain are .txt, .jsonl, .csv and .tsv, which index.py reads in place. Also read are the
 same packed by gzip (.gz) or Zstandard (.zst), Parquet, TFRecord and ArrayRecord files of
 tf.train.Example, folders that `datasets.Dataset.save_to_disk` wrote, and all of these under any URL
 that fsspec knows (gs:// needs the package gcsfs).
@@ -61,7 +61,7 @@ def find_files(pattern: str, where: str) -> list[str]:
 def plain_file(path: str, where: str) -> pathlib.Path:
   """A plain local file with the examples of `path`: itself, or one in `cache_folder()`.
 
-  A file of the cache is made once for each size and time of its original, and appears when whole.
+  A file of the cache is made once for each size and time of its original, and appears once complete.
 
   Raises:
     UserError: the format is not known, or the file is damaged or cannot be read.
@@ -89,7 +89,7 @@ def plain_file(path: str, where: str) -> pathlib.Path:
           if not file.tell():   # what some readers say of a file that is none of theirs
             raise ValueError('there is no record in it')
   except (OSError, EOFError, ValueError) as error:   # pyarrow's own are among these
-    raise UserError(f'{where}: cannot read {path}, which is damaged or cut off '
+    raise UserError(f'{where}: cannot read {path}, which is damaged or truncated '
                     f'({str(error).splitlines()[0]}): fetch or write it again') from error
   return target
 
@@ -173,7 +173,7 @@ def _example(record: bytes) -> dict[str, Any]:
   try:
     features = tf.train.Example.FromString(record).features.feature
   except Exception as error:   # protobuf has a type of its own, DecodeError
-    raise ValueError('a record is no tf.train.Example') from error
+    raise ValueError('a record is not a tf.train.Example') from error
   row = {}
   for name, feature in features.items():
     values = getattr(feature, feature.WhichOneof('kind') or 'bytes_list').value

@@ -30,7 +30,7 @@ _BOM = b'\xef\xbb\xbf'
 
 
 class BadExample(Exception):
-  """What is wrong with an example, without its place."""
+  """What is wrong with an example, without its location."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Template:
   Attributes:
     text: as given; braces that stand for themselves are doubled.
     labels: the values that the result may have, or none.
-    number: whether the result is the place of its value among them.
+    number: whether the result is the index of its value among them.
   """
 
   text: str
@@ -143,7 +143,7 @@ def index_files(pattern: str, templates: Mapping[str, Template], where: str, *,
     templates: of each feature.
     where: the setting that gave the pattern, for messages.
     columns: the names of the columns of .csv and .tsv files without a line of names.
-    skip_bad: leave out examples that are not as they should be, and say so in `skipped`.
+    skip_bad: leave out examples that are not as they should be, and list them in `skipped`.
     held_out: share of the examples chosen by a hash of their features, so that equal ones are on
       one side.
 
@@ -151,7 +151,7 @@ def index_files(pattern: str, templates: Mapping[str, Template], where: str, *,
   names, sizes and times are the same.
 
   Raises:
-    UserError: as file_formats, or an example is not UTF-8, not a JSON object, of another number of
+    UserError: as formats.find_files, or an example is not UTF-8, not a JSON object, of another number of
       cells than its table has columns, too long, lacks a field, or there is no example at all.
   """
   names = formats.find_files(pattern, where)
@@ -162,7 +162,7 @@ def index_files(pattern: str, templates: Mapping[str, Template], where: str, *,
   file_of, start, size, chosen = (array.array(kind) for kind in 'iqqb')
   digest, skipped, headers, has_text = hashlib.sha256(), [], [], False
   for number, (name, path) in enumerate(zip(names, paths)):
-    digest.update(f'\0{path.suffix}\0'.encode())   # where files lie does not matter
+    digest.update(f'\0{path.suffix}\0'.encode())   # folders do not matter
     table = path.suffix in ('.csv', '.tsv')
     header = tuple(columns) if table and columns else None
     try:
@@ -189,9 +189,9 @@ def index_files(pattern: str, templates: Mapping[str, Template], where: str, *,
       raise UserError(f'{where}: cannot read {name}: {error.strerror}') from error
     headers.append(header)
   if not has_text:
-    said = f', only {len(skipped)} bad line(s), the first: {skipped[0]}' if skipped else ''
+    bad = f', only {len(skipped)} bad line(s), the first: {skipped[0]}' if skipped else ''
     raise UserError(
-        f'{where}: {pattern!r} matches {len(paths)} file(s), but they hold no text{said}')
+        f'{where}: {pattern!r} matches {len(paths)} file(s), but they hold no text{bad}')
   as_array = lambda values, dtype: np.frombuffer(values, dtype)
   index = FileIndex(
       paths, tuple(headers), dict(templates), as_array(file_of, np.int32),
@@ -285,7 +285,7 @@ def _header(line: bytes, suffix: str, where: str) -> tuple[str, ...]:
   except BadExample as error:
     raise UserError(f'{where}: {error}') from error
   if len(set(names)) < len(names) or '' in names:
-    raise UserError(f'{where}: the line of column names has one twice or an empty one: '
+    raise UserError(f'{where}: the line of column names has a duplicate or empty one: '
                     f'{", ".join(names)}; if it is no such line, set FileTask.columns')
   return names
 

@@ -2,7 +2,7 @@
 
 A cache is a folder for each task: the files `<split>.tfrecord-…`, `info.<split>.json`,
 `stats.<split>.json` with what was counted, `provenance.json`, and `COMPLETED`, written last.
-Examples lie there in the order in which the task's source shuffles them.
+Examples are in the order in which the task's source shuffles them.
 """
 
 from collections.abc import Iterator
@@ -42,8 +42,8 @@ def write_cache(data: Any, processes: int) -> Iterator[tuple[str, dict[str, int]
     UserError: as provider.get_task; no cache_dir; or a task that cannot be tokenised ahead.
   """
   if data.cache_dir is None:
-    raise UserError('DataConfig.cache_dir is not set: say where the tokenised data is to be, '
-                    'as --gin.DataConfig.cache_dir=FOLDER')
+    raise UserError('DataConfig.cache_dir is not set: pass '
+                    '--gin.DataConfig.cache_dir=FOLDER')
   tasks = [t for t in seqio.get_subtasks(get_task(data)) if data.split in t.splits]
   for task in tasks:
     _check_supported(task)
@@ -59,7 +59,7 @@ def write_cache(data: Any, processes: int) -> Iterator[tuple[str, dict[str, int]
     for task in tasks:
       if task not in finished:
         folder = _folder(data, task)
-        if folder.exists():   # of a run that was cut off
+        if folder.exists():   # of an interrupted run
           folder.rmtree()
         folder.mkdir(parents=True)
         jobs[task] = [pool.submit(_write_shard, task.name, data.split, (i, shards), str(folder))
@@ -121,7 +121,7 @@ def _check_supported(task: seqio.Task) -> None:
 def _check(task: seqio.Task, data: Any) -> None:
   folder = _folder(data, task)
   if not (folder / f'stats.{data.split}.json').exists() or not (folder / 'COMPLETED').exists():
-    raise UserError(f'{folder} is no finished cache of the {data.split} split of task {task.name}: '
+    raise UserError(f'{folder} is not a finished cache of the {data.split} split of task {task.name}: '
                     'write it with t5x-lite data cache, with the gin files and settings of the '
                     'run and a cache_dir for each split, or set DataConfig.cache_dir to None')
   written, present = json.loads((folder / _PROVENANCE).read_text()), _provenance(task, data.split)

@@ -31,13 +31,13 @@ class Member:
     name: of the task.
     share: of the examples drawn.
     token_share: of the tokens drawn.
-    examples: in the source; None if it does not say.
+    examples: in the source; None if unknown.
     tokens: in all of them, of its outputs: counted in a cache, else estimated from the sample;
       None likewise.
     epochs: times that each token is seen in the planned steps; None likewise.
     mean_length, p95_length: tokens of each feature of an example that reaches the model.
-    truncated: share of the tokens that are cut off.
-    filled: share of a row's places that hold a token.
+    truncated: share of the tokens that are truncated.
+    filled: share of a row's positions that hold a token.
     rendered: rendered examples.
   """
 
@@ -151,7 +151,7 @@ def _convert(examples, task, experiment, packing: str) -> list[Batch]:
 
 
 def _filled(examples, task, experiment) -> float:
-  """The share of the places of packed rows that hold a token."""
+  """The share of the positions of packed rows that hold a token."""
   held = [row[name] > 0 for row in _convert(examples, task, experiment, experiment.data.packing)
           for name in row if name.endswith('_segment_ids')]
   return float(sum(x.sum() for x in held) / sum(x.size for x in held))
@@ -173,9 +173,9 @@ def _render(row: Batch, task, experiment) -> str:
   if side == 'decoder':
     held = row['decoder_segment_ids'][0] > 0
     targets, weights = targets[held], weights[held]
-  for loss, places in itertools.groupby(range(len(targets)), key=lambda i: bool(weights[i])):
+  for loss, positions in itertools.groupby(range(len(targets)), key=lambda i: bool(weights[i])):
     if loss or side == 'decoder':
-      text = _text(vocabulary, targets[list(places)])
+      text = _text(vocabulary, targets[list(positions)])
       lines.append(f'{_LOSS if loss else _CONTEXT}{text}{_PLAIN}')
   if side == 'encoder':   # the tokens to guess, one after the other
     lines[1:] = [' '.join(lines[1:])]

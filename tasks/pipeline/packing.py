@@ -27,10 +27,10 @@ def best_fit(converter: type[seqio.FeatureConverter]) -> type[seqio.FeatureConve
 
 
 def pack(ds: tf.data.Dataset, lengths: Mapping[str, int]) -> tf.data.Dataset:
-  """Rows of the examples of `ds`, in an order that its examples fix.
+  """Rows of the examples of `ds`, in an order determined by the examples.
 
   Args:
-    ds: each feature a vector; cut to its length.
+    ds: each feature a vector; truncated to its length.
     lengths: of each feature of a row.
 
   Returns:
@@ -52,8 +52,8 @@ def pack(ds: tf.data.Dataset, lengths: Mapping[str, int]) -> tf.data.Dataset:
     return {key: tf.ensure_shape(x, [None, limits[i // 3]])
             for i, (key, x) in enumerate(zip(keys, out))}
 
-  cut = lambda example: {name: example[name][:lengths[name]] for name in names}
-  return ds.map(cut).ragged_batch(WINDOW).map(rows).unbatch()
+  truncate = lambda example: {name: example[name][:lengths[name]] for name in names}
+  return ds.map(truncate).ragged_batch(WINDOW).map(rows).unbatch()
 
 
 def _pack_window(values: Sequence[np.ndarray], sizes: Sequence[np.ndarray], limits: Sequence[int]
@@ -66,8 +66,8 @@ def _pack_window(values: Sequence[np.ndarray], sizes: Sequence[np.ndarray], limi
     limits: ids of a row of each feature.
   """
   sizes_NF = np.stack(sizes, 1)
-  row_N, segment_N, offset_NF, num_rows = place(sizes_NF, np.asarray(limits))
-  # The longest examples are placed first; unshuffled rows would come in the order of their length.
+  row_N, segment_N, offset_NF, num_rows = assign_rows(sizes_NF, np.asarray(limits))
+  # The longest examples are assigned first; unshuffled rows would be sorted by length.
   row_N = np.random.default_rng(0).permutation(num_rows)[row_N]
   out = []
   for f, (flat, limit) in enumerate(zip(values, limits)):
@@ -82,9 +82,9 @@ def _pack_window(values: Sequence[np.ndarray], sizes: Sequence[np.ndarray], limi
   return out
 
 
-def place(sizes_NF: np.ndarray, limits_F: np.ndarray
-          ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-  """Best-fit decreasing: where each of N examples of F features goes.
+def assign_rows(sizes_NF: np.ndarray, limits_F: np.ndarray
+                ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+  """Best-fit decreasing: the row and offset of each of N examples of F features.
 
   Args:
     sizes_NF: ids of each feature of each example, at most `limits_F`.
@@ -99,7 +99,7 @@ def place(sizes_NF: np.ndarray, limits_F: np.ndarray
   row_N, segment_N = np.zeros(N, np.int64), np.zeros(N, np.int64)
   offset_NF = np.zeros((N, F), np.int64)
   used_RF, count_R = np.zeros((N, F), np.int64), np.zeros(N, np.int64)
-  free_R, num_rows = np.zeros(N), 0   # what is left of a row, as a share of all its features
+  free_R, num_rows = np.zeros(N), 0   # remaining share of a row, summed over its features
   for n in np.argsort(-share_NF.max(1), kind='stable'):
     room_R = limits_F - used_RF[:num_rows] >= sizes_NF[n]
     free = np.where(room_R.all(1), free_R[:num_rows], np.inf)

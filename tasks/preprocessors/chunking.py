@@ -27,7 +27,7 @@ def chunk(
 def chunk_targets(
     dataset: tf.data.Dataset, sequence_length: seqio.preprocessors.SequenceLengthType | None
 ) -> tf.data.Dataset:
-  """Cuts `targets` into pieces of `sequence_length['targets']`; None leaves them whole."""
+  """Cuts `targets` into pieces of `sequence_length['targets']`; None does not split them."""
   if not sequence_length or sequence_length.get('targets') is None:
     return dataset
   return chunk(dataset, feature='targets', length=sequence_length['targets'])

@@ -43,7 +43,7 @@ def fill_in_middle(
   pieces that leave room for three marks and EOS, so that no part is cut off its marks. A piece is
   cut into prefix, middle and suffix at two points between tokens, each drawn uniformly; so parts
   may be empty. Of those rearranged a share `spm_rate` has the suffix first. They end with EOS,
-  which says that the middle has met the suffix; the other pieces do at a text's end alone.
+  which marks that the middle has met the suffix; the other pieces do at a text's end alone.
 
   Raises:
     UserError: no length of targets is given, or the vocabulary has too few extra ids.

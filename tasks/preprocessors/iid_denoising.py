@@ -24,7 +24,7 @@ def iid_denoising(
 ) -> tf.data.Dataset:
   """Turns tokenised `targets` into `inputs` and `targets` of T5's i.i.d. denoising.
 
-  Texts are cut to `sequence_length['inputs']` less one for EOS. Each token is noise with
+  Texts are split to `sequence_length['inputs']` less one for EOS. Each token is noise with
   probability `noise_density`. In the inputs every run of noise becomes one sentinel, in the
   targets every run of the others. How long the targets are is left to chance: where the next
   noise would not fit into `sequence_length['targets']`, or would need a sentinel that the
@@ -86,7 +86,7 @@ def fitting_noise(mask: tf.Tensor, sentinels: int, targets_length: int) -> tf.Te
 
 
 def _runs_begun(mask: tf.Tensor) -> tf.Tensor:
-  """Returns an int32 tensor [length]: how many runs of true began up to each place."""
+  """Returns an int32 tensor [length]: how many runs of true began up to each position."""
   return tf.cumsum(tf.cast(mask & ~tf.pad(mask[:-1], [[1, 0]]), tf.int32))
 
 

@@ -46,7 +46,7 @@ class Masking:
     Args:
       ids: int32, at least one.
       seeds: three int tensors [2].
-      second: the place where a second text begins, whose first token begins a word.
+      second: the index where a second text begins, whose first token begins a word.
     """
     if self.static:
       seeds = hashed_seeds(ids, 3)
@@ -55,8 +55,8 @@ class Masking:
     if self.begins is None:
       selected = seqio.utils.stateless_shuffle(tf.range(tf.size(ids)) < count, seeds[0])
     else:
-      place = tf.range(tf.size(ids))
-      begins = tf.gather(self.begins, ids) | (place == 0) | (place == second)
+      index = tf.range(tf.size(ids))
+      begins = tf.gather(self.begins, ids) | (index == 0) | (index == second)
       selected = select_words(begins, count, seeds[0])
     action = tf.random.stateless_uniform(tf.shape(ids), seeds[1])
     random_ids = tf.random.stateless_uniform(tf.shape(ids), seeds[2], *self.ordinary, tf.int32)
@@ -74,7 +74,7 @@ def mask_language_model(
 ) -> tf.data.Dataset:
   """Turns tokenised `targets` into aligned `inputs` and `targets` of one length.
 
-  Texts are cut to fill `sequence_length['inputs']`. Of each piece, round(15 %) of the tokens are
+  Texts are split to fill `sequence_length['inputs']`. Of each piece, round(15 %) of the tokens are
   selected, at least one: 80 % of these become the mask id, 10 % an ordinary id drawn uniformly,
   10 % stay. `inputs` is the class id, the piece so changed and EOS; `targets` holds the original
   id where a token was selected and padding elsewhere. For `whole_words` and `static` see Masking.

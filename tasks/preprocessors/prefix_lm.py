@@ -23,7 +23,7 @@ def prefix_lm(
   Pieces are as long as the longer of the two features, so that there is a choice; every split
   that leaves both a token and fits both is equally likely. With features of one length this is
   T5's. A piece of a single token cannot be split and is left out. Both end with EOS where they
-  say `add_eos`.
+  set `add_eos`.
 
   Raises:
     UserError: a length is missing or below 2.

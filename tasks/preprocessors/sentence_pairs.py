@@ -24,9 +24,9 @@ def bert_pairs(
 ) -> tf.data.Dataset:
   """Makes masked pairs of segments, CLS A EOS B EOS, from tokenised `targets`.
 
-  Texts are cut into pieces that fill `sequence_length['inputs']`, and each piece into A and B at
-  a random point. For half of them, B is then exchanged for a segment, from a random place and of
-  the same length where there is as much, of the text that came before in the stream; a text that
+  Texts are split into pieces that fill `sequence_length['inputs']`, and each piece into A and B at
+  a random point. For half of them, B is then exchanged for a segment, from a random position and of
+  the same length where possible, of the text that came before in the stream; a text that
   has none before it, or the same one, keeps its own. The features of an example:
 
     inputs               int32 [length], masked as `masking.mask_language_model` does
@@ -34,7 +34,7 @@ def bert_pairs(
     token_types          int32 [length], 0 up to the first EOS, 1 after it
     next_sentence_label  int32 [1], 0 if B follows A and 1 if it is from another text
 
-  Unlike BERT's create_pretraining_data, segments are cut anywhere, as no sentences are known, and
+  Unlike BERT's create_pretraining_data, segments are split anywhere, as no sentences are known, and
   no examples are made short on purpose.
 
   Raises:
@@ -78,10 +78,10 @@ def _pair(example, seeds, *, masking, cls, eos):
   exchanged = (tf.random.stateless_uniform([], seeds[2]) < 0.5) & (length > 0)
   second = tf.cond(exchanged, lambda: other[start:start + length], lambda: text[split:])
   inputs, targets = masking(tf.concat([text[:split], second], 0), seeds[3:], split)
-  place = lambda x, begin, end: tf.concat([[begin], x[:split], [end], x[split:], [end]], 0)
+  join = lambda x, begin, end: tf.concat([[begin], x[:split], [end], x[split:], [end]], 0)
   return {
-      'inputs': place(inputs, cls, eos),
-      'targets': place(targets, masking.pad, masking.pad),
+      'inputs': join(inputs, cls, eos),
+      'targets': join(targets, masking.pad, masking.pad),
       'token_types': tf.repeat([0, 1], [split + 2, tf.size(second) + 1]),
       'next_sentence_label': tf.reshape(tf.where(exchanged, RANDOM, FOLLOWS), [1]),
   }

@@ -43,8 +43,8 @@ def span_corruption(
 ) -> tf.data.Dataset:
   """Turns tokenised `targets` into `inputs` and `targets` of T5's denoising objective.
 
-  Texts are cut so that their inputs fill `sequence_length['inputs']`. A piece of a single token
-  cannot be corrupted and is left out. Both features end with EOS where they say `add_eos`.
+  Texts are split so that their inputs fill `sequence_length['inputs']`. A piece of a single token
+  cannot be corrupted and is left out. Both features end with EOS where they set `add_eos`.
 
   Raises:
     UserError: no length of inputs is given, the targets do not fit their length, or the

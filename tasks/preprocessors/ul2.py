@@ -37,7 +37,7 @@ def ul2(
 ) -> tf.data.Dataset:
   """Turns tokenised `targets` into `inputs` and `targets` of UL2's seven denoisers.
 
-  Texts are cut into pieces. Each piece draws its denoiser, all with the same probability, and is
+  Texts are split into pieces. Each piece draws its denoiser, all with the same probability, and is
   as long as that one can take. Inputs begin with the mode of their denoiser, as the vocabulary
   encodes it, for which the rest of the inputs is that much shorter. A piece of a single token, of
   which nothing can be made, is left out.
@@ -69,7 +69,7 @@ def ul2(
 
 @seqio.map_over_dataset(num_seeds=1)
 def _draw(example, seed, *, raw):
-  """Where the pieces of a text lie, and the denoiser of each."""
+  """The bounds of the pieces of a text, and the denoiser of each."""
   size = tf.size(example['targets'])
   most = size // min(raw) + 1
   denoiser = tf.random.stateless_uniform([most], seed, 0, len(DENOISERS), tf.int32)
@@ -82,9 +82,9 @@ def _draw(example, seed, *, raw):
 
 
 def _pieces(text) -> tf.data.Dataset:
-  cut = lambda piece: {'targets': text['targets'][piece['start']:piece['end']],
+  slice_of = lambda piece: {'targets': text['targets'][piece['start']:piece['end']],
                        'denoiser': piece['denoiser']}
-  return tf.data.Dataset.from_tensor_slices(text['pieces']).map(cut)
+  return tf.data.Dataset.from_tensor_slices(text['pieces']).map(slice_of)
 
 
 @seqio.map_over_dataset(num_seeds=2)

@@ -14,7 +14,7 @@ def starts_word(vocabulary: seqio.Vocabulary) -> np.ndarray:
   A word is a piece that begins with the mark of a space ('▁' of SentencePiece, 'Ġ' of byte-level
   BPE), or a WordPiece piece that does not begin with '##', and all pieces that follow it; of
   bytes, an ASCII white space and all others that follow it. The first token of a text begins a
-  word, whatever is said of it here. A tokenizer's stand-in for id 0 comes on top, as the last.
+  word in any case. A tokenizer's stand-in for id 0 comes on top, as the last.
 
   Raises:
     UserError: the vocabulary is of another kind.

@@ -48,7 +48,7 @@ def model_ids(vocabulary: seqio.Vocabulary, ids: np.ndarray) -> np.ndarray:
 
 
 def fingerprint(vocabulary: seqio.Vocabulary) -> str:
-  """A short text that is the same for vocabularies that give the same ids, wherever they lie."""
+  """A short text that is the same for vocabularies that give the same ids, at any path."""
   if isinstance(vocabulary, seqio.ByteVocabulary):
     return f'bytes+{vocabulary.extra_ids}'
   if isinstance(vocabulary, seqio.SentencePieceVocabulary):

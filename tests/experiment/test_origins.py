@@ -58,7 +58,7 @@ def test_the_command_line_is_a_place_too(tmp_path, capsys):
 
 @pytest.mark.parametrize('line, message', [
     ('import os', None),
-    ('import no_such_module', 'is not of this project: pass --trust=no_such_module'),
+    ('import no_such_module', 'is not part of this project: pass --trust=no_such_module'),
     ('from t5x_lite import nothing', None),
 ])
 def test_imports_of_a_gin_file(line, message, tmp_path):

@@ -408,7 +408,7 @@ def test_what_a_folder_lacks_or_has_too_much_is_named(imported, tmp_path, partit
   with pytest.raises(UserError, match=r'model.norm.weight has shape \(7,\), which does not fit'):
     load()
   (tmp_path / 'model.safetensors').write_bytes(b'not a file of tensors')
-  with pytest.raises(UserError, match='is not a whole safetensors file'):
+  with pytest.raises(UserError, match='is not a complete safetensors file'):
     load()
   (tmp_path / 'model.safetensors').unlink()
   (tmp_path / 'pytorch_model.bin').write_bytes(b'')
@@ -418,7 +418,7 @@ def test_what_a_folder_lacks_or_has_too_much_is_named(imported, tmp_path, partit
   with pytest.raises(UserError, match="model_type 'mamba' is not supported; gpt2, openai-gpt"):
     load()
   (tmp_path / 'config.json').write_text('{')
-  with pytest.raises(UserError, match='config.json is no JSON'):
+  with pytest.raises(UserError, match='config.json is not JSON'):
     load()
   (tmp_path / 'config.json').unlink()
   with pytest.raises(UserError, match='holds no config.json'):
@@ -475,8 +475,8 @@ def test_configs_of_transformers_4_are_read(imported, tmp_path, partitioner):
 
 @pytest.mark.parametrize('fields, reason', [
     (dict(position_embedding='alibi'),
-     "'llama' comes nearest but cannot have position_embedding = 'alibi'"),
-    (dict(attention_softcap=30.0), "'llama' comes nearest but cannot have attention_softcap"),
+     "'llama' is closest but cannot have position_embedding = 'alibi'"),
+    (dict(attention_softcap=30.0), "'llama' is closest but cannot have attention_softcap"),
     (dict(prefix_lm=True), 'cannot have prefix_lm = True')])
 def test_a_model_that_transformers_lacks_is_refused_by_name(fields, reason, configs):
   with pytest.raises(UserError, match=reason):

@@ -76,7 +76,7 @@ def test_nothing_is_written_over_and_nothing_half_written(tmp_path, capsys):
   file = tmp_path / 'hf' / 'model.safetensors'
   file.write_bytes(file.read_bytes()[:-1000])   # a download that was cut off
   assert cli.main([*args, f'--to={tmp_path / "other"}']) == 1
-  assert 'is not a whole safetensors file' in capsys.readouterr().err
+  assert 'is not a complete safetensors file' in capsys.readouterr().err
   assert sorted(p.name for p in tmp_path.iterdir()) == ['hf', 'run']
   assert [p.name for p in (tmp_path / 'run').iterdir()] == ['notes.txt']
 
@@ -145,7 +145,7 @@ def test_a_t5x_checkpoint_is_read_in_both_of_its_forms(zarr, tmp_path, partition
 def test_what_a_t5x_checkpoint_lacks_is_named(tmp_path, partitioner):
   from flax import serialization
 
-  with pytest.raises(UserError, match="is no T5X checkpoint: it has no file 'checkpoint'"):
+  with pytest.raises(UserError, match="is not a T5X checkpoint: it has no file 'checkpoint'"):
     t5x.load_checkpoint(tmp_path, partitioner)
   index = tmp_path / 'checkpoint'
   index.write_bytes(b'not msgpack')

@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_is_one_line_with_the_step_to_go_on_from(broken, co
     checkpoints.restore(abstract, checkpoints.find_step(None))
   text = message_of(error)
   assert text.startswith(f'The checkpoint {broken}/checkpoints/4 is damaged')
-  assert text.endswith('the one of step 2 may be whole: move this one away to use it')
+  assert text.endswith('the one of step 2 may be intact: move this one away to use it')
   got, _ = checkpoints.restore(abstract, 2)   # which the cure promises
   checkpoints.close()
   assert got['step'] == 2

@@ -1,6 +1,6 @@
 """Attention by the kernels of others: jax.nn's (cuDNN flash on GPUs) and splash on TPUs.
 
-Shapes and signature: see attention_kernels.py. `unsupported_*` say what a kernel cannot do.
+Shapes and signature: see kernels.py. `unsupported_*` name what a kernel does not support.
 """
 
 import jax
@@ -13,7 +13,7 @@ _SPLASH_BLOCKS = 512, 256, 128
 
 
 def unsupported_fused(q_BNLH: jax.Array, k_BKSH: jax.Array, spec: AttentionSpec) -> str | None:
-  """What jax.nn.dot_product_attention cannot do of this, or None."""
+  """What jax.nn.dot_product_attention does not support of this, or None."""
   if spec.softcap is not None:
     return 'soft caps'
   if spec.key is not None and spec.dropout_rate:
@@ -31,7 +31,7 @@ def fused(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, spec: Attenti
           shard: layers.Shard) -> jax.Array:
   """jax.nn.dot_product_attention: cuDNN's flash attention where it can, else XLA's."""
   length, num_keys, mask = q_BNLH.shape[2], k_BKSH.shape[2], spec.mask
-  # Only what cannot be said by a flag becomes an array.
+  # Only what flags cannot express becomes an array.
   array = mask.q_segments_BL is not None or mask.prefix_BL is not None
   reach = None if mask.sliding_window is None else mask.sliding_window - 1
   window = None if reach is None else (reach, 0 if mask.causal else reach)
@@ -48,7 +48,7 @@ def fused(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, spec: Attenti
 
 
 def unsupported_splash(q_BNLH: jax.Array, k_BKSH: jax.Array, spec: AttentionSpec) -> str | None:
-  """What the splash kernel cannot do of this, or None."""
+  """What the splash kernel does not support of this, or None."""
   if spec.bias is not None:
     return 'biases of the scores'
   if spec.key is not None and spec.dropout_rate:
@@ -58,14 +58,14 @@ def unsupported_splash(q_BNLH: jax.Array, k_BKSH: jax.Array, spec: AttentionSpec
   if not isinstance(spec.mask.q_start, int):
     return 'a cache'
   if q_BNLH.shape[2] % _SPLASH_BLOCKS[-1] or k_BKSH.shape[2] % _SPLASH_BLOCKS[-1]:
-    return f'lengths that are no multiple of {_SPLASH_BLOCKS[-1]}'
+    return f'lengths that are not multiples of {_SPLASH_BLOCKS[-1]}'
   return None
 
 
 def splash(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, spec: AttentionSpec,
            shard: layers.Shard) -> jax.Array:
   """JAX's splash attention (Pallas) on each device's own rows and heads; interpreted off TPUs."""
-  # Imports Pallas' TPU backend: seconds that other platforms need not pay.
+  # Imports Pallas' TPU backend, which takes seconds.
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 

@@ -15,7 +15,7 @@ from t5x_lite.models import layers
 from t5x_lite.models.attention.masks import Index, Mask
 from t5x_lite.models.positions import Bias
 
-MASK_VALUE = -1e10   # finite, so that a row with nothing to see gives no NaN
+MASK_VALUE = -1e10   # finite, so that a fully masked row gives no NaN
 QUERY_CHUNK = 64        # queries of a slice of `query_chunked`
 BLOCK = 512      # queries and keys of a block of `blockwise`
 
@@ -23,7 +23,7 @@ BLOCK = 512      # queries and keys of a block of `blockwise`
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttentionSpec:
-  """What makes scores out of q·k, and what is dropped of their softmax."""
+  """How scores are computed from q·k, and the dropout of their softmax."""
   mask: Mask
   bias: Bias | None = None
   key: jax.Array | None = None     # draws dropout; None for none
@@ -33,7 +33,7 @@ class AttentionSpec:
 
   def __call__(self, q_BNLH: jax.Array, k_BKSH: jax.Array, q_offset: Index = 0, k_offset: Index = 0
                ) -> jax.Array:
-    """Float32 scores [batch, heads, length, key length] of a block that begins at these places."""
+    """Float32 scores [batch, heads, length, key length] of a block that begins at these offsets."""
     (B, N, L, H), (_, K, S, _) = q_BNLH.shape, k_BKSH.shape
     # The queries of a group one after the other: plain products of matrices.
     s_BNLS = jnp.einsum('bkmh,bksh->bkms', q_BNLH.reshape(B, K, N // K * L, H), k_BKSH,
@@ -45,16 +45,16 @@ class AttentionSpec:
     seen_B1LS = self.mask.block(q_offset, L, k_offset, S)
     return jnp.where(seen_B1LS, s_BNLS, MASK_VALUE)
 
-  def keep(self, shape: tuple[int, ...], *place: Index) -> jax.Array | None:
-    """What dropout multiplies the probabilities of a block with: 0 or 1 / (1 - rate)."""
+  def keep(self, shape: tuple[int, ...], *offsets: Index) -> jax.Array | None:
+    """The factors of dropout on the probabilities of a block: 0 or 1 / (1 - rate)."""
     if self.key is None or not self.dropout_rate:
       return None
-    key = functools.reduce(jax.random.fold_in, place, self.key)
+    key = functools.reduce(jax.random.fold_in, offsets, self.key)
     return jax.random.bernoulli(key, 1 - self.dropout_rate, shape) / (1 - self.dropout_rate)
 
 
 def _mix(p_BNLS: jax.Array, v_BKSH: jax.Array) -> jax.Array:
-  """Values summed by probabilities, [batch, heads, length, head_dim] float32."""
+  """Values weighted by probabilities and summed, [batch, heads, length, head_dim] float32."""
   (B, N, L, S), (_, K, _, H) = p_BNLS.shape, v_BKSH.shape
   y_BKMH = jnp.einsum('bkms,bksh->bkmh', p_BNLS.reshape(B, K, N // K * L, S).astype(v_BKSH.dtype),
                       v_BKSH, preferred_element_type=jnp.float32)
@@ -88,7 +88,7 @@ def blockwise(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, spec: Att
 
   An online softmax over blocks of keys for each block of queries (Milakov & Gimelshein 2018, Rabe &
   Staats 2021); the backward pass recomputes the probabilities from the log-sum-exp of each row
-  (FlashAttention, Dao et al. 2022, algorithm 4). Blocks that the mask hides whole are skipped.
+  (FlashAttention, Dao et al. 2022, algorithm 4). Fully masked blocks are skipped.
   """
   length, num_keys = q_BNLH.shape[2], k_BKSH.shape[2]
   q_block, k_block = min(block, length), min(block, num_keys)

@@ -1,4 +1,4 @@
-"""The attention layer: projections and positions around a kernel of attention_kernels.py.
+"""The attention layer: projections and positions around a kernel of kernels.py.
 
 Shape letters: see layers.py.
 """
@@ -24,15 +24,15 @@ from t5x_lite.models.attention.masks import Mask
 from t5x_lite.models.config import ModelConfig
 from t5x_lite.models.positions import Bias, rope, rope_frequencies
 
-LONG = 2048 * 2048   # scores of a head from which a kernel without the matrix of them is taken
+LONG = 2048 * 2048   # scores of a head from which a kernel without the matrix of them is used
 
 
 def attend(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, spec: AttentionSpec,
            kernel: str, shard: layers.Shard) -> jax.Array:
-  """Attention by the kernel of this name, or by one that can do what it cannot.
+  """Attention by the kernel of this name, or by a fallback that supports what it does not.
 
-  `auto` takes splash on TPUs and cuDNN on GPUs, and elsewhere `rows` if they spare work; long
-  sequences that those cannot do are computed `blockwise`. Shapes: see attention_kernels.py.
+  `auto` takes splash on TPUs and cuDNN on GPUs, and elsewhere `query_chunked` if it saves work;
+  long sequences that those do not support take `blockwise`. Shapes: see kernels.py.
   """
   length, num_keys, mask = q_BNLH.shape[2], k_BKSH.shape[2], spec.mask
   long = length * num_keys >= LONG
@@ -53,7 +53,7 @@ def attend(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, spec: Attent
     kernel = other
   if kernel == 'query_chunked':
     if cached or mask.key_range(0, QUERY_CHUNK, num_keys) == (0, num_keys):
-      kernel = 'reference'   # there is nothing to leave out
+      kernel = 'reference'   # no keys to skip
   run = {'reference': reference, 'query_chunked': query_chunked, 'blockwise': blockwise}[kernel]
   return run(q_BNLH, k_BKSH, v_BKSH, spec)
 

@@ -1,4 +1,4 @@
-"""Who attends to whom. A mask is kept as its description, so that any block of it can be made.
+"""Attention masks, kept as descriptions from which any block can be computed.
 
 Shape letters: see layers.py.
 """
@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Index = int | jax.Array   # may be known only while running
+Index = int | jax.Array   # may be traced
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mask:
-  """The description of a [batch, length, key length] mask; the one place masks are made.
+  """The description of a [batch, length, key length] mask; all masks are made here.
 
   A query sees a key if both are of one segment and nothing below hides the key.
   """
@@ -65,7 +65,7 @@ class Mask:
     return first, last
 
   def padded(self, q_size: int, k_size: int, num_queries: int, num_keys: int) -> 'Mask':
-    """This mask of num_queries x num_keys, followed by queries and keys that see nothing."""
+    """This mask of num_queries x num_keys, padded with queries and keys that see nothing."""
     q, k = self.q_segments_BL, self.k_segments_BS
     if q is None and (q_size, k_size) != (num_queries, num_keys):
       q, k = jnp.ones((1, num_queries), jnp.int32), jnp.ones((1, num_keys), jnp.int32)

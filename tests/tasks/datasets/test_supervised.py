@@ -65,7 +65,7 @@ def test_what_is_not_prepared_is_refused_in_one_line_and_found_once_it_is(prepar
   task = seqio.TaskRegistry.get('glue_sst2')
   assert set(task.splits) == {'train', 'validation', 'test'}  # Known before anything is read.
   message = (f'the data set glue/sst2:2.0.0 is not prepared in {tfds_dir}: run `TFDS_DATA_DIR='
-             f'{tfds_dir} python -m tasks.prepared glue/sst2:2.0.0`, or set DataConfig.data_dir '
+             f'{tfds_dir} python -m tasks.datasets.prepared glue/sst2:2.0.0`, or set DataConfig.data_dir '
              'to the folder that has it')
   for read in (
       lambda: _texts('glue_sst2', 'validation'),
@@ -250,7 +250,7 @@ def test_what_the_message_says_prepares_a_data_set(tfds_dir):
       name='capitals', source='tiny_capitals:1.0.0', splits=('train',), inputs='of {country}',
       targets='{capital}', metrics=(metrics.exact_match,),
   ).register()
-  with pytest.raises(UserError, match='python -m tasks.prepared tiny_capitals:1.0.0`'):
+  with pytest.raises(UserError, match='python -m tasks.datasets.prepared tiny_capitals:1.0.0`'):
     _texts('capitals', 'train')
   prepared.prepare('tiny_capitals:1.0.0', str(tfds_dir))
   assert _texts('capitals', 'train') == [('of Peru', 'Lima')]

@@ -115,15 +115,15 @@ def test_objectives_give_their_features(tmp_path, objective):
     ({'objective': 'text_to_text'}, 'FileTask.inputs = None: must name'),
     ({'inputs': 'q'}, "FileTask.inputs = 'q': is for objective 'text_to_text' or 'classific"),
     ({'objective': 'text_to_text', 'inputs': 'text'}, "inputs = 'text': targets are the same"),
-    ({'targets': 'a {} b'}, r"FileTask.targets = 'a {} b': is no template: it names no field"),
-    ({'targets': 'a {b'}, r"FileTask.targets = 'a {b': is no template: .*; write {{ and }}"),
-    ({'targets': '{b!r}'}, 'is no template: only plain {names}'),
+    ({'targets': 'a {} b'}, r"FileTask.targets = 'a {} b': is not a template: it names no field"),
+    ({'targets': 'a {b'}, r"FileTask.targets = 'a {b': is not a template: .*; write {{ and }}"),
+    ({'targets': '{b!r}'}, 'is not a template: only plain {names}'),
     ({'validation': 1.5}, 'FileTask.validation = 1.5: a share must be between 0 and 1'),
     ({'validation': 0.0}, 'FileTask.validation = 0.0: a share must be between 0 and 1'),
     ({'labels': ('a', 'b')}, 'is for targets that are labels, and objective is \'lm\''),
-    ({'objective': 'classification', 'inputs': 'x'}, r'labels = \(\): must say .* such as'),
+    ({'objective': 'classification', 'inputs': 'x'}, r'labels = \(\): must list .* such as'),
     ({'objective': 'classification', 'inputs': 'x', 'labels': ('a',)}, 'two labels or more'),
-    ({'objective': 'classification', 'inputs': 'x', 'labels': ('a', 'a')}, 'none of them twice'),
+    ({'objective': 'classification', 'inputs': 'x', 'labels': ('a', 'a')}, 'must be distinct strings'),
     ({'columns': 'ab'}, "FileTask.columns = 'ab': must be strings in brackets"),
     ({'skip_bad': 1}, 'FileTask.skip_bad = 1: must be True or False'),
 ])
@@ -142,14 +142,14 @@ def test_wrong_fields(fields, message):
     ('a.jsonl', ['{"text": true}'], r"a.jsonl:1: field 'text' must be .* got bool"),
     ('a.csv', ['id,text', '1,a', '2,b,c'], r'a.csv:3: 3 cell\(s\) where there are 2 columns'),
     ('a.csv', ['id,text', '1,"a', '', 'b"', '2,"c"d'], r'a.csv:5: not CSV'),
-    ('a.csv', ['id,id'], r'a.csv:1: the line of column names has one twice .* FileTask.columns'),
+    ('a.csv', ['id,id'], r'a.csv:1: the line of column names has a duplicate .* FileTask.columns'),
     ('a.tsv', ['id\ttxt', '1\ta'], r"a.tsv:2: no field 'text' \(did you mean 'txt'\?\)"),
     ('a.txt', ['x' * 10_000_000], r'a.txt:1: 10,000,000 bytes, more than .* \(8,388,608\)'),
     ('a.jsonl', ['{"text": "\\ud800"}'], r'a.jsonl:1: field .* surrogate'),
     ('a.txt', ['fine', b'\xff'], r'a.txt:2: not UTF-8 at byte 1'),
     ('a.doc', ['x'], r'a.doc must end in .txt, .jsonl, .csv, .tsv, .parquet'),
     ('a.parquet.gz', ['x'], r'a.parquet.gz must end in .* or in .gz or .zst after'),
-    ('a.jsonl.gz', ['x'], r'cannot read .*a.jsonl.gz, which is damaged or cut off'),
+    ('a.jsonl.gz', ['x'], r'cannot read .*a.jsonl.gz, which is damaged or truncated'),
     ('a.parquet', ['x'], r'cannot read .*a.parquet, which is damaged'),
     ('a.tfrecord', ['x'], r'cannot read .*a.tfrecord, which is damaged'),
     ('a.arrayrecord', ['x'], r'cannot read .*a.arrayrecord, which is damaged'),
@@ -317,7 +317,7 @@ def test_a_file_cut_off_is_refused_and_leaves_nothing(tmp_path, cache, name):
   WRITERS[name](tmp_path / name)
   content = (tmp_path / name).read_bytes()
   (tmp_path / name).write_bytes(content[:len(content) // 2])
-  with pytest.raises(UserError, match=f'{name}, which is damaged or cut off') as error:
+  with pytest.raises(UserError, match=f'{name}, which is damaged or truncated') as error:
     files.FileTask(train=str(tmp_path / name)).register()
   assert '\n' not in str(error.value)
   assert not cache.exists() or not list(cache.iterdir())

@@ -84,12 +84,12 @@ def test_a_cut_off_cache_is_no_cache_and_is_written_anew(cached, tmp_path):
   experiment, written = cached
   data = dataclasses.replace(experiment.data, cache_dir=str(tmp_path))
   task = provider.get_task(data)   # evaluation does without
-  with pytest.raises(UserError, match='is no finished cache of the train split of .*: write it'):
+  with pytest.raises(UserError, match='is not a finished cache of the train split of .*: write it'):
     caching.use_cache(task, data)
   left = tmp_path / task.tasks[0].name
   left.mkdir()
   (left / 'train.tfrecord-00099-of-00100').write_bytes(b'half a shard')
-  with pytest.raises(UserError, match='is no finished cache'):
+  with pytest.raises(UserError, match='is not a finished cache'):
     caching.use_cache(task, data)
   assert dict(caching.write_cache(data, processes=1)) == dict(written)
   assert not (left / 'train.tfrecord-00099-of-00100').exists()
@@ -202,7 +202,7 @@ files.FileTask.inputs = 'text'
 """)
   call = ['data', 'cache', f'--gin_file={gin}', '--gin.VOCABULARY=None']
   assert cli.main(call) == 1
-  assert 'DataConfig.cache_dir is not set: say where' in capsys.readouterr().err
+  assert 'DataConfig.cache_dir is not set: pass --gin' in capsys.readouterr().err
   call.append(f'--gin.DataConfig.cache_dir={tmp_path}/cache')
   assert cli.main([*call, '--processes=0']) == 1
   assert '--processes=0: give 1 or more' in capsys.readouterr().err

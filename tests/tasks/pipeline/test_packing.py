@@ -54,7 +54,7 @@ def test_a_literal_window():
 def test_every_example_is_there_once_and_whole(sizes):
   limits = np.array([10, 4])
   cut = np.minimum(np.array(sizes), limits)
-  row, segment, offset, rows = packing.place(cut, limits)
+  row, segment, offset, rows = packing.assign_rows(cut, limits)
   assert rows == row.max() + 1
   for r in range(rows):
     inside = np.flatnonzero(row == r)
@@ -68,7 +68,7 @@ def test_every_example_is_there_once_and_whole(sizes):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=200))
 def test_rows_are_within_the_bound_of_best_fit_decreasing(sizes):
-  *_, rows = packing.place(np.array(sizes)[:, None], np.array([100]))
+  *_, rows = packing.assign_rows(np.array(sizes)[:, None], np.array([100]))
   # Optimum >= total / limit; best-fit decreasing takes at most 11/9 of it + 1 (Johnson 1973), and
   # at most one row can be half empty.
   assert math.ceil(sum(sizes) / 100) <= rows
