@@ -110,7 +110,7 @@ def _minimise(starts, log_n, log_d, log_loss, weights, delta):
 def _descend(theta, damping, y, w, n, d, delta):
   """Steps from theta [S, 5] to convergence or the end of a round: (theta, loss, damping, done)."""
   evaluate = functools.partial(_derivatives, y=y, w=w, n=n, d=d, delta=delta)
-  eye = jnp.eye(5)
+  eye = jnp.eye(5)[None]
 
   def step(state):
     theta, (f, g, hessian, majorant), damping, _, count = state
@@ -149,7 +149,8 @@ def _derivatives(theta, y, w, n, d, delta):
   The majorant is the Hessian of reweighted least squares, which is positive semidefinite.
   """
   a, b, e, alpha, beta = (x[:, None] for x in theta.T)
-  terms = [a - alpha * n, b - beta * d, jnp.broadcast_to(e, (len(theta), len(n)))]
+  n, d = n[None], d[None]
+  terms = [a - alpha * n, b - beta * d, jnp.broadcast_to(e, (len(theta), n.size))]
   top = jnp.maximum(jnp.maximum(terms[0], terms[1]), terms[2])
   terms_exp = [jnp.exp(term - top) for term in terms]
   total = sum(terms_exp)
@@ -164,8 +165,8 @@ def _derivatives(theta, y, w, n, d, delta):
   gram = lambda by: jnp.einsum('sip,sjp->sij', jacobian * by[:, None], jacobian)
   g = -jnp.einsum('sip,sp->si', jacobian, slope)
   # The second derivatives of log law: of each term's log, less the products of the first.
-  of_a = (slope * p_a) @ jnp.stack([jnp.ones_like(n), -n, n * n], 1)
-  of_b = (slope * p_b) @ jnp.stack([jnp.ones_like(d), -d, d * d], 1)
+  of_a = (slope * p_a) @ jnp.concatenate([jnp.ones_like(n), -n, n * n]).T
+  of_b = (slope * p_b) @ jnp.concatenate([jnp.ones_like(d), -d, d * d]).T
   curved = jnp.zeros((len(theta), 5, 5)).at[:, 2, 2].set((slope * p_e).sum(1))
   for i, j, sums in ((0, 3, of_a), (1, 4, of_b)):
     curved = curved.at[:, i, i].set(sums[:, 0]).at[:, j, j].set(sums[:, 2])
