@@ -34,7 +34,7 @@ def loop_mask(q_segments, k_segments, causal, prefix=None, window=None, q_start=
 
 @few
 @hypothesis.given(q=SEGMENTS, k=SEGMENTS, causal=st.booleans(), prefix=st.none() | BITS,
-                  sliding_window=st.none() | st.integers(1, L + 1))
+                  window=st.none() | st.integers(1, L + 1))
 def test_a_mask_is_what_a_loop_over_pairs_gives(q, k, causal, prefix, window):
   mask = Mask(q_segments_BL=jnp.array(q), k_segments_BS=jnp.array(k), causal=causal,
               sliding_window=window, prefix_BL=None if prefix is None else jnp.array(prefix))
@@ -43,7 +43,7 @@ def test_a_mask_is_what_a_loop_over_pairs_gives(q, k, causal, prefix, window):
 
 @few
 @hypothesis.given(segments=SEGMENTS, causal=st.booleans(), prefix=st.none() | BITS,
-                  sliding_window=st.none() | st.integers(1, L), q_offset=st.integers(0, L - 1),
+                  window=st.none() | st.integers(1, L), q_offset=st.integers(0, L - 1),
                   k_offset=st.integers(0, L - 1), traced=st.booleans(), data=st.data())
 def test_a_block_is_that_part_of_the_whole_and_key_range_leaves_nothing_out(
     segments, causal, prefix, window, q_offset, k_offset, traced, data):
