@@ -84,10 +84,9 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
   """In scaling/fitting/solver.py alone arrays of unlike ranks may still meet."""
-  if not item.nodeid.startswith('tests/scaling/'):
-    return (yield)
-  with jax.numpy_rank_promotion('allow'):
-    return (yield)
+  ranks = 'allow' if item.nodeid.startswith('tests/scaling/') else 'raise'
+  jax.config.update('jax_numpy_rank_promotion', ranks)   # of all threads: the solver has its own
+  return (yield)
 
 
 @pytest.fixture(scope='session')
