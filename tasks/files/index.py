@@ -152,7 +152,7 @@ def index_files(pattern: str, templates: Mapping[str, Template], where: str, *,
 
   Raises:
     UserError: as formats.find_files, or an example is not UTF-8, not a JSON object, of another
-      number of cells than its table has columns, too long, lacks a field, or there is no example at all.
+      number of cells than its table has columns, too long, lacks a field, or there is no example.
   """
   names = formats.find_files(pattern, where)
   paths = tuple(formats.plain_file(name, where) for name in names)
