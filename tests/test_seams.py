@@ -144,8 +144,8 @@ def test_a_module_that_is_not_trusted_is_not_imported(folder, capsys):
   argv = ['train', '--gin_file=bytes.gin', '--gin.MODEL_DIR=runs/x']
   assert cli.main(argv) == 1
   said = capsys.readouterr().err
-  assert said == ('error: bytes.gin:3: mybytes is not part of this project: pass --trust=mybytes to '
-                  'let gin import it and run its code\n')
+  assert said == ('error: bytes.gin:3: mybytes is not part of this project: pass '
+                  '--trust=mybytes to let gin import it and run its code\n')
   assert 'mybytes' not in sys.modules
 
 

@@ -44,8 +44,8 @@ def load_checkpoint(path: pathlib.Path, partitioner: Partitioner, **overrides
   known = {t.theirs for t in tensors}
   wrong = sorted(known ^ set(arrays))
   if wrong:
-    raise UserError(f'{path} is not of an unscanned T5: missing or unknown: '
-                    f'{", ".join(wrong)}')
+    raise UserError(f'{path} is not of an unscanned T5: {", ".join(wrong)}: missing or '
+                    'unknown')
   return config, huggingface.assemble(config, partitioner, tensors, lambda name: _read(
       arrays[name]))
 

@@ -1,7 +1,7 @@
 """TFDS data sets that are read only where they are prepared: no run downloads anything.
 
-`python -m tasks.datasets.prepared glue/sst2:2.0.0` downloads and prepares one in TFDS_DATA_DIR, else in
-~/tensorflow_datasets.
+`python -m tasks.datasets.prepared glue/sst2:2.0.0` downloads and prepares one in TFDS_DATA_DIR,
+else in ~/tensorflow_datasets.
 """
 
 from collections.abc import Iterable, Mapping
@@ -78,8 +78,8 @@ class _PreparedLoader(seqio.LazyTfdsLoader):
         folder = data_dir or constants.DATA_DIR
         raise UserError(
             f'the data set {self.name} is not prepared in {folder}: run `TFDS_DATA_DIR={folder} '
-            f'python -m tasks.datasets.prepared {self._made_from}`, or set DataConfig.data_dir to the '
-            'folder that has it'
+            f'python -m tasks.datasets.prepared {self._made_from}`, or set DataConfig.data_dir to '
+            'the folder that has it'
         ) from error
       self._builders[data_dir] = builder
     return self._builders[data_dir]

@@ -150,7 +150,7 @@ class FileTask:
     good = value is None or isinstance(value, list | tuple) and all(
         isinstance(x, str) for x in value) and len(set(value)) == len(value)
     if not good:
-      raise FieldError(self, field, 'must be distinct strings in brackets')
+      raise FieldError(self, field, 'must be strings in brackets, all distinct')
 
 
 def texts(pattern: str, text: str, where: str = 'files') -> Iterator[str]:

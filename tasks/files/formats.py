@@ -61,7 +61,7 @@ def find_files(pattern: str, where: str) -> list[str]:
 def plain_file(path: str, where: str) -> pathlib.Path:
   """A plain local file with the examples of `path`: itself, or one in `cache_folder()`.
 
-  A file of the cache is made once for each size and time of its original, and appears once complete.
+  A file of the cache is made once for each size and time of its original, and appears complete.
 
   Raises:
     UserError: the format is not known, or the file is damaged or cannot be read.

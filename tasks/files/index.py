@@ -151,8 +151,8 @@ def index_files(pattern: str, templates: Mapping[str, Template], where: str, *,
   names, sizes and times are the same.
 
   Raises:
-    UserError: as formats.find_files, or an example is not UTF-8, not a JSON object, of another number of
-      cells than its table has columns, too long, lacks a field, or there is no example at all.
+    UserError: as formats.find_files, or an example is not UTF-8, not a JSON object, of another
+      number of cells than its table has columns, too long, lacks a field, or there is no example.
   """
   names = formats.find_files(pattern, where)
   paths = tuple(formats.plain_file(name, where) for name in names)

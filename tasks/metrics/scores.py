@@ -24,11 +24,11 @@ def rouge_l(targets: Sequence[str], predictions: Sequence[str]) -> Mapping[str, 
 def rouge(targets: Sequence[str], predictions: Sequence[str]) -> Mapping[str, float]:
   """Returns the mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L of summaries (Lin 2004), unstemmed.
 
-  For 'rougeLsum' a summary is split into sentences at new lines and at ' . '. T5 gives the median of
-  bootstrap samples of these means, which differs from them by chance alone.
+  For 'rougeLsum' a summary is split into sentences at new lines and at ' . '. T5 gives the median
+  of bootstrap samples of these means, which differs from them by chance alone.
   """
-  cut = lambda texts: [text.replace(' . ', ' .\n') for text in texts]
-  return _rouge(cut(targets), cut(predictions), ['rouge1', 'rouge2', 'rougeLsum'])
+  split = lambda texts: [text.replace(' . ', ' .\n') for text in texts]
+  return _rouge(split(targets), split(predictions), ['rouge1', 'rouge2', 'rougeLsum'])
 
 
 def bleu(targets: Sequence[str], predictions: Sequence[str]) -> Mapping[str, float]:

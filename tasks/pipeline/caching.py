@@ -121,9 +121,10 @@ def _check_supported(task: seqio.Task) -> None:
 def _check(task: seqio.Task, data: Any) -> None:
   folder = _folder(data, task)
   if not (folder / f'stats.{data.split}.json').exists() or not (folder / 'COMPLETED').exists():
-    raise UserError(f'{folder} is not a finished cache of the {data.split} split of task {task.name}: '
-                    'write it with t5x-lite data cache, with the gin files and settings of the '
-                    'run and a cache_dir for each split, or set DataConfig.cache_dir to None')
+    raise UserError(f'{folder} is not a finished cache of the {data.split} split of task '
+                    f'{task.name}: write it with t5x-lite data cache, with the gin files and '
+                    'settings of the run and a cache_dir for each split, or set '
+                    'DataConfig.cache_dir to None')
   written, present = json.loads((folder / _PROVENANCE).read_text()), _provenance(task, data.split)
   for what, value in present.items():
     if written[what] != value:

@@ -12,8 +12,8 @@ def scheduled(streams: Sequence[tf.data.Dataset], rate_schedule: RateSchedule, b
               seed: int) -> tf.data.Dataset:
   """Rows of endless streams, each drawn by the rates of the step that its batch trains.
 
-  Every stream continues from its position when its rate changes. What is drawn depends on the seed and
-  the number of the row alone.
+  Every stream continues from its position when its rate changes. What is drawn depends on the seed
+  and the number of the row alone.
 
   Args:
     streams: endless data sets of rows.

@@ -157,7 +157,7 @@ def test_what_a_t5x_checkpoint_lacks_is_named(tmp_path, partitioner):
       {'target': trees.unflatten(flat)}))
   write({n: x for n, x in flat.items() if n != 'decoder/decoder_norm/scale'} | {
       'decoder/extra/kernel': np.ones((2, 2), np.float32)})
-  with pytest.raises(UserError, match='decoder/decoder_norm/scale, decoder/extra/kernel: in one'):
+  with pytest.raises(UserError, match='decoder/decoder_norm/scale, decoder/extra/kernel: missing'):
     t5x.load_checkpoint(tmp_path, partitioner)
   write(flat | {'token_embedder/embedding': {'driver': 'zarr', 'kvstore': {
       'driver': 'file', 'path': 'target.token_embedder.embedding'}}})

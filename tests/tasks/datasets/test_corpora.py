@@ -70,7 +70,8 @@ def test_other_objectives_read_the_same_corpus(prepare, objective):
 def test_a_corpus_that_is_not_prepared_is_refused(tfds_dir, name, made_from):
   with pytest.raises(UserError) as error:
     _texts(name, 'validation')
-  assert f'TFDS_DATA_DIR={tfds_dir} python -m tasks.datasets.prepared {made_from}`' in str(error.value)
+  command = f'TFDS_DATA_DIR={tfds_dir} python -m tasks.datasets.prepared {made_from}`'
+  assert command in str(error.value)
   assert '\n' not in str(error.value)
 
 

@@ -65,8 +65,8 @@ def test_what_is_not_prepared_is_refused_in_one_line_and_found_once_it_is(prepar
   task = seqio.TaskRegistry.get('glue_sst2')
   assert set(task.splits) == {'train', 'validation', 'test'}  # Known before anything is read.
   message = (f'the data set glue/sst2:2.0.0 is not prepared in {tfds_dir}: run `TFDS_DATA_DIR='
-             f'{tfds_dir} python -m tasks.datasets.prepared glue/sst2:2.0.0`, or set DataConfig.data_dir '
-             'to the folder that has it')
+             f'{tfds_dir} python -m tasks.datasets.prepared glue/sst2:2.0.0`, or set '
+             'DataConfig.data_dir to the folder that has it')
   for read in (
       lambda: _texts('glue_sst2', 'validation'),
       lambda: task.num_input_examples('train'),

@@ -123,7 +123,7 @@ def test_objectives_give_their_features(tmp_path, objective):
     ({'labels': ('a', 'b')}, 'is for targets that are labels, and objective is \'lm\''),
     ({'objective': 'classification', 'inputs': 'x'}, r'labels = \(\): must list .* such as'),
     ({'objective': 'classification', 'inputs': 'x', 'labels': ('a',)}, 'two labels or more'),
-    ({'objective': 'classification', 'inputs': 'x', 'labels': ('a', 'a')}, 'must be distinct strings'),
+    ({'objective': 'classification', 'inputs': 'x', 'labels': ('a', 'a')}, 'all distinct'),
     ({'columns': 'ab'}, "FileTask.columns = 'ab': must be strings in brackets"),
     ({'skip_bad': 1}, 'FileTask.skip_bad = 1: must be True or False'),
 ])
