@@ -13,23 +13,53 @@ from t5x_lite import __version__
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.process import set_up_process
 
-# Each module has SUMMARY, EXAMPLE, add_flags and run.
+# Name: (module with EXAMPLE, add_flags and run, summary). Help imports none of them.
 COMMANDS = {
-    'train': 't5x_lite.commands.train',
-    'eval': 't5x_lite.commands.eval',
-    'infer': 't5x_lite.commands.infer',
-    'describe': 't5x_lite.commands.describe',
-    'data describe': 'tasks.commands.describe',
-    'data cache': 'tasks.commands.cache',
-    'train-vocab': 'tasks.commands.train_vocabulary',
-    'import': 't5x_lite.commands.import_checkpoint',
-    'export': 't5x_lite.commands.export',
-    'scaling plan': 'scaling.commands.plan',
-    'scaling budget': 'scaling.commands.budget',
-    'scaling fit': 'scaling.commands.fit',
-    'scaling ladder': 'scaling.commands.ladder',
-    'scaling app': 'scaling.commands.app',
-    'quickstart': 't5x_lite.commands.quickstart',
+    'train': (
+        't5x_lite.commands.train',
+        'train a model, or resume a stopped run'),
+    'eval': (
+        't5x_lite.commands.eval',
+        'evaluate a checkpoint of a run on its task'),
+    'infer': (
+        't5x_lite.commands.infer',
+        'write the outputs of a trained model for a file or a task'),
+    'describe': (
+        't5x_lite.commands.describe',
+        'print parameters, FLOPs and memory of a config, or of a model alone'),
+    'data describe': (
+        'tasks.commands.describe',
+        'print what a run will read: shares, tokens, epochs, waste, and examples'),
+    'data cache': (
+        'tasks.commands.cache',
+        'tokenise what a run will read into the folder DataConfig.cache_dir'),
+    'train-vocab': (
+        'tasks.commands.train_vocabulary',
+        'train a SentencePiece vocabulary on the text of a task, or of files'),
+    'import': (
+        't5x_lite.commands.import_checkpoint',
+        'make a run from a Hugging Face folder or a T5X checkpoint'),
+    'export': (
+        't5x_lite.commands.export',
+        'write a checkpoint of a run as Hugging Face transformers reads it'),
+    'scaling plan': (
+        'scaling.commands.plan',
+        'plan a run from a budget: size, tokens, loss, architecture, mesh, time, cost, gin file'),
+    'scaling budget': (
+        'scaling.commands.budget',
+        'count FLOPs, memory, time, money and energy of a model, and the loss that laws predict'),
+    'scaling fit': (
+        'scaling.commands.fit',
+        'fit a scaling law to runs, with intervals and diagnostics'),
+    'scaling ladder': (
+        'scaling.commands.ladder',
+        'design, run and fit a sweep of small runs, predict a large one, run it and check'),
+    'scaling app': (
+        'scaling.commands.app',
+        'serve a local web page that plans runs from a budget and fits laws to a CSV file'),
+    'quickstart': (
+        't5x_lite.commands.quickstart',
+        'train, evaluate and sample a small model of Python\'s own source'),
 }
 GROUPS = {'data': 'show or tokenise what a run reads',
           'scaling': 'plan runs from a compute budget, and fit scaling laws to runs'}
@@ -43,8 +73,9 @@ def main(argv: list[str] | None = None) -> int:
     if name is None:
       _overview(argv[0] if argv and argv[0] in GROUPS else '').parse_args(
           argv[1:] if argv and argv[0] in GROUPS else argv)
-    module = importlib.import_module(COMMANDS[name])
-    args = _parse(name, module, argv[len(name.split()):])
+    module_name, summary = COMMANDS[name]
+    module = importlib.import_module(module_name)
+    args = _parse(name, module, summary, argv[len(name.split()):])
     set_up_process()
     return module.run(args)
   except UserError as e:
@@ -65,9 +96,9 @@ class _Parser(argparse.ArgumentParser):
     raise UserError(f'{message}; see {self.prog} --help')
 
 
-def _parse(name: str, module: ModuleType, words: list[str]) -> argparse.Namespace:
+def _parse(name: str, module: ModuleType, summary: str, words: list[str]) -> argparse.Namespace:
   parser = _Parser(
-      prog=f't5x-lite {name}', description=module.SUMMARY[0].upper() + module.SUMMARY[1:] + '.',
+      prog=f't5x-lite {name}', description=summary[0].upper() + summary[1:] + '.',
       epilog=f'example: {module.EXAMPLE}', allow_abbrev=False,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   module.add_flags(parser)
@@ -84,9 +115,8 @@ def _parse(name: str, module: ModuleType, words: list[str]) -> argparse.Namespac
 def _overview(group: str) -> argparse.ArgumentParser:
   """The parser of `t5x-lite`, or of a group of commands: it shows help or reports an error."""
   prefix = f'{group} ' if group else ''
-  modules = {name.removeprefix(prefix): importlib.import_module(path)
-             for name, path in COMMANDS.items() if name.startswith(prefix)}
-  summaries = {name: module.SUMMARY for name, module in modules.items()}
+  summaries = {name.removeprefix(prefix): summary
+               for name, (_, summary) in COMMANDS.items() if name.startswith(prefix)}
   if not group:
     summaries = {n: s for n, s in summaries.items() if n.split()[0] not in GROUPS} | GROUPS
   parser = argparse.ArgumentParser(

@@ -1,1 +1,1 @@
-"""The subcommands of `t5x-lite scaling`: each module has SUMMARY, EXAMPLE, add_flags and run."""
+"""The subcommands of `t5x-lite scaling`: each module has EXAMPLE, add_flags and run."""

@@ -5,7 +5,6 @@ import importlib.util
 
 from t5x_lite.core.errors import UserError
 
-SUMMARY = 'serve a local web page that plans runs from a budget and fits laws to a CSV file'
 EXAMPLE = 't5x-lite scaling app --port=7860'
 
 

@@ -6,7 +6,6 @@ import json
 from scaling.commands import plan as plan_command
 from t5x_lite.core.errors import UserError
 
-SUMMARY = 'count FLOPs, memory, time, money and energy of a model, and the loss that laws predict'
 EXAMPLE = 't5x-lite scaling budget llama_7b --tokens=1e12 --hardware=a100_80 --chips=2048'
 _BAR = 40   # characters of a device's memory
 _PIECES = {'parameters': 'P', 'gradients': 'G', 'optimizer': 'O', 'activations': 'A',

@@ -9,7 +9,6 @@ import warnings
 
 from t5x_lite.core.errors import UserError
 
-SUMMARY = 'fit a scaling law to runs, with intervals and diagnostics'
 EXAMPLE = 't5x-lite scaling fit runs.csv --columns loss=val_loss --budgets=1e21,1e22'
 DATA = pathlib.Path(__file__).resolve().parent.parent / 'data' / 'ladder' / 'ladder.csv'
 

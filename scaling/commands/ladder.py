@@ -6,7 +6,6 @@ import pathlib
 
 from t5x_lite.core.errors import UserError
 
-SUMMARY = 'design, run and fit a sweep of small runs, predict a large one, run it and check'
 EXAMPLE = ('t5x-lite scaling ladder all --gin_file=experiments/stdlib_ladder.gin '
            '--target=2.4e13 --largest=4e12 --multiple=16 --tokens_per_parameter=6 --spread=5.5 '
            '--folder=runs/ladder')

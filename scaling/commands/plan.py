@@ -5,7 +5,6 @@ import dataclasses
 import json
 import math
 
-SUMMARY = 'plan a run from a budget: size, tokens, loss, architecture, mesh, time, cost, gin file'
 EXAMPLE = 't5x-lite scaling plan --chips=8 --hardware=h100 --hours=24 --output=plan.gin'
 _BUDGETS = """
 budgets: --flops, --dollars, --kwh, --chips with --hours, or --loss. --chips, --hours or --deadline

@@ -1,1 +1,1 @@
-"""The commands of `t5x-lite`: each module has SUMMARY, EXAMPLE, add_flags and run."""
+"""The commands of `t5x-lite`: each module has EXAMPLE, add_flags and run."""

@@ -6,7 +6,6 @@ from typing import Any
 
 from t5x_lite.commands import gin_flags
 
-SUMMARY = 'print parameters, FLOPs and memory of a config, or of a model alone'
 EXAMPLE = 't5x-lite describe --gin_file=experiments/tiny_lm.gin'
 
 

@@ -5,7 +5,6 @@ import json
 
 from t5x_lite.commands import gin_flags
 
-SUMMARY = 'evaluate a checkpoint of a run on its task'
 EXAMPLE = 't5x-lite eval --gin_file=runs/lm/config.gin --gin.EvalConfig.split=test'
 
 

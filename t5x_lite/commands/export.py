@@ -10,7 +10,6 @@ from typing import Any
 from t5x_lite.commands import gin_flags
 from t5x_lite.core.errors import UserError
 
-SUMMARY = 'write a checkpoint of a run as Hugging Face transformers reads it'
 EXAMPLE = 't5x-lite export --from=runs/gpt2 --to=exports/gpt2'
 # What is copied from the config.json of an imported run.
 _SPECIAL = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'decoder_start_token_id', 'id2label',

@@ -6,7 +6,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-SUMMARY = 'make a run from a Hugging Face folder or a T5X checkpoint'
 EXAMPLE = 't5x-lite import --from=downloads/gpt2 --to=runs/gpt2'
 
 

@@ -10,7 +10,6 @@ from t5x_lite.core.dataclass_checks import FieldError, nearest
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.files import write_text
 
-SUMMARY = 'write the outputs of a trained model for a file or a task'
 EXAMPLE = 't5x-lite infer --gin_file=runs/lm/config.gin --gin.InferConfig.input=prompts.txt'
 
 

@@ -12,7 +12,6 @@ import time
 
 from t5x_lite.commands import gin_flags
 
-SUMMARY = 'train, evaluate and sample a small model of Python\'s own source'
 EXAMPLE = 't5x-lite quickstart'
 PROMPTS = ('def __init__(self', 'import ', 'class ', '    for ')
 

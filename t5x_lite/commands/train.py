@@ -7,7 +7,6 @@ import pathlib
 
 from t5x_lite.commands import gin_flags
 
-SUMMARY = 'train a model, or resume a stopped run'
 EXAMPLE = 't5x-lite train --gin_file=experiments/tiny_lm.gin --gin.MODEL_DIR=runs/lm'
 
 

@@ -1,11 +1,8 @@
-"""The process that a command runs in: its compilation cache, and what other libraries print."""
+"""The process that a command runs in: its compilation cache and its path of modules."""
 
-import contextlib
-import logging
 import os
 import pathlib
 import sys
-import tempfile
 
 
 def set_up_process() -> None:
@@ -17,33 +14,3 @@ def set_up_process() -> None:
     os.environ['JAX_COMPILATION_CACHE_DIR'] = cache
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
   sys.path.insert(0, os.getcwd())   # a user's own modules are in the working directory
-
-
-@contextlib.contextmanager
-def silent_stderr():
-  """Drops what native code writes to stderr; writes it after all if the block raises.
-
-  TensorFlow logs from C++ before its own settings take effect.
-  """
-  try:
-    real = os.dup(2)
-  except OSError:   # no stderr at all
-    yield
-    return
-  sys.stderr.flush()
-  with tempfile.TemporaryFile() as captured:
-    os.dup2(captured.fileno(), 2)
-    try:
-      yield
-    except BaseException:
-      captured.seek(0)
-      os.write(real, captured.read())
-      raise
-    finally:
-      os.dup2(real, 2)
-      os.close(real)
-
-
-def quiet_logs() -> None:
-  """Errors only, from the libraries that log through absl."""
-  logging.getLogger('absl').setLevel(logging.ERROR)

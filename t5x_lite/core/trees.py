@@ -29,6 +29,11 @@ def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
   return tree
 
 
+def fill(tree: Any, flat: dict[str, Any]) -> Any:
+  """The tree with the leaves of {'a/b': leaf}, its keys as they are: those of layers are ints."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: flat[path_name(path)], tree)
+
+
 def partition(tree: dict[str, Any], chosen: Callable[[str], bool]
               ) -> tuple[dict[str, Any], dict[str, Any]]:
   """(leaves whose path is `chosen`, the others), each a nested dict without empty dicts."""

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from t5x_lite import models
 from t5x_lite.adaptation.adaptation import Adaptation
+from t5x_lite.core import trees
 from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.source import Source
@@ -119,7 +120,15 @@ class Experiment:
     return pathlib.Path(self.model_dir).expanduser()
 
   def build_network(self, mesh: Mesh) -> tuple[Network, Partitioner]:
-    """The network, adapted, and the partitioner that shards it over the mesh."""
+    """The network, adapted, and the partitioner that shards it over the mesh.
+
+    Raises FieldError for an adaptation that trains no parameter.
+    """
     partitioner = Partitioner(mesh, self.mesh.rules)
     network = models.build_network(self.model, partitioner)
-    return network if self.adaptation is None else self.adaptation.adapt(network), partitioner
+    if self.adaptation is not None:
+      network = self.adaptation.adapt(network)
+      paths = trees.flatten(network.shapes)
+      if not any(map(network.is_trained, paths)):
+        raise FieldError(self, 'adaptation', f'trains none of {", ".join(paths)}')
+    return network, partitioner

@@ -145,6 +145,9 @@ class Source:
     module = _import('.'.join([imports[first] if first else module, *attributes]), location)
     classes = _dataclasses_of(module)
     if owner not in classes:
+      if isinstance(vars(module).get(owner), type):
+        raise UserError(f'{location}: {selector} is not a frozen dataclass: decorate it with '
+                        '@dataclasses.dataclass(frozen=True, kw_only=True)')
       known = set(classes) | self._known()
       raise UserError(f'{location}: unknown name {selector!r}; {nearest(owner, known)}')
     fields = [f.name for f in dataclasses.fields(classes[owner])]

@@ -14,7 +14,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from t5x_lite.core.errors import UserError
-from t5x_lite.core.process import quiet_logs
+from t5x_lite.core.quiet import quiet_logs
 from t5x_lite.training.run_folder import RunFolder
 from t5x_lite.training.state import TrainState
 

@@ -40,12 +40,12 @@ def load_frozen(network: Network, abstract: dict, meta: dict[str, Any]) -> dict:
                     'a run without Experiment.adaptation, or with another')
   want = trees.flatten(abstract)
   if 'seed' in origin:
-    return trees.unflatten(_draw(network, want, origin['seed']))
+    return trees.fill(abstract, _draw(network, want, origin['seed']))
   found, *_ = _read(pathlib.Path(origin['model_dir']), origin['step'], want, network)
   if missing := sorted(set(want) - set(found)):
     missing = {name: want[name] for name in missing}   # what was new when the run began
     found |= _draw(network, missing, origin['new_from_seed'])
-  return trees.unflatten(found)
+  return trees.fill(abstract, found)
 
 
 def _draw(network: Network, want: dict[str, Any], seed: int) -> dict[str, jax.Array]:

@@ -1,1 +1,1 @@
-"""The commands of `t5x-lite` that read data: SUMMARY, EXAMPLE, add_flags and run each."""
+"""The commands of `t5x-lite` that read data: EXAMPLE, add_flags and run each."""

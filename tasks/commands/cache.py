@@ -7,7 +7,6 @@ import os
 from t5x_lite.commands import gin_flags
 from t5x_lite.core.errors import UserError
 
-SUMMARY = 'tokenise what a run will read into the folder DataConfig.cache_dir'
 EXAMPLE = ('t5x-lite data cache --gin_file=experiments/tiny_lm.gin '
            '--gin.DataConfig.cache_dir=runs/tokens')
 

@@ -7,7 +7,6 @@ import sys
 
 from t5x_lite.commands import gin_flags
 
-SUMMARY = 'print what a run will read: shares, tokens, epochs, waste, and examples'
 EXAMPLE = 't5x-lite data describe --gin_file=experiments/tiny_lm.gin'
 
 

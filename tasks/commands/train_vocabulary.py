@@ -2,7 +2,6 @@
 
 import argparse
 
-SUMMARY = 'train a SentencePiece vocabulary on the text of a task, or of files'
 EXAMPLE = 't5x-lite train-vocab --task=stdlib_docstring --size=2048 --output=runs/vocab'
 
 

@@ -4,16 +4,16 @@ import os
 import pkgutil
 import sys
 
-from t5x_lite.core import process
+from t5x_lite.core import quiet
 
 
 def import_seqio():
   """seqio, quietly: TensorFlow takes no accelerator and prints no start-up banner."""
   if 'seqio' not in sys.modules:
-    process.quiet_logs()
+    quiet.quiet_logs()
     if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':   # which JAX sets
       os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'   # no warnings of streams not read to their end
-    with process.silent_stderr():
+    with quiet.silent_stderr():
       import tensorflow as tf
       for kind in ('GPU', 'TPU'):
         tf.config.set_visible_devices([], kind)

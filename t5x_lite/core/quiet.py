@@ -1,0 +1,37 @@
+"""What other libraries print."""
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+
+
+@contextlib.contextmanager
+def silent_stderr():
+  """Drops what native code writes to stderr; writes it after all if the block raises.
+
+  TensorFlow logs from C++ before its own settings take effect.
+  """
+  try:
+    real = os.dup(2)
+  except OSError:   # no stderr at all
+    yield
+    return
+  sys.stderr.flush()
+  with tempfile.TemporaryFile() as captured:
+    os.dup2(captured.fileno(), 2)
+    try:
+      yield
+    except BaseException:
+      captured.seek(0)
+      os.write(real, captured.read())
+      raise
+    finally:
+      os.dup2(real, 2)
+      os.close(real)
+
+
+def quiet_logs() -> None:
+  """Errors only, from the libraries that log through absl."""
+  logging.getLogger('absl').setLevel(logging.ERROR)
