@@ -72,6 +72,6 @@ def test_data_is_shown_in_three_forms(executed):
 @pytest.mark.slow
 def test_evaluation_and_samples_are_printed(executed):
   notebook, _ = executed
-  assert 'stdlib_lm/bits_per_byte' in _printed(_outputs(notebook, 'evaluation.evaluate('))
-  samples = _printed(_outputs(notebook, 'inference.Generator('))
+  assert 'stdlib_lm/bits_per_byte' in _printed(_outputs(notebook, 'scores = evaluate('))
+  samples = _printed(_outputs(notebook, 'infer.load_generator('))
   assert 'def __init__(self' in samples and samples.count('--- log-likelihood') == 3
