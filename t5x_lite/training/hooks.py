@@ -1,5 +1,6 @@
 """The hooks of every run: logging, health, checkpoints, evaluation, and signals that stop it."""
 
+import abc
 from collections.abc import Callable
 import dataclasses
 import math
@@ -19,20 +20,24 @@ from t5x_lite.training.loop import Hook, Run, every
 from t5x_lite.training.metric_writer import MetricWriter
 
 
-class _StepLate(Hook):
-  """Reads the sums of a step after the next one has started, so that the device does not wait."""
+class _StepLate(Hook, abc.ABC):
+  """Reads the sums of a step after the next one has started, so that the device does not wait.
+
+  Every n-th step is read, and the last.
+  """
 
   _pending: tuple[int, Batch, LossSums] | None = None
 
-  def wants(self, run: Run) -> bool:
-    raise NotImplementedError
+  def __init__(self, interval: int):
+    self.interval = interval
 
+  @abc.abstractmethod
   def read(self, run: Run, step: int, batch: Batch, sums: LossSums) -> None:
-    raise NotImplementedError
+    """Called with what the step was given and gave."""
 
   def after_step(self, run: Run) -> None:
     self._read_pending(run)
-    if self.wants(run):
+    if every(self.interval, run.step) or run.step == run.until:
       self._pending = run.step, run.batch, run.sums
 
   def pause(self, run: Run) -> None:
@@ -51,7 +56,8 @@ class LogMetrics(_StepLate):
                learning_rate: Callable[[Any], Any] | None,
                flops_of: Callable[[Batch], float], peak_flops: float):
     """Costs of a step: `flops_of` the global batch, and the peak of all devices."""
-    self.writer, self.progress, self.log_every = writer, progress, log_every
+    super().__init__(log_every)
+    self.writer, self.progress = writer, progress
     self.learning_rate, self.flops_of, self.peak_flops = learning_rate, flops_of, peak_flops
 
   def begin(self, run: Run) -> None:
@@ -59,9 +65,6 @@ class LogMetrics(_StepLate):
 
   def resume(self, run: Run) -> None:
     self._clock, self._logged = time.monotonic(), run.step   # a pause is not part of a step
-
-  def wants(self, run: Run) -> bool:
-    return every(self.log_every, run.step) or run.step == run.until
 
   def read(self, run: Run, step: int, batch: Batch, sums: LossSums) -> None:
     sums = jax.device_get(sums)
@@ -99,10 +102,8 @@ class StopIfNotFinite(_StepLate):
   """
 
   def __init__(self, check_every: int, latest_saved: Callable[[], int | None]):
-    self.check_every, self.latest_saved = check_every, latest_saved
-
-  def wants(self, run: Run) -> bool:
-    return every(self.check_every, run.step) or run.step == run.until
+    super().__init__(check_every)
+    self.latest_saved = latest_saved
 
   def pause(self, run: Run) -> None:
     super().pause(run)

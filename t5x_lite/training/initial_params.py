@@ -101,8 +101,7 @@ def replace_from_run(params: dict, abstract: dict, network: Network, model_dir: 
     raise UserError(f'{model_dir}, step {step}, has no parameter {missing[0]!r} (and '
                     f'{len(missing) - 1} more): name what may be new in InitFrom.missing_ok')
   check_vocabulary(meta, vocabulary, f'{model_dir}, step {step}')
-  kept = jax.tree_util.tree_map_with_path(
-      lambda path, fresh: found.get(trees.path_name(path), fresh), params)
+  kept = trees.fill(params, trees.flatten(params) | found)
   fresh, unused = sorted(set(want) - set(found)), sorted(have - set(want))
   line = f'Started from {model_dir}, step {step}: {len(found)} parameters'
   line += f'; new: {", ".join(fresh)}' if fresh else ''
