@@ -24,6 +24,9 @@ COMMANDS = {
     'infer': (
         't5x_lite.commands.infer',
         'write the outputs of a trained model for a file or a task'),
+    'plot': (
+        't5x_lite.commands.plot',
+        'draw and tabulate the metrics of runs'),
     'describe': (
         't5x_lite.commands.describe',
         'print parameters, FLOPs and memory of a config, or of a model alone'),

@@ -7,7 +7,6 @@ import argparse
 import dataclasses
 import itertools
 import pathlib
-import sys
 import time
 
 from t5x_lite.commands import gin_flags
@@ -34,11 +33,10 @@ def run_folder(parent: pathlib.Path) -> pathlib.Path:
 def main(gin_files: list[str], bindings: list[str]) -> None:
   """Trains, evaluates and samples; gin files and bindings ('NAME=VALUE') change the experiment."""
   began = time.monotonic()
-  from t5x_lite.commands import describe, infer, train
+  from t5x_lite.commands import describe, infer, next_steps, train
   from t5x_lite.core import console
   from t5x_lite.cost import summary
   from t5x_lite.experiment import gin_config
-  from t5x_lite.training import plots
   from t5x_lite.training.run_folder import RunFolder
   folder = run_folder(pathlib.Path('runs'))
   experiment, config_gin = gin_config.load_experiment(
@@ -61,17 +59,7 @@ def main(gin_files: list[str], bindings: list[str]) -> None:
   for record in generator(PROMPTS):
     print('  | ' + (record['inputs'] + record['output']).rstrip().replace('\n', '\n  | '))
     print()
-  picture = plots.loss_curve(folder)
-  config = RunFolder(folder).config
-  command = f'{pathlib.Path(sys.executable).parent / "t5x-lite"}'
-  command = command.removeprefix(f'{pathlib.Path.cwd()}/')
-  print(f'The run is in {folder}: config.gin, metrics.jsonl, checkpoints/, TensorBoard events, and '
-        f'{picture.name}.')
-  took = console.duration(time.monotonic() - began)
-  print(f'That took {took}. Three commands worth trying next:')
-  print(f'  {command} infer --gin_file={config} --gin.InferConfig.input=prompts.txt   '
-        '# a prompt on each line')
-  print(f'  {command} eval --gin_file={config} --gin.EvalConfig.split=test')
-  print(f'  {command} train --gin_file=experiments/tiny_mlm.gin --gin.MODEL_DIR=runs/mlm   '
-        '# another family')
-
+  next_steps.show(experiment)
+  print(f'  {next_steps.program()} train --gin_file=experiments/tiny_mlm.gin '
+        '--gin.MODEL_DIR=runs/mlm   # another family')
+  print(f'The quickstart took {console.duration(time.monotonic() - began)}.')

@@ -15,7 +15,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  train(*gin_flags.load_experiment(args))
+  import jax
+
+  from t5x_lite.commands import next_steps
+  experiment, config_gin = gin_flags.load_experiment(args)
+  result = train(experiment, config_gin)
+  if result.finished and jax.process_index() == 0:
+    next_steps.show(experiment)
   return 0
 
 

@@ -36,8 +36,8 @@ def test_quickstart_trains_evaluates_samples_and_says_what_to_try_next(tmp_path,
   assert losses[-1] < 0.75 * losses[0]
   bits = float(re.search(r'cost (\d\.\d\d) bits a byte', done.stdout)[1])
   assert 1 < bits < 4.67   # of a unigram byte model
-  commands = re.findall(r'^  \S+ ((?:infer|eval|train) .*)$', done.stdout, re.M)
-  assert [c.split()[0] for c in commands] == ['infer', 'eval', 'train']
+  commands = re.findall(r'^  \S+ ((?:infer|eval|plot|train) .*)$', done.stdout, re.M)
+  assert [c.split()[0] for c in commands] == ['infer', 'eval', 'plot', 'train']
   for prompt in quickstart.PROMPTS:
     assert f'  | {prompt}' in done.stdout
   noise = [line for line in done.stderr.splitlines() if not line.startswith('Preparing ')]

@@ -1,0 +1,39 @@
+"""What is printed when a run is trained: its picture, and the commands to try next."""
+
+import pathlib
+import shlex
+import sys
+
+from t5x_lite.core.errors import UserError
+from t5x_lite.experiment.experiment import Experiment
+from t5x_lite.training import plots
+from t5x_lite.training.run_folder import RunFolder
+
+
+def program() -> str:
+  """The command `t5x-lite` of this Python, as a shell in this folder takes it."""
+  path = pathlib.Path(sys.executable).parent / 't5x-lite'
+  return shlex.quote(str(path).removeprefix(f'{pathlib.Path.cwd()}/'))
+
+
+def show(experiment: Experiment) -> None:
+  """Draws the loss of a trained run, and prints where it is and the commands to try next."""
+  folder = RunFolder(experiment.folder)
+  try:
+    picture = f', {plots.loss_curve(folder.path).name}'
+  except UserError:   # fewer steps than TrainConfig.log_every
+    picture = ''
+  print(f'The run is in {folder.path}: config.gin, metrics.jsonl, checkpoints/, TensorBoard '
+        f'events{picture}. Commands worth trying next:')
+  for command in _commands(experiment, folder):
+    print(f'  {program()} {command}')
+
+
+def _commands(experiment: Experiment, folder: RunFolder) -> list[str]:
+  config = f'--gin_file={shlex.quote(str(folder.config))}'
+  commands = [f'plot {shlex.quote(str(folder.path))}   # of several runs: name them all']
+  if 'test' in experiment.data.splits() and experiment.eval is not None:
+    commands.insert(0, f'eval {config} --gin.EvalConfig.split=test')
+  if experiment.model.family != 'encoder_only' or experiment.model.num_classes is not None:
+    commands.insert(0, f"infer {config} --prompt='your text'")
+  return commands
