@@ -61,7 +61,14 @@ class LogMetrics(_StepLate):
     self.learning_rate, self.flops_of, self.peak_flops = learning_rate, flops_of, peak_flops
 
   def begin(self, run: Run) -> None:
-    self.resume(run)
+    self.progress.say('Compiling the train step')
+    self._compiled = False
+
+  def after_step(self, run: Run) -> None:
+    if not self._compiled:   # it was, before the first step was started
+      self._clock, self._logged = time.monotonic(), run.step - 1
+      self._compiled = True
+    super().after_step(run)
 
   def resume(self, run: Run) -> None:
     self._clock, self._logged = time.monotonic(), run.step   # a pause is not part of a step
