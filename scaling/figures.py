@@ -9,6 +9,7 @@ import pathlib
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 import numpy as np
 
 from scaling.laws.laws import LAWS, ParametricLaw
@@ -25,19 +26,20 @@ def save_figure(figure: Figure, path: pathlib.Path | str) -> pathlib.Path:
   return path
 
 
-def save_figures(fit, folder: pathlib.Path) -> None:
+def save_figures(fit, folder: pathlib.Path) -> list[pathlib.Path]:
   """Writes the figures of a fit: IsoFLOP curves, surface, frontier, compute overhead."""
-  save_figure(isoflop(fit.runs, fit.law), folder / 'isoflop.png')
-  save_figure(surface(fit), folder / 'surface.png')
-  save_figure(frontier(fit, ()), folder / 'frontier.png')
-  save_figure(compute_overhead({'this fit': fit.law}, float(fit.runs.flops.max())),
-              folder / 'compute_overhead.png')
+  drawn = {'isoflop': isoflop(fit.runs, fit.law), 'surface': surface(fit),
+           'frontier': frontier(fit, ()),
+           'compute_overhead': compute_overhead({'this fit': fit.law},
+                                                float(fit.runs.flops.max()))}
+  return [save_figure(figure, folder / f'{name}.png') for name, figure in drawn.items()]
 
 
-def _axes(xlabel: str, ylabel: str, size: tuple[float, float] = _SIZE):
+def _axes(title: str, xlabel: str, ylabel: str, size: tuple[float, float] = _SIZE):
   figure = Figure(figsize=size, layout='constrained')
   axes = figure.subplots()
   axes.set(xlabel=xlabel, ylabel=ylabel)
+  axes.set_title(title, fontsize=10)
   axes.grid(alpha=0.25, which='major')
   axes.spines[['top', 'right']].set_visible(False)
   return figure, axes
@@ -54,14 +56,14 @@ def isoflop(runs, law: ParametricLaw | None = None, groups: Sequence[float] | No
   The runs of a budget are those within 20 % of it; budgets of fewer than three sizes are left out.
   `groups` are the budgets; None: `budgets_of` the runs.
   """
-  figure, axes = _axes('parameters N', 'loss (nats a token)')
+  figure, axes = _axes('Loss against size, by budget', 'parameters N', 'loss (nats a token)')
   groups = budgets_of(runs.flops) if groups is None else list(groups)
   for flops, colour in zip(groups, _shades(len(groups))):
     near = np.abs(np.log(runs.flops / flops)) < np.log(1.2)
     n, loss = runs.parameters[near], runs.loss[near]
     if len(set(n)) < 3:
       continue
-    axes.plot(n, loss, 'o', color=colour, markersize=5, label=f'{flops:.2g} FLOPs')
+    axes.plot(n, loss, 'o', color=colour, markersize=5, label=f'runs of {flops:.2g} FLOPs')
     dense = np.geomspace(n.min() / 1.3, n.max() * 1.3, 200)
     axes.plot(dense, np.polyval(np.polyfit(np.log(n), loss, 2), np.log(dense)), '-', lw=1,
               color=colour, alpha=0.6)
@@ -71,9 +73,15 @@ def isoflop(runs, law: ParametricLaw | None = None, groups: Sequence[float] | No
       if dense[0] <= best <= dense[-1]:
         axes.plot(best, law.loss(best, tokens), '*', color=colour, markersize=10)
   axes.set_xscale('log')
-  figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, title_fontsize=8,
-                ncols=4, loc='outside lower center', title='solid: parabola' + (
-                    ', dashed: fitted law' if law is not None else ''))
+  grey = {'color': '0.4', 'lw': 1}
+  handles, labels = axes.get_legend_handles_labels()
+  styles = {'parabola': Line2D([], [], **grey)}
+  if law is not None:
+    styles |= {'fitted law': Line2D([], [], linestyle='--', **grey),
+               'optimal N of the law': Line2D([], [], marker='*', markersize=10, linestyle='',
+                                              color='0.4')}
+  figure.legend([*handles, *styles.values()], [*labels, *styles], frameon=False, fontsize=8,
+                ncols=3, loc='outside lower center')
   return figure
 
 
@@ -90,7 +98,7 @@ def budgets_of(flops: np.ndarray) -> list[float]:
 
 def surface(fit) -> Figure:
   """The fitted loss over compute and size, the runs, and the frontier of optimal sizes."""
-  figure, axes = _axes('training FLOPs C', 'parameters N')
+  figure, axes = _axes('The fitted loss', 'training FLOPs C', 'parameters N')
   runs, law = fit.runs, fit.law
   flops = np.geomspace(runs.flops.min() / 2, runs.flops.max() * 8, 120)
   sizes = np.geomspace(runs.parameters.min() / 2, runs.parameters.max() * 4, 120)
@@ -99,7 +107,7 @@ def surface(fit) -> Figure:
   max_loss = min(grid.max(), runs.loss.max() * 1.1)
   levels = law.e + np.geomspace(grid.min() - law.e, max_loss - law.e, 16)
   shades = axes.contourf(flops, sizes, grid, levels=levels, cmap=f'{_SHADES}_r', extend='max')
-  axes.plot(flops, law.optimum(flops)[0], color='black', lw=1.5, label='frontier')
+  axes.plot(flops, law.optimum(flops)[0], color='black', lw=1.5, label='optimal N')
   axes.scatter(runs.flops, runs.parameters, c=runs.loss, cmap=f'{_SHADES}_r', vmin=levels[0],
                vmax=levels[-1], edgecolor='white', s=22, linewidth=0.7, label='runs')
   axes.set(xscale='log', yscale='log', xlim=(flops[0], flops[-1]), ylim=(sizes[0], sizes[-1]))
@@ -111,10 +119,11 @@ def surface(fit) -> Figure:
 
 def envelope(curves) -> Figure:
   """Training curves (fitting.isoflop.Curve), and their minimum at each number of FLOPs."""
-  figure, axes = _axes('training FLOPs C', 'loss (nats a token)')
+  figure, axes = _axes('Training curves and their envelope', 'training FLOPs C',
+                       'loss (nats a token)')
   ordered = [(c.flops[i], c.loss[i]) for c in curves for i in [np.argsort(c.flops)]]
-  for (flops, loss), colour in zip(ordered, _shades(len(ordered))):
-    axes.plot(flops, loss, color=colour, lw=0.8, alpha=0.8)
+  for i, ((flops, loss), colour) in enumerate(zip(ordered, _shades(len(ordered)))):
+    axes.plot(flops, loss, color=colour, lw=0.8, alpha=0.8, label=None if i else 'runs')
   grid = np.geomspace(min(f[0] for f, _ in ordered), max(f[-1] for f, _ in ordered), 400)
   lowest = np.nanmin([np.interp(np.log(grid), np.log(f), y, left=np.nan, right=np.nan)
                       for f, y in ordered], axis=0)
@@ -130,10 +139,10 @@ def frontier(fit=None, names: Sequence[str] = tuple(LAWS), span: tuple[float, fl
 
   A line and a star mark the (FLOPs, N) of `marked`.
   """
-  figure, axes = _axes('training FLOPs C', 'optimal number of parameters N',
-                       (6.2, 5.6) if names else _SIZE)
+  figure, axes = _axes('Optimal size of each budget', 'training FLOPs C',
+                       'optimal number of parameters N', (6.2, 5.6) if names else _SIZE)
   if span is None:
-    span = (fit.runs.flops.min(), fit.runs.flops.max() * 100) if fit else (1e18, 1e26)
+    span = (fit.runs.flops.min() / 1.5, fit.runs.flops.max() * 100) if fit else (1e18, 1e26)
   flops = np.geomspace(*span, 60)
   for name, colour in zip(names, matplotlib.colormaps['tab20'](np.linspace(0, 1, 20))):
     law = LAWS[name]
@@ -145,10 +154,11 @@ def frontier(fit=None, names: Sequence[str] = tuple(LAWS), span: tuple[float, fl
     bands = np.array([fit.optimum(c, level)['parameters'] for c in flops])
     axes.fill_between(flops, bands[:, 1], bands[:, 2], color='black', alpha=0.15, lw=0)
     axes.plot(flops, bands[:, 0], color='black', lw=1.8, label=f'this fit, {level:.0%}')
-    axes.scatter(fit.runs.flops, fit.runs.parameters, s=10, color='black', alpha=0.5, zorder=3)
+    axes.scatter(fit.runs.flops, fit.runs.parameters, s=10, color='black', alpha=0.5, zorder=3,
+                 label='runs')
   if marked is not None:
     axes.axvline(marked[0], color='tab:red', lw=1)
-    axes.plot(*marked, '*', color='tab:red', markersize=12, zorder=5)
+    axes.plot(*marked, '*', color='tab:red', markersize=12, zorder=5, label='this budget')
   axes.set(xscale='log', yscale='log', xlim=span)
   # Below the axes, where the legend hides no lines.
   figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, title_fontsize=8,
@@ -159,14 +169,15 @@ def frontier(fit=None, names: Sequence[str] = tuple(LAWS), span: tuple[float, fl
 
 def compute_overhead(laws: Mapping[str, ParametricLaw], flops: float) -> Figure:
   """Compute for the same loss, as a multiple, with a quarter to four times the optimal N."""
-  figure, axes = _axes('N / optimal N', 'compute for the same loss, as a multiple')
+  figure, axes = _axes(f'Compute overhead of a wrong N at {flops:.3g} FLOPs', 'N / optimal N',
+                       'compute for the same loss, as a multiple')
   factors = np.geomspace(0.25, 4, 61)
   for (name, law), colour in zip(laws.items(), matplotlib.colormaps['tab10'].colors):
     overheads = np.array([law.compute_overhead(flops, factor) for factor in factors])
     overheads[~np.isfinite(overheads)] = np.nan
     axes.plot(factors, overheads, color=colour, label=name)
   axes.axhline(1, color='grey', lw=0.6)
-  axes.set(xscale='log', ylim=(0.95, min(4.0, axes.get_ylim()[1])), title=f'at {flops:.3g} FLOPs')
+  axes.set(xscale='log', ylim=(0.95, min(4.0, axes.get_ylim()[1])))
   axes.set_xticks([0.25, 0.5, 1, 2, 4], ['¼', '½', '1', '2', '4'])
   axes.minorticks_off()
   axes.legend(frameon=False, fontsize=8)
@@ -175,7 +186,7 @@ def compute_overhead(laws: Mapping[str, ParametricLaw], flops: float) -> Figure:
 
 def memory_bars(parts: Mapping[str, Mapping[str, float]], limit: float | None = None) -> Figure:
   """Memory of a device: {mesh: {part: bytes}} as stacked bars, with the capacity."""
-  figure, axes = _axes('GiB a device', '', (6.2, 1.2 + 0.45 * len(parts)))
+  figure, axes = _axes('Memory of a device in a step', 'GiB', '', (6.2, 1.2 + 0.45 * len(parts)))
   names = list(next(iter(parts.values())))
   left = np.zeros(len(parts))
   for name, colour in zip(names, _shades(len(names))):
@@ -183,9 +194,7 @@ def memory_bars(parts: Mapping[str, Mapping[str, float]], limit: float | None = 
     axes.barh(list(parts), sizes, left=left, color=colour, label=name, height=0.6)
     left += sizes
   if limit is not None:
-    axes.axvline(limit / 2 ** 30, color='tab:red', lw=1.5)
-    axes.annotate(' capacity', (limit / 2 ** 30, -0.45), color='tab:red', fontsize=8,
-                  annotation_clip=False)
+    axes.axvline(limit / 2 ** 30, color='tab:red', lw=1.5, label='capacity')
   axes.invert_yaxis()
   axes.grid(False)
   figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8,

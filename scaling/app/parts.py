@@ -172,14 +172,10 @@ def _cell(text: str) -> str:
 
 def predictions_html(found: Sequence[Prediction], chosen: str, target: bool) -> str:
   """The table of laws, with FLOPs for a target loss."""
-  headers = plan_text.headings(target)
-  rows = []
-  for prediction in found:
-    if prediction.parameters is None:
-      rows.append([prediction.law, prediction.reason, *[''] * (len(headers) - 2)])
-      continue
-    cells = plan_text.format_cells(prediction)
-    rows.append([cells[header] for header in headers])
+  table = plan_text.table_cells(found, target)
+  headers = next((list(row) for row in table if 'reason' not in row), ['law'])
+  rows = [[row['law'], row['reason'], *[''] * (len(headers) - 2)] if 'reason' in row
+          else list(row.values()) for row in table]
   return table_html([header[0].upper() + header[1:] for header in headers], rows, chosen,
                     'predictions')
 
@@ -205,21 +201,19 @@ def plan_html(plan: Plan) -> str:
       ('Energy', none(plan.kwh, lambda x: f'{x:,.0f} kWh'), f'with a PUE of {plan.budget.pue:g}'),
       ('Training FLOPs', f'{plan.flops:.3g}', f'at an MFU of {plan.budget.mfu:g}'),
   ]
-  lines = plan_text.format_plan(plan).rpartition('Plan by ')[2].splitlines()[1:]
-  rows = [line.split(maxsplit=1) for line in lines]
   return (''.join(f'<div class="warn">{escape(line)}</div>' for line in plan.warnings)
           + '<div class="tiles" id="tiles">' + ''.join(
               f'<div class="tile"><span>{escape(name)}</span><b>{escape(value)}</b>'
               f'<span>{escape(below)}</span></div>' for name, value, below in tiles) + '</div>'
           + '<table class="data rows" id="run" style="margin-top: 10px"><tbody>' + ''.join(
-              f'<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>' for name, text in rows)
+              f'<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>'
+              for name, text in plan_text.run_rows(plan))
           + '</tbody></table>')
 
 
 def notes_html(plan: Plan) -> str:
   """The spread over laws, the meaning of intervals, and deviating counts of N."""
-  table_and_notes = plan_text.format_plan(plan).split('\n\n')
-  return ''.join(f'<div>{escape(line)}</div>' for line in table_and_notes[2].splitlines())
+  return ''.join(f'<div>{escape(line)}</div>' for line in plan_text.list_notes(plan))
 
 
 def plan_pictures(plan: Plan, known: dict[str, Law], fit: Fit | None) -> str:

@@ -8,6 +8,7 @@ import sys
 import warnings
 
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.files import write_text
 
 EXAMPLE = 't5x-lite scaling fit runs.csv --columns loss=val_loss --budgets=1e21,1e22'
 DATA = pathlib.Path(__file__).resolve().parent.parent / 'data' / 'ladder' / 'ladder.csv'
@@ -56,19 +57,29 @@ def run(args: argparse.Namespace) -> int:
     print(f'warning: {line}', file=sys.stderr)
   print(json.dumps(report, indent=1) if args.json else fit_report.format_report(report))
   if args.output is not None:
-    from scaling import figures
-    from scaling.fitting import isoflop
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / 'fit.json').write_text(json.dumps(report))
+    written = _write(args, runs, fit, report)
+    stream = sys.stderr if args.json else sys.stdout   # JSON stands alone
+    print(f'\n{args.output}: {", ".join(path.name for path in written)}', file=stream)
     if fit is not None:
-      figures.save_figure(fit_report.residual_figure(fit), args.output / 'residuals.png')
-      figures.save_figures(fit, args.output)
-    elif args.approach == 2:
-      figures.save_figure(figures.isoflop(runs), args.output / 'isoflop.png')
-    else:
-      figures.save_figure(figures.envelope(isoflop.group_curves(runs)),
-                          args.output / 'envelope.png')
+      print(f'Plan by it: t5x-lite scaling plan --fit={args.output} --flops=FLOPS', file=stream)
   return 0
+
+
+def _write(args: argparse.Namespace, runs, fit, report) -> list[pathlib.Path]:
+  """Writes fit.json and the figures; returns the files."""
+  from scaling import figures
+  from scaling.fitting import fit_report, isoflop
+  args.output.mkdir(parents=True, exist_ok=True)
+  write_text(args.output / 'fit.json', json.dumps(report))
+  save = lambda figure, name: figures.save_figure(figure, args.output / name)
+  if fit is not None:
+    found = [save(fit_report.residual_figure(fit), 'residuals.png'),
+             *figures.save_figures(fit, args.output)]
+  elif args.approach == 2:
+    found = [save(figures.isoflop(runs), 'isoflop.png')]
+  else:
+    found = [save(figures.envelope(isoflop.group_curves(runs)), 'envelope.png')]
+  return [args.output / 'fit.json', *found]
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -37,7 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--tokens_per_parameter', type=float, default=20.0,
       help='estimate of the optimum, the centre of the sizes (default 20)')
   add('--multiple', type=int, default=128, help='divisor of all widths (default 128)')
-  add('--jobs', type=int, default=1, help='runs at a time (default 1)')
+  add('--jobs', type=int, default=1, help='runs at a time on this machine (default 1)')
   add('--level', type=float, default=0.95, help='level of the predicted interval (default 0.95)')
 
 
@@ -63,7 +63,7 @@ def _design(args) -> None:
       durations=args.durations, sizes=args.sizes, spread=args.spread,
       tokens_per_parameter=args.tokens_per_parameter, multiple=args.multiple)
   ladders.write_ladder(ladder, args.folder)
-  script = launch.write_slurm(ladder, args.folder, args.jobs)
+  script = launch.write_slurm(ladder, args.folder)
   print(ladders.format_ladder(ladder))
   print(f'{args.folder / ladders.MANIFEST}: on this machine, t5x-lite scaling ladder run '
         f'--folder={args.folder} --jobs=1; on a cluster, {script}')

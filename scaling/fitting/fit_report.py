@@ -198,11 +198,13 @@ def residual_figure(fit: Fit):
   figure = Figure(figsize=(6.4, 4), layout='constrained')
   axes = figure.subplots()
   points = axes.scatter(runs.flops, 100 * fit.residuals, c=runs.tokens / runs.parameters,
-                        norm='log', cmap='viridis', s=18)
-  axes.axhline(0, color='0.3', linewidth=0.8)
-  for sign in (-1, 1):
-    axes.axhline(200 * sign * fit.scale, color='0.5', linewidth=0.8, linestyle='--')
+                        norm='log', cmap='viridis', s=18, label='runs')
+  axes.axhline(0, color='0.3', linewidth=0.8, label='the law')
+  for sign, label in ((-1, None), (1, 'twice the noise')):
+    axes.axhline(200 * sign * fit.scale, color='0.5', linewidth=0.8, linestyle='--', label=label)
   axes.set(xscale='log', xlabel='training FLOPs', ylabel='log loss less law (%)')
+  axes.set_title('Residuals of the fit', fontsize=10)
   axes.spines[['top', 'right']].set_visible(False)
+  figure.legend(frameon=False, fontsize=8, ncols=3, loc='outside lower center')
   figure.colorbar(points, label='tokens a parameter')
   return figure

@@ -109,9 +109,13 @@ def _row(folder: pathlib.Path, run: Run) -> dict[str, object]:
   return {name: values[name] for name in COLUMNS}
 
 
-def write_slurm(ladder: Ladder, folder: pathlib.Path, jobs: int) -> pathlib.Path:
-  """Writes a script that submits the runs as two array jobs, `jobs` at a time; returns its path."""
+def write_slurm(ladder: Ladder, folder: pathlib.Path) -> pathlib.Path:
+  """Writes a script that submits the runs as array jobs, one a wave; returns its path.
+
+  All runs of a wave may run at once; the environment variable LIMIT is how many at most.
+  """
   lines = ['#!/bin/bash', '# Submits the ladder to SLURM; arguments are options of sbatch.',
+           '# LIMIT=8 in the environment runs at most 8 at a time.',
            'set -euo pipefail', f'cd {shlex.quote(str(pathlib.Path.cwd()))}', 'after=']
   for number, wave in enumerate(split_waves(ladder.runs)):
     if not wave:
@@ -119,7 +123,8 @@ def write_slurm(ladder: Ladder, folder: pathlib.Path, jobs: int) -> pathlib.Path
     commands = folder / f'wave{number}.txt'
     commands.write_text(''.join(shlex.join(train_command(folder, run)) + '\n' for run in wave))
     task = f'eval "$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(commands))})"'
-    lines.append(f'job=$(sbatch --parsable $after "$@" --array=0-{len(wave) - 1}%{jobs} '
+    lines.append(f'job=$(sbatch --parsable $after "$@" '
+                 f'--array=0-{len(wave) - 1}${{LIMIT:+%$LIMIT}} '
                  f'--output={shlex.quote(str(folder / "logs" / "%A_%a.log"))} '
                  f'--wrap={shlex.quote(task)})')
     lines += ['echo "submitted $job"', 'after=--dependency=afterok:$job']

@@ -1,23 +1,26 @@
-"""A plan as text: the table of laws, the compute overhead of a wrong N, and the run."""
+"""A plan as text: the run, the table of laws, and the compute overhead of a wrong N."""
+
+from collections.abc import Sequence
 
 from scaling.laws.intervals import Interval
-from scaling.laws.laws import Law
 from scaling.planning import planner, predictions
 from scaling.planning.budget import Budget
 from scaling.planning.planner import Plan
 from scaling.planning.predictions import Prediction
 
 # Heading -> width in the table.
-_COLUMNS = {'law': 22, 'FLOPs': 32, 'N': 23, 'D': 8, 'D/N': 20, 'loss': 22, 'extrapolation': 0}
+_COLUMNS = {'law': 22, 'FLOPs': 32, 'N': 23, 'D': 10, 'D/N': 20, 'loss': 22, 'extrapolation': 0}
+_UNITS = {1e12: 'T', 1e9: 'B', 1e6: 'M'}
 
 
 def format_plan(plan: Plan) -> str:
-  """The plan, without the gin file."""
-  known = predictions.load_laws(plan.request.fit)
+  """The plan, without the gin file: the run first, then the laws that it is chosen from."""
   lines = [*hardware_lines(plan.budget), *(f'warning: {line}' for line in plan.warnings), '',
+           f'Plan by {plan.prediction.law}',
+           *(f'  {name:<10} {text}' for name, text in run_rows(plan)), '',
            *format_table(plan.predictions, plan.budget.loss is not None), '',
-           *_notes(plan.predictions, known), '']
-  return '\n'.join([*lines, *_overhead_lines(plan), *_run(plan)])
+           *list_notes(plan)]
+  return '\n'.join([*lines, *_overhead_lines(plan)])
 
 
 def hardware_lines(budget: Budget) -> list[str]:
@@ -29,41 +32,63 @@ def hardware_lines(budget: Budget) -> list[str]:
           f'{chip.memory / 1e9:.3g} GB, {price}']
 
 
-def headings(target: bool) -> list[str]:
-  """The columns of the table of laws; FLOPs only for a target loss."""
-  return [name for name in _COLUMNS if target or name != 'FLOPs']
+def table_cells(found: Sequence[Prediction], target: bool) -> list[dict[str, str]]:
+  """Heading -> cell for each law; {'law', 'reason'} for one without a prediction.
 
-
-def format_cells(prediction: Prediction) -> dict[str, str]:
-  """Heading -> cell, in the row of a law with a prediction."""
-  return {
-      'law': prediction.law,
-      'FLOPs': format_interval(prediction.flops, prediction.flops_interval, lambda x: f'{x:.2e}'),
-      'N': format_interval(prediction.parameters, prediction.parameters_interval, format_amount),
-      'D': format_amount(prediction.tokens),
-      'D/N': format_interval(prediction.tokens / prediction.parameters, prediction.ratio_interval,
-                           lambda x: f'{x:.1f}'),
-      'loss': '-' if prediction.loss is None else format_interval(
-          prediction.loss, prediction.loss_interval, lambda x: f'{x:.3f}'),
-      'extrapolation': format_extrapolation(prediction.extrapolation)}
-
-
-def format_table(found: tuple[Prediction, ...], target: bool) -> list[str]:
-  """A line for each law, under `headings`."""
-  names = headings(target)
-  lines = [''.join(f'{name:<{_COLUMNS[name]}}' for name in names)]
+  N and D are in one unit each, which their heading names. FLOPs are there for a target loss.
+  """
+  sizes = [prediction.parameters for prediction in found if prediction.parameters is not None]
+  tokens = [prediction.tokens for prediction in found if prediction.parameters is not None]
+  in_n, in_d = _unit(sizes), _unit(tokens)
+  rows = []
   for prediction in found:
     if prediction.parameters is None:
-      lines.append(f'{prediction.law:<22}- ({prediction.reason})')
+      rows.append({'law': prediction.law, 'reason': prediction.reason})
       continue
-    row = format_cells(prediction)
-    lines.append(''.join(f'{row[name]:<{_COLUMNS[name]}}' for name in names))
+    cells = {
+        'law': prediction.law,
+        'FLOPs': format_interval(prediction.flops, prediction.flops_interval,
+                                 lambda x: f'{x:.2e}'),
+        f'N ({_UNITS[in_n]})': format_interval(
+            prediction.parameters, prediction.parameters_interval, lambda x: _in_unit(x, in_n)),
+        f'D ({_UNITS[in_d]})': _in_unit(prediction.tokens, in_d),
+        'D/N': format_interval(prediction.tokens / prediction.parameters,
+                               prediction.ratio_interval, lambda x: f'{x:.1f}'),
+        'loss': '-' if prediction.loss is None else format_interval(
+            prediction.loss, prediction.loss_interval, lambda x: f'{x:.3f}'),
+        'extrapolation': format_extrapolation(prediction.extrapolation)}
+    rows.append({name: cell for name, cell in cells.items() if target or name != 'FLOPs'})
+  return rows
+
+
+def _unit(values: Sequence[float]) -> float:
+  """The unit in which the middle one of these numbers is 1 to 1000."""
+  middle = sorted(values)[len(values) // 2] if values else 1e9
+  return next((unit for unit in _UNITS if middle >= 0.9995 * unit), min(_UNITS))
+
+
+def _in_unit(value: float, unit: float) -> str:
+  """Three digits, or all before the point."""
+  value /= unit
+  return f'{value:,.0f}' if value >= 99.95 else f'{value:#.3g}'
+
+
+def format_table(found: Sequence[Prediction], target: bool) -> list[str]:
+  """A line for each law, under its headings."""
+  rows = table_cells(found, target)
+  names = next((list(row) for row in rows if 'reason' not in row), ['law'])
+  width = lambda name: _COLUMNS[name.partition(' (')[0]]
+  lines = [''.join(f'{name:<{width(name)}}' for name in names)]
+  for row in rows:
+    lines.append(f'{row["law"]:<22}- ({row["reason"]})' if 'reason' in row else ''.join(
+        f'{row[name]:<{width(name)}}' for name in names))
   return [line.rstrip() for line in lines]
 
 
-def _notes(found: tuple[Prediction, ...], known: dict[str, Law]) -> list[str]:
+def list_notes(plan: Plan) -> list[str]:
   """The spread over laws, the meaning of intervals, and deviating counts of N."""
-  found = [prediction for prediction in found if prediction.parameters is not None]
+  known = predictions.load_laws(plan.request.fit)
+  found = [prediction for prediction in plan.predictions if prediction.parameters is not None]
   sizes = sorted(prediction.parameters for prediction in found)
   ratios = sorted(prediction.tokens / prediction.parameters for prediction in found)
   lines = []
@@ -83,12 +108,12 @@ def _overhead_lines(plan: Plan) -> list[str]:
     return []
   costs = ', '.join(f'{factor:g} N {cost:.3g}' if cost < 1e6 else f'{factor:g} N never'
                     for factor, cost in plan.compute_overhead.items() if factor != 1)
-  return [f'Compute overhead of a wrong N ({plan.prediction.law}), as a multiple of the FLOPs for '
-          f'the same loss: {costs}.', '']
+  return ['', f'Compute overhead of a wrong N ({plan.prediction.law}), as a multiple of the FLOPs '
+          f'for the same loss: {costs}.']
 
 
-def _run(plan: Plan) -> list[str]:
-  """The planned run."""
+def run_rows(plan: Plan) -> list[tuple[str, str]]:
+  """(what, its value) for each line of the planned run."""
   config, placed, budget = plan.config, plan.layout, plan.budget
   decoder = f' + {config.num_decoder_layers}' if config.num_decoder_layers else ''
   mesh = ' x '.join(f'{axis} {size}' for axis, size in placed.mesh.items())
@@ -104,21 +129,20 @@ def _run(plan: Plan) -> list[str]:
   recompute = {'none': 'nothing recomputed', 'full': 'blocks recomputed'}.get(
       placed.remat, f'remat {placed.remat}')
   return [
-      f'Plan by {plan.prediction.law}',
-      f'  model      {plan.request.family}, {plan.total_parameters:,} parameters: width '
-      f'{config.embed_dim}, layers {config.num_layers}{decoder}, heads {config.num_heads} of '
-      f'{config.head_dim}, MLP {config.mlp_dim}, vocabulary {config.vocab_size}{rounding}',
-      f'  tokens     {format_amount(plan.tokens)}: {plan.steps:,} steps of {placed.rows} rows '
-      f'({format_amount(batch)} tokens), {plan.tokens / plan.total_parameters:.3g} a parameter',
-      f'  AdamW      peak rate {plan.learning_rate:g} ({plan.request.recipe}), '
-      f'{plan.warmup_steps:,} steps of warm-up, half a cosine to 0',
-      f'  loss       {loss}',
-      f'  FLOPs      {plan.flops:.3g} with all of attention; 6 N D {plan.flops_6nd:.3g}',
-      f'  mesh       {mesh}: {budget.chips} x {budget.chip.title}{reason}; microbatches '
-      f'{placed.microbatches}, {recompute}',
-      f'  memory     {placed.memory.total / 1e9:.3g} of {budget.chip.device_memory / 1e9:.3g} GB '
-      'of a device',
-      f'  time       {format_hours(plan.chip_hours / budget.chips)}{cost}{energy}']
+      ('model', f'{plan.request.family}, {plan.total_parameters:,} parameters: width '
+       f'{config.embed_dim}, layers {config.num_layers}{decoder}, heads {config.num_heads} of '
+       f'{config.head_dim}, MLP {config.mlp_dim}, vocabulary {config.vocab_size}{rounding}'),
+      ('tokens', f'{format_amount(plan.tokens)}: {plan.steps:,} steps of {placed.rows} rows '
+       f'({format_amount(batch)} tokens), {plan.tokens / plan.total_parameters:.3g} a parameter'),
+      ('AdamW', f'peak rate {plan.learning_rate:g} ({plan.request.recipe}), '
+       f'{plan.warmup_steps:,} steps of warm-up, half a cosine to 0'),
+      ('loss', loss),
+      ('FLOPs', f'{plan.flops:.3g} with all of attention, of which 6 N D {plan.flops_6nd:.3g}'),
+      ('mesh', f'{mesh}: {budget.chips} x {budget.chip.title}{reason}; microbatches '
+       f'{placed.microbatches}, {recompute}'),
+      ('memory', f'{placed.memory.total / 1e9:.3g} of {budget.chip.device_memory / 1e9:.3g} GB '
+       'of a device'),
+      ('time', f'{format_hours(plan.chip_hours / budget.chips)}{cost}{energy}')]
 
 
 def format_extrapolation(factor: float | None) -> str:
@@ -128,7 +152,7 @@ def format_extrapolation(factor: float | None) -> str:
 
 def format_amount(value: float) -> str:
   """A number of parameters or tokens: '1.41T', '70.2B', '400M'."""
-  for size, letter in ((1e12, 'T'), (1e9, 'B'), (1e6, 'M')):
+  for size, letter in _UNITS.items():
     if value >= 0.9995 * size:
       return f'{value / size:.{3 if value < 999.5 * size else 5}g}{letter}'
   return f'{value:,.0f}'

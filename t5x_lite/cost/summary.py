@@ -91,10 +91,10 @@ def _memory(network: Network, optimizer: Optimizer, mesh: MeshConfig,
 def as_text(table: dict[str, Any]) -> str:
   """The table of `describe` as text."""
   total, embeddings = table['parameters'], table['embedding_parameters']
-  counts = {**table['modules'], 'total': total, '  of them embeddings': embeddings,
-            '  of them others': total - embeddings}
+  counts = {**table['modules'], 'total': total, '  of which embeddings': embeddings,
+            '  of which others': total - embeddings}
   if table['active_parameters'] != total:
-    counts['  active for a token'] = table['active_parameters']
+    counts['  of which active for a token'] = table['active_parameters']
   lines = [f'{"module":<40}{"parameters":>16}']
   lines += [f'{name:<40}{size:>16,}' for name, size in counts.items()]
   rows = f'{table["rows_per_batch"]} row{"s" if table["rows_per_batch"] > 1 else ""}'
@@ -113,27 +113,32 @@ def _memory_lines(memory: dict[str, Any]) -> list[str]:
   columns = {'in all': memory['total']}
   if axes:
     columns['a device'] = memory['per_device']
+  step, cache = memory['step'], memory['cache_per_row']
+  unit, power = _unit(max(memory['total']['sum'], step['total'], cache))
+  def size(num_bytes: int) -> str:
+    value = num_bytes / 1024 ** power
+    return '<0.01' if 0 < value < 0.01 else f'{value:,.{2 if power else 0}f}'
+
   row = lambda name, *cells: f'{name:<40}' + ''.join(f'{cell:>16}' for cell in cells)
-  lines = [row('memory', *columns)]
-  lines += [row(name, *(_size(held[key]) for held in columns.values()))
+  lines = [row(f'memory, {unit}', *columns)]
+  lines += [row(name, *(size(held[key]) for held in columns.values()))
             for key, name in (('parameters', 'parameters'), ('gradients', 'gradients'),
                               ('optimizer', 'optimizer state'), ('sum', 'total'))]
   if axes:
     lines.append(f'A device of the mesh {axes}.')
-  step, width = memory['step'], len(columns) - 1
-  lines += ['', row('a step, estimated', *[''] * width, _size(step['total']))]
-  lines += [row(f'  {name}', *[''] * width, _size(step[key]))
-            for key, name in (('activations', 'kept activations, and the largest of:'),
-                              ('logits', '  a chunk of the loss'),
-                              ('workspace', '  the busiest layer'),
-                              ('copy', '  parameters, copied'))]
-  if memory['cache_per_row']:
-    lines.append(row('cache of a decoded row', *[''] * width, _size(memory['cache_per_row'])))
+  blank = [''] * (len(columns) - 1)
+  lines += ['', row('a step, estimated', *blank, size(step['total'])),
+            row('  of which kept activations', *blank, size(step['activations'])),
+            '  and the largest of']
+  lines += [row(f'    {name}', *blank, size(step[key])) for key, name in (
+      ('logits', 'a chunk of the loss'), ('workspace', 'the busiest layer'),
+      ('copy', 'parameters, copied'))]
+  if cache:
+    lines.append(row('cache of a decoded row', *blank, size(cache)))
   return lines
 
 
-def _size(num_bytes: int) -> str:
-  """Bytes in binary units: '5.20 GiB'."""
+def _unit(num_bytes: int) -> tuple[str, int]:
+  """(binary unit, its power of 1024) in which a number of bytes is at least 1."""
   power = min(max(num_bytes.bit_length() - 1, 0) // 10, 4)
-  unit = ('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]
-  return f'{num_bytes / 1024 ** power:.{2 if power else 0}f} {unit}'
+  return ('B', 'KiB', 'MiB', 'GiB', 'TiB')[power], power

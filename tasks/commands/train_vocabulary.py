@@ -2,6 +2,8 @@
 
 import argparse
 
+from t5x_lite.core.errors import UserError
+
 EXAMPLE = 't5x-lite train-vocab --task=stdlib_docstring --size=2048 --output=runs/vocab'
 
 
@@ -20,15 +22,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+  from tasks.pipeline.imports import import_seqio, import_task_module
+  import_seqio()
   if args.files:
     from tasks import files
     texts = files.texts(args.files, args.text, '--files')
   else:
-    from tasks.pipeline.imports import import_seqio, import_task_module
-    import_seqio()
     from tasks.pipeline import registry
-    import_task_module(args.task_module)
-    texts = registry.raw_texts(args.task, args.split)
+    try:
+      import_task_module(args.task_module)
+    except ModuleNotFoundError as e:
+      raise UserError(f'--task_module={args.task_module}: cannot be imported: {e}') from e
+    try:
+      texts = registry.raw_texts(args.task, args.split)
+    except UserError as e:
+      raise UserError(f'--task={args.task} --split={args.split}: {e}') from e
   from tasks.vocabularies import train_vocabulary
   path = train_vocabulary.train_sentencepiece(
       texts, args.size, args.output, model_type=args.model_type, user_symbols=args.user_symbols)

@@ -59,7 +59,7 @@ def with_vocabulary(name: str, vocabulary: seqio.Vocabulary) -> str:
 
 
 def raw_texts(name: str, split: str) -> Iterator[str]:
-  """Yields the texts that a task or mixture tokenises, in order, as they are before that.
+  """The texts that a task or mixture tokenises, in order, as they are before that.
 
   These are the string features among its output features, as they stand where its first
   tokenising preprocessor would begin.
@@ -67,6 +67,7 @@ def raw_texts(name: str, split: str) -> Iterator[str]:
   Raises:
     UserError: no such task or split, or a task that does not tokenise text.
   """
+  found = []
   for task in seqio.get_subtasks(lookup(name)):
     if split not in task.splits:
       raise UserError(f'{task.name} has no split {split!r}; it has {", ".join(task.splits)}')
@@ -79,8 +80,9 @@ def raw_texts(name: str, split: str) -> Iterator[str]:
     ]
     if not fields:
       raise UserError(f'task {task.name!r} has no text among {", ".join(task.output_features)}')
-    for example in dataset.as_numpy_iterator():
-      yield from (example[field].decode() for field in fields)
+    found.append((dataset, fields))
+  return (example[field].decode() for dataset, fields in found
+          for example in dataset.as_numpy_iterator() for field in fields)
 
 
 def _features_with(task: seqio.Task, vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:

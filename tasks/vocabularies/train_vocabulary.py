@@ -5,9 +5,9 @@ import io
 import os
 import pathlib
 
-from absl import logging
 import sentencepiece
 
+from t5x_lite.core.dataclass_checks import nearest
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.files import write_new
 
@@ -20,8 +20,8 @@ _SENTENCES = 200_000
 
 def train_sentencepiece(
     texts: Iterable[str],
-    vocab_size: int,
-    output_prefix: str,
+    size: int,
+    output: str,
     *,
     model_type: str = 'unigram',
     user_symbols: Sequence[str] = (),
@@ -35,33 +35,32 @@ def train_sentencepiece(
 
   Args:
     texts: such as `registry.raw_texts` or `files.texts` give.
-    vocab_size: number of pieces, the 256 bytes and 3 special ids included; extra ids come on
+    size: number of pieces, the 256 bytes and 3 special ids included; extra ids come on
       top when the model is loaded.
-    output_prefix: `PREFIX.model` and `PREFIX.vocab` are written.
+    output: `OUTPUT.model` and `OUTPUT.vocab` are written.
     model_type: 'unigram' or 'bpe'.
     user_symbols: texts that are always one piece.
     seed: of the choice among lines where there are more than 200,000.
 
   Raises:
-    UserError: a value is wrong, a file exists, or the text is too small for the size.
+    UserError: a value is wrong, a file exists, or the text is too small for the size; messages
+      name the flags of t5x-lite train-vocab.
   """
   if model_type not in _MODEL_TYPES:
-    raise UserError(f'model_type must be one of {", ".join(_MODEL_TYPES)}, got {model_type!r}')
-  if vocab_size < 260:
-    raise UserError(
-        f'vocab_size must be at least 260 (256 bytes, 3 special ids and a piece), got {vocab_size}'
-    )
-  model_path = f'{output_prefix}.model'
-  for path in (model_path, f'{output_prefix}.vocab'):
+    raise UserError(f'--model_type={model_type}: {nearest(model_type, _MODEL_TYPES)}')
+  if size < 260:
+    raise UserError(f'--size={size}: must be at least 260 (256 bytes, 3 special ids and a piece)')
+  model_path = f'{output}.model'
+  for path in (model_path, f'{output}.vocab'):
     if os.path.exists(path):
-      raise UserError(f'{path} exists and is not overwritten: choose another output_prefix')
+      raise UserError(f'--output={output}: {path} exists and is not overwritten: choose another')
   model = io.BytesIO()
   sentencepiece.set_random_generator_seed(seed)
   try:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=_sentences(texts),
         model_writer=model,
-        vocab_size=vocab_size,
+        vocab_size=size,
         model_type=model_type,
         user_defined_symbols=list(user_symbols),
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
@@ -77,13 +76,15 @@ def train_sentencepiece(
         minloglevel=1,
     )
   except RuntimeError as error:
-    reason = ' '.join(str(error).split())
-    raise UserError(
-        f'SentencePiece could not make {vocab_size} pieces: {reason}'
-    ) from error
-  _write_new(model_path, model.getvalue())
-  _write_new(f'{output_prefix}.vocab', _listing(model.getvalue()))
-  logging.info('Wrote a %s vocabulary of %d pieces to %s', model_type, vocab_size, model_path)
+    # After the file, line and condition in SentencePiece's own source.
+    reason = ' '.join(str(error).split()).rpartition('] ')[2]
+    raise UserError(f'--size={size}: SentencePiece cannot make so many pieces: {reason}') from error
+  try:
+    write_new(pathlib.Path(model_path), model.getvalue())
+    write_new(pathlib.Path(f'{output}.vocab'), _listing(model.getvalue()))
+  except FileExistsError as error:   # another process made it meanwhile
+    raise UserError(f'--output={output}: {error.filename2 or model_path} exists and is not '
+                    'overwritten: choose another') from error
   return model_path
 
 
@@ -102,13 +103,3 @@ def _listing(model: bytes) -> bytes:
       for i in range(processor.get_piece_size())
   )
   return ''.join(rows).encode()
-
-
-def _write_new(path: str, content: bytes) -> None:
-  """Raises UserError if the file exists, also if another process made it meanwhile."""
-  try:
-    write_new(pathlib.Path(path), content)
-  except FileExistsError as error:
-    raise UserError(
-        f'{path} exists and is not overwritten: choose another output_prefix'
-    ) from error

@@ -117,3 +117,27 @@ def test_memory_bars_are_as_long_as_their_bytes():
 def test_a_figure_is_saved_by_its_ending(ending, head, tmp_path, runs):
   path = figures.save_figure(figures.isoflop(runs), tmp_path / 'new' / f'figure.{ending}')
   assert path.read_bytes().startswith(head)
+
+
+def test_every_figure_has_a_title_and_a_legend_of_what_is_drawn(runs):
+  fit = Fitted(runs)
+  law = {'one': LAW}
+  curves = [Curve(1e6, np.geomspace(1, 100, 9), 1 / np.arange(1.0, 10))]
+  parts = {'data 2': {'parameters': 1e9, 'gradients': 1e9}}
+  for figure, want in (
+      (figures.isoflop(runs, LAW), {'parabola', 'fitted law', 'optimal N of the law'}),
+      (figures.surface(fit), {'runs', 'optimal N'}),
+      (figures.envelope(curves), {'runs', 'envelope'}),
+      (figures.frontier(fit, ('kaplan',), marked=(1e20, 1e9)),
+       {'runs', 'this budget', 'kaplan', 'this fit, 95%'}),
+      (figures.compute_overhead(law, 1e20), {'one'}),
+      (figures.memory_bars(parts, 4e9), {'parameters', 'gradients'})):
+    axes = figure.axes[0]
+    legends = [*figure.legends, *([axes.get_legend()] if axes.get_legend() else [])]
+    labels = {text.get_text() for legend in legends for text in legend.get_texts()}
+    assert axes.get_title() and want <= labels, (axes.get_title(), labels)
+
+
+def test_no_run_is_on_the_edge_of_the_frontier(runs):
+  left, right = figures.frontier(Fitted(runs), ()).axes[0].get_xlim()
+  assert left < 0.9 * runs.flops.min() and right > 1.1 * runs.flops.max()

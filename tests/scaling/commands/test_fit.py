@@ -58,7 +58,11 @@ def test_the_report_and_its_files(capsys, csv, tmp_path):
                'variable projection', 'least absolute deviations', 'Conditioning',
                'resampled residuals', 'x 10'):
     assert part in out, part
-  for name in ('residuals', 'isoflop', 'surface', 'frontier', 'compute_overhead'):
+  names = ('residuals', 'isoflop', 'surface', 'frontier', 'compute_overhead')
+  written = ', '.join(['fit.json', *(f'{name}.png' for name in names)])
+  assert out.endswith(f'{folder}: {written}\nPlan by it: t5x-lite scaling plan --fit={folder} '
+                      '--flops=FLOPS\n')
+  for name in names:
     assert (folder / f'{name}.png').read_bytes().startswith(b'\x89PNG')
   status, printed, _ = run(capsys, *argv, '--json')
   report = json.loads(printed)

@@ -69,6 +69,22 @@ def test_budgets_become_tables_with_intervals_and_gin_that_describe_compiles(fla
     assert loss == pytest.approx(2.5, abs=1e-4)
 
 
+def test_the_run_comes_before_the_laws_and_a_column_has_one_unit(capsys):
+  assert planned('--flops=1e20') == 0
+  text = capsys.readouterr().out
+  parts = ['Plan by besiroglu', '\nlaw ', 'Over laws: ', 'Compute overhead', 'from __gin__']
+  assert sorted(parts, key=text.index) == parts
+  lines = text.splitlines()
+  start = next(i for i, line in enumerate(lines) if line.startswith('law '))
+  assert lines[start].split()[:5] == ['law', 'N', '(M)', 'D', '(B)']
+  rows = {line.split()[0]: line.split()[1:] for line in lines[start + 1:start + 13]}
+  for law, (size, *rest) in rows.items():
+    tokens = next(float(x) for x in rest if x[0].isdigit())
+    assert 6 * float(size.replace(',', '')) * 1e6 * tokens * 1e9 == pytest.approx(
+        1e20, rel=0.01 if law != 'deepseek' else 0.1), law
+  assert rows['porian'][0] == '1,029'   # as many millions, not 1.03 of another unit
+
+
 @pytest.mark.parametrize('family, flags', [
     ('t5', ['--hardware=tpu_v6e', '--unique_tokens=1e9']),
     pytest.param('gpt2', ['--law=kaplan'], marks=pytest.mark.slow),

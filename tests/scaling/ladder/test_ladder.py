@@ -176,7 +176,7 @@ def test_trunks_are_trained_before_their_branches_and_nothing_twice(ladder, tmp_
 def test_slurm_runs_every_command_in_two_waves(ladder, tmp_path):
   """A stand-in for sbatch runs the job of each index of its array."""
   ladders.write_ladder(ladder, tmp_path)
-  script = launch.write_slurm(ladder, tmp_path, jobs=2)
+  script = launch.write_slurm(ladder, tmp_path)
   bin_folder = tmp_path / 'bin'
   bin_folder.mkdir()
   (bin_folder / 'sbatch').write_text("""#!/bin/bash
@@ -195,13 +195,17 @@ echo 7
   (bin_folder / 'sbatch').chmod(0o755)
   record = tmp_path / 'record'
   env = os.environ | {'PATH': f'{bin_folder}:{os.environ["PATH"]}', 'RECORD': str(record)}
-  subprocess.run([str(script), '--partition=cpu'], check=True, capture_output=True, env=env)
+  submit = lambda env: subprocess.run([str(script), '--partition=cpu'], check=True,
+                                      capture_output=True, env=env)
+  submit(env)
   first, second = record.read_text().splitlines()
-  assert '--array=0-3%2' in first and '--partition=cpu' in first and 'dependency' not in first
-  assert '--array=0-7%2' in second and '--dependency=afterok:7' in second
+  assert '--array=0-3 ' in first and '--partition=cpu' in first and 'dependency' not in first
+  assert '--array=0-7 ' in second and '--dependency=afterok:7' in second
   jobs = (tmp_path / 'record.jobs').read_text().splitlines()
   want = [run for wave in launch.split_waves(ladder.runs) for run in wave]
   assert jobs == [' '.join(launch.train_command(tmp_path, run)) for run in want]
+  submit(env | {'LIMIT': '2'})
+  assert ['%2' in line for line in record.read_text().splitlines()] == [False] * 2 + [True] * 2
 
 
 def test_the_loop_from_design_to_verdict(tmp_path, trainer, capsys, fewer_starts):

@@ -5,6 +5,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
+from t5x_lite import cli
 from t5x_lite.core.errors import UserError
 from tasks import files, vocabularies
 from tasks.pipeline import registry
@@ -78,7 +79,7 @@ def test_training_is_deterministic(corpus, model, tmp_path):
 
 
 def test_training_refuses_to_overwrite(corpus, model):
-  with pytest.raises(UserError, match='is not overwritten'):
+  with pytest.raises(UserError, match='--output=.* is not overwritten'):
     train_sentencepiece(['any'], 320, model.removesuffix('.model'))
 
 
@@ -92,12 +93,12 @@ def test_user_symbols_are_one_piece(corpus, tmp_path):
 
 
 @pytest.mark.parametrize('kwargs, message', [
-    ({'vocab_size': 100}, 'at least 260'),
-    ({'model_type': 'word'}, 'one of unigram, bpe'),
-    ({'vocab_size': 5000}, 'could not make 5000 pieces'),
+    ({'size': 259}, '--size=259: must be at least 260'),
+    ({'model_type': 'word'}, '--model_type=word: choose from bpe, unigram'),
+    ({'size': 5000}, '--size=5000: SentencePiece cannot make so many pieces: Vocabulary size too'),
 ])
 def test_training_errors(corpus, tmp_path, kwargs, message):
-  arguments = {'vocab_size': 320, 'output_prefix': str(tmp_path / 'x'), **kwargs}
+  arguments = {'size': 320, 'output': str(tmp_path / 'x'), **kwargs}
   with pytest.raises(UserError, match=message):
     train_sentencepiece(registry.raw_texts(corpus, 'train'), **arguments)
   assert not list(tmp_path.iterdir())
@@ -154,3 +155,15 @@ def test_with_vocabulary_copies_a_mixture_and_leaves_labels_alone(stdlib, model)
 def test_raw_text_needs_a_tokenising_task(stdlib):
   with pytest.raises(UserError, match="'stdlib_package' has no tokenising step"):
     next(registry.raw_texts('stdlib_package', 'train'))
+
+
+@pytest.mark.parametrize('flags, message', [
+    (['--task=stdlib_lmm'], "error: --task=stdlib_lmm --split=train: no task or mixture"),
+    (['--task=stdlib_lm', '--task_module=no.such'], 'error: --task_module=no.such: cannot be'),
+    (['--files=none*.txt'], 'error: --files: no file matches'),
+])
+def test_errors_of_the_command_name_its_flags(flags, message, tmp_path, capsys):
+  argv = ['train-vocab', *flags, '--size=300', f'--output={tmp_path}/x']
+  assert cli.main(argv) == 1
+  error = capsys.readouterr().err
+  assert error.startswith(message) and error.count('\n') == 1
