@@ -14,7 +14,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  metrics = evaluate(gin_flags.load_experiment(args)[0])
+  metrics = evaluate(gin_flags.load_experiment(args, trains=False)[0])
   lines = '\n'.join(f'{name:<40}{value:>12.4f}' for name, value in metrics.items())
   print(json.dumps(metrics) if args.json else lines)
   return 0

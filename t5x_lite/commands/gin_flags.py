@@ -21,13 +21,13 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
       help='a module of your own that gin files may import, with all it contains')
 
 
-def load_experiment(args: argparse.Namespace):
+def load_experiment(args: argparse.Namespace, *, trains: bool = True):
   """(experiment, its config as gin) of the flags; see gin_config.load_experiment."""
   from t5x_lite.experiment import gin_config
-  return gin_config.load_experiment(args.gin_file, args.bindings, args.trust)
+  return gin_config.load_experiment(args.gin_file, args.bindings, args.trust, trains=trains)
 
 
-def load_described(args: argparse.Namespace):
+def load_described(args: argparse.Namespace, *, trains: bool = False):
   """The experiment to describe; see gin_config.load_described."""
   from t5x_lite.experiment import gin_config
-  return gin_config.load_described(args.gin_file, args.bindings, args.trust)
+  return gin_config.load_described(args.gin_file, args.bindings, args.trust, trains=trains)

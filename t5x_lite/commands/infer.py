@@ -18,7 +18,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  path, records = infer(gin_flags.load_experiment(args)[0])
+  path, records = infer(gin_flags.load_experiment(args, trains=False)[0])
   for record in records[:3]:
     print(json.dumps(record, ensure_ascii=False))
   print(f'{len(records)} lines: {path}')

@@ -24,6 +24,7 @@ from t5x_lite.training.schedules import Constant
 
 _PASS_ONE = 'pass one that does, e.g. --gin_file=experiments/tiny_lm.gin'
 LENGTH = 2048   # tokens of a row of a model that is described alone and has no max_length
+PROMPT_LENGTH, ANSWER_LENGTH = 512, 128   # tokens at most where no task says how many
 # What a run may change when it is resumed; everything else affects its results.
 MAY_CHANGE = ('model_dir', 'train', 'mesh', 'eval', 'infer', 'init_from', 'hooks')
 TRAIN_MAY_CHANGE = ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'keep_checkpoints',
@@ -31,7 +32,7 @@ TRAIN_MAY_CHANGE = ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'kee
 
 
 def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = (),
-                    trust: Sequence[str] = ()) -> tuple[Experiment, str]:
+                    trust: Sequence[str] = (), *, trains: bool = True) -> tuple[Experiment, str]:
   """The experiment that gin files and bindings ('NAME=VALUE') describe, and its operative config.
 
   Files are looked for in the working directory, then in configs/. Raises UserError, in one line
@@ -42,21 +43,23 @@ def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = (),
     gin_files: what comes later wins.
     bindings: win over all files.
     trust: modules outside this project that gin files may import.
+    trains: whether what training alone reads must be set: STEPS, BATCH_SIZE, LEARNING_RATE; and
+      TASK and its lengths, without which there is only a tokenizer, of VOCABULARY.
   """
-  with _parsed(gin_files, bindings, trust) as source:
+  with _parsed(gin_files, bindings, trust, trains) as source:
     if 'Experiment' not in source.bound_classes():
       raise UserError(f'No file binds an Experiment: {_PASS_ONE}')
     return _make(source, 'Experiment'), gin.operative_config_str()
 
 
 def load_described(gin_files: Sequence[str], bindings: Sequence[str] = (),
-                   trust: Sequence[str] = ()) -> Experiment:
+                   trust: Sequence[str] = (), *, trains: bool = False) -> Experiment:
   """As `load_experiment`, for `describe`: MODEL_DIR is optional, and a model may be bound alone.
 
   A model alone, with or without a mesh, takes one step of AdamW on one row of its max_length, or of
   LENGTH tokens if it has none (on either side of an encoder-decoder).
   """
-  with _parsed(gin_files, ["MODEL_DIR = ''", *bindings], trust) as source:
+  with _parsed(gin_files, ["MODEL_DIR = ''", *bindings], trust, trains) as source:
     bound = source.bound_classes()
     if 'Experiment' in bound:
       return _make(source, 'Experiment')
@@ -75,7 +78,7 @@ def load_described(gin_files: Sequence[str], bindings: Sequence[str] = (),
 
 
 @contextlib.contextmanager
-def _parsed(gin_files: Sequence[str], bindings: Sequence[str], trust: Sequence[str]
+def _parsed(gin_files: Sequence[str], bindings: Sequence[str], trust: Sequence[str], trains: bool
             ) -> Iterator[Source]:
   """The parsed statements; gin holds them until the context ends."""
   if not gin_files:
@@ -85,6 +88,8 @@ def _parsed(gin_files: Sequence[str], bindings: Sequence[str], trust: Sequence[s
   for path in paths:
     source.read_file(path)
   source.read_bindings(bindings)
+  if not trains and 'Experiment' in source.bound_classes():
+    _set_untrained(source)
   source.check()
   gin.clear_config()
   try:
@@ -96,6 +101,24 @@ def _parsed(gin_files: Sequence[str], bindings: Sequence[str], trust: Sequence[s
     yield source
   finally:
     gin.clear_config()
+
+
+def _set_untrained(source: Source) -> None:
+  """Sets what training alone reads, and, without a task, the lengths of a prompt and its answer."""
+  source.read_default('STEPS', '1')
+  source.read_default('BATCH_SIZE', '1')
+  source.read_default('LEARNING_RATE', '1.0')
+  if 'optimizer' not in source.bound_fields('Experiment'):
+    source.read_bindings(['Experiment.optimizer=@optimizers.AdamW()',
+                          'AdamW.learning_rate=@schedules.Constant()', 'Constant.rate=1.0'])
+  if source.macros.get('TASK', ('%gin.REQUIRED',))[0] == '%gin.REQUIRED':
+    source.read_default('TASK', "''")
+    model = source.bound_fields('ModelConfig')
+    longest = model.get('max_length') or LENGTH
+    source.read_default('TARGETS_LENGTH', str(min(longest // 2, ANSWER_LENGTH)))
+    inputs = source.macros.get('INPUTS_LENGTH', (1,))[0]
+    if model.get('family') != 'decoder_only' and inputs is None:
+      source.read_bindings([f'INPUTS_LENGTH={min(longest, PROMPT_LENGTH)}'])
 
 
 def _make(source: Source, name: str):

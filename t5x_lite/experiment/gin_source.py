@@ -39,6 +39,7 @@ class Source:
 
   def __init__(self, trust: Sequence[str] = ()):
     self.trust = tuple(trust)
+    self.files: set[pathlib.Path] = set()   # that were read
     self.imports: dict[str, str] = {}     # import statement -> module, all of them, in order
     self.lines: list[str] = []            # every other line, each include replaced by its file
     self.bindings: list[_Binding] = []
@@ -46,8 +47,16 @@ class Source:
     self.used_macros: list[tuple[str, str]] = []   # (name, 'file:line')
 
   def read_file(self, path: pathlib.Path) -> None:
-    """Reads a file and those it includes."""
+    """Reads a file and those it includes, each once: what came after it stays as it is.
+
+    The config.gin of a run means its own folder, wherever that was when it was written.
+    """
+    if path.resolve() in self.files:
+      return
+    self.files.add(path.resolve())
     self._read(path.read_text(encoding='utf-8'), str(path), path.parent)
+    if is_run_config(path):
+      self._read(f'MODEL_DIR = {str(path.parent)!r}', str(path), path.parent)
 
   def read_bindings(self, bindings: Sequence[str]) -> None:
     """Reads 'NAME=VALUE' statements, where classes need no module and words no quotes."""
@@ -103,6 +112,11 @@ class Source:
         self.imports[line.split('#')[0].strip()] = _module_of(line)
       else:
         self.lines.append(line)
+
+  def read_default(self, macro: str, value: str) -> None:
+    """Sets a macro that is not set, or required."""
+    if self.macros.get(macro, ('%gin.REQUIRED',))[0] == '%gin.REQUIRED':
+      self.read_bindings([f'{macro}={value}'])
 
   def text(self) -> str:
     """All of it as one gin file."""
@@ -172,6 +186,10 @@ class Source:
     """The classes of which some field is set."""
     return {binding.owner for binding in self.bindings}
 
+  def bound_fields(self, name: str) -> dict[str, Any]:
+    """The fields of a class that are set, and their values."""
+    return {b.field: self._resolved(b.value) for b in self.bindings if b.owner == name}
+
   def check(self) -> None:
     """Raises UserError for a macro that is used and not set, or required and not set."""
     for name, location in self.used_macros:
@@ -213,6 +231,12 @@ def find_file(name: str, beside: pathlib.Path | None = None) -> pathlib.Path:
   known = [str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob('*.gin')]
   searched = ', '.join(str(f.resolve()) for f in folders)
   raise UserError(f'gin file {name!r} not found in {searched}; {nearest(name, known)}')
+
+
+def is_run_config(path: pathlib.Path) -> bool:
+  """Whether a gin file is the config.gin of a run."""
+  beside = [path.parent / name for name in ('checkpoints', 'metrics.jsonl')]
+  return path.name == 'config.gin' and any(other.exists() for other in beside)
 
 
 def one_line(error: BaseException) -> str:

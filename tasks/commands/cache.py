@@ -21,7 +21,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   if args.processes < 1:
     raise UserError(f'--processes={args.processes}: give 1 or more')
-  experiment = gin_flags.load_described(args)
+  experiment = gin_flags.load_described(args, trains=True)
   from tasks.pipeline.imports import import_seqio
   import_seqio()
   from tasks.pipeline import caching

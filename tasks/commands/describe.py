@@ -16,7 +16,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  experiment = gin_flags.load_described(args)
+  experiment = gin_flags.load_described(args, trains=True)
   from tasks.pipeline.imports import import_seqio
   import_seqio()
   from tasks.pipeline import description

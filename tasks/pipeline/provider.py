@@ -20,8 +20,10 @@ _LENGTH_OF = {'token_types': 'inputs', 'next_sentence_label': None}
 def get_task(data: Any) -> seqio.Task | seqio.Mixture:
   """The seqio Task or Mixture of `data`, registered, with its vocabulary swapped if asked for.
 
-  Raises UserError for a module that cannot be imported, an unknown name or missing lengths.
+  Raises UserError for no task, an unknown one, a module that cannot be imported or missing lengths.
   """
+  if not data.task:
+    raise UserError('TASK is required to read data: pass --gin.TASK=VALUE, and its lengths')
   if data.vocabulary is not None and not os.path.isfile(os.path.expanduser(data.vocabulary)):
     raise FieldError(data, 'vocabulary', 'no such file: make one with t5x-lite train-vocab, or '
                      'name a tokenizer.json or a rank file of tiktoken')

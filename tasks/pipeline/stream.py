@@ -29,7 +29,9 @@ from tasks.vocabularies.seqio_tokenizer import SeqioTokenizer
 
 
 def tokenizer(data: Any, feature: str) -> SeqioTokenizer:
-  """See Source.tokenizer."""
+  """See Source.tokenizer; of the vocabulary alone where there is no task."""
+  if not data.task and data.vocabulary is not None:
+    return SeqioTokenizer(seqio.Feature(vocabularies.load_vocabulary(data.vocabulary)))
   task = get_task(data)
   return text_tokenizer(task) if feature == 'inputs' else SeqioTokenizer(
       task.output_features[feature])
@@ -37,6 +39,8 @@ def tokenizer(data: Any, feature: str) -> SeqioTokenizer:
 
 def fingerprint(data: Any) -> str:
   """See Source.fingerprint."""
+  if not data.task and data.vocabulary is not None:
+    return vocabularies.fingerprint(vocabularies.load_vocabulary(data.vocabulary))
   return vocabularies.fingerprint(text_tokenizer(get_task(data)).vocabulary)
 
 
