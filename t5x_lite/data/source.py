@@ -88,6 +88,13 @@ class Source:
     """Identifies the vocabulary of this source; it is stored with every checkpoint."""
     return None
 
+  def data_digest(self) -> str | None:
+    """Identifies the content that `batches` reads, in its order; None where it is not known.
+
+    It is stored with every checkpoint: a run that resumes on other content reads another stream.
+    """
+    return None
+
   def check_model(self, model: Any) -> None:
     """Raises UserError if the model takes shorter sequences than these."""
     lengths = [*self.lengths.values()]

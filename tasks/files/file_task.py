@@ -107,11 +107,44 @@ class FileTask:
     Raises:
       UserError: a file or example is not as it should be; the message names file and line.
     """
+    templates, share = self._templates(), self._share
+    indices = self._indices()
+    digest = hashlib.sha256(repr((self.objective, templates, share, self.skip_bad)).encode())
+    for split, examples in indices.items():
+      digest.update(split.encode() + examples.digest)
+      if examples.skipped and (split == 'train' or not share):
+        print(f'FileTask.{split}: left out {len(examples.skipped)} bad example(s) beside '
+              f'{len(examples)} good ones; the first: {examples.skipped[0]}', file=sys.stderr)
+    name = f'{self.label}_{digest.hexdigest()[:12]}'
+
+    from tasks.files import source
+
+    source.register(name, self.objective, indices, num_classes=len(self.labels))
+    return name
+
+  def data_digest(self, split: str) -> str | None:
+    """Identifies the content of the files of a split, in their order; None if it has none.
+
+    Raises:
+      UserError: as register.
+    """
+    index = self._indices().get(split)
+    return None if index is None else index.digest.hex()[:24]
+
+  @property
+  def _share(self) -> float:
+    return self.validation if isinstance(self.validation, float) else 0.0
+
+  def _templates(self) -> dict[str, Template]:
     templates = {'targets': Template(self.targets, tuple(self.labels),
                                      number=self.objective == 'classification')}
     if self.inputs is not None:
       templates['inputs'] = Template(self.inputs)
-    share = self.validation if isinstance(self.validation, float) else 0.0
+    return templates
+
+  def _indices(self) -> dict[str, index.FileIndex]:
+    """The checked examples of each split."""
+    share, templates = self._share, self._templates()
     # Errors name the setting and where it was made.
     where = lambda field: f'FileTask.{field}{getattr(self, ORIGINS, {}).get(field, "")}'
     read = lambda pattern, split: index.index_files(
@@ -127,18 +160,7 @@ class FileTask:
                          f'leaves none for {empty[0]}: choose another, or give files')
     elif self.validation is not None:
       indices['validation'] = read(self.validation, 'validation')
-    digest = hashlib.sha256(repr((self.objective, templates, share, self.skip_bad)).encode())
-    for split, examples in indices.items():
-      digest.update(split.encode() + examples.digest)
-      if examples.skipped and (split == 'train' or not share):
-        print(f'FileTask.{split}: left out {len(examples.skipped)} bad example(s) beside '
-              f'{len(examples)} good ones; the first: {examples.skipped[0]}', file=sys.stderr)
-    name = f'{self.label}_{digest.hexdigest()[:12]}'
-
-    from tasks.files import source
-
-    source.register(name, self.objective, indices, num_classes=len(self.labels))
-    return name
+    return indices
 
   def _check_text(self, field: str) -> None:
     value = getattr(self, field)

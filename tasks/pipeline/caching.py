@@ -8,6 +8,7 @@ Examples are in the order in which the task's source shuffles them.
 from collections.abc import Iterator
 import concurrent.futures
 import functools
+import hashlib
 import json
 import multiprocessing
 import os
@@ -99,6 +100,24 @@ def cached_counts(task: seqio.Task, data: Any) -> dict[str, int] | None:
   if data.cache_dir is None:
     return None
   return json.loads((_folder(data, task) / f'stats.{data.split}.json').read_text())
+
+
+def content_digest(task: seqio.Task | seqio.Mixture, data: Any) -> str:
+  """Identifies what the cache of a task holds: its provenance, its counts, its files and sizes.
+
+  Raises:
+    UserError: as use_cache.
+  """
+  use_cache(task, data)
+  digest = hashlib.sha256()
+  for part in seqio.get_subtasks(task):
+    if data.split in part.splits:
+      folder = _folder(data, part)
+      sizes = sorted((path.name, path.stat().length)
+                     for path in folder.glob(f'{data.split}.tfrecord-*'))
+      texts = [(folder / name).read_text() for name in (_PROVENANCE, f'stats.{data.split}.json')]
+      digest.update(repr((part.name, sizes, texts)).encode())
+  return digest.hexdigest()[:24]
 
 
 def total_tokens(counts: dict[str, int]) -> int:

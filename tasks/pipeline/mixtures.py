@@ -104,6 +104,12 @@ class Mixture:
       seqio.MixtureRegistry.add(name, parts)
     return name
 
+  def data_digest(self, split: str) -> str | None:
+    """Of the content of the FileTasks among the tasks, in their order; None without one."""
+    digests = [None if isinstance(task, str) else task.data_digest(split) for task in self.tasks]
+    known = [digest for digest in digests if digest is not None]
+    return hashlib.sha256(repr(digests).encode()).hexdigest()[:24] if known else None
+
   def _ever_drawn(self, names: Sequence[str]) -> list[float]:
     """Rates for seqio, which is to know all tasks; what is drawn goes by the schedule."""
     totals = [sum(column) for column in zip(*(rates for _, rates in self.schedule))]

@@ -85,6 +85,14 @@ class DataConfig(Source):
     """See Source; of the vocabulary of the task's text."""
     return _stream().fingerprint(self)
 
+  def data_digest(self) -> str | None:
+    """See Source; of the files of FileTasks, alone or in a Mixture, and of the cache."""
+    parts = [] if isinstance(self.task, str) else [self.task.data_digest(self.split)]
+    if self.cache_dir is not None:
+      parts.append(_stream().cache_digest(self))
+    parts = [part for part in parts if part is not None]
+    return '-'.join(parts) or None
+
 
 def _stream():
   """The module that reads data, which imports seqio."""

@@ -44,6 +44,11 @@ def fingerprint(data: Any) -> str:
   return vocabularies.fingerprint(text_tokenizer(get_task(data)).vocabulary)
 
 
+def cache_digest(data: Any) -> str:
+  """Of the files of `data.cache_dir` that are read; see Source.data_digest."""
+  return caching.content_digest(get_task(data), data)
+
+
 def batches(data: Any, model: ModelConfig, *, seed: int, start: int = 0,
             shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
   """See Source.batches; raises UserError if the task does not fit the model, or is empty."""

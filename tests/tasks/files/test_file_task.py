@@ -427,3 +427,24 @@ def test_where_files_lie_does_not_matter(tmp_path):
   _write(tmp_path / 'there' / 'a.txt', 'one', 'too')
   assert names[0] == names[1]
   assert files.FileTask(train=str(tmp_path / 'there' / 'a.txt')).register() != names[0]
+
+
+def test_the_digest_of_the_data_is_that_of_its_content_in_order(tmp_path):
+  digest = lambda split='train', **fields: files.FileTask(
+      train=str(tmp_path / '*.txt'), **fields).data_digest(split)
+  a, b = _write(tmp_path / 'a.txt', 'one', ''), _write(tmp_path / 'b.txt', 'two', '')
+  first = digest()
+  assert digest(objective='mlm', validation=str(a)) == first   # settings are compared as settings
+  assert digest('validation', validation=str(a)) not in (None, first)
+  assert digest('validation') is None
+  a.rename(tmp_path / 'aa.txt')
+  assert digest() == first
+  for change in (
+      lambda: _write(b, 'twp', ''),                                     # rewritten
+      lambda: _write(b, 'one', ''),                                     # the same twice
+      lambda: _write(tmp_path / 'c.txt', 'three', ''),                  # added
+      lambda: (tmp_path / 'c.txt').rename(tmp_path / 'a0.txt'),         # in another order
+      lambda: b.unlink()):                                              # deleted
+    seen = digest()
+    change()
+    assert digest() != seen

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -213,3 +214,20 @@ files.FileTask.inputs = 'text'
   assert counts['inputs_max_tokens'] == 8 and counts['targets_tokens'] == counts['examples']
   files = collections.Counter(p.name.split('.')[1][:8] for p in tmp_path.glob('cache/*/train.*'))
   assert files == {'tfrecord': 16}
+
+
+def test_the_digest_of_the_data_follows_the_cache(cached, tmp_path):
+  experiment, _ = cached
+  plain = dataclasses.replace(experiment.data, cache_dir=None).data_digest()
+  digest = experiment.data.data_digest()
+  assert digest == experiment.data.data_digest() and digest.startswith(plain)
+  moved = dataclasses.replace(experiment.data, cache_dir=str(tmp_path / 'moved'))
+  shutil.copytree(experiment.data.cache_dir, moved.cache_dir)
+  assert moved.data_digest() == digest
+  shard = next(path for path in sorted((tmp_path / 'moved').rglob('train.tfrecord-*'))
+               if path.stat().st_size)
+  shard.write_bytes(shard.read_bytes()[:-20])
+  cut = moved.data_digest()
+  assert cut not in (digest, None)
+  shard.unlink()
+  assert moved.data_digest() not in (digest, cut)

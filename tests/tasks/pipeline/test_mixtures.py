@@ -12,6 +12,7 @@ from t5x_lite.experiment import gin_config
 from tasks.files import FileTask
 from tasks.pipeline import description, provider
 from tasks.pipeline.mixtures import Mixture
+from tasks.pipeline.seqio_data import DataConfig
 
 
 @pytest.fixture
@@ -142,3 +143,17 @@ def test_llamas_mixture_implies_the_published_epochs(tmp_path):
   warned = dict(re.findall(r'warning: (\w+)_lm is seen ([\d.]+) times', text))
   assert {name: float(times) for name, times in warned.items()} == pytest.approx(
       {name.lower(): 6 * epochs for name, (_, epochs) in LLAMA.items() if 6 * epochs > 4}, rel=0.03)
+
+
+def test_the_digest_of_a_mixture_follows_the_files_of_its_parts(tmp_path):
+  path, more = tmp_path / 'a.txt', tmp_path / 'b.txt'
+  path.write_text('one\n')
+  more.write_text('two\n')
+  parts = (FileTask(train=str(path), name='a'), FileTask(train=str(more), name='b'))
+  data = lambda tasks: DataConfig(task=Mixture(tasks=tasks), targets_length=8, batch_size=1)
+  digest = data(parts).data_digest()
+  assert digest == data(parts).data_digest()
+  assert data((*parts, 'stdlib_lm')).data_digest() != digest
+  assert data(('stdlib_lm',)).data_digest() is None
+  more.write_text('too\n')
+  assert data(parts).data_digest() != digest
