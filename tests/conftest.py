@@ -253,7 +253,7 @@ def stdlib_data_dir(tmp_path_factory):
       )
       shutil.copytree(stdlib_sources.library_root(), library, ignore=left_out)
       patch.setattr(stdlib_sources, 'library_root', lambda: library)
-    for config in ('modules', 'functions'):
+    for config in ('modules', 'functions', 'operators'):
       python_stdlib.prepared_builder(config, folder)
   return folder
 

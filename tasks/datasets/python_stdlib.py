@@ -26,6 +26,11 @@ _FEATURES = {
         'package': tfds.features.Text(),
         'package_rank': tfds.features.Scalar(tf.int64),
     },
+    'operators': {
+        'module': tfds.features.Text(),
+        'code': tfds.features.Text(),
+        'operator': tfds.features.ClassLabel(names=stdlib_sources.OPERATORS),
+    },
 }
 
 
@@ -35,9 +40,10 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
   Config `modules` holds whole files: `module`, `text`. Config `functions` holds the functions
   and methods that have a docstring: `module`, `name` (qualified), `code` (without the
   docstring), `docstring` (its first line), `package` (first component of `module`) and
-  `package_rank` (0 for the package with most functions in the training split).
+  `package_rank` (0 for the package with most functions in the training split). Config `operators`
+  holds pieces of code without one of their operators: `module`, `code`, `operator`.
 
-  A module and all its functions are in one split, chosen by a hash of the module's name: 90 %
+  A module and all that is of it are in one split, chosen by a hash of the module's name: 90 %
   train, 5 % validation, 5 % test.
   """
 
@@ -45,6 +51,7 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
   BUILDER_CONFIGS = [
       tfds.core.BuilderConfig(name='modules', description='Whole modules.'),
       tfds.core.BuilderConfig(name='functions', description='Functions with a docstring.'),
+      tfds.core.BuilderConfig(name='operators', description='Code without an operator.'),
   ]
   # Nothing is downloaded. TFDS would look for checksums beside this file, by way of a package
   # (importlib_resources) that it does not depend upon.
@@ -65,9 +72,8 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
     del dl_manager
     examples = {split: [] for split in SPLITS}
     # Syntax trees are large: a module is turned into examples before the next one is read.
-    extract = {'modules': _module_examples, 'functions': _function_examples}[
-        self.builder_config.name
-    ]
+    extract = {'modules': _module_examples, 'functions': _function_examples,
+               'operators': _operator_examples}[self.builder_config.name]
     for module in stdlib_sources.read_modules(stdlib_sources.library_root()):
       examples[stdlib_sources.split_of(module.name)].extend(extract(module))
     if self.builder_config.name == 'functions':
@@ -126,7 +132,7 @@ def prepared_builder(config: str, data_dir: str | None = None) -> PythonStdlib:
   to finish gives it the final name, and the others use that one.
 
   Args:
-    config: 'modules' or 'functions'.
+    config: 'modules', 'functions' or 'operators'.
     data_dir: TFDS's data directory; None is its default, which TFDS_DATA_DIR sets.
 
   Raises:
@@ -164,6 +170,12 @@ def _function_examples(module: stdlib_sources.Module):
         'docstring': function.docstring,
         'package': module.name.split('.')[0],
     }
+
+
+def _operator_examples(module: stdlib_sources.Module):
+  for gap in stdlib_sources.operator_gaps(module):
+    yield f'{module.path}:{gap.offset}', {
+        'module': module.name, 'code': gap.code, 'operator': gap.operator}
 
 
 def _add_package_ranks(examples) -> None:

@@ -5,6 +5,7 @@ stdlib_span_corruption   T5's denoising of modules
 stdlib_mlm               BERT's masked language modelling of modules
 stdlib_docstring         function -> the first line of its docstring
 stdlib_package           function -> which of the 20 largest packages it is from
+stdlib_operator          code without one of its operators -> which operator
 stdlib_mixture           span corruption and docstrings, 3 : 1
 
 The data set is written under TFDS's data directory when one of them is first read.
@@ -17,6 +18,7 @@ import tensorflow as tf
 
 from tasks import metrics, vocabularies
 from tasks.datasets import python_stdlib
+from tasks.datasets.stdlib_sources import OPERATORS
 from tasks.preprocessors import classification, pretraining
 from tasks.preprocessors.text import keep_frequent
 
@@ -120,6 +122,12 @@ seqio.TaskRegistry.add(
             ),
         ),
     ),
+)
+
+seqio.TaskRegistry.add(
+    'stdlib_operator',
+    source=StdlibSource('operators'),
+    **classification.task_parts(VOCABULARY, len(OPERATORS), text='code', label='operator'),
 )
 
 seqio.MixtureRegistry.add(

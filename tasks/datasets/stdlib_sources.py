@@ -7,11 +7,19 @@ import ast
 from collections.abc import Iterator
 import dataclasses
 import hashlib
+import io
+import keyword
 import pathlib
 import sysconfig
 import tokenize
 import warnings
 
+# Of two operands, the more frequent ones; the label of each is its place here.
+OPERATORS = ('==', '!=', '<', '<=', '>', '>=', '+', '-', '*', '/', '//', '%', '&', '|', 'and', 'or',
+             'in', 'not in', 'is', 'is not')
+GAP = '<?>'   # stands for an operator that is taken out
+_BEFORE, _AFTER = 80, 40   # characters of code around a gap
+_GAPS = 100                # of a module at most
 _SKIPPED_FOLDERS = frozenset({'site-packages', 'dist-packages', '__pycache__'})
 
 
@@ -39,6 +47,16 @@ class Function:
   line: int
   code: str
   docstring: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+  """Code with GAP in place of one of OPERATORS, `operator`, which is at `offset` of the module."""
+
+  module: str
+  offset: int
+  code: str
+  operator: str
 
 
 def library_root() -> pathlib.Path:
@@ -87,6 +105,52 @@ def documented_functions(module: Module) -> Iterator[Function]:
           code=_without_docstring(node, lines, start),
           docstring=docstring.splitlines()[0].strip(),
       )
+
+
+def operator_gaps(module: Module) -> Iterator[Gap]:
+  """Yields gaps of `module`, _GAPS of them at most, picked by a hash of path and offset.
+
+  The `in` of a loop is no gap, nor is a sign or a star that has one operand.
+  """
+  found = {start: (end, operator) for start, end, operator in _operators(module.text)}
+  picked = sorted(found, key=lambda start: hashlib.md5(
+      f'{module.path}:{start}'.encode()).digest())[:_GAPS]
+  for start in sorted(picked):
+    end, operator = found[start]
+    before, after = module.text[max(0, start - _BEFORE):start], module.text[end:end + _AFTER]
+    yield Gap(module.name, start, f'{before}{GAP}{after}', operator)
+
+
+def _operators(text: str) -> Iterator[tuple[int, int, str]]:
+  """(start, end, operator) of each operator of two operands."""
+  line_starts = [0]
+  for line in text.split('\n'):
+    line_starts.append(line_starts[-1] + len(line) + 1)
+  offset = lambda row, column: line_starts[row - 1] + column
+  tokens = [token for token in tokenize.generate_tokens(io.StringIO(text, newline='\n').readline)
+            if token.type not in (tokenize.COMMENT, tokenize.NL)]
+  loops, previous = 0, None   # `for`s whose `in` is still to come
+  tokens_left = iter(zip(tokens, [*tokens[1:], None]))
+  for token, following in tokens_left:
+    operator, end = token.string, token.end
+    if (operator, following and following.string) in (('not', 'in'), ('is', 'not')):
+      operator, end = f'{operator} {following.string}', following.end
+      next(tokens_left)
+    loops += operator == 'for'
+    if operator == 'in' and loops:
+      loops -= 1
+    elif operator in OPERATORS and token.type != tokenize.STRING and _ends_operand(previous):
+      yield offset(*token.start), offset(*end), operator
+    previous = token
+
+
+def _ends_operand(token: tokenize.TokenInfo | None) -> bool:
+  if token is None:
+    return False
+  if token.type == tokenize.NAME:
+    return not keyword.iskeyword(token.string) or token.string in ('None', 'True', 'False')
+  return tokenize.tok_name[token.type] in ('NUMBER', 'STRING', 'FSTRING_END') or token.string in (
+      ')', ']', '}', '...')
 
 
 def _parse(text: str) -> ast.Module:

@@ -18,7 +18,7 @@ def _modules(dataset):
 
 def test_splits_are_disjoint_by_module(stdlib):
   by_config = {}
-  for config in ('modules', 'functions'):
+  for config in ('modules', 'functions', 'operators'):
     source = stdlib.StdlibSource(config)
     data = source.builder.as_data_source()
     names = {s: {ex['module'].decode() for ex in data[s]} for s in source.splits}
@@ -26,8 +26,18 @@ def test_splits_are_disjoint_by_module(stdlib):
     for split, modules in names.items():
       assert {stdlib_sources.split_of(m) for m in modules} == {split}
     by_config[config] = names
-  for split, names in by_config['functions'].items():
-    assert names <= by_config['modules'][split]
+  for config in ('functions', 'operators'):
+    for split, names in by_config[config].items():
+      assert names <= by_config['modules'][split]
+
+
+def test_an_operator_is_named_by_its_place(stdlib):
+  example = stdlib.StdlibSource('operators').builder.as_data_source('test')[0]
+  name = stdlib_sources.OPERATORS[example['operator']]
+  (task_example,) = seqio.TaskRegistry.get('stdlib_operator').get_dataset(
+      {'inputs': 128, 'targets': 1}, 'test', shuffle=False).take(1).as_numpy_iterator()
+  assert task_example['targets'] == [example['operator']] and name in stdlib_sources.OPERATORS
+  assert stdlib.VOCABULARY.decode(task_example['inputs'].tolist()) == example['code'].decode()
 
 
 def test_examples_are_those_of_the_interpreter(stdlib):

@@ -1,4 +1,5 @@
 import ast
+import collections
 import textwrap
 
 import pytest
@@ -124,3 +125,47 @@ def test_dedent_leaves_shallow_lines_of_strings_alone():
   ''')
   (function,) = stdlib_sources.documented_functions(_module(source))
   assert ast.parse(function.code)
+
+
+def test_operator_gaps():
+  source = textwrap.dedent("""
+      def f(x, *args, y=-1, **kwargs):
+        for i in range(3):   # i == 0
+          if x is not None and i not in args or "a + b" != y:
+            return [j for j in x if j in args], -x * 2, f(*args)
+  """)
+  gaps = list(stdlib_sources.operator_gaps(_module(source)))
+  assert [gap.operator for gap in gaps] == ['is not', 'and', 'not in', 'or', '!=', 'in', '*']
+  assert gaps[0].code.endswith('# i == 0\n    if x <?> None and i not in args or "a + b" != y:')
+  for gap in gaps:
+    before, after = gap.code.split(stdlib_sources.GAP)
+    assert before + gap.operator + after in source and gap.offset >= len(before)
+
+
+def _operators_by_ast(tree: ast.AST) -> collections.Counter:
+  found = collections.Counter()
+  names = dict(Eq='==', NotEq='!=', Lt='<', LtE='<=', Gt='>', GtE='>=', Is='is', IsNot='is not',
+               In='in', NotIn='not in', Add='+', Sub='-', Mult='*', Div='/', FloorDiv='//', Mod='%',
+               BitAnd='&', BitOr='|', And='and', Or='or')
+  for node in ast.walk(tree):
+    if isinstance(node, ast.BinOp):
+      found[names.get(type(node.op).__name__)] += 1
+    elif isinstance(node, ast.Compare):
+      found.update(names[type(op).__name__] for op in node.ops)
+    elif isinstance(node, ast.BoolOp):
+      found[names[type(node.op).__name__]] += len(node.values) - 1
+  del found[None]
+  return found
+
+
+def test_operators_are_those_of_the_syntax_tree():
+  """Of modules without f-strings, which Python 3.11 reads as one token."""
+  compared = 0
+  for module in stdlib_sources.read_modules(stdlib_sources.library_root() / 'email'):
+    if any(isinstance(node, ast.JoinedStr) for node in ast.walk(module.tree)):
+      continue
+    found = collections.Counter(
+        operator for _, _, operator in stdlib_sources._operators(module.text))
+    assert found == _operators_by_ast(module.tree), module.path
+    compared += found.total()
+  assert compared > 300
