@@ -14,6 +14,11 @@ def duration(seconds: float) -> str:
   return f'{seconds // 60} min {seconds % 60:02d} s' if seconds >= 60 else f'{seconds} s'
 
 
+def note(text: str) -> None:
+  """A line on stderr: what a user should know of a command that goes on."""
+  print(f'note: {text}', file=sys.stderr, flush=True)
+
+
 class Progress:
   """One line that is rewritten on a terminal, and plain lines at intervals elsewhere."""
 

@@ -32,6 +32,16 @@ class RunFolder:
     return self.path / 'checkpoints'
 
   @property
+  def lock(self) -> pathlib.Path:
+    """Who trains the run, while it is trained."""
+    return self.path / 'lock'
+
+  @property
+  def profile(self) -> pathlib.Path:
+    """Traces of jax.profiler."""
+    return self.path / 'profile'
+
+  @property
   def loss_curve(self) -> pathlib.Path:
     """The picture of training/plots.py."""
     return self.path / 'loss.png'
