@@ -70,11 +70,12 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
           'vocabulary': data.fingerprint(), 'data': data.data_digest()}
   optimizer = experiment.optimizer.make()
   abstract = abstract_state(network, optimizer, partitioner)
+  progress = Progress(settings.steps, silent=jax.process_index() != 0)
   saved = Checkpoints(folder.path, settings.keep_checkpoints)
   origin = _origin(experiment, network, abstract, saved, meta)
   start, examples = (origin.step, origin.examples) if origin else (0, 0)
   if start >= settings.steps and (experiment.eval is None or folder.evaluation_at(start)):
-    print(f'{folder.path} is already trained to step {start}')
+    progress.say(f'{folder.path} is already trained to step {start}')
     return Result(start, True, folder.evaluation_at(start))
   batches = data.batches(experiment.model, seed=experiment.seed, start=examples,
                          shard=(jax.process_index(), jax.process_count()))
@@ -82,7 +83,6 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
     batches = itertools.chain([next(batches)], batches)
 
   # The state before the first step.
-  progress = Progress(settings.steps)
   if origin:
     progress.say(origin.line)
     state = origin.state
@@ -146,8 +146,9 @@ def _hooks(experiment, network, partitioner, folder, saved, start, meta_at, prog
   from t5x_lite.data import features
   from t5x_lite.training import hooks
   from t5x_lite.training.metric_writer import MetricWriter
+  from t5x_lite.training.profiling import Profile
   settings, devices = experiment.train, partitioner.mesh.devices.flat
-  writer = MetricWriter(folder, start)
+  writer = MetricWriter(folder, start, experiment.writers)
   evaluator = experiment.eval and experiment.eval.make(
       network, partitioner, experiment.data, experiment.seed)
 
@@ -164,6 +165,8 @@ def _hooks(experiment, network, partitioner, folder, saved, start, meta_at, prog
       hooks.StopIfNotFinite(settings.log_every, saved.finished_steps),
       hooks.SaveCheckpoints(saved, meta_at, settings.checkpoint_every, settings.eval_every),
   ]
+  if settings.profile is not None:   # first, as the other hooks' pauses do not belong to it
+    found.insert(0, Profile(folder.profile, *settings.profile, progress.say))
   if evaluator is not None:
     all_params = lambda run: trees.combine(run.state['params'], run.state['frozen'])
     found.append(hooks.Evaluate(evaluator, settings.eval_every, all_params, writer, progress))

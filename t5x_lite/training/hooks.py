@@ -13,7 +13,7 @@ import numpy as np
 
 from t5x_lite.core.console import Progress
 from t5x_lite.core.errors import UserError
-from t5x_lite.data.features import Batch, num_tokens
+from t5x_lite.data.features import Batch
 from t5x_lite.objectives.objective import LossSums
 from t5x_lite.training.checkpoints import Checkpoints
 from t5x_lite.training.loop import Hook, Run, every
@@ -82,7 +82,7 @@ class LogMetrics(_StepLate):
     values = metric_means(sums)
     if self.learning_rate is not None:
       values['learning_rate'] = float(self.learning_rate(np.int32(step - 1)))
-    tokens = float(num_tokens(batch)) * jax.process_count()
+    tokens = values.pop('tokens')
     values |= {'seconds_per_step': seconds, 'tokens_per_second': tokens / seconds,
                'mfu': self.flops_of(batch) / seconds / self.peak_flops}
     self.writer.write(step, 'train', values)

@@ -265,6 +265,7 @@ class RecordBatches(loop.Hook):
     self.rows += [*run.batch['decoder_target_tokens']]
 
 
+@pytest.mark.slow
 def test_a_branch_of_another_batch_size_reads_the_next_examples(trained, text_file, tmp_path):
   """And so does its own branch, whose steps before it were of two sizes."""
   source, _ = trained   # at step 8 it has read 64 examples
