@@ -5,7 +5,6 @@ A writer of your own is a frozen dataclass with `open`, in a file of yours.
 
 import dataclasses
 import hashlib
-import importlib
 import importlib.util
 import math
 from typing import Literal, Protocol, runtime_checkable
@@ -69,15 +68,17 @@ class Tracker:
 
   def open(self, folder: RunFolder, resumed_step: int) -> Writer:
     """See WriterConfig."""
-    # By this a resumed run is found again; trackio finds it by its name.
-    id_ = hashlib.blake2b(str(folder.path.absolute()).encode(), digest_size=8).hexdigest()
-    return _Tracked(importlib.import_module(self.module), project=self.project, resume='allow',
-                    name=self.name or folder.path.name,
-                    **{'id': id_} if self.module == 'wandb' else {})
+    settings = {'project': self.project, 'name': self.name or folder.path.name, 'resume': 'allow'}
+    if self.module == 'trackio':   # which finds a resumed run by its name
+      import trackio
+      return _Tracked(trackio, settings)
+    import wandb
+    path = str(folder.path.absolute()).encode()
+    return _Tracked(wandb, settings | {'id': hashlib.blake2b(path, digest_size=8).hexdigest()})
 
 
 class _Tracked:
-  def __init__(self, module, **settings):
+  def __init__(self, module, settings):
     self._module = module
     module.init(**settings)
 
