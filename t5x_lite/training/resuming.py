@@ -11,8 +11,8 @@ from t5x_lite.training.checkpoints import Checkpoints, check_vocabulary, reader_
 from t5x_lite.training.run_folder import RunFolder
 from t5x_lite.training.state import TrainState
 
-BRANCH = ('branch off it: another MODEL_DIR, with --gin.Experiment.init_from=@InitFrom() '
-          '--gin.InitFrom.model_dir={folder} --gin.InitFrom.restore_state=True')
+BRANCH = ('branch off it: the same command with another MODEL_DIR and '
+          '--gin_file=runs/branch.gin --gin.INIT_FROM={folder}')
 
 
 @dataclasses.dataclass(frozen=True)
