@@ -39,78 +39,66 @@ def train(experiment, config_gin: str) -> Result:
   Raises UserError before anything is compiled or written if the config does not fit the data, the
   devices or what the folder holds, and if the loss is no longer finite.
   """
+  from t5x_lite.parallel.mesh import check_fits
+  from t5x_lite.training.lock import locked
+  from t5x_lite.training.run_folder import RunFolder
+  mesh = experiment.mesh.make()
+  check_fits(experiment.model, mesh, experiment.data.batch_size, experiment.train.microbatches,
+             experiment.mesh.rules)
+  folder = RunFolder(experiment.folder)
+  with locked(folder):
+    return _train(experiment, config_gin, folder, mesh)
+
+
+def _train(experiment, config_gin: str, folder, mesh) -> Result:
   import jax
 
-  from t5x_lite.core import trees
   from t5x_lite.core.console import Progress
-  from t5x_lite.cost import accounting, hardware
-  from t5x_lite.data import features
+  from t5x_lite.core.files import write_text
   from t5x_lite.experiment import gin_config
-  from t5x_lite.parallel.mesh import check_fits
-  from t5x_lite.training import hooks, loop
+  from t5x_lite.training import loop, resuming
   from t5x_lite.training.checkpoints import Checkpoints
-  from t5x_lite.training.metric_writer import MetricWriter
-  from t5x_lite.training.run_folder import RunFolder
   from t5x_lite.training.state import abstract_state
   from t5x_lite.training.step import make_train_step
-  folder, settings, data = RunFolder(experiment.folder), experiment.train, experiment.data
+  settings, data = experiment.train, experiment.data
 
   # Errors in the model, the mesh, the folder or the data are raised before anything is allocated.
-  mesh = experiment.mesh.make()
-  check_fits(experiment.model, mesh, data.batch_size, settings.microbatches, experiment.mesh.rules)
-  if folder.config.exists():
+  if resuming.check_folder(folder):
     gin_config.check_same_run(folder.config, experiment)
-  resumed = folder.config.exists() and folder.checkpoints.is_dir()
-  saved = Checkpoints(folder.path, settings.keep_checkpoints) if resumed else None
-  start = _first_step(experiment, saved)
-  if saved is not None and start >= settings.steps:
-    saved.close()
-    print(f'{folder.path} is already trained to step {start}')
-    return Result(start, True, folder.evaluation_at(start))
   network, partitioner = experiment.build_network(mesh)
   meta = {'seed': experiment.seed, 'batch_size': data.batch_size,
-          'vocabulary': data.fingerprint()}
-  batches = data.batches(experiment.model, seed=experiment.seed, start=start * data.batch_size,
-                         shard=(jax.process_index(), jax.process_count()))
-  batches = itertools.chain([next(batches)], batches)
-
-  # The state before the first step.
-  progress = Progress(settings.steps)
+          'vocabulary': data.fingerprint(), 'data': data.data_digest()}
   optimizer = experiment.optimizer.make()
   abstract = abstract_state(network, optimizer, partitioner)
-  state = _state(experiment, network, partitioner, optimizer, abstract, saved, start, meta,
-                 progress)
+  progress = Progress(settings.steps, silent=jax.process_index() != 0)
+  saved = Checkpoints(folder.path, settings.keep_checkpoints)
+  origin = _origin(experiment, network, abstract, saved, meta)
+  start, examples = (origin.step, origin.examples) if origin else (0, 0)
+  if start >= settings.steps and (experiment.eval is None or folder.evaluation_at(start)):
+    progress.say(f'{folder.path} is already trained to step {start}')
+    return Result(start, True, folder.evaluation_at(start))
+  batches = data.batches(experiment.model, seed=experiment.seed, start=examples,
+                         shard=(jax.process_index(), jax.process_count()))
+  if start < settings.steps:
+    batches = itertools.chain([next(batches)], batches)
+
+  # The state before the first step.
+  if origin:
+    progress.say(origin.line)
+    state = origin.state
+  else:
+    state = _fresh_state(experiment, network, partitioner, optimizer, abstract, meta, progress)
 
   # From here on files of the run are written.
-  folder.path.mkdir(parents=True, exist_ok=True)
-  folder.config.write_text(config_gin)
-  saved = saved or Checkpoints(folder.path, settings.keep_checkpoints)
-  writer = MetricWriter(folder, start)
-  evaluator = experiment.eval and experiment.eval.make(
-      network, partitioner, data, experiment.seed)
-  devices = mesh.devices.flat
-
-  def flops_of(batch) -> float:
-    rows = len(next(iter(batch.values()))) * jax.process_count()
-    return rows * accounting.train_flops(experiment.model, *features.row_lengths(batch))
-
-  parts = [
-      hooks.StopOnSignals(),
-      hooks.LogMetrics(
-          writer, progress, settings.log_every, flops_of=flops_of,
-          learning_rate=getattr(experiment.optimizer, 'learning_rate', None),
-          peak_flops=hardware.peak_flops(devices[0].device_kind) * len(devices)),
-      hooks.StopIfNotFinite(settings.log_every, saved.latest_step),
-      hooks.SaveCheckpoints(saved, meta, settings.checkpoint_every, settings.eval_every),
-  ]
-  if evaluator is not None:
-    all_params = lambda run: trees.combine(run.state['params'], run.state['frozen'])
-    parts.append(hooks.Evaluate(evaluator, settings.eval_every, all_params, writer, progress))
+  if jax.process_index() == 0:
+    write_text(folder.config, config_gin)
+  meta_at = lambda step: meta | {'examples': examples + (step - start) * data.batch_size}
+  hooks = _hooks(experiment, network, partitioner, folder, saved, start, meta_at, progress)
   step_fn = make_train_step(
       network, experiment.objectives, optimizer, partitioner, seed=experiment.seed,
       microbatches=settings.microbatches)
-  ended = loop.run(state, step_fn, loop.stream(batches), [*parts, *experiment.hooks],
-                   settings.steps, partitioner=partitioner, start=start)
+  ended = loop.run(state, step_fn, loop.stream(batches), hooks, settings.steps,
+                   partitioner=partitioner, start=start)
   if ended.stopped_by is not None:
     progress.say(f'Stopped by {ended.stopped_by} after step {ended.step}: saved; the same command '
                  'resumes it')
@@ -119,50 +107,70 @@ def train(experiment, config_gin: str) -> Result:
   return Result(ended.step, ended.finished, ended.metrics)
 
 
-def _first_step(experiment, saved) -> int:
-  """The first step: that of the newest checkpoint, of another run's that it continues, or 0."""
+def _origin(experiment, network, abstract, saved, meta):
+  """What the run goes on from: its own checkpoint, another run's, or None."""
   from t5x_lite.core.errors import UserError
-  from t5x_lite.training.checkpoints import open_checkpoints
-  if saved is not None:
-    return saved.latest_step() or 0
-  origin = experiment.init_from
-  if origin is None:
-    return 0
-  with open_checkpoints(_path(origin.model_dir), origin.step) as (_, step):
-    start = step if origin.restore_state else 0
-  if start >= experiment.train.steps:
-    raise UserError(f'TrainConfig.steps is {experiment.train.steps} and {origin.model_dir} was at '
-                    f'step {start} already: branch off an earlier checkpoint')
-  return start
+  from t5x_lite.training import resuming
+  from t5x_lite.training.checkpoints import reader_of
+  if saved.steps():
+    return resuming.resume(saved, network, abstract, meta)
+  init = experiment.init_from
+  if init is None:
+    return None
+  path = _path(init.model_dir)
+  step = reader_of(path).find_step(init.step)
+  if not init.restore_state:
+    return None
+  if step >= experiment.train.steps:
+    raise UserError(f'TrainConfig.steps is {experiment.train.steps} and {init.model_dir} was at '
+                    f'step {step} already: branch off an earlier checkpoint')
+  return resuming.branch(path, init.step, network, abstract, meta)
 
 
-def _state(experiment, network, partitioner, optimizer, abstract, saved, start, meta, progress):
-  """The state at `start`: of the run's own checkpoint, of another run's, or fresh.
-
-  Adds the source of frozen parameters to `meta`.
-  """
+def _fresh_state(experiment, network, partitioner, optimizer, abstract, meta, progress):
+  """The state at step 0: of the seed, or with the parameters of another run."""
   from t5x_lite.training import initial_params
-  from t5x_lite.training.checkpoints import check_vocabulary, restore_full_state
-  origin = experiment.init_from
-  if start and saved is not None:
-    state, written = saved.restore(abstract, start)
-    check_vocabulary(written, meta['vocabulary'], f'{experiment.folder}, step {start}')
-    progress.say(f'Resumed {experiment.folder} at step {start}')
-  elif start:
-    state = restore_full_state(abstract, _path(origin.model_dir), start, meta)
-    with initial_params.open_checkpoints(_path(origin.model_dir), start) as (source, step):
-      written = source.read_meta(step)
-    progress.say(f'Branched off {origin.model_dir} at step {start}')
-  else:
-    return initial_params.fresh_state(
-        network, partitioner, optimizer, abstract, experiment.seed,
-        None if origin is None else _path(origin.model_dir),
-        origin and origin.step, origin.missing_ok if origin else (), meta, progress.say)
-  if abstract['frozen']:
-    meta[initial_params.FROZEN_FROM] = written[initial_params.FROZEN_FROM]
-  frozen = initial_params.load_frozen(network, abstract['frozen'], written) if (
-      abstract['frozen']) else {}
-  return state | {'frozen': frozen}
+  init = experiment.init_from
+  return initial_params.fresh_state(
+      network, partitioner, optimizer, abstract, experiment.seed,
+      None if init is None else _path(init.model_dir),
+      init and init.step, init.missing_ok if init else (), meta, progress.say)
+
+
+def _hooks(experiment, network, partitioner, folder, saved, start, meta_at, progress) -> list:
+  """The hooks of every run, then the experiment's own."""
+  import jax
+
+  from t5x_lite.core import trees
+  from t5x_lite.cost import accounting, hardware
+  from t5x_lite.data import features
+  from t5x_lite.training import hooks
+  from t5x_lite.training.metric_writer import MetricWriter
+  from t5x_lite.training.profiling import Profile
+  settings, devices = experiment.train, partitioner.mesh.devices.flat
+  writer = MetricWriter(folder, start, experiment.writers)
+  evaluator = experiment.eval and experiment.eval.make(
+      network, partitioner, experiment.data, experiment.seed)
+
+  def flops_of(batch) -> float:
+    rows = len(next(iter(batch.values()))) * jax.process_count()
+    return rows * accounting.train_flops(experiment.model, *features.row_lengths(batch))
+
+  found = [
+      hooks.StopOnSignals(),
+      hooks.LogMetrics(
+          writer, progress, settings.log_every, flops_of=flops_of,
+          learning_rate=getattr(experiment.optimizer, 'learning_rate', None),
+          peak_flops=hardware.peak_flops(devices[0].device_kind) * len(devices)),
+      hooks.StopIfNotFinite(settings.log_every, saved.finished_steps),
+      hooks.SaveCheckpoints(saved, meta_at, settings.checkpoint_every, settings.eval_every),
+  ]
+  if settings.profile is not None:   # first, as the other hooks' pauses do not belong to it
+    found.insert(0, Profile(folder.profile, *settings.profile, progress.say))
+  if evaluator is not None:
+    all_params = lambda run: trees.combine(run.state['params'], run.state['frozen'])
+    found.append(hooks.Evaluate(evaluator, settings.eval_every, all_params, writer, progress))
+  return [*found, *experiment.hooks]
 
 
 def _path(name: str) -> pathlib.Path:

@@ -1,5 +1,7 @@
 """What a run prints: a progress line, and readable durations."""
 
+import functools
+import io
 import math
 import sys
 import time
@@ -14,11 +16,24 @@ def duration(seconds: float) -> str:
   return f'{seconds // 60} min {seconds % 60:02d} s' if seconds >= 60 else f'{seconds} s'
 
 
+def note(text: str) -> None:
+  """A line on stderr: what a user should know of a command that goes on."""
+  print(f'note: {text}', file=sys.stderr, flush=True)
+
+
+@functools.cache
+def note_once(text: str) -> None:
+  """As `note`, once in a process."""
+  note(text)
+
+
 class Progress:
   """One line that is rewritten on a terminal, and plain lines at intervals elsewhere."""
 
-  def __init__(self, total: int, stream: TextIO | None = None, every: float = 10.0):
-    self.total, self.stream = total, stream or sys.stdout
+  def __init__(self, total: int, stream: TextIO | None = None, every: float = 10.0,
+               silent: bool = False):
+    """`silent`: in all processes of a run but one."""
+    self.total, self.stream = total, io.StringIO() if silent else stream or sys.stdout
     self.every = 0.2 if self.stream.isatty() else every   # seconds between two lines
     self._last, self._open = -math.inf, False
 

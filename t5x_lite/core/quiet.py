@@ -1,6 +1,7 @@
 """What other libraries print."""
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -35,3 +36,12 @@ def silent_stderr():
 def quiet_logs() -> None:
   """Errors only, from the libraries that log through absl."""
   logging.getLogger('absl').setLevel(logging.ERROR)
+
+
+def drop_failed_coroutines() -> None:
+  """Drops what a failed asynchronous call has left, which Python would report with a traceback."""
+  hook, sys.unraisablehook = sys.unraisablehook, lambda error: None
+  try:
+    gc.collect()
+  finally:
+    sys.unraisablehook = hook

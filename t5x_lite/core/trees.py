@@ -1,6 +1,7 @@
 """Nested dicts of arrays and the paths into them, written 'a/b/c'."""
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -55,3 +56,15 @@ def combine(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
   for key, value in b.items():
     merged[key] = combine(a[key], value) if key in a else value
   return merged
+
+
+def summarize(paths: Iterable[str], most: int = 4) -> str:
+  """'a/b, c'; more than `most` paths are counted by their longest prefixes: 'a (9), c'."""
+  paths = sorted(paths)
+  depth = max((path.count('/') for path in paths), default=0) + 1
+  groups = dict.fromkeys(paths, 1)
+  while len(groups) > most and depth > 1:
+    depth -= 1
+    groups = collections.Counter('/'.join(path.split('/')[:depth]) for path in paths)
+  named = [name if groups[name] == 1 else f'{name} ({groups[name]})' for name in groups]
+  return ', '.join(named[:most]) + (f' and {len(named) - most} more' if len(named) > most else '')

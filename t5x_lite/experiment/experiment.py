@@ -25,6 +25,7 @@ from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.training.loop import Hook
 from t5x_lite.training.optimizers import Optimizer
+from t5x_lite.training.writers import TensorBoard, WriterConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,11 +54,14 @@ class TrainConfig:
   eval_every: int | None = None  # None: only after the last step
   checkpoint_every: int = 1000   # and always after the last step
   keep_checkpoints: int = 2      # how many of the newest are kept
+  profile: tuple[int, int] | None = None   # traces the steps after the first, up to the second
 
   def __post_init__(self):
     check_types(self)
     check_positive(self, 'steps', 'microbatches', 'log_every', 'eval_every', 'checkpoint_every',
                    'keep_checkpoints')
+    if self.profile is not None and not 0 <= self.profile[0] < self.profile[1]:
+      raise FieldError(self, 'profile', 'expected two steps, the first below the second')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,7 @@ class Experiment:
   init_from: InitFrom | None = None
   adaptation: Adaptation | None = None   # None: all parameters are trained
   hooks: tuple[Hook, ...] = ()           # after those that every run has
+  writers: tuple[WriterConfig, ...] = (TensorBoard(),)   # of metrics, beside metrics.jsonl
   seed: int = 0
 
   def __post_init__(self):

@@ -20,15 +20,16 @@ from t5x_lite.experiment.experiment import Experiment, TrainConfig
 from t5x_lite.experiment.gin_source import CONFIGS, Source, find_file, one_line
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.training.optimizers import AdamW
+from t5x_lite.training.resuming import BRANCH
 from t5x_lite.training.schedules import Constant
 
 _PASS_ONE = 'pass one that does, e.g. --gin_file=experiments/tiny_lm.gin'
 LENGTH = 2048   # tokens of a row of a model that is described alone and has no max_length
 PROMPT_LENGTH, ANSWER_LENGTH = 512, 128   # tokens at most where no task says how many
 # What a run may change when it is resumed; everything else affects its results.
-MAY_CHANGE = ('model_dir', 'train', 'mesh', 'eval', 'infer', 'init_from', 'hooks')
+MAY_CHANGE = ('model_dir', 'train', 'mesh', 'eval', 'infer', 'init_from', 'hooks', 'writers')
 TRAIN_MAY_CHANGE = ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'keep_checkpoints',
-                    'microbatches')
+                    'microbatches', 'profile')
 
 
 def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = (),
@@ -189,7 +190,8 @@ def check_same_run(path: pathlib.Path, experiment: Experiment) -> None:
   if changed:
     more = f' and {len(changed) - 1} more' if len(changed) > 1 else ''
     raise UserError(f'{path.parent} holds a run of another config ({changed[0]}{more}): use '
-                    'another MODEL_DIR, or the config that run was started with')
+                    'another MODEL_DIR, or the config that run was started with; to go on with '
+                    'another batch size or schedule, ' + BRANCH.format(folder=path.parent))
 
 
 __all__ = ['CONFIGS', 'check_same_run', 'differences', 'load_described', 'load_experiment']

@@ -13,7 +13,7 @@ import numpy as np
 
 from t5x_lite.core.console import Progress
 from t5x_lite.core.errors import UserError
-from t5x_lite.data.features import Batch, num_tokens
+from t5x_lite.data.features import Batch
 from t5x_lite.objectives.objective import LossSums
 from t5x_lite.training.checkpoints import Checkpoints
 from t5x_lite.training.loop import Hook, Run, every
@@ -61,7 +61,8 @@ class LogMetrics(_StepLate):
     self.learning_rate, self.flops_of, self.peak_flops = learning_rate, flops_of, peak_flops
 
   def begin(self, run: Run) -> None:
-    self.progress.say('Compiling the train step')
+    if run.step < run.until:
+      self.progress.say('Compiling the train step')
     self._compiled = False
 
   def after_step(self, run: Run) -> None:
@@ -81,7 +82,7 @@ class LogMetrics(_StepLate):
     values = metric_means(sums)
     if self.learning_rate is not None:
       values['learning_rate'] = float(self.learning_rate(np.int32(step - 1)))
-    tokens = float(num_tokens(batch)) * jax.process_count()
+    tokens = values.pop('tokens')
     values |= {'seconds_per_step': seconds, 'tokens_per_second': tokens / seconds,
                'mfu': self.flops_of(batch) / seconds / self.peak_flops}
     self.writer.write(step, 'train', values)
@@ -102,15 +103,20 @@ def metric_means(sums: LossSums) -> dict[str, float]:
 
 
 class StopIfNotFinite(_StepLate):
-  """Fails with a UserError when the objective or its gradient is no longer finite.
+  """Fails with a UserError when objective, gradient or update are no longer finite.
 
   Every n-th step is checked, and each step at which the run pauses, so that no such state is
-  saved.
+  saved. The objective of a step is of the parameters before it: a checkpoint is good when that of
+  the step after it was finite.
   """
 
-  def __init__(self, check_every: int, latest_saved: Callable[[], int | None]):
+  def __init__(self, check_every: int, saved_steps: Callable[[], list[int]]):
+    """`saved_steps`: of the checkpoints, when they are finished."""
     super().__init__(check_every)
-    self.latest_saved = latest_saved
+    self.saved_steps = saved_steps
+
+  def begin(self, run: Run) -> None:
+    self._finite = run.step
 
   def pause(self, run: Run) -> None:
     super().pause(run)
@@ -118,21 +124,31 @@ class StopIfNotFinite(_StepLate):
       self.read(run, run.step, run.batch, run.sums)
 
   def read(self, run: Run, step: int, batch: Batch, sums: LossSums) -> None:
-    norms = [x for name, (x, _) in sums.metrics.items() if name == 'grad_norm']
-    if all(math.isfinite(float(x)) for x in (sums.total, *norms)):
+    norms = [x for name, (x, _) in sums.metrics.items() if name in ('grad_norm', 'update_norm')]
+    finite = [math.isfinite(float(x)) for x in (sums.total, *norms)]
+    if finite[0]:
+      self._finite = step
+    if all(finite):
       return
-    good = self.latest_saved()
-    kept = 'there is no checkpoint yet' if good is None else f'step {good} is saved and good'
-    raise UserError(f'The loss or its gradient is not finite at step {step} ({kept}): lower the '
-                    'learning rate or clip_norm, or look at the data')
+    raise UserError(f'The loss, its gradient or the update is not finite at step {step} '
+                    f'({self._kept()}): lower the learning rate or clip_norm, or look at the data')
+
+  def _kept(self) -> str:
+    """The checkpoints to go on from."""
+    steps = self.saved_steps()
+    good, unsure = ([s for s in steps if (s < self._finite) == known] for known in (True, False))
+    parts = [f'step {good[-1]} is saved and good'] if good else []
+    parts += [f'step {unsure[-1]} is saved, and may be past what went wrong'] if unsure else []
+    return '; '.join(parts) or 'there is no checkpoint yet'
 
 
 class SaveCheckpoints(Hook):
   """Saves at intervals, before each evaluation, and when the run ends or is stopped."""
 
-  def __init__(self, checkpoints: Checkpoints, meta: dict[str, Any], *intervals: int | None):
-    """`intervals`: of checkpoints, and of what each checkpoint precedes."""
-    self.checkpoints, self.meta, self.intervals = checkpoints, meta, intervals
+  def __init__(self, checkpoints: Checkpoints, meta_at: Callable[[int], dict[str, Any]],
+               *intervals: int | None):
+    """`meta_at` a step; `intervals`: of checkpoints, and of what each checkpoint precedes."""
+    self.checkpoints, self.meta_at, self.intervals = checkpoints, meta_at, intervals
 
   def pauses_after(self, step: int) -> bool:
     return any(every(n, step) for n in self.intervals)
@@ -140,7 +156,7 @@ class SaveCheckpoints(Hook):
   def pause(self, run: Run) -> None:
     ended = run.step >= run.until or run.stopped_by is not None
     if run.sums is not None and (ended or self.pauses_after(run.step)):
-      self.checkpoints.save(run.state, run.step, self.meta)
+      self.checkpoints.save(run.state, run.step, self.meta_at(run.step))
 
   def end(self, run: Run) -> None:
     """Waits for checkpoints that are being written."""

@@ -10,7 +10,7 @@ from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.models import Network
 from t5x_lite.parallel.partitioner import Partitioner
-from t5x_lite.training.checkpoints import check_vocabulary, open_checkpoints
+from t5x_lite.training.checkpoints import check_vocabulary, reader_of
 from t5x_lite.training.state import TrainState, abstract_params, init_state, shardings_of
 
 FROZEN_FROM = 'frozen_from'   # in a checkpoint's meta: the seed, or the run and step
@@ -24,8 +24,9 @@ def load_params(model_dir: pathlib.Path, network: Network, partitioner: Partitio
   trained with another vocabulary than the one of this fingerprint.
   """
   trained, frozen = trees.partition(abstract_params(network, partitioner), network.is_trained)
-  with open_checkpoints(model_dir, step) as (source, step):
-    params, meta = source.restore_params(trained, step)
+  source = reader_of(model_dir)
+  params, meta, step = source.read_newest(
+      step, lambda step: (*source.restore_params(trained, step), step))
   check_vocabulary(meta, vocabulary, f'{model_dir}, step {step}')
   if frozen:
     params = trees.combine(params, load_frozen(network, frozen, meta))
@@ -68,7 +69,9 @@ def _read(model_dir: pathlib.Path, step: int | None, want: dict[str, Any], netwo
 
   Those that its checkpoint lacks, because they were frozen, are read from the source it records.
   """
-  with open_checkpoints(model_dir, step) as (source, step):
+  source = reader_of(model_dir)
+
+  def read(step):
     have = trees.flatten(source.param_shapes(step))
     for name in want:
       if name in have and tuple(have[name].shape) != want[name].shape:
@@ -76,7 +79,9 @@ def _read(model_dir: pathlib.Path, step: int | None, want: dict[str, Any], netwo
                         f'this model needs {want[name].shape}: use the same model config')
     # Orbax restores whole items: unwanted parameters are read too, and dropped here.
     target = {n: want.get(n, jax.ShapeDtypeStruct(have[n].shape, have[n].dtype)) for n in have}
-    restored, meta = source.restore_params(trees.unflatten(target), step)
+    return have, *source.restore_params(trees.unflatten(target), step), step
+
+  have, restored, meta, step = source.read_newest(step, read)
   found = {n: x for n, x in trees.flatten(restored).items() if n in want}
   missing = {n: x for n, x in want.items() if n not in have}
   if missing and FROZEN_FROM in meta:

@@ -5,6 +5,8 @@ import json
 import pathlib
 from typing import Any
 
+from t5x_lite.core.console import note_once
+
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
@@ -32,6 +34,16 @@ class RunFolder:
     return self.path / 'checkpoints'
 
   @property
+  def lock(self) -> pathlib.Path:
+    """Who trains the run, while it is trained."""
+    return self.path / 'lock'
+
+  @property
+  def profile(self) -> pathlib.Path:
+    """Traces of jax.profiler."""
+    return self.path / 'profile'
+
+  @property
   def loss_curve(self) -> pathlib.Path:
     """The picture of training/plots.py."""
     return self.path / 'loss.png'
@@ -57,11 +69,37 @@ class RunFolder:
 
 
 def read_metrics(path: pathlib.Path | str) -> list[dict[str, Any]]:
-  """The records of a metrics.jsonl; a last line truncated by a crash is skipped."""
-  records = []
-  for line in pathlib.Path(path).read_text().splitlines():
-    try:
-      records.append(json.loads(line))
-    except json.JSONDecodeError:
-      continue
+  """The records of a metrics.jsonl; bad lines are left out, and counted in a note.
+
+  A last line without an end, which is being written or was when the run was killed, is left out
+  without one.
+  """
+  records, bad = [], []
+  lines = pathlib.Path(path).read_bytes().split(b'\n')
+  for number, line in enumerate(lines, 1):
+    record = _parse_record(line)
+    if record is not None:
+      records.append(record)
+    elif line.strip() and number < len(lines):
+      bad.append(number)
+  if bad:
+    note_once(f'{path}: {len(bad)} line(s) that are no records of metrics are left out; the first '
+              f'is line {bad[0]}')
   return records
+
+
+def _parse_record(line: bytes) -> dict[str, Any] | None:
+  """The record {'step': int, 'kind': str, name: number or None, …} of a line, if it is one."""
+  try:
+    record = json.loads(line, parse_constant=lambda name: None)   # NaN and Infinity
+  except (ValueError, RecursionError):
+    return None
+  if not isinstance(record, dict) or type(record.get('step')) is not int or record['step'] < 0 or (
+      not isinstance(record.get('kind'), str)):
+    return None
+  values = {name: value for name, value in record.items() if name not in ('step', 'kind')}
+  if not all(value is None or type(value) in (int, float) for value in values.values()):
+    return None
+  finite = lambda value: value is not None and abs(value) < float('inf')   # 1e999 is parsed as inf
+  return {'step': record['step'], 'kind': record['kind']} | {
+      name: value if finite(value) else None for name, value in values.items()}

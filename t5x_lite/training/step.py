@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from t5x_lite.core import trees
-from t5x_lite.data.features import Batch
+from t5x_lite.data.features import Batch, num_tokens
 from t5x_lite.models import Network
 from t5x_lite.objectives.objective import LossSums, Objective, add_objectives, normalizers
 from t5x_lite.parallel.partitioner import Partitioner
@@ -60,7 +60,7 @@ def make_train_step(network: Network, objectives: Sequence[Objective],
   """The jitted step: (state, batch) -> (next state, sums); the given state is donated.
 
   The sums are replicated scalars over the global batch; their metrics have `grad_norm` and
-  `update_norm` of what was applied, too.
+  `update_norm` of what was applied, and `tokens` of the batch, too.
   """
 
   def step(state, batch):
@@ -75,8 +75,9 @@ def make_train_step(network: Network, objectives: Sequence[Objective],
     updates, opt_state = optimizer.update(grads, state['opt_state'], state['params'])
     new = state | {'step': state['step'] + 1, 'opt_state': opt_state,
                    'params': optax.apply_updates(state['params'], updates)}
-    norms = {'grad_norm': optax.global_norm(grads), 'update_norm': optax.global_norm(updates)}
-    metrics = sums.metrics | {name: (x, jnp.float32(1)) for name, x in norms.items()}
+    added = {'grad_norm': optax.global_norm(grads), 'update_norm': optax.global_norm(updates),
+             'tokens': num_tokens(batch)}
+    metrics = sums.metrics | {name: (jnp.float32(x), jnp.float32(1)) for name, x in added.items()}
     return new, dataclasses.replace(sums, metrics=metrics)
 
   shardings = shardings_of(abstract_state(network, optimizer, partitioner))

@@ -124,28 +124,45 @@ def broken(tmp_path, run):
   return tmp_path / 'run'
 
 
-def test_a_damaged_checkpoint_is_one_line_with_the_step_to_go_on_from(broken, config):
+def test_a_damaged_checkpoint_is_set_aside_and_the_newest_good_one_taken(broken, config, capsys):
   abstract = abstract_state(models.build_network(config), OPTIMIZER, partitioner())
-  checkpoints = Checkpoints(broken)
-  with pytest.raises(UserError) as error:
-    checkpoints.restore(abstract, checkpoints.find_step(None))
-  text = message_of(error)
-  assert text.startswith(f'The checkpoint {broken}/checkpoints/4 is damaged')
-  assert text.endswith('the one of step 2 may be intact: move this one away to use it')
-  got, _ = checkpoints.restore(abstract, 2)   # which the cure promises
-  checkpoints.close()
+  checkpoints = Checkpoints(broken, keep=2)
+  got, _ = checkpoints.read_newest(None, lambda step: checkpoints.restore(abstract, step))
   assert got['step'] == 2
+  text = capsys.readouterr().err
+  assert text.startswith(f'note: The checkpoint {broken}/checkpoints/4 is damaged') and (
+      'step 2 is read instead, and the damaged one is kept as 4.damaged' in text)
+  assert sorted(p.name for p in checkpoints.folder.iterdir()) == ['2', '4.damaged']
+  checkpoints.save(got | {'frozen': {}}, 4, META)   # the step is taken again
+  checkpoints.close()
+  assert checkpoints.restore(abstract, 4)[1] == META
 
 
-def test_parameters_of_a_damaged_checkpoint_are_one_line_too(broken, config):
-  with pytest.raises(UserError, match='is damaged') as error:
-    load_params(broken, models.build_network(config), partitioner(), None)
+def test_a_reader_leaves_a_damaged_checkpoint_where_it_is(broken, config, capsys):
+  _, step = load_params(broken, models.build_network(config), partitioner(), None)
+  assert step == 2 and 'checkpoints/4 is damaged' in capsys.readouterr().err
+  assert {p.name for p in (broken / 'checkpoints').iterdir()} == {'2', '4'}
+
+
+def test_a_damaged_checkpoint_that_was_asked_for_is_refused_in_one_line(broken, config):
+  with pytest.raises(UserError, match='is damaged .* other checkpoints: .2.') as error:
+    load_params(broken, models.build_network(config), partitioner(), 4)
   message_of(error)
+
+
+def test_where_no_checkpoint_is_good_none_is_moved(broken, config):
+  (broken / 'checkpoints/2/meta/metadata').write_bytes(b'')
+  abstract = abstract_state(models.build_network(config), OPTIMIZER, partitioner())
+  checkpoints = Checkpoints(broken, keep=2)
+  with pytest.raises(UserError, match='no checkpoint of this run is good') as error:
+    checkpoints.read_newest(None, lambda step: checkpoints.restore(abstract, step))
+  message_of(error)
+  assert {p.name for p in checkpoints.folder.iterdir()} == {'2', '4'}
 
 
 def test_a_checkpoint_of_another_model_is_refused_in_one_line(run, config):
   wider = dataclasses.replace(config, mlp_dim=128)
-  with pytest.raises(UserError, match='damaged or of another model') as error:
+  with pytest.raises(UserError, match='4 is of another model config: params/.* there') as error:
     load_params(run[0], models.build_network(wider), partitioner(), None)
   message_of(error)
 

@@ -19,7 +19,7 @@ def test_the_first_rate_and_time_left_leave_compilation_out(monkeypatch):
 
   def step_fn(state, _):
     clock.now += 100.0 if clock.now == 0 else 0.0   # compiled by the first call
-    return state, LossSums(np.float32(8), np.float32(2), {})
+    return state, LossSums(np.float32(8), np.float32(2), {'tokens': (np.float32(10), 1)})
 
   class Device(loop.Hook):
     """A step takes two seconds."""
