@@ -4,6 +4,7 @@ Nothing heavy is imported before a command is known to be well formed.
 """
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
@@ -74,8 +75,7 @@ def main(argv: list[str] | None = None) -> int:
   try:
     name = next((n for n in (' '.join(argv[:2]), *argv[:1]) if n in COMMANDS), None)
     if name is None:
-      _overview(argv[0] if argv and argv[0] in GROUPS else '').parse_args(
-          argv[1:] if argv and argv[0] in GROUPS else argv)
+      return _show_overview(argv)
     module_name, summary = COMMANDS[name]
     module = importlib.import_module(module_name)
     args = _parse(name, module, summary, argv[len(name.split()):])
@@ -115,14 +115,33 @@ def _parse(name: str, module: ModuleType, summary: str, words: list[str]) -> arg
   return args
 
 
+def _show_overview(argv: list[str]) -> int:
+  """Prints help or the version, of `t5x-lite` or of a group of commands.
+
+  Raises UserError for anything else, which is no command.
+  """
+  group = argv[0] if argv and argv[0] in GROUPS else ''
+  words = argv[1:] if group else argv
+  if words[:1] in (['-h'], ['--help'], ['--version']):
+    _overview(group).parse_args(words[:1])   # which exits
+  known = f't5x-lite {group}'.strip()
+  if not words:
+    raise UserError(f'{known} needs a command; see {known} --help')
+  given = ' '.join([*[group] * bool(group), words[0]])
+  near = difflib.get_close_matches(given, [*COMMANDS, *GROUPS], n=1, cutoff=0.5) or [
+      name for name in COMMANDS if name.split()[-1] == words[0]]
+  cure = f'did you mean t5x-lite {near[0]}?' if near else f'see {known} --help'
+  raise UserError(f'there is no command {given!r}; {cure}')
+
+
 def _overview(group: str) -> argparse.ArgumentParser:
-  """The parser of `t5x-lite`, or of a group of commands: it shows help or reports an error."""
+  """The parser of `t5x-lite`, or of a group of commands, that shows help."""
   prefix = f'{group} ' if group else ''
   summaries = {name.removeprefix(prefix): summary
                for name, (_, summary) in COMMANDS.items() if name.startswith(prefix)}
   if not group:
     summaries = {n: s for n, s in summaries.items() if n.split()[0] not in GROUPS} | GROUPS
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
       prog=f't5x-lite {group}'.strip(),
       description=GROUPS[group][0].upper() + GROUPS[group][1:] + '.' if group else
       'Train and use text Transformers in JAX.',

@@ -59,7 +59,7 @@ def test_modules_are_named_by_string_in_the_door_alone():
       if name in ('import_module', '__import__', 'resolve_name'):
         named.setdefault(name, set()).add(str(path.relative_to(ROOT)))
   assert named == {'import_module': {'t5x_lite/cli.py'}, 'resolve_name': {
-      't5x_lite/experiment/gin_source.py', 'tasks/pipeline/imports.py'}}
+      't5x_lite/experiment/gin_names.py', 'tasks/pipeline/imports.py'}}
 
 
 def test_no_two_files_import_each_other():

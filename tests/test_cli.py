@@ -61,11 +61,20 @@ def test_a_mistake_is_one_line_on_stderr_and_status_1(argv, message, capsys, tmp
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('argv', [[], ['trian'], ['scaling'], ['scaling', 'plam'], ['data', 'x']])
-def test_an_unknown_command_is_refused(argv, capsys):
-  with pytest.raises(SystemExit) as stop:
-    cli.main(argv)
-  assert stop.value.code == 2
+@pytest.mark.parametrize('argv, message', [
+    ([], 't5x-lite needs a command; see t5x-lite --help'),
+    (['trian'], "there is no command 'trian'; did you mean t5x-lite train?"),
+    (['trian', '--help'], 'did you mean t5x-lite train?'),
+    (['scaling'], 't5x-lite scaling needs a command; see t5x-lite scaling --help'),
+    (['scaling', 'plam'], 'did you mean t5x-lite scaling plan?'),
+    (['plan', '--flops=1e21'], 'did you mean t5x-lite scaling plan?'),
+    (['data', 'x'], "there is no command 'data x'"),
+    (['qqqqqq'], 'see t5x-lite --help'),
+    (['--nothing'], "there is no command '--nothing'"),
+])
+def test_an_unknown_command_is_one_line_with_the_nearest(argv, message, capsys):
+  status, out, err = run(capsys, *argv)
+  assert status == 1 and message in err and err.count('\n') == 1 and not out
 
 
 def test_files_and_bindings_come_in_any_order_and_number():

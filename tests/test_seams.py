@@ -18,6 +18,8 @@ from t5x_lite.training.run_folder import RunFolder
 
 TEXT = (pathlib.Path(__file__).resolve().parents[1] / 'docs/seams.md').read_text()
 FILES = dict(re.findall(r'^```(?:python|gin) (\S+)\n(.*?)^```$', TEXT, re.M | re.S))
+OWN = [pathlib.Path(name).stem for name in FILES if name.endswith('.py')]
+TRUSTED = f'--trusted_modules={",".join(OWN)}'
 SMALL = ['--gin.STEPS=8', '--gin.BATCH_SIZE=8', '--gin.WARMUP_STEPS=2', '--gin.Bytes.length=16',
          '--gin.TrainConfig.log_every=1', '--gin.ModelConfig.embed_dim=32',
          '--gin.ModelConfig.num_layers=1', '--gin.ModelConfig.num_heads=2',
@@ -40,8 +42,7 @@ def folder(tmp_path, monkeypatch):
 def train(gin_file, *flags, status=0):
   """The metrics of a run in runs/<name>, {step: {name: value}}."""
   name = pathlib.Path(gin_file).stem
-  trusted = [f'--trust={pathlib.Path(n).stem}' for n in FILES if n.endswith('.py')]
-  argv = ['train', f'--gin_file={gin_file}', f'--gin.MODEL_DIR=runs/{name}', *SMALL, *trusted]
+  argv = ['train', f'--gin_file={gin_file}', f'--gin.MODEL_DIR=runs/{name}', *SMALL, TRUSTED]
   assert cli.main([*argv, *flags]) == status
   records = RunFolder(pathlib.Path('runs') / name).read_metrics()
   return {r['step']: r for r in records if r['kind'] == 'train'}
@@ -84,7 +85,7 @@ def test_an_optimizer_steps_and_its_rate_is_logged(folder):
 
 
 def restored(name):
-  experiment, _ = gin_config.load_experiment([f'runs/{name}/config.gin'])
+  experiment, _ = gin_config.load_experiment([f'runs/{name}/config.gin'], (), OWN)
   network, partitioner = experiment.build_network(experiment.mesh.make(jax.devices()[:1]))
   return load_params(experiment.folder, network, partitioner, None)[0]
 
@@ -103,7 +104,7 @@ def test_frozen_parameters_stay_and_are_in_no_checkpoint(folder):
     assert checkpoints.read_meta(step)['frozen_from'] == {'seed': 0}
   assert saved and not any(name.startswith('embedder') for name in saved)
   params = trees.flatten(restored('freeze'))
-  experiment, _ = gin_config.load_experiment(['runs/freeze/config.gin'])
+  experiment, _ = gin_config.load_experiment(['runs/freeze/config.gin'], (), OWN)
   network, _ = experiment.build_network(experiment.mesh.make(jax.devices()[:1]))
   fresh = trees.flatten(network.init(jax.random.key(0)))
   assert params.keys() == fresh.keys()
@@ -145,7 +146,7 @@ def test_a_module_that_is_not_trusted_is_not_imported(folder, capsys):
   assert cli.main(argv) == 1
   said = capsys.readouterr().err
   assert said == ('error: bytes.gin:3: mybytes is not part of this project: pass '
-                  '--trust=mybytes to let gin import it and run its code\n')
+                  '--trusted_modules=mybytes to let gin import it and run its code\n')
   assert 'mybytes' not in sys.modules
 
 

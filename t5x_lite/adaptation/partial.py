@@ -10,7 +10,7 @@ from t5x_lite.models import Network
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Partial:
   """Trains the parameters whose path matches `trained`, such as 'bias' or 'blocks/(10|11)/'."""
-  trained: str
+  trained: str   # a regular expression, searched for in the paths of parameters
 
   def __post_init__(self):
     check_types(self)

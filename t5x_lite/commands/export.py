@@ -23,16 +23,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       help='a folder to write; must not exist, or be empty')
   add('--step', type=int, help='of the checkpoint; default: the newest')
   add('--dtype', choices=('float32', 'bfloat16'), default='float32')
-  gin_flags.add_trust(parser)
+  gin_flags.add_trusted_modules(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-  print(export_run(args.source, args.target, args.step, args.dtype, args.trust))
+  print(export_run(args.source, args.target, args.step, args.dtype, args.trusted_modules))
   return 0
 
 
 def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, dtype: str,
-               trust: Sequence[str] = ()) -> str:
+               trusted_modules: Sequence[str] = ()) -> str:
   """Writes a run's checkpoint as transformers reads it; returns a summary line.
 
   Tokenizer files are copied if the run was imported with them, or has a vocabulary from a file.
@@ -42,7 +42,7 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
     folder: must not exist, or be empty.
     step: of the checkpoint, newest if None.
     dtype: of the tensors, float32 or bfloat16.
-    trust: modules outside this project that config.gin may import.
+    trusted_modules: modules outside this project that config.gin may import.
   """
   import jax
 
@@ -55,7 +55,7 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
   run = RunFolder(model_dir)
   if not run.config.is_file():
     raise UserError(f'{model_dir} holds no config.gin: name the folder of a run')
-  experiment = gin_config.load_described([str(run.config)], trust=trust)
+  experiment = gin_config.load_described([str(run.config)], (), trusted_modules)
   config, vocabulary = experiment.model, experiment.data.vocabulary
   network, partitioner = experiment.build_network(
       MeshConfig(data=1, fsdp=jax.device_count()).make())

@@ -11,8 +11,16 @@ from jax.sharding import Mesh
 
 from t5x_lite import models
 from t5x_lite.adaptation.adaptation import Adaptation
-from t5x_lite.core import trees
-from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types
+from t5x_lite.core import paths, trees
+from t5x_lite.core.dataclass_checks import (
+  Count,
+  FieldError,
+  Length,
+  Path,
+  Seed,
+  Step,
+  check_types,
+)
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.source import Source
 from t5x_lite.evaluation.evaluation import Evaluation
@@ -25,6 +33,7 @@ from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.training.loop import Hook
 from t5x_lite.training.optimizers import Optimizer
+from t5x_lite.training.schedules import Constant
 from t5x_lite.training.writers import TensorBoard, WriterConfig
 
 
@@ -36,10 +45,10 @@ class InitFrom:
   position in the data, under settings of its own: for example, decays of several lengths from one
   stable phase.
   """
-  model_dir: str
-  step: int | None = None               # None: the newest checkpoint
+  model_dir: Path                       # the folder of that run
+  step: Step | None = None              # None: the newest checkpoint
   missing_ok: tuple[str, ...] = ()      # prefixes of parameter paths that run may lack
-  restore_state: bool = False
+  restore_state: bool = False           # whether to continue it
 
   def __post_init__(self):
     check_types(self)
@@ -48,65 +57,66 @@ class InitFrom:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
   """The training loop."""
-  steps: int
-  microbatches: int = 1          # gradient accumulation: number of parts of a batch
-  log_every: int = 10
-  eval_every: int | None = None  # None: only after the last step
-  checkpoint_every: int = 1000   # and always after the last step
-  keep_checkpoints: int = 2      # how many of the newest are kept
-  profile: tuple[int, int] | None = None   # traces the steps after the first, up to the second
+  steps: Count                   # updates of the parameters
+  microbatches: Count = 1        # gradient accumulation: number of parts of a batch
+  log_every: Count = 10          # steps
+  eval_every: Count | None = None   # None: only after the last step
+  checkpoint_every: Count = 1000   # and always after the last step
+  keep_checkpoints: Count = 2    # how many of the newest are kept
+  profile: tuple[Step, Step] | None = None   # traces the steps after the first, up to the second
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, 'steps', 'microbatches', 'log_every', 'eval_every', 'checkpoint_every',
-                   'keep_checkpoints')
-    if self.profile is not None and not 0 <= self.profile[0] < self.profile[1]:
+    if self.profile is not None and self.profile[0] >= self.profile[1]:
       raise FieldError(self, 'profile', 'expected two steps, the first below the second')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InferConfig:
   """What `t5x-lite infer` reads and writes, and how it samples tokens."""
-  input: str | None = None       # .txt (an example a line) or .jsonl file; None: the task's split
+  input: Path | None = None      # .txt (an example a line) or .jsonl file; None: the task's split
   field: str = 'inputs'          # of a .jsonl line: the text that is read
-  split: str = 'validation'
-  output: str | None = None      # None: MODEL_DIR/inferences-<name>-<step>.jsonl
-  step: int | None = None        # the checkpoint that is read; None: the newest
-  num_examples: int | None = None
-  batch_size: int = 16
-  max_tokens: int | None = None  # maximum of new tokens; None: the task's target length
-  temperature: float = 0.0       # 0: greedy
+  split: str = 'validation'      # of the task
+  output: Path | None = None     # None: MODEL_DIR/inferences-<name>-<step>.jsonl
+  step: Step | None = None       # the checkpoint that is read; None: the newest
+  num_examples: Count | None = None   # the first so many; None: all
+  batch_size: Count = 16         # examples at a time
+  max_tokens: Length | None = None   # maximum of new tokens; None: the task's target length
+  temperature: float = 0.0       # 0: greedy; or 0.01 to 100
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, 'num_examples', 'batch_size', 'max_tokens')
-    if self.temperature < 0:
-      raise FieldError(self, 'temperature', 'must be at least 0')
+    if self.temperature and not 0.01 <= self.temperature <= 100:
+      raise FieldError(self, 'temperature', 'must be 0, for greedy, or 0.01 to 100')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
   """A run: what `t5x-lite train`, `eval`, `infer` and `describe` all read."""
-  model_dir: str                 # the run's folder
-  model: ModelConfig
-  data: Source
-  optimizer: Optimizer
-  train: TrainConfig
+  model_dir: Path                # the run's folder
+  model: ModelConfig             # the architecture
+  data: Source                   # what is read
+  optimizer: Optimizer           # what turns gradients into updates
+  train: TrainConfig             # the training loop
   # Their sum is minimised; those that do not apply to the model are skipped.
   objectives: tuple[Objective, ...] = (CrossEntropy(), RouterLoss(), NextSentenceLoss())
-  mesh: MeshConfig = MeshConfig()
-  eval: Evaluation | None = None
-  infer: InferConfig = InferConfig()
-  init_from: InitFrom | None = None
+  mesh: MeshConfig = MeshConfig()        # how devices are arranged
+  eval: Evaluation | None = None         # None: no evaluation
+  infer: InferConfig = InferConfig()     # what `t5x-lite infer` does
+  init_from: InitFrom | None = None      # None: the model starts from its seed
   adaptation: Adaptation | None = None   # None: all parameters are trained
   hooks: tuple[Hook, ...] = ()           # after those that every run has
   writers: tuple[WriterConfig, ...] = (TensorBoard(),)   # of metrics, beside metrics.jsonl
-  seed: int = 0
+  seed: Seed = 0                         # of parameters, dropout, the order of the data, samples
 
   def __post_init__(self):
     check_types(self)
     if not self.objectives:
       raise FieldError(self, 'objectives', 'there is nothing to minimise')
+    rate = getattr(self.optimizer, 'learning_rate', None)
+    if isinstance(rate, Constant) and rate.warmup_steps > self.train.steps:
+      raise FieldError(rate, 'warmup_steps',
+                       f'must be at most TrainConfig.steps {self.train.steps}')
     self.data.check_model(self.model)
 
   @property
@@ -122,7 +132,7 @@ class Experiment:
     """The run's folder."""
     if not self.model_dir:
       raise UserError('MODEL_DIR is not set: pass --gin.MODEL_DIR=FOLDER')
-    return pathlib.Path(self.model_dir).expanduser()
+    return paths.local_path(self.model_dir)
 
   def build_network(self, mesh: Mesh) -> tuple[Network, Partitioner]:
     """The network, adapted, and the partitioner that shards it over the mesh.

@@ -1,11 +1,21 @@
 """What a network is: one frozen dataclass for the three families."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
-from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types
+from t5x_lite.core.dataclass_checks import (
+  FieldError,
+  Fraction,
+  Length,
+  NonNegative,
+  Positive,
+  Range,
+  check_types,
+)
 from t5x_lite.models.positions import RopeScaling
 
+Width = Annotated[int, Range(above=0, max=2 ** 24)]
+Layers = Annotated[int, Range(above=0, max=2 ** 12)]
 # Activations that the backward pass may keep rather than recompute (jax.ad_checkpoint names).
 CHECKPOINT_NAMES = ('query', 'key', 'value', 'attention', 'attention_out', 'mlp_hidden', 'mlp_out')
 
@@ -16,19 +26,19 @@ class ModelConfig:
 
   Raises FieldError (one line, naming the field) when built with values that do not fit together.
   """
-  family: Literal['encoder_only', 'encoder_decoder', 'decoder_only']
-  vocab_size: int               # rows of the embedding table; a multiple of 128 shards well
-  embed_dim: int                # width of the residual stream (d_model)
-  num_layers: int               # blocks of the stack; of each stack in encoder-decoder
-  num_heads: int                # query heads
-  mlp_dim: int                  # width of the MLP's hidden layer; of each expert's
-  num_decoder_layers: int | None = None   # encoder-decoder only; None: as many as num_layers
-  num_kv_heads: int | None = None         # key-value heads (grouped queries); None: num_heads
-  head_dim: int | None = None             # None: embed_dim / num_heads
-  max_length: int | None = None           # longest sequence; None: no limit (not with learned)
+  family: Literal['encoder_only', 'encoder_decoder', 'decoder_only']   # which stacks it has
+  vocab_size: Width               # rows of the embedding table; a multiple of 128 shards well
+  embed_dim: Width                # width of the residual stream (d_model)
+  num_layers: Layers               # blocks of the stack; of each stack in encoder-decoder
+  num_heads: Width                # query heads
+  mlp_dim: Width                  # width of the MLP's hidden layer; of each expert's
+  num_decoder_layers: Layers | None = None   # encoder-decoder only; None: as many as num_layers
+  num_kv_heads: Width | None = None       # key-value heads (grouped queries); None: num_heads
+  head_dim: Width | None = None           # None: embed_dim / num_heads
+  max_length: Length | None = None        # longest sequence; None: no limit (not with learned)
 
-  norm: Literal['rms_norm', 'layer_norm'] = 'rms_norm'
-  norm_epsilon: float = 1e-6
+  norm: Literal['rms_norm', 'layer_norm'] = 'rms_norm'   # rms_norm: no mean is taken off
+  norm_epsilon: Positive[float] = 1e-6    # added to the variance
   norm_unit_offset: bool = False          # the norm's scale is 1 + its parameter (Gemma)
   # post: after the residual sum (BERT, GPT-1); both: before and after each layer (Gemma 2)
   norm_placement: Literal['pre', 'post', 'both'] = 'pre'
@@ -38,32 +48,35 @@ class ModelConfig:
   bias: bool = False                      # biases in every linear layer
 
   position_embedding: Literal['learned', 'sinusoidal', 'rope', 'relative', 'alibi', 'none'] = 'rope'
-  rope_theta: float = 10_000.0
-  rope_scaling: RopeScaling | None = None
-  relative_buckets: int = 32              # T5's relative position buckets
-  relative_max_distance: int = 128
-  num_token_types: int | None = None      # encoder-only: rows of BERT's token type table
+  rope_theta: Positive[float] = 10_000.0  # of whose powers the wavelengths are
+  rope_scaling: RopeScaling | None = None   # for texts longer than those of pre-training
+  relative_buckets: Width = 32            # T5's relative position buckets
+  relative_max_distance: Length = 128     # farther tokens share the last bucket
+  num_token_types: Width | None = None    # encoder-only: rows of BERT's token type table
 
-  attention_scale: float | None = None    # factor of q·k; None: 1 / sqrt(head_dim); T5: 1.0
-  attention_softcap: float | None = None  # scores become cap * tanh(scores / cap) (Gemma 2: 50)
-  sliding_window: int | None = None       # self-attention reaches tokens less than this far away
-  full_attention_interval: int | None = None         # every n-th layer has no window (Gemma 2: 2)
+  # factor of q·k; None: 1 / sqrt(head_dim); T5: 1.0
+  attention_scale: NonNegative[float] | None = None
+  # scores become cap * tanh(scores / cap) (Gemma 2: 50)
+  attention_softcap: Positive[float] | None = None
+  sliding_window: Length | None = None    # self-attention reaches tokens less than this far away
+  full_attention_interval: Layers | None = None      # every n-th layer has no window (Gemma 2: 2)
   prefix_lm: bool = False                 # decoder-only: the inputs see each other both ways
 
-  num_experts: int | None = None          # MLPs of a mixture of experts; None: one MLP
-  experts_per_token: int = 2              # experts of a token (top-k routing)
-  expert_capacity: float | None = None    # most tokens of an expert, in mean loads; None: no limit
+  num_experts: Width | None = None        # MLPs of a mixture of experts; None: one MLP
+  experts_per_token: Width = 2            # experts of a token (top-k routing)
+  expert_capacity: Positive[float] | None = None     # most tokens of an expert, in mean loads
 
   tied_embeddings: bool = True            # the output layer is the embedding table
   scale_embeddings: bool = False          # embeddings times sqrt(embed_dim) (Gemma)
   scale_logits: bool = False              # logits divided by sqrt(embed_dim) (T5 1.0)
-  logits_softcap: float | None = None     # as attention_softcap, of the logits (Gemma 2: 30)
+  # as attention_softcap, of the logits (Gemma 2: 30)
+  logits_softcap: Positive[float] | None = None
   # encoder-only; None: classifier if num_classes is set, else mlm
   head: Literal['mlm', 'mlm_nsp', 'pooler', 'classifier', 'tagger'] | None = None
-  num_classes: int | None = None          # of the classifier (a row) or the tagger (a token)
+  num_classes: Width | None = None        # of the classifier (a row) or the tagger (a token)
   pooling: Literal['first', 'mean'] = 'first'      # what the pooler reads
-  init_std: float | None = 0.02           # None: 1/sqrt(fan in), embeddings of std 1 (T5)
-  dropout_rate: float = 0.0
+  init_std: Positive[float] | None = 0.02   # None: 1/sqrt(fan in), embeddings of std 1 (T5)
+  dropout_rate: Fraction = 0.0            # of activations, in training
 
   dtype: Literal['float32', 'bfloat16'] = 'float32'   # activations; parameters are float32
   attention: Literal['auto', 'reference', 'query_chunked', 'blockwise', 'fused', 'splash'] = 'auto'
@@ -75,12 +88,6 @@ class ModelConfig:
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, 'vocab_size', 'embed_dim', 'num_layers', 'num_heads', 'mlp_dim',
-                   'num_decoder_layers', 'num_kv_heads', 'head_dim', 'max_length', 'norm_epsilon',
-                   'rope_theta', 'relative_max_distance', 'num_token_types', 'attention_softcap',
-                   'sliding_window', 'full_attention_interval', 'num_experts',
-                   'experts_per_token', 'expert_capacity',
-                   'logits_softcap', 'num_classes', 'init_std')
     if self.head_dim is None:
       if self.embed_dim % self.num_heads:
         raise FieldError(self, 'num_heads', f'must divide embed_dim {self.embed_dim}, or set '
@@ -92,8 +99,6 @@ class ModelConfig:
       raise FieldError(self, 'num_kv_heads', f'must divide num_heads {self.num_heads}')
     if self.attention_scale is None:
       self._set(attention_scale=self.head_dim ** -0.5)
-    if not 0 <= self.dropout_rate < 1:
-      raise FieldError(self, 'dropout_rate', 'must be at least 0 and below 1')
     if isinstance(self.remat, (tuple, list)):
       self._set(remat=tuple(self.remat))
       for name in self.remat:

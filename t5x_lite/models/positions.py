@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types
+from t5x_lite.core.dataclass_checks import FieldError, Length, Positive, check_types
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,14 +22,13 @@ class RopeScaling:
   original_length / high_frequency_factor kept, those between blended (Llama 3 reference code,
   `apply_scaling`).
   """
-  factor: float = 8.0
-  low_frequency_factor: float = 1.0
-  high_frequency_factor: float = 4.0
-  original_length: int = 8192
+  factor: Positive[float] = 8.0                  # by which the longest waves are stretched
+  low_frequency_factor: Positive[float] = 1.0    # turns in the original length of a long wave
+  high_frequency_factor: Positive[float] = 4.0   # and of a short one
+  original_length: Length = 8192                 # of the texts of pre-training
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, 'factor', 'low_frequency_factor', 'original_length')
     if self.high_frequency_factor <= self.low_frequency_factor:
       raise FieldError(self, 'high_frequency_factor', 'must be above low_frequency_factor')
 

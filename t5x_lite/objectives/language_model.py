@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types
+from t5x_lite.core.dataclass_checks import Count, Fraction, NonNegative, check_types
 from t5x_lite.data.features import Batch
 from t5x_lite.models import Model
 from t5x_lite.objectives.cross_entropy import chunked_cross_entropy, compact_targets
@@ -21,15 +21,12 @@ class CrossEntropy:
 
   Metrics: `loss`, plain cross-entropy in nats, and `accuracy`, a share.
   """
-  label_smoothing: float = 0.0
-  z_loss: float = 0.0            # factor of log(Z)^2; T5X uses 1e-4
-  loss_tokens: int | None = None   # whose logits a device holds at once; None: LOSS_TOKENS
+  label_smoothing: Fraction = 0.0      # of the target's probability, spread over all words
+  z_loss: NonNegative[float] = 0.0     # factor of log(Z)^2; T5X uses 1e-4
+  loss_tokens: Count | None = None     # whose logits a device holds at once; None: LOSS_TOKENS
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, 'loss_tokens')
-    if not 0 <= self.label_smoothing < 1:
-      raise FieldError(self, 'label_smoothing', 'must be at least 0 and below 1')
 
   def __call__(self, model: Model, batch: Batch, key: jax.Array | None,
                normalizers: dict[str, jax.Array]) -> LossSums:

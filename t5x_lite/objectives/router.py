@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.core.dataclass_checks import check_types
+from t5x_lite.core.dataclass_checks import NonNegative, check_types
 from t5x_lite.data.features import Batch, num_tokens
 from t5x_lite.models import Model
 from t5x_lite.objectives.objective import LossSums
@@ -17,8 +17,8 @@ class RouterLoss:
 
   Metrics: `load_balance` and `router_z`; see models/moe.py. None without experts.
   """
-  load_balance: float = 0.01   # factor of Switch Transformer's balance loss (equation 4)
-  router_z: float = 0.001      # factor of log(Z)^2 of the router (ST-MoE, equation 5)
+  load_balance: NonNegative[float] = 0.01   # of Switch Transformer's balance loss (equation 4)
+  router_z: NonNegative[float] = 0.001      # factor of log(Z)^2 of the router (ST-MoE, equation 5)
 
   def __post_init__(self):
     check_types(self)

@@ -9,12 +9,13 @@ and the planner of scaling/ read this table. Models never name mesh axes.
 from collections.abc import Iterator, Mapping
 import dataclasses
 import math
+from typing import Annotated
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 import numpy as np
 
-from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types
+from t5x_lite.core.dataclass_checks import Count, FieldError, Range, check_types, nearest
 from t5x_lite.core.errors import UserError
 from t5x_lite.models import ModelConfig
 
@@ -29,6 +30,9 @@ RULES: Rules = (
     ('mlp', ('tensor',)),
     ('embed', ('fsdp',)),
 )
+# What models name their axes: those of parameters, and of activations.
+LOGICAL_AXES = ('batch', 'embed', 'experts', 'head_dim', 'heads', 'kv', 'layers', 'length', 'mlp',
+                'norm', 'vocab')
 # The logical axes that their rule must divide, and the fields of ModelConfig that are their sizes.
 # Key-value heads are not among them: where they are too few, they are replicated.
 DIVIDED = {'heads': 'num_heads', 'mlp': 'mlp_dim', 'vocab': 'vocab_size', 'embed': 'embed_dim'}
@@ -37,19 +41,24 @@ DIVIDED = {'heads': 'num_heads', 'mlp': 'mlp_dim', 'vocab': 'vocab_size', 'embed
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
   """How devices are arranged: copies of the model, slices of its state, slices of its layers."""
-  data: int = -1       # data parallelism, one copy of the state each; -1: all devices left over
-  fsdp: int = 1        # the batch and the state are sharded, parameters gathered when used (ZeRO-3)
-  tensor: int = 1      # heads, mlp and vocab are sharded (Megatron)
-  rules: Rules = RULES
+  # data parallelism, one copy of the state each; -1: all devices left over
+  data: Annotated[int, Range(min=-1, max=2 ** 31 - 1)] = -1
+  fsdp: Count = 1      # the batch and the state are sharded, parameters gathered when used (ZeRO-3)
+  tensor: Count = 1    # heads, mlp and vocab are sharded (Megatron)
+  rules: Rules = RULES   # logical axis and the mesh axes it is cut over, in order of priority
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, *MESH_AXES[1:])
-    if self.data == 0 or self.data < -1:
+    if self.data == 0:
       raise FieldError(self, 'data', 'must be above 0, or -1 for all devices left over')
-    for _, axes in self.rules:
-      if set(axes) - set(MESH_AXES):
-        raise FieldError(self, 'rules', f'mesh axes are {", ".join(MESH_AXES)}')
+    for logical, axes in self.rules:
+      if logical not in LOGICAL_AXES:
+        raise FieldError(self, 'rules', f'there is no logical axis {logical!r}; '
+                         + nearest(logical, LOGICAL_AXES))
+      for axis in axes:
+        if axis not in MESH_AXES:
+          raise FieldError(self, 'rules', f'there is no mesh axis {axis!r}; '
+                           + nearest(axis, MESH_AXES))
 
   @property
   def shape(self) -> tuple[int, ...]:

@@ -132,6 +132,9 @@ def fresh_state(network: Network, partitioner: Partitioner, optimizer, abstract:
     log(line)
     trained, frozen = trees.partition(params, network.is_trained)
     state = state | {'params': trained, 'frozen': frozen}
+  elif abstract['frozen']:   # as a run that resumes draws them: programs differ in the last bit
+    state = state | {'frozen': load_frozen(network, abstract['frozen'],
+                                           {FROZEN_FROM: {'seed': seed}})}
   if abstract['frozen']:
     meta[FROZEN_FROM] = {'seed': seed} if model_dir is None else {
         'model_dir': str(model_dir.absolute()), 'step': step, 'new_from_seed': seed}

@@ -10,7 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 import jax
 import optax
 
-from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types
+from t5x_lite.core.dataclass_checks import Count, Fraction, NonNegative, Positive, check_types
 from t5x_lite.training.schedules import Schedule
 
 # Parameters that are not weights of a linear map; decaying them only moves their mean.
@@ -27,20 +27,16 @@ def decay_mask(params):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW:
   """AdamW (Loshchilov & Hutter 2019) with the gradient clipped to a global norm first."""
-  learning_rate: Schedule
-  beta1: float = 0.9
-  beta2: float = 0.95
-  epsilon: float = 1e-8
-  weight_decay: float = 0.1
-  clip_norm: float | None = 1.0
+  learning_rate: Schedule            # of training/schedules.py, or your own
+  beta1: Fraction = 0.9              # decay of the first moment
+  beta2: Fraction = 0.95             # decay of the second moment
+  epsilon: Positive[float] = 1e-8    # added to the root of the second moment
+  weight_decay: NonNegative[float] = 0.1        # a step's share, times the rate
+  clip_norm: Positive[float] | None = 1.0       # of the gradient; None: not clipped
   moment_dtype: Literal['float32', 'bfloat16'] = 'float32'   # of the first moment
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, 'epsilon', 'clip_norm')
-    for name in ('beta1', 'beta2'):
-      if not 0 <= getattr(self, name) < 1:
-        raise FieldError(self, name, 'must be at least 0 and below 1')
 
   def make(self) -> optax.GradientTransformation:
     adamw = optax.adamw(self.learning_rate, self.beta1, self.beta2, self.epsilon,
@@ -52,18 +48,17 @@ class AdamW:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adafactor:
   """Adafactor (Shazeer & Stern 2018): second moments as row and column sums, as T5 trained."""
-  learning_rate: Schedule
-  decay_rate: float = 0.8          # beta2 at step t is 1 - (t + 1)^-decay_rate
-  momentum: float | None = None
-  multiply_by_parameter_scale: bool = True
-  clipping_threshold: float = 1.0  # of an update's root mean square
-  min_dim_size_to_factor: int = 128
-  weight_decay: float = 0.0        # a step's share, as optax applies it: not times the rate
-  clip_norm: float | None = None
+  learning_rate: Schedule                    # of training/schedules.py, or your own
+  decay_rate: Positive[float] = 0.8          # beta2 at step t is 1 - (t + 1)^-decay_rate
+  momentum: Fraction | None = None           # decay of the first moment; None: without one
+  multiply_by_parameter_scale: bool = True   # updates are relative to a parameter's size
+  clipping_threshold: Positive[float] = 1.0  # of an update's root mean square
+  min_dim_size_to_factor: Count = 128        # dimensions below it keep all second moments
+  weight_decay: NonNegative[float] = 0.0     # a step's share, not times the rate (optax)
+  clip_norm: Positive[float] | None = None   # of the gradient; None: not clipped
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, 'decay_rate', 'clipping_threshold', 'clip_norm')
 
   def make(self) -> optax.GradientTransformation:
     adafactor = optax.adafactor(

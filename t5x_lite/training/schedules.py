@@ -1,4 +1,7 @@
-"""Learning-rate schedules: frozen dataclasses, called with a step."""
+"""Learning-rate schedules: frozen dataclasses, called with the number of steps taken before.
+
+A warm-up of n steps gives the first step the rate 1/n of the full one, the n-th all of it.
+"""
 
 from collections.abc import Callable
 import dataclasses
@@ -6,18 +9,24 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types
+from t5x_lite.core.dataclass_checks import (
+  Count,
+  FieldError,
+  NonNegative,
+  Positive,
+  Step,
+  check_types,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constant:
   """`rate` from the first step on, after a linear warm-up."""
-  rate: float
-  warmup_steps: int = 0
+  rate: Positive[float]      # the learning rate
+  warmup_steps: Step = 0     # steps in which it rises
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, 'rate')
 
   def __call__(self, step):
     return _warmed(step, self.warmup_steps, jnp.float32(self.rate))
@@ -26,12 +35,11 @@ class Constant:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rsqrt:
   """rate / sqrt(max(step, warmup_steps)): T5's schedule; flat, not rising, in the warm-up."""
-  rate: float = 1.0
-  warmup_steps: int = 10_000
+  rate: Positive[float] = 1.0    # at step 1, were there no warm-up
+  warmup_steps: Count = 10_000   # first steps, in which it does not fall
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, 'rate', 'warmup_steps')
 
   def __call__(self, step):
     return self.rate / jnp.sqrt(jnp.maximum(step, self.warmup_steps).astype(jnp.float32))
@@ -40,14 +48,17 @@ class Rsqrt:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmupCosine:
   """Linear warm-up to `peak`, then half a cosine to `end` at `total_steps`, and `end` after it."""
-  peak: float
-  total_steps: int
-  warmup_steps: int = 0
-  end: float = 0.0
+  peak: Positive[float]            # the highest learning rate
+  total_steps: Count               # after which it is `end`
+  warmup_steps: Step | None = 0    # steps in which it rises; None: 100, or half of a shorter run
+  end: NonNegative[float] = 0.0    # the last learning rate
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, 'peak', 'total_steps')
+    if self.warmup_steps is None:
+      object.__setattr__(self, 'warmup_steps', min(100, self.total_steps // 2))
+    if self.warmup_steps > self.total_steps:
+      raise FieldError(self, 'warmup_steps', f'must be at most total_steps {self.total_steps}')
 
   def __call__(self, step):
     share = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
@@ -58,15 +69,14 @@ class WarmupCosine:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WSD:
   """Warm-up, stable, decay (Hu et al. 2024): `peak`, then linear to `end` in `decay_steps`."""
-  peak: float
-  total_steps: int
-  warmup_steps: int
-  decay_steps: int
-  end: float = 0.0
+  peak: Positive[float]            # the highest learning rate
+  total_steps: Count               # after which it is `end`
+  warmup_steps: Step               # steps in which it rises
+  decay_steps: Count               # the last steps, in which it falls
+  end: NonNegative[float] = 0.0    # the last learning rate
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, 'peak', 'total_steps', 'decay_steps')
     if self.warmup_steps + self.decay_steps > self.total_steps:
       raise FieldError(self, 'decay_steps', f'warmup_steps {self.warmup_steps} and decay_steps do '
                        f'not fit into total_steps {self.total_steps}')
@@ -79,8 +89,8 @@ class WSD:
 def _warmed(step, warmup_steps: int, rate, peak=None):
   if not warmup_steps:
     return rate
-  return jnp.where(step < warmup_steps, (rate if peak is None else peak) * step / warmup_steps,
-                   rate)
+  return jnp.where(step < warmup_steps,
+                   (rate if peak is None else peak) * (step + 1) / warmup_steps, rate)
 
 
 Schedule = Callable[[Any], Any]   # step -> learning rate

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types, nearest
+from t5x_lite.core.dataclass_checks import Count, FieldError, Step, check_types, nearest
 from t5x_lite.data.features import Batch, for_model
 from t5x_lite.data.source import Source
 from t5x_lite.evaluation.scoring import make_score
@@ -27,14 +27,13 @@ from tasks.pipeline.seqio_data import DataConfig
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig:
   """Evaluation of a checkpoint on a split of the experiment's seqio task."""
-  split: str = 'validation'
-  num_examples: int | None = None   # the first so many; None: all
-  batch_size: int = 32
-  step: int | None = None           # the checkpoint `t5x-lite eval` reads; None: the newest
+  split: str = 'validation'         # of the task
+  num_examples: Count | None = None   # the first so many; None: all
+  batch_size: Count = 32            # rows at a time
+  step: Step | None = None          # the checkpoint `t5x-lite eval` reads; None: the newest
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, 'num_examples', 'batch_size')
 
   def make(self, network: Network, partitioner: Partitioner, data: Source, seed: int, *,
            required: bool = False) -> 'SeqioEvaluator | None':

@@ -9,7 +9,15 @@ import dataclasses
 import re
 from typing import Any
 
-from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types, nearest
+from t5x_lite.core.dataclass_checks import (
+  Count,
+  FieldError,
+  Length,
+  ModuleName,
+  Path,
+  check_types,
+  nearest,
+)
 from t5x_lite.data.features import Batch
 from t5x_lite.data.source import Source, Tokenizer
 from t5x_lite.models import ModelConfig
@@ -22,19 +30,18 @@ PACKING = ('best_fit', 'greedy', 'none')   # greedy is seqio's own
 class DataConfig(Source):
   """A seqio task or mixture as a source of batches."""
   task: Any                          # name of a seqio task or mixture; or a FileTask or Mixture
-  targets_length: int                # longest targets, in tokens
-  inputs_length: int | None = None   # longest inputs; None: the task has only targets
-  batch_size: int                    # rows of a global batch
-  task_module: str = 'tasks.datasets.stdlib'   # its import registers `task`
-  split: str = 'train'
+  targets_length: Length             # longest targets, in tokens
+  inputs_length: Length | None = None   # longest inputs; None: the task has only targets
+  batch_size: Count                  # rows of a global batch
+  task_module: ModuleName = 'tasks.datasets.stdlib'   # its import registers `task`
+  split: str = 'train'               # of the task
   packing: str = 'best_fit'          # of several examples in a row: one of PACKING
-  vocabulary: str | None = None      # a SentencePiece .model, tokenizer.json or rank file
-  data_dir: str | None = None        # where TFDS keeps data; None: TFDS's own default
-  cache_dir: str | None = None       # of t5x-lite data cache; None: tokenise while training
+  vocabulary: Path | None = None     # a SentencePiece .model, tokenizer.json or rank file
+  data_dir: Path | None = None       # where TFDS keeps data; None: TFDS's own default
+  cache_dir: Path | None = None      # of t5x-lite data cache; None: tokenise while training
 
   def __post_init__(self):
     check_types(self)
-    check_positive(self, 'targets_length', 'inputs_length', 'batch_size')
     if self.packing not in PACKING:
       raise FieldError(self, 'packing', f'{self.packing!r}; {nearest(self.packing, PACKING)}')
     if not isinstance(self.task, str) and not hasattr(self.task, 'register'):

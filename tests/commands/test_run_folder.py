@@ -88,7 +88,7 @@ def folder_with_parts(path):
 
 
 def train(*bindings, folder='run', status=0):
-  argv = ['train', '--gin_file=run.gin', '--trust=parts', f'--gin.MODEL_DIR={folder}',
+  argv = ['train', '--gin_file=run.gin', '--trusted_modules=parts', f'--gin.MODEL_DIR={folder}',
           *(b if b.startswith('--') else f'--gin.{b}' for b in bindings)]
   assert cli.main(argv) == status
 
@@ -212,7 +212,7 @@ def test_a_run_that_is_trained_is_read_but_not_trained_by_another(run, capsys):
   with locked(run):
     train('TrainConfig.steps=6', status=1)
     assert 'is being trained by another process (pid ' in error_of(capsys)
-    argv = ['eval', '--gin_file=run/config.gin', '--trust=parts', '--json']
+    argv = ['eval', '--gin_file=run/config.gin', '--trusted_modules=parts', '--json']
     assert cli.main(argv) == 0
     assert json.loads(capsys.readouterr().out) == {'numbered/loss': 4.0}
   train('TrainConfig.steps=6')
@@ -230,7 +230,7 @@ def test_a_truncated_newest_checkpoint_costs_the_steps_since_the_one_before(run,
   assert (run.checkpoints / '4.damaged').is_dir()
   losses = lambda folder: [r.get('loss') for r in folder.read_metrics()]
   assert losses(run) == losses(RunFolder(tmp_path / 'whole'))
-  argv = ['eval', '--gin_file=copy/config.gin', '--trust=parts', '--gin.MODEL_DIR=copy',
+  argv = ['eval', '--gin_file=copy/config.gin', '--trusted_modules=parts', '--gin.MODEL_DIR=copy',
           '--gin.Quick.step=4']
   assert cli.main(argv) == 1
   assert 'other checkpoints: [2]' in error_of(capsys)
