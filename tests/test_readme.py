@@ -1,10 +1,10 @@
 """What the README and the docs say can be done can be done.
 
 The slow test runs every command of the README's ```sh blocks, in order, in one folder, with the
-files that its other labelled blocks (```gin mydata.gin) show. Each command is run as printed, with
-the words of SMALL for its subcommand appended, so that it takes seconds, and compiled without
-optimization, as everything here but tests/commands/test_quickstart.py and the notebook. Data sets
-and compiled programs lie in the folders of the tests.
+files that its other labelled blocks (```gin mydata.gin) show, and then its ```python blocks. Each
+command is run as printed, with the words of SMALL for its subcommand appended, so that it takes
+seconds, and compiled without optimization, as everything here but tests/commands/test_quickstart.py
+and the notebook. Data sets and compiled programs lie in the folders of the tests.
 """
 
 import dataclasses
@@ -12,17 +12,20 @@ import importlib
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 from t5x_lite import cli
-from t5x_lite.experiment import gin_config, gin_source
+from t5x_lite.core.errors import UserError
+from t5x_lite.experiment import gin_config, gin_reader
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/architecture.md',
-             'docs/scaling.md', 'docs/seams.md', 'docs/data.md', 'benchmarks/README.md']
+             'docs/scaling.md', 'docs/seams.md', 'docs/data.md', 'docs/troubleshooting.md',
+             'benchmarks/README.md']
 SMALL = {
     'train': '--gin.STEPS=2 --gin.BATCH_SIZE=8 --gin.EvalConfig.num_examples=4',
     'eval': '--gin.EvalConfig.num_examples=4',
@@ -84,10 +87,27 @@ def test_every_command_of_the_readme_runs(tmp_path, stdlib_data_dir):
     small = '' if '--help' in command else f' {SMALL[subcommand]}'
     done = _run(command + small, tmp_path, stdlib_data_dir)
     assert done.returncode == 0, f'$ {command}{small}\n{done.stdout}\n{done.stderr}'
+  for body in (body for info, body in _blocks(text) if info == 'python'):
+    done = _run(f'{sys.executable} -c {shlex.quote(body)}', tmp_path, stdlib_data_dir)
+    assert done.returncode == 0, f'{body}\n{done.stderr}'
   for run in ('lm', 'mlm', 'span', 'mine', 'docstring', 'package', 'pieces', 'mesh',
               'tuned'):
     assert (tmp_path / 'runs' / run / 'checkpoints/2').is_dir(), run
   assert len(list(tmp_path.glob('runs/*/inferences-*.jsonl'))) == 3
+
+
+def test_the_glossary_of_gin_is_gin(tmp_path):
+  (body,) = [body for info, body in _blocks(_read('README.md')) if info == 'gin']
+  path = tmp_path / 'glossary.gin'
+  path.write_text(body)
+  assert len(body.splitlines()) == 10
+  with pytest.raises(UserError, match='SEED is required'):
+    gin_config.load_experiment([str(path)], ['MODEL_DIR=run'])
+  experiment, _ = gin_config.load_experiment([str(path)], ['MODEL_DIR=run', 'SEED=7'])
+  assert (experiment.train.steps, experiment.train.checkpoint_every) == (1000, 1000)
+  assert (experiment.seed, experiment.train.log_every) == (7, 50)
+  (objective,) = experiment.objectives
+  assert objective.z_loss == 1e-4
 
 
 def test_make_quickstart_is_a_command():
@@ -139,7 +159,7 @@ def test_settings_exist(name):
   text = _read(name)
   for binding in set(re.findall(r'--gin\.([\w.]+)=', text)) - {'NAME'}:
     assert '.' in binding or binding in macros, binding
-  modules = (*gin_source.MODULES, 'tasks.files', 'tasks.pipeline.mixtures',
+  modules = (*gin_reader.MODULES, 'tasks.files', 'tasks.pipeline.mixtures',
              'tasks.pipeline.seqio_data', 'tasks.pipeline.evaluator')
   known = {name: cls for module in modules for name, cls in vars(
       importlib.import_module(module)).items()
