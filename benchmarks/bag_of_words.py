@@ -13,7 +13,8 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from tasks.files.index import Template, index_files
+from t5x_lite.data.files.index import index_files
+from t5x_lite.data.files.templates import Template
 
 
 def read(pattern: str, text: str, label: str) -> tuple[list[str], list[str]]:

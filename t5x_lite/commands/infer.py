@@ -3,11 +3,11 @@
 import argparse
 import json
 import pathlib
+import re
 from typing import Any
 
 from t5x_lite.commands import gin_flags
 from t5x_lite.core.dataclass_checks import FieldError, nearest
-from t5x_lite.core.errors import UserError
 from t5x_lite.core.files import write_text
 
 EXAMPLE = 't5x-lite infer --gin_file=runs/lm/config.gin --gin.InferConfig.input=prompts.txt'
@@ -25,33 +25,17 @@ def run(args: argparse.Namespace) -> int:
   return 0
 
 
-def read_texts(path: pathlib.Path, field: str) -> list[str]:
-  """The lines of a .txt file, or `field` of each line of a .jsonl file; blank lines are skipped.
+def read_texts(pattern: str, field: str) -> list[str]:
+  """The texts of files of any format that a FileTask reads; blank lines are skipped.
 
-  Raises UserError naming file and line.
+  `field` is the name of a field, or a text with {names} of fields; a .txt file has a text on each
+  line. Raises UserError naming file and line.
   """
-  if not path.is_file():
-    raise UserError(f'InferConfig.input: no file {path}')
-  if path.suffix not in ('.txt', '.jsonl'):
-    raise UserError(f'InferConfig.input: {path} is neither .txt nor .jsonl')
-  texts = []
-  for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
-    if not line.strip():
-      continue
-    if path.suffix == '.jsonl':
-      try:
-        record = json.loads(line)
-      except json.JSONDecodeError as e:
-        raise UserError(f'{path}:{number}: not JSON: {e}') from e
-      if not isinstance(record, dict) or not isinstance(record.get(field), str):
-        known = record if isinstance(record, dict) else ()
-        raise UserError(f'{path}:{number}: no text in field {field!r}: set InferConfig.field; '
-                        + nearest(field, known))
-      line = record[field]
-    texts.append(line)
-  if not texts:
-    raise UserError(f'InferConfig.input: {path} is empty')
-  return texts
+  from t5x_lite.data.files import find, index
+  kinds = {find.format_of(name)[0] for name in find.find_files(pattern, 'InferConfig.input')}
+  if kinds == {'.txt'}:
+    return [*index.read_texts(pattern, 'text', 'InferConfig.input')]
+  return [*index.read_texts(pattern, field, f'InferConfig.input (InferConfig.field = {field!r})')]
 
 
 def load_generator(experiment, params: Any = None) -> tuple[Any, int | None]:
@@ -79,11 +63,10 @@ def infer(experiment) -> tuple[pathlib.Path, list[dict[str, Any]]]:
   """
   from t5x_lite.training.run_folder import RunFolder
   settings, data = experiment.infer, experiment.data
-  texts = read_texts(pathlib.Path(settings.input).expanduser(), settings.field) if (
-      settings.input) else None
+  texts = read_texts(settings.input, settings.field) if settings.input else None
   generator, step = load_generator(experiment)
   if texts is not None:
-    name = pathlib.Path(settings.input).stem
+    name = re.sub(r'[^\w.-]', '_', pathlib.PurePath(settings.input).stem)   # of a glob, too
     records = generator(texts[:settings.num_examples])
   else:
     name = f'{data.name}-{settings.split}'

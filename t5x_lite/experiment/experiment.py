@@ -74,8 +74,8 @@ class TrainConfig:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InferConfig:
   """What `t5x-lite infer` reads and writes, and how it samples tokens."""
-  input: Path | None = None      # .txt (an example a line) or .jsonl file; None: the task's split
-  field: str = 'inputs'          # of a .jsonl line: the text that is read
+  input: Path | None = None      # files of texts, as FileTask.train; None: the task's split
+  field: str = 'inputs'          # of them, but for .txt: a field, or a text with {names}
   split: str = 'validation'      # of the task
   output: Path | None = None     # None: MODEL_DIR/inferences-<name>-<step>.jsonl
   step: Step | None = None       # the checkpoint that is read; None: the newest

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
   import_seqio()
   if args.files:
     from tasks import files
-    texts = files.texts(args.files, args.text, '--files')
+    texts = files.read_texts(args.files, args.text, '--files')
   else:
     from tasks.pipeline import registry
     try:

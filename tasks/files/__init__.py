@@ -1,8 +1,13 @@
-"""A user's own files as tasks: the gin class, the formats, the index of examples, the seqio source.
+"""A user's own files as tasks: the gin class, the formats of TensorFlow, the seqio source.
 
 Importing this loads no TensorFlow, so that gin can read it anywhere.
 """
 
-from tasks.files.file_task import FileTask, texts
+from t5x_lite.data.files import rows
+from t5x_lite.data.files.index import read_texts
+from tasks.files import tf_examples
+from tasks.files.file_task import FileTask
 
-__all__ = ['FileTask', 'texts']
+rows.READERS.update(tf_examples.READERS)
+
+__all__ = ['FileTask', 'read_texts']

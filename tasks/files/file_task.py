@@ -3,24 +3,25 @@
 Only `FileTask.register` loads TensorFlow, so that gin can read this file anywhere.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import re
 import sys
 
 from t5x_lite.core.dataclass_checks import ORIGINS, FieldError, nearest
-from tasks.files import index
-from tasks.files.index import Template
+from t5x_lite.data.files import index, records
+from t5x_lite.data.files.templates import Template
 
 _PAIRS = ('text_to_text', 'classification')
 _OBJECTIVES = ('lm', 'prefix_lm', 'fim', 'span_corruption', 'iid_denoising', 'ul2', 'mlm',
                'mlm_nsp', *_PAIRS)
+_SHORT = 100   # characters of a line, in the mean: less is more often a cut line than a whole text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FileTask:
-  """A seqio task over files of any format that tasks/files/formats.py names.
+  """A seqio task over files of any format that t5x_lite/data/files/plain.py names.
 
   An example is a line of text, a JSON object, or a row of a table. Blank lines are skipped. A
   feature is the name of a field, or a text with {names} of fields, such as
@@ -37,6 +38,8 @@ class FileTask:
     targets: the text, the targets of text_to_text, or the label.
     labels: what targets may be; of a classification, which needs them, the first is class 0.
     columns: the names of the columns of .csv and .tsv files that have no line of names.
+    sample_by: what is an example of a .txt file: a 'line'; a 'paragraph', which blank lines part;
+      or a 'document', which is the whole file.
     skip_bad: leave out examples that are not as they should be, and report how many, instead of
       refusing the files.
     name: what it is called in tables and metrics, followed by the objective.
@@ -49,6 +52,7 @@ class FileTask:
   targets: str = 'text'
   labels: Sequence[str] = ()
   columns: Sequence[str] | None = None
+  sample_by: str = 'line'
   skip_bad: bool = False
   name: str = 'files'
 
@@ -81,6 +85,8 @@ class FileTask:
                        f'{self.objective!r}: leave it out')
     if len(self.labels) == 1:
       raise FieldError(self, 'labels', 'needs two labels or more')
+    if self.sample_by not in records.SAMPLE_BY:
+      raise FieldError(self, 'sample_by', nearest(str(self.sample_by), records.SAMPLE_BY))
     if not isinstance(self.skip_bad, bool):
       raise FieldError(self, 'skip_bad', 'must be True or False')
     if not isinstance(self.name, str) or not re.fullmatch(r'[A-Za-z]\w*', self.name):
@@ -107,20 +113,34 @@ class FileTask:
     Raises:
       UserError: a file or example is not as it should be; the message names file and line.
     """
-    templates, share = self._templates(), self._share
+    import seqio
+
     indices = self._indices()
-    digest = hashlib.sha256(repr((self.objective, templates, share, self.skip_bad)).encode())
+    facts = (self.objective, self._templates(), self._share, self.skip_bad, self.sample_by)
+    digest = hashlib.sha256(repr(facts).encode())
     for split, examples in indices.items():
       digest.update(split.encode() + examples.digest)
-      if examples.skipped and (split == 'train' or not share):
-        print(f'FileTask.{split}: left out {len(examples.skipped)} bad example(s) beside '
-              f'{len(examples)} good ones; the first: {examples.skipped[0]}', file=sys.stderr)
     name = f'{self.label}_{digest.hexdigest()[:12]}'
+    if name not in seqio.TaskRegistry.names():
+      from tasks.files import source
 
-    from tasks.files import source
-
-    source.register(name, self.objective, indices, num_classes=len(self.labels))
+      self._report(indices)
+      source.register(name, self.objective, indices, num_classes=len(self.labels))
     return name
+
+  def _report(self, indices: dict[str, index.FileIndex]) -> None:
+    """Says what was left out, and what looks cut."""
+    for split, examples in indices.items():
+      if split != 'train' and self._share:   # of the same files
+        continue
+      if examples.num_skipped:
+        print(f'FileTask.{split}: left out {examples.num_skipped} bad example(s) beside '
+              f'{len(examples)} good ones; the first: {examples.skipped}', file=sys.stderr)
+      lines = self.sample_by == 'line' and all(file.kind == '.txt' for file in examples.files)
+      if lines and self.objective not in _PAIRS and examples.mean_size < _SHORT:
+        print(f'FileTask.{split}: each line of a .txt file is an example, which has '
+              f"{examples.mean_size:.0f} characters in the mean: if lines are cut, set "
+              "FileTask.sample_by to 'paragraph' or 'document'", file=sys.stderr)
 
   def data_digest(self, split: str) -> str | None:
     """Identifies the content of the files of a split, in their order; None if it has none.
@@ -148,8 +168,8 @@ class FileTask:
     # Errors name the setting and where it was made.
     where = lambda field: f'FileTask.{field}{getattr(self, ORIGINS, {}).get(field, "")}'
     read = lambda pattern, split: index.index_files(
-        pattern, templates, where(split), columns=self.columns, skip_bad=self.skip_bad,
-        held_out=share)
+        pattern, templates, where(split), columns=self.columns, sample_by=self.sample_by,
+        skip_bad=self.skip_bad, held_out=share)
     indices = {'train': read(self.train, 'train')}
     if share:
       both = indices['train']
@@ -160,6 +180,13 @@ class FileTask:
                          f'leaves none for {empty[0]}: choose another, or give files')
     elif self.validation is not None:
       indices['validation'] = read(self.validation, 'validation')
+    kinds = {file.kind for part in indices.values() for file in part.files}
+    if self.sample_by != 'line' and '.txt' not in kinds:
+      raise FieldError(self, 'sample_by', f'is for .txt files, and these are {", ".join(kinds)}: '
+                       'leave it out')
+    if self.columns and not kinds & {*records.TABLES}:
+      raise FieldError(self, 'columns', f'is for {" and ".join(records.TABLES)} files, and these '
+                       f'are {", ".join(kinds)}: leave it out')
     return indices
 
   def _check_text(self, field: str) -> None:
@@ -173,17 +200,3 @@ class FileTask:
         isinstance(x, str) for x in value) and len(set(value)) == len(value)
     if not good:
       raise FieldError(self, field, 'must be strings in brackets, all distinct')
-
-
-def texts(pattern: str, text: str, where: str = 'files') -> Iterator[str]:
-  """The texts of files, in order, as `FileTask.targets` would be.
-
-  Args:
-    pattern, text: as FileTask.train and FileTask.targets.
-    where: the setting that gave the pattern, for messages.
-
-  Raises:
-    UserError: as FileTask.register.
-  """
-  examples = index.index_files(pattern, {'targets': Template(text)}, where)
-  return (examples[i]['targets'] for i in range(len(examples)))

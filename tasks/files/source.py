@@ -5,15 +5,16 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
+from t5x_lite.data.files.index import FileIndex
 from tasks import vocabularies
-from tasks.files import index, random_access
+from tasks.files import random_access
 from tasks.preprocessors import classification, pretraining
 
 
 class IndexedFileSource(seqio.DataSource):
   """A source over indexed files. The seed fixes one global order, which any shards partition."""
 
-  def __init__(self, indices: Mapping[str, index.FileIndex]):
+  def __init__(self, indices: Mapping[str, FileIndex]):
     super().__init__(
         splits=tuple(indices), num_input_examples={s: len(i) for s, i in indices.items()}
     )
@@ -44,7 +45,10 @@ class IndexedFileSource(seqio.DataSource):
     names = sorted(examples.templates)
 
     def read(index):
-      lookup = lambda i: [examples[int(i)][name].encode() for name in names]
+      def lookup(i):
+        features = examples[int(i)]
+        return [features[name].encode() for name in names]
+
       values = tf.numpy_function(lookup, [index], [tf.string] * len(names))
       return {name: tf.ensure_shape(value, []) for name, value in zip(names, values)}
 
@@ -57,9 +61,9 @@ class IndexedFileSource(seqio.DataSource):
     ).map(read)
 
 
-def register(name: str, objective: str, indices: Mapping[str, index.FileIndex], *,
+def register(name: str, objective: str, indices: Mapping[str, FileIndex], *,
              num_classes: int = 0) -> None:
-  """Registers the task of that name, over the byte vocabulary, unless it is registered.
+  """Registers the task of that name, over the byte vocabulary.
 
   Args:
     name: of the task.
@@ -67,8 +71,6 @@ def register(name: str, objective: str, indices: Mapping[str, index.FileIndex], 
     indices: the examples of each split.
     num_classes: of a classification, whose targets are class numbers as text.
   """
-  if name in seqio.TaskRegistry.names():
-    return
   vocabulary = vocabularies.BYTE_VOCABULARY
   if objective == 'classification':
     parts = classification.task_parts(vocabulary, num_classes, text='inputs', label='targets',

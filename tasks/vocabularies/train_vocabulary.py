@@ -34,7 +34,7 @@ def train_sentencepiece(
   gives back what was encoded, spaces and newlines included.
 
   Args:
-    texts: such as `registry.raw_texts` or `files.texts` give.
+    texts: such as `registry.raw_texts` or `files.read_texts` give.
     size: number of pieces, the 256 bytes and 3 special ids included; extra ids come on
       top when the model is loaded.
     output: `OUTPUT.model` and `OUTPUT.vocab` are written.
