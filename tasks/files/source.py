@@ -1,14 +1,31 @@
 """The seqio source and task behind `tasks.files.FileTask`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 
 import seqio
 import tensorflow as tf
 
+from t5x_lite.core.errors import UserError
 from t5x_lite.data.files.index import FileIndex
 from tasks import vocabularies
 from tasks.files import random_access
 from tasks.preprocessors import classification, pretraining
+
+_raised: list[UserError] = []   # inside tf.data, which makes errors of its own of them
+
+
+@contextlib.contextmanager
+def file_errors() -> Iterator[None]:
+  """Raises errors of files that are found while tf.data reads them as the one line they are."""
+  kind = tf.errors.OpError   # a stream that Python's end closes finds no tf any more
+  try:
+    yield
+  except kind as error:
+    for found in _raised:
+      if str(found) in error.message:
+        raise found from error
+    raise
 
 
 class IndexedFileSource(seqio.DataSource):
@@ -46,7 +63,11 @@ class IndexedFileSource(seqio.DataSource):
 
     def read(index):
       def lookup(i):
-        features = examples[int(i)]
+        try:
+          features = examples[int(i)]
+        except UserError as error:
+          _raised.append(error)
+          raise
         return [features[name].encode() for name in names]
 
       values = tf.numpy_function(lookup, [index], [tf.string] * len(names))

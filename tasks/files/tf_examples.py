@@ -41,6 +41,8 @@ def _array_record(path: str) -> Iterator[bytes]:
   from array_record.python import array_record_module
   try:
     reader = array_record_module.ArrayRecordReader(path, options='')
+    if not reader.num_records():   # which it says of files that are none of its own, too
+      raise ValueError('there is no record in it')
     for _ in range(reader.num_records()):
       yield _as_json(reader.read())
   except (RuntimeError, IndexError) as error:   # the reader's words for everything

@@ -72,10 +72,13 @@ def prompts_of(batch: Batch, config: ModelConfig) -> list[np.ndarray]:
 def padded_batches(dataset: Any, batch_size: int, tokenizer: Any
                    ) -> Iterator[tuple[np.ndarray, Batch, int]]:
   """(indices, features, real rows) of an enumerated dataset; a short batch repeats its last row."""
-  for indices, batch in dataset.batch(batch_size).as_numpy_iterator():
-    missing = batch_size - len(indices)
-    fill = lambda x: np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
-    yield indices, for_model({name: fill(x) for name, x in batch.items()}, tokenizer), len(indices)
+  from tasks.files.source import file_errors
+  with file_errors():
+    for indices, batch in dataset.batch(batch_size).as_numpy_iterator():
+      missing = batch_size - len(indices)
+      fill = lambda x: np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
+      features = {name: fill(x) for name, x in batch.items()}
+      yield indices, for_model(features, tokenizer), len(indices)
 
 
 class SeqioEvaluator:

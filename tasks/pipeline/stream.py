@@ -16,6 +16,7 @@ from t5x_lite.core.errors import UserError
 from t5x_lite.data.features import Batch, for_model
 from t5x_lite.models import ModelConfig
 from tasks import vocabularies
+from tasks.files.source import file_errors
 from tasks.pipeline import caching, schedules
 from tasks.pipeline.converters import feature_converter
 from tasks.pipeline.provider import (
@@ -72,8 +73,9 @@ def batches(data: Any, model: ModelConfig, *, seed: int, start: int = 0,
     ds = endless(task)
   ds = ds.skip(start).batch(data.batch_size, drop_remainder=True).prefetch(2)
   tokenizer, rows = text_tokenizer(task), slice(shard[0], None, shard[1])
-  for batch in ds.as_numpy_iterator():
-    yield for_model({name: x[rows] for name, x in batch.items()}, tokenizer)
+  with file_errors():
+    for batch in ds.as_numpy_iterator():
+      yield for_model({name: x[rows] for name, x in batch.items()}, tokenizer)
 
 
 def _rows(task, data: Any, model: ModelConfig, **options) -> tf.data.Dataset:
@@ -97,6 +99,7 @@ def examples(data: Any, split: str, limit: int | None, seed: int
                     '--gin.InferConfig.input=FILE with a prompt on each line')
   ds = task.get_dataset(data.lengths, split=split, shuffle=False, num_epochs=1, seed=seed)
   decode = lambda ex, name: task.output_features[name].vocabulary.decode(ex[name].tolist())
-  for example in ds.take(limit or -1).as_numpy_iterator():
-    yield {'ids': example['inputs'].tolist(), 'inputs': decode(example, 'inputs'),
-           'targets': decode(example, 'targets')}
+  with file_errors():
+    for example in ds.take(limit or -1).as_numpy_iterator():
+      yield {'ids': example['inputs'].tolist(), 'inputs': decode(example, 'inputs'),
+             'targets': decode(example, 'targets')}

@@ -46,7 +46,7 @@ def find_files(pattern: str, where: str) -> list[str]:
     path = os.path.expanduser(pattern)
     # A file may have brackets in its name.
     matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
-    broken = [p for p in matches if not os.path.exists(p)]
+    broken = [p for p in matches if os.path.islink(p) and not os.path.exists(p)]
     if broken:
       raise UserError(f'{where}: {broken[0]} is a link to a file that does not exist: mend or '
                       'remove it')

@@ -21,6 +21,7 @@ from t5x_lite.core.errors import UserError
 from t5x_lite.core.files import atomic_file
 from t5x_lite.data.files import rows
 from t5x_lite.data.files.find import PACKED, format_of
+from t5x_lite.data.files.templates import BadExample, shorten
 
 KINDS = ('.txt', '.jsonl', '.csv', '.tsv')
 MOST_UNPACKED = 200   # times its packed size: more is no text; looked at every _WINDOW bytes
@@ -96,9 +97,11 @@ def _reading(name: str, where: str) -> Iterator[None]:
     number = errno.ENOENT if isinstance(error, FileNotFoundError) else getattr(error, 'errno', None)
     if number in (errno.EACCES, errno.ENOENT, errno.EISDIR, errno.EIO):
       raise UserError(f'{where}: cannot read {name}: {os.strerror(number)}') from error
-    reason = (str(error).splitlines() or [''])[0][:200] or type(error).__name__
+    reason = shorten((str(error).splitlines() or [''])[0], 200) or type(error).__name__
     raise UserError(f'{where}: cannot read {name}, which is damaged or truncated ({reason}): fetch '
                     'or write it again') from error
+  except BadExample as error:
+    raise UserError(f'{where}: {name}: {error}') from error
 
 
 def _write(target: pathlib.Path, chunks: Iterable[bytes], where: str) -> None:
@@ -163,8 +166,6 @@ def _joined(lines: Iterable[bytes], size: int, name: str, where: str) -> Iterato
     if total > max(_WINDOW, MOST_UNPACKED * size):
       raise _too_much(name, where)
     yield line + b'\n'
-  if not total:   # what some readers say of a file that is none of theirs
-    raise ValueError('there is no record in it')
 
 
 def _too_much(name: str, where: str) -> UserError:

@@ -12,15 +12,16 @@ import math
 import re
 from typing import BinaryIO
 
-from t5x_lite.data.files.templates import BadExample, shorten
+from t5x_lite.data.files.templates import BadExample, listed, shorten
 
 LONGEST = 2 ** 23   # bytes of an example: more is a file without line ends, or a quote left open
+_HOPELESS = 2 ** 28   # bytes of a line: more is no text, and is not read to its end
 DEEPEST = 500       # levels of brackets in JSON
 SAMPLE_BY = ('line', 'paragraph', 'document')
 TABLES = ('.csv', '.tsv')
 _BOM = b'\xef\xbb\xbf'
 _AFTER_CR = re.compile(rb'(?<=\r)(?!\n)(?=.)', re.DOTALL)
-_OUTSIDE_TABLES = re.compile(rb'[^",\t\r\n]+')
+_OUTLINE = re.compile(rb'[^",\t\r\n]+')   # what it leaves says where a row ends
 
 # What an example holds: fields by name, the cells of a row, or what is wrong with it.
 Value = dict[str, object] | list[str] | BadExample
@@ -61,20 +62,23 @@ def named(cells: Sequence[str], columns: Sequence[str]) -> dict[str, object]:
   """The fields of a row. Raises BadExample."""
   if len(cells) != len(columns):
     raise BadExample(f'{len(cells)} cell(s) where there are {len(columns)} columns '
-                     f'({shorten(", ".join(columns))})')
+                     f'({listed(columns)})')
   return dict(zip(columns, cells))
 
 
-def _lines(file: BinaryIO, kept: re.Pattern | None = None) -> Iterator[tuple[int, bytes]]:
-  """(bytes, line with its end); of a line longer than LONGEST no more than what `kept` leaves."""
-  outline = lambda part: kept.sub(b'', part) if kept else b''
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+  """(bytes, line with its end); of a line longer than LONGEST no more than its outline."""
+  outline = lambda part: _OUTLINE.sub(b'', part)
+  number = 0
   while line := file.readline(LONGEST + 1):
-    size = len(line)
+    size, number = len(line), number + 1
     if size > LONGEST:
       parts = [outline(line)]
       while not line.endswith(b'\n') and (line := file.readline(LONGEST)):
         size += len(line)
         parts.append(outline(line))
+        if size > _HOPELESS:
+          raise Unreadable(f'{number}: a line of more than {_HOPELESS:,} bytes: this is no text')
       line = b''.join(parts)
     yield size, line
 
@@ -112,14 +116,14 @@ def _blocks(file: BinaryIO, begin: int, whole: bool) -> Iterator[tuple[int, int,
 
 def _rows(file: BinaryIO, kind: str, begin: int) -> Iterator[tuple[int, int, int, Value]]:
   """Rows as csv reads them: RFC 4180 for .csv; .tsv has no quotes, so they stand for themselves."""
-  csv.field_size_limit(LONGEST)
+  csv.field_size_limit(2 * LONGEST)   # the outline of what is too long comes after it
   options = dict(delimiter=',') if kind == '.csv' else dict(
       delimiter='\t', quoting=csv.QUOTE_NONE, quotechar=None)
   end, number, wrong, quoted, texts = begin, 0, None, False, []
 
   def lines() -> Iterator[str]:
     nonlocal end, number, wrong, quoted
-    for size, line in _lines(file, _OUTSIDE_TABLES):
+    for size, line in _lines(file):
       parts, sizes = [line], [size]
       if b'\r' in line and line[line.find(b'\r'):] not in (b'\r', b'\r\n'):
         if size > LONGEST:
@@ -130,7 +134,7 @@ def _rows(file: BinaryIO, kind: str, begin: int) -> Iterator[tuple[int, int, int
       for size, part in zip(sizes, parts):
         end, number = end + size, number + 1
         if end - begin > LONGEST:   # the row is refused, but where it ends is still to be found
-          part = _OUTSIDE_TABLES.sub(b'', part)
+          part = _OUTLINE.sub(b'', part).rstrip(b'\r\n')
         try:
           text = part.decode()
         except UnicodeDecodeError as error:
@@ -247,7 +251,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
   if len(fields) < len(pairs):
     names = [name for name, _ in pairs]
     twice = next(name for name in names if names.count(name) > 1)
-    raise BadExample(f'the name {shorten(repr(twice))} is there twice in an object')
+    raise BadExample(f'the name {shorten(repr(twice))} is listed twice in an object')
   return fields
 
 

@@ -1,7 +1,8 @@
 """Tables of other formats as JSON lines: Parquet, Arrow, arrays of JSON.
 
 `READERS` maps an ending to (path) -> its rows as JSON, which are bytes without line ends; those of
-tf.train.Example are added by tasks/files. For a damaged file they raise ValueError or OSError.
+tf.train.Example are added by tasks/files. For a damaged file they raise ValueError or OSError, for
+another that cannot be read BadExample.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +11,8 @@ import json
 import math
 import os
 import re
+
+from t5x_lite.data.files.templates import BadExample
 
 LARGEST_ARRAY = 2 ** 30   # bytes of a .json file that is one array, which is read whole
 _ROWS = 1024   # that are decoded at a time
@@ -74,8 +77,8 @@ def _arrow(path: str) -> Iterator[bytes]:
 def _json_array(path: str) -> Iterator[bytes]:
   """The elements of an array as they are written; whether they are good is seen later."""
   if os.path.getsize(path) > LARGEST_ARRAY:
-    raise ValueError(f"an array of more than {LARGEST_ARRAY:,} bytes: write JSON lines, as by jq "
-                     "-c '.[]'")
+    raise BadExample(f"an array of more than {LARGEST_ARRAY:,} bytes: write JSON lines, as by jq "
+                     "-c '.[]' does")
   with open(path, encoding='utf-8-sig', newline='') as file:
     text = file.read()
   space = re.compile(r'[ \t\n\r]*')
@@ -101,10 +104,10 @@ def _read_names(schema) -> list[str]:
   """Of the columns of text, numbers and truth values."""
   twice = {name for name in schema.names if schema.names.count(name) > 1}
   if twice:
-    raise ValueError(f'there are several columns of the name {min(twice)!r}')
+    raise BadExample(f'several columns have the name {min(twice)!r}: rename them')
   names = [field.name for field in schema if _is_scalar(field.type)]
   if not names:
-    raise ValueError('there is no column of text or numbers')
+    raise BadExample('no column has text or numbers')
   return names
 
 

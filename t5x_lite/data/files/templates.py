@@ -86,14 +86,15 @@ def _text(record: Mapping[str, object], name: str) -> str:
 
 
 def shorten(text: str, longest: int = 100) -> str:
-  """A text for a message, cut in its middle if it is long."""
+  """A text for a message: on one line, and cut in its middle if it is long."""
   half = longest // 2
-  return text if len(text) <= longest else f'{text[:half]} … {text[-half:]}'
+  text = text if len(text) <= longest else f'{text[:half]} … {text[-half:]}'
+  return text if text.isprintable() else repr(text)[1:-1]
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:
-  """Names for a message, on one line; what does not print is written as Python writes it."""
+  """Names for a message."""
   names = list(names)
-  shown = [shorten(name if name.isprintable() else repr(name)) for name in names[:most]]
+  shown = [shorten(name) for name in names[:most]]
   more = [f'and {len(names) - most} more'] if len(names) > most else []
   return ', '.join(shown + more)
