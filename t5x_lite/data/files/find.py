@@ -1,11 +1,13 @@
 """Which files a path, URL or glob names, and which format each has by its name."""
 
+from collections.abc import Iterable
 import glob
 import json
 import os
 import pathlib
 import re
 
+from t5x_lite.core import paths
 from t5x_lite.core.errors import UserError
 
 PACKED = {'.gz': 'gzip', '.zst': 'zstd'}
@@ -40,13 +42,16 @@ def find_files(pattern: str, where: str) -> list[str]:
     UserError: nothing matches, what matches is another kind of folder or a broken link, or the
       URL's file system is not installed.
   """
-  if '://' in pattern:
-    found = _find_urls(pattern, where)
+  try:
+    path = paths.expand(pattern)
+  except UserError as error:
+    raise UserError(f'{where}: {error}') from error
+  if '://' in path:
+    found = _find_urls(path, where)
   else:
-    path = os.path.expanduser(pattern)
     # A file may have brackets in its name.
     matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
-    broken = [p for p in matches if os.path.islink(p) and not os.path.exists(p)]
+    broken = [p for p in matches if os.path.islink(p) and not os.path.exists(os.path.realpath(p))]
     if broken:
       raise UserError(f'{where}: {broken[0]} is a link to a file that does not exist: mend or '
                       'remove it')
@@ -70,10 +75,10 @@ def _find_urls(pattern: str, where: str) -> list[str]:
     raise UserError(f'{where}: cannot look for {pattern!r}: {error}') from error
 
 
-def _each_once(paths) -> list[str]:
+def _each_once(found: Iterable[str]) -> list[str]:
   """Absolute paths of files, in order, less those that lead to an earlier one's file."""
   seen = {}
-  for path in map(os.path.abspath, paths):
+  for path in map(os.path.abspath, found):
     stat = os.stat(path)
     seen.setdefault((stat.st_dev, stat.st_ino), path)
   return list(seen.values())
@@ -100,8 +105,8 @@ def _dataset_files(folder: str, where: str) -> list[str]:
                     f'{os.path.join(folder, "*.jsonl")}')
   files = read('state.json', '_data_files')
   names = [file.get('filename') if isinstance(file, dict) else None for file in files]
-  paths = [os.path.join(folder, str(name)) for name in names]
-  for path in paths:
+  found = [os.path.join(folder, str(name)) for name in names]
+  for path in found:
     if not os.path.isfile(path):
       raise UserError(f'{where}: {folder}/state.json names {path}, which does not exist')
-  return paths
+  return found

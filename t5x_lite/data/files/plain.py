@@ -84,7 +84,8 @@ def plain_file(name: str, where: str) -> PlainFile:
           _write(target, _joined(lines, os.path.getsize(whole), name, where), where)
       finally:
         if not plain:
-          whole.unlink(missing_ok=True)
+          with contextlib.suppress(OSError):   # there is no folder, perhaps
+            whole.unlink()
     return PlainFile(target, kind if kind in KINDS else '.jsonl')
 
 
