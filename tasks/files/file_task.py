@@ -113,17 +113,21 @@ class FileTask:
     Raises:
       UserError: a file or example is not as it should be; the message names file and line.
     """
-    import seqio
-
     indices = self._indices()
-    facts = (self.objective, self._templates(), self._share, self.skip_bad, self.sample_by)
+    facts = (self.objective, self._templates(), self._share, self.columns, self.sample_by,
+             self.skip_bad)
     digest = hashlib.sha256(repr(facts).encode())
     for split, examples in indices.items():
       digest.update(split.encode() + examples.digest)
     name = f'{self.label}_{digest.hexdigest()[:12]}'
-    if name not in seqio.TaskRegistry.names():
-      from tasks.files import source
 
+    import seqio
+
+    from tasks.files import source
+
+    if name in seqio.TaskRegistry.names():   # the same content may lie elsewhere by now
+      seqio.TaskRegistry.get(name).source.indices = indices
+    else:
       self._report(indices)
       source.register(name, self.objective, indices, num_classes=len(self.labels))
     return name

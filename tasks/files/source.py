@@ -29,20 +29,24 @@ def file_errors() -> Iterator[None]:
 
 
 class IndexedFileSource(seqio.DataSource):
-  """A source over indexed files. The seed fixes one global order, which any shards partition."""
+  """A source over indexed files. The seed fixes one global order, which any shards partition.
+
+  Attributes:
+    indices: the examples of each split.
+  """
 
   def __init__(self, indices: Mapping[str, FileIndex]):
     super().__init__(
         splits=tuple(indices), num_input_examples={s: len(i) for s, i in indices.items()}
     )
-    self._indices = dict(indices)
+    self.indices = dict(indices)
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
     return True
 
   def list_shards(self, split: str) -> list[str]:
-    return list(self._indices[split].paths)
+    return list(self.indices[split].paths)
 
   def get_dataset(
       self,
@@ -58,7 +62,7 @@ class IndexedFileSource(seqio.DataSource):
     """Returns string features: `targets`, and `inputs` if the files have them."""
     del sequence_length, use_cached, num_epochs
     shard_info = shard_info or seqio.ShardInfo(index=0, num_shards=1)
-    examples = self._indices[split]
+    examples = self.indices[split]
     names = sorted(examples.templates)
 
     def read(index):

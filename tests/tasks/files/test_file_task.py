@@ -452,3 +452,58 @@ def test_the_digest_of_the_data_is_that_of_its_content_in_order(tmp_path):
     seen = digest()
     change()
     assert digest() != seen
+
+
+PROSE = 'It was a dark and\nstormy night; the rain\nfell in torrents.\n\nThe end.\n'
+
+
+@pytest.mark.parametrize('fields, lines, warned', [
+    ({}, PROSE, 'has 16 characters in the mean: if lines are cut, set FileTask.sample_by to'),
+    ({'sample_by': 'paragraph'}, PROSE, ''), ({'sample_by': 'document'}, PROSE, ''),
+    ({}, ('x' * 100 + '\n') * 3, ''),
+    ({'objective': 'text_to_text', 'inputs': '{text}', 'targets': '{text} '}, PROSE, ''),
+])
+def test_prose_that_is_cut_at_every_line_is_said_once(tmp_path, capsys, fields, lines, warned):
+  task = files.FileTask(train=str(_write(tmp_path / 'a.txt', lines)), **fields)
+  task.register()
+  said = capsys.readouterr().err
+  assert warned in said and bool(warned) == bool(said)
+  task.register()
+  assert not capsys.readouterr().err
+
+
+def test_an_example_is_a_line_a_paragraph_or_a_document(tmp_path):
+  _write(tmp_path / 'a.txt', PROSE)
+  _write(tmp_path / 'b.txt', 'Another')
+  _write(tmp_path / 'c.jsonl', '{"text": "x"}', '{"text": "y"}')
+  read = lambda sample_by: [r['targets'] for r in _records(files.FileTask(
+      train=str(tmp_path / '*'), sample_by=sample_by).register(), shuffle=False)]
+  assert len(read('line')) == 7
+  assert read('paragraph') == [PROSE[:-11], 'The end.', 'Another', 'x', 'y']
+  assert read('document') == [PROSE[:-1], 'Another', 'x', 'y']
+  with pytest.raises(UserError, match="FileTask.sample_by = 'paragraf': did you mean 'paragraph'"):
+    read('paragraf')
+
+
+def test_settings_that_these_files_do_not_use_are_refused(tmp_path):
+  path = str(_write(tmp_path / 'c.jsonl', '{"text": "x"}'))
+  for field, value in (('sample_by', 'document'), ('columns', ('text',))):
+    with pytest.raises(UserError, match=f'FileTask.{field} = .*, and these are .jsonl: leave it'):
+      files.FileTask(train=path, **{field: value}).register()
+
+
+def test_files_that_change_while_tf_data_reads_them_are_one_line(tmp_path):
+  import seqio
+
+  from tasks.files import source
+
+  path = _write(tmp_path / 'a.txt', *map(str, range(100)))
+  name = files.FileTask(train=str(path)).register()
+  _write(path, *map(str, range(100)))   # as it was, at another time
+  assert files.FileTask(train=str(path)).register() == name
+  assert len(_records(name)) == 100
+  reading = seqio.TaskRegistry.get(name).source.get_dataset('train').as_numpy_iterator()
+  _write(path, 'another')
+  with pytest.raises(UserError, match='a.txt has changed since this run began'):
+    with source.file_errors():
+      list(reading)
