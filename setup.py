@@ -17,8 +17,8 @@ REQUIRES = [
     'etils[epath]>=1.9,<2',
     # A user's own tokenizer.json.
     'tokenizers>=0.20,<0.24',
-    # A user's own files: Parquet, Arrow, Zstandard; URLs.
-    'pyarrow>=18,<28', 'fsspec>=2024.6',
+    # A user's own files: Parquet, Arrow, Zstandard; URLs; Zstandard of windows above 128 MiB.
+    'pyarrow>=18,<28', 'fsspec>=2024.6', 'zstandard>=0.22,<0.26',
     'tensorboardX>=2.6,<3', 'numpy>=1.26,<3', 'scipy>=1.14,<2', 'matplotlib>=3.8,<4',
     # Models of Hugging Face and T5X in and out: the readers that their own writers use.
     'safetensors>=0.5,<0.9', 'tensorstore>=0.1.60,<0.2',
