@@ -65,15 +65,16 @@ class IndexedFileSource(seqio.DataSource):
     examples = self.indices[split]
     names = sorted(examples.templates)
 
-    def read(index):
-      def lookup(i):
-        try:
-          features = examples[int(i)]
-        except UserError as error:
-          _raised.append(error)
-          raise
-        return [features[name].encode() for name in names]
+    @tf.autograph.experimental.do_not_convert
+    def lookup(i):
+      try:
+        features = examples[int(i)]
+      except UserError as error:
+        _raised.append(error)
+        raise
+      return [features[name].encode() for name in names]
 
+    def read(index):
       values = tf.numpy_function(lookup, [index], [tf.string] * len(names))
       return {name: tf.ensure_shape(value, []) for name, value in zip(names, values)}
 
