@@ -225,7 +225,7 @@ def _as_float32(value: Any) -> Any:
   if isinstance(value, int) and abs(value) < 2 ** 64:
     return value
   try:
-    rounded = struct.unpack('f', struct.pack('f', value))[0]
+    rounded = struct.unpack('f', struct.pack('f', float(value)))[0]
   except OverflowError:
     return math.inf if value > 0 else -math.inf
   return 0.0 if abs(rounded) < 2.0 ** -126 else rounded   # devices flush what is smaller

@@ -50,8 +50,7 @@ class Maker:
       if e.origin or cls not in (type(e.owner), e.owner):
         raise
       raise UserError(f'{e}{self._origin(node, e)}') from None
-    origins = {name: origin for name in node.fields if (origin := node.origin(name))}
-    object.__setattr__(made, ORIGINS, origins)
+    object.__setattr__(made, ORIGINS, node.origins)
     self.nodes[cls, node.scope], self._values[cls, node.scope] = node, values
     return made
 
@@ -66,7 +65,7 @@ class Maker:
   def _origin(self, node: Node, error: FieldError) -> str:
     """Where the field was set that an error is of; else where one was that it names; else ''."""
     named = [name for name in node.bound if name in error.rule.replace(',', ' ').split()]
-    return next((o for name in (error.field, *named) if (o := node.origin(name))), '')
+    return next((node.origins[n] for n in (error.field, *named) if n in node.origins), '')
 
   def _value(self, node: Node, field: str, tree: Any, hint: Any) -> Any:
     if not isinstance(tree, Leaf):
@@ -81,7 +80,7 @@ class Maker:
         if mark_of(hint) == 'module':
           self._names.check_module(value, f'{node.cls.__name__}.{field}')
       except UserError as e:
-        raise UserError(f'{e}{tree.origin}') from e
+        raise UserError(f'{e}{node.origins[field]}') from e
     return value
 
   def _made(self, tree: Any) -> Any:
