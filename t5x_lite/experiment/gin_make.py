@@ -8,8 +8,10 @@ from t5x_lite.core.dataclass_checks import (
   ORIGINS,
   FieldError,
   as_written,
+  broken_rule,
   check_types,
   mark_of,
+  short_repr,
   type_hints,
 )
 from t5x_lite.core.errors import UserError
@@ -43,6 +45,9 @@ class Maker:
     hints = type_hints(cls)
     values = {name: self._value(node, name, tree, hints[name])
               for name, tree in node.fields.items()}
+    for name, value in values.items():   # before the class's own checks, which may trust in types
+      if rule := broken_rule(value, hints[name]):
+        raise UserError(f'{cls.__name__}.{name} = {short_repr(value)}: {rule}{node.origins[name]}')
     try:
       made = cls(**values)
       check_types(made)
