@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import importlib.util
 import pkgutil
+import re
 from types import ModuleType
 from typing import Any
 
-from t5x_lite.core.dataclass_checks import nearest
+from t5x_lite.core.dataclass_checks import nearest, short_repr
 from t5x_lite.core.errors import UserError
 from t5x_lite.experiment.gin_reader import COMMAND_LINE, MODULES, shipped_modules
 
@@ -53,6 +54,8 @@ class Names:
 
   def check_module(self, module: str, location: str) -> None:
     """Raises UserError for a module outside this project that is not trusted."""
+    if not re.fullmatch(r'[^\W\d]\w*(\.[^\W\d]\w*)*', module):
+      raise UserError(f'{location}: {short_repr(module)} is not the name of a module')
     names = (*PROJECT, *self.trusted)
     if '__main__' in module or not any(f'{module}.'.startswith(f'{name}.') for name in names):
       package = module.split('.')[0]

@@ -16,11 +16,13 @@ FILES = ('experiments/tiny_lm.gin', 'experiments/tiny_mlm.gin', 'experiments/cla
 NEEDED = ('MODEL_DIR=x', 'INIT_FROM=y', 'VOCABULARY=v', 'TRAIN=a', 'VALIDATION=b')
 NUMBERS = (
     '0', '1', '2', '-1', '3.0', '1.5', '1e2', '1e-40', '1e39', '1e999', '-0.0', '0.999999999',
-    'nan', 'inf', '2147483648', '18446744073709551616', '9' * 400, '9' * 5000, '0x10', '1_0', '1j', '007')
+    'nan', 'inf', '2147483648', '18446744073709551616', '9' * 400, '9' * 5000, '0x10',
+    '1_0', '1j', '007')
 WORDS = (
     'None', 'True', 'False', '""', 'a', 'rope', 'layer_norm', 'a b', 'é', '\x00', '\u2028', '~/a',
     '$HOME', '$NO_SUCH_NAME', 'gs://a/b', '/dev/null', '.', '..', '()', '(1,)', '[]', '{}',
-    '{1: 2}', "('a', 'b')", '((((', '[1', '"', "'", '%', '%STEPS', '%NOPE', '%gin.REQUIRED', '@', '@a',
+    '{1: 2}', "('a', 'b')", '((((', '[1', '"', "'", '%', '%STEPS', '%NOPE', '%gin.REQUIRED',
+    '@', '@a',
     '@models.ModelConfig()', '@models.ModelConfig', '@experiment.InferConfig()',
     '@optimizers.Adafactor()', '@schedules.Rsqrt()', '@subprocess.getoutput()', '#', '1 # a',
     'x\ny = 3', '...', 'b"a"', 'lambda: 0', 'a.b.c', '-', '--', 'import os')
