@@ -31,6 +31,9 @@ COMMANDS = {
     'describe': (
         't5x_lite.commands.describe',
         'print parameters, FLOPs and memory of a config, or of a model alone'),
+    'settings': (
+        't5x_lite.commands.settings',
+        'print what gin files may set: fields, types, defaults and meaning'),
     'data describe': (
         'tasks.commands.describe',
         'print what a run will read: shares, tokens, epochs, waste, and examples'),

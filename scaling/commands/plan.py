@@ -28,7 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       help=f'model family: {", ".join(request.PRESETS)} (default llama)')
   add('--vocab_size', type=int, help="vocabulary size; default: the family's")
   add('--length', type=int, help="tokens of a row; default: the family's")
-  add('--task', help='task of the gin file; default: one on the Python standard library')
+  add('--task', help='task of the gin file; default: to be filled in')
   add('--multiple', type=int, default=128, help='divisor of all widths (default 128)')
   add('--recipe', default='step_law', help='rule for learning rate and batch size: '
       f'{", ".join(hyperparameters.RECIPES)} (default step_law)')
@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
   if path is None:
     print(f'\n{plan_gin.format_gin(plan)}', end='')
   else:
-    print(f'\nLaunch it: t5x-lite train --gin_file={path} --gin.MODEL_DIR=FOLDER')
+    flags = ''.join(f' --gin.{name}={value}' for name, value in plan_gin.to_fill_in(plan).items())
+    print(f'\nLaunch it: t5x-lite train --gin_file={path}{flags} --gin.MODEL_DIR=FOLDER')
   return 0
 
 

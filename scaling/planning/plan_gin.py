@@ -6,6 +6,7 @@ from scaling.planning.planner import Plan
 from scaling.planning.request import PRESETS
 from t5x_lite.core.errors import UserError
 
+BYTE_IDS = 384
 # The fields that a plan sets, in the order of ModelConfig.
 _SHAPE = ('vocab_size', 'embed_dim', 'num_layers', 'num_heads', 'mlp_dim', 'num_decoder_layers',
           'num_kv_heads', 'head_dim', 'max_length')
@@ -19,7 +20,7 @@ from tasks.pipeline import evaluator
 
 
 def format_gin(plan: Plan) -> str:
-  """The gin file of the plan; MODEL_DIR is set at launch."""
+  """The gin file of the plan; MODEL_DIR is set at launch, and what `to_fill_in` names."""
   preset = PRESETS[plan.request.family]
   placed, config = plan.layout, plan.config
   parts = placed.mesh['data'] * placed.mesh['fsdp']
@@ -33,8 +34,11 @@ def format_gin(plan: Plan) -> str:
     lines.append(f'  remat = {config.remat!r}')
   if not config.scan_layers:
     lines.append('  scan_layers = False')
-  lines += ['', '# Set TASK to your own, and VOCABULARY if it differs from the task\'s.',
-            f'TASK = {plan.request.task or preset.task!r}']
+  missing = to_fill_in(plan)
+  task = '%gin.REQUIRED' if 'TASK' in missing else repr(plan.request.task)
+  lines += ['', f'TASK = {task}']
+  if 'VOCABULARY' in missing:
+    lines.append(f'VOCABULARY = %gin.REQUIRED   # of at most {config.vocab_size:,} ids')
   inputs, targets = plan.lengths
   if inputs:
     lines.append(f'INPUTS_LENGTH = {inputs}')
@@ -47,7 +51,21 @@ def format_gin(plan: Plan) -> str:
   lines += [f'evaluator.EvalConfig.batch_size = {parts * -(-32 // parts)}',
             'evaluator.EvalConfig.num_examples = 1024', '', 'mesh.MeshConfig:']
   lines += [f'  {axis} = {size}' for axis, size in placed.mesh.items()]
+  if missing:
+    flags = ' '.join(f'--gin.{name}={value}' for name, value in missing.items())
+    lines += ['', f'# Fill in {" and ".join(missing)}, or launch it with {flags}']
   return '\n'.join(lines) + '\n'
+
+
+def to_fill_in(plan: Plan) -> dict[str, str]:
+  """The macros that the plan leaves open, and what each is: the data, and its tokenizer.
+
+  A vocabulary of BYTE_IDS is that of the tasks on bytes, which need no file.
+  """
+  missing = {} if plan.request.task else {'TASK': 'NAME'}
+  if plan.config.vocab_size != BYTE_IDS:
+    missing['VOCABULARY'] = 'TOKENIZER'
+  return missing
 
 
 def _comments(plan: Plan) -> list[str]:

@@ -13,19 +13,18 @@ HARDWARE = 'h100'
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-  """A base config and its task; `lengths` are (inputs, targets) of a row."""
+  """A base config; `lengths` are (inputs, targets) of a row."""
   config: str
-  task: str
   lengths: tuple[int, int]
   bindings: tuple[str, ...] = ()
 
 
 PRESETS = {
-    'llama': Preset('models/llama_7b.gin', 'stdlib_lm', (0, 2048)),
-    'gpt2': Preset('models/gpt2_small.gin', 'stdlib_lm', (0, 1024),
+    'llama': Preset('models/llama_7b.gin', (0, 2048)),
+    'gpt2': Preset('models/gpt2_small.gin', (0, 1024),
                    ('ModelConfig.dropout_rate=0.0',)),
-    't5': Preset('models/t5_1_1_base.gin', 'stdlib_span_corruption', (512, 114)),
-    'bert': Preset('models/bert_base.gin', 'stdlib_mlm', (512, 0), ("ModelConfig.head='mlm'",)),
+    't5': Preset('models/t5_1_1_base.gin', (512, 114)),
+    'bert': Preset('models/bert_base.gin', (512, 0), ("ModelConfig.head='mlm'",)),
 }
 
 
@@ -36,7 +35,8 @@ class Request:
   Attributes:
     law: None: 'fit' if there is a fit, else LAW.
     unique_tokens, max_parameters, served_tokens: see `scaling.planning.constraints.Constraints`.
-    vocab_size, task: None: the family's.
+    vocab_size: None: the family's.
+    task: None: to be filled in.
     length: tokens of a row, or of its inputs if it has inputs. None: the family's.
     multiple: of which widths are multiples.
   """

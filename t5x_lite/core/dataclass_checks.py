@@ -18,6 +18,7 @@ from t5x_lite.core.errors import UserError
 
 # Attribute of a config that was filled from outside: field -> ' (file:line)' of its binding.
 ORIGINS = '_origins'
+INT_MAX = 2 ** 31 - 1   # steps are counted in 32 bits
 _SHORT = reprlib.Repr()
 _SHORT.maxother = _SHORT.maxstring = 100
 
@@ -54,7 +55,13 @@ class Range:
         value < self.below or self.below == math.inf)
 
   def __str__(self) -> str:
+    return self.rule(0)
+
+  def rule(self, value: float) -> str:
+    """The range in words; the largest int only where `value` is beyond it."""
     words = {'at least': self.min, 'above': self.above, 'at most': self.max, 'below': self.below}
+    if self.max == INT_MAX and value <= INT_MAX:
+      del words['at most']
     return ' and '.join(f'{word} {_number(x)}' for word, x in words.items() if math.isfinite(x))
 
 
@@ -68,10 +75,10 @@ _T = TypeVar('_T')
 Positive = Annotated[_T, Range(above=0)]
 NonNegative = Annotated[_T, Range(min=0)]
 Fraction = Annotated[float, Range(min=0, below=1)]
-Count = Annotated[int, Range(above=0, max=2 ** 31 - 1)]    # steps are counted in 32 bits
+Count = Annotated[int, Range(above=0, max=INT_MAX)]
 Length = Annotated[int, Range(above=0, max=2 ** 24)]       # of a sequence, in tokens
 Seed = Annotated[int, Range(min=0, max=2 ** 32 - 1)]       # JAX would take a larger one modulo that
-Step = Annotated[int, Range(min=0, max=2 ** 31 - 1)]       # of a checkpoint
+Step = Annotated[int, Range(min=0, max=INT_MAX)]           # how many were taken
 Path = Annotated[str, Mark('path')]
 ModuleName = Annotated[str, Mark('module')]
 
@@ -94,10 +101,17 @@ def short_repr(value: Any) -> str:
 def check_types(config) -> None:
   """Raises FieldError for the first field of a dataclass that is not of its type or range."""
   for name, hint in type_hints(type(config)).items():
-    try:
-      _check(getattr(config, name), hint)
-    except _NoMatch as e:
-      raise FieldError(config, name, e.rule) from None
+    if rule := broken_rule(getattr(config, name), hint):
+      raise FieldError(config, name, rule)
+
+
+def broken_rule(value: Any, hint: Any) -> str | None:
+  """What a value that is not of this type, or out of its range, is to be; None if it is right."""
+  try:
+    _check(value, hint)
+  except _NoMatch as e:
+    return e.rule
+  return None
 
 
 def as_written(value: Any, hint: Any, text: str | None = None) -> Any:
@@ -108,7 +122,7 @@ def as_written(value: Any, hint: Any, text: str | None = None) -> Any:
   """
   kinds = {part: _bare(part) for part in parts_of(hint)}
   for part in kinds:
-    if not isinstance(value, list) and _is(value, part):
+    if not isinstance(value, list) and broken_rule(value, part) is None:
       return value
   for kind in kinds.values():
     if kind is int and isinstance(value, float) and value.is_integer():
@@ -121,14 +135,6 @@ def as_written(value: Any, hint: Any, text: str | None = None) -> Any:
       if many or len(args) == len(value):
         return tuple(map(as_written, value, [args[0]] * len(value) if many else args))
   return value
-
-
-def _is(value: Any, hint: Any) -> bool:
-  try:
-    _check(value, hint)
-  except _NoMatch:
-    return False
-  return True
 
 
 def _bare(hint: Any) -> Any:
@@ -181,7 +187,7 @@ def _check(value: Any, hint: Any) -> None:
     _check(value, args[0])
     for extra in args[1:]:
       if isinstance(extra, Range) and not extra.holds(_as_float32(value)):
-        raise _NoMatch(f'must be {extra}', near=True)
+        raise _NoMatch(f'must be {extra.rule(value)}', near=True)
     return
   if origin is typing.Literal:
     if not any(value == a and type(value) is type(a) for a in args):
@@ -197,10 +203,10 @@ def _check(value: Any, hint: Any) -> None:
   if origin is tuple:
     many = len(args) == 2 and args[1] is Ellipsis
     good = isinstance(value, (tuple, list)) and (many or len(value) == len(args)) and all(
-        map(_is, value, [args[0]] * len(value) if many else args))
+        broken_rule(v, a) is None for v, a in zip(value, [args[0]] * len(value) if many else args))
   elif origin is dict:
     good = isinstance(value, dict) and all(
-        _is(k, args[0]) and _is(v, args[1]) for k, v in value.items())
+        broken_rule(k, args[0]) is broken_rule(v, args[1]) is None for k, v in value.items())
   elif hint is int:
     good = isinstance(value, int) and not isinstance(value, bool)
   else:
@@ -225,7 +231,7 @@ def _as_float32(value: Any) -> Any:
   if isinstance(value, int) and abs(value) < 2 ** 64:
     return value
   try:
-    rounded = struct.unpack('f', struct.pack('f', value))[0]
+    rounded = struct.unpack('f', struct.pack('f', float(value)))[0]
   except OverflowError:
     return math.inf if value > 0 else -math.inf
   return 0.0 if abs(rounded) < 2.0 ** -126 else rounded   # devices flush what is smaller

@@ -66,6 +66,8 @@ def load_described(gin_files: Sequence[str], bindings: Sequence[str] = (),
   """
   reader, config, names = _read(gin_files, bindings, trusted_modules)
   config.set_macro('MODEL_DIR', '', default=True)
+  if not trains:
+    config.set_macro('VOCABULARY', None, default=True)
   if Experiment in config.fields:
     return _make_experiment(reader, config, names, trains)[0]
   parts = {'ModelConfig', 'RopeScaling', 'MeshConfig'}

@@ -8,8 +8,10 @@ from t5x_lite.core.dataclass_checks import (
   ORIGINS,
   FieldError,
   as_written,
+  broken_rule,
   check_types,
   mark_of,
+  short_repr,
   type_hints,
 )
 from t5x_lite.core.errors import UserError
@@ -43,6 +45,9 @@ class Maker:
     hints = type_hints(cls)
     values = {name: self._value(node, name, tree, hints[name])
               for name, tree in node.fields.items()}
+    for name, value in values.items():   # before the class's own checks, which may trust in types
+      if rule := broken_rule(value, hints[name]):
+        raise UserError(f'{cls.__name__}.{name} = {short_repr(value)}: {rule}{node.origins[name]}')
     try:
       made = cls(**values)
       check_types(made)
@@ -50,8 +55,7 @@ class Maker:
       if e.origin or cls not in (type(e.owner), e.owner):
         raise
       raise UserError(f'{e}{self._origin(node, e)}') from None
-    origins = {name: origin for name in node.fields if (origin := node.origin(name))}
-    object.__setattr__(made, ORIGINS, origins)
+    object.__setattr__(made, ORIGINS, node.origins)
     self.nodes[cls, node.scope], self._values[cls, node.scope] = node, values
     return made
 
@@ -66,7 +70,7 @@ class Maker:
   def _origin(self, node: Node, error: FieldError) -> str:
     """Where the field was set that an error is of; else where one was that it names; else ''."""
     named = [name for name in node.bound if name in error.rule.replace(',', ' ').split()]
-    return next((o for name in (error.field, *named) if (o := node.origin(name))), '')
+    return next((node.origins[n] for n in (error.field, *named) if n in node.origins), '')
 
   def _value(self, node: Node, field: str, tree: Any, hint: Any) -> Any:
     if not isinstance(tree, Leaf):
@@ -81,7 +85,7 @@ class Maker:
         if mark_of(hint) == 'module':
           self._names.check_module(value, f'{node.cls.__name__}.{field}')
       except UserError as e:
-        raise UserError(f'{e}{tree.origin}') from e
+        raise UserError(f'{e}{node.origins[field]}') from e
     return value
 
   def _made(self, tree: Any) -> Any:

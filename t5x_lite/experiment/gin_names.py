@@ -7,19 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import importlib.util
 import pkgutil
+import re
 from types import ModuleType
 from typing import Any
 
-from t5x_lite.core.dataclass_checks import nearest
+from t5x_lite.core.dataclass_checks import nearest, short_repr
 from t5x_lite.core.errors import UserError
+from t5x_lite.experiment.gin_reader import COMMAND_LINE, MODULES, shipped_modules
 
 PROJECT = ('t5x_lite', 'tasks', 'scaling')   # packages that gin files may always import
-# Searched for classes that are named without a module and that no gin file imports.
-MODULES = (
-    't5x_lite.experiment', 't5x_lite.models', 't5x_lite.models.positions',
-    't5x_lite.training.optimizers', 't5x_lite.training.schedules', 't5x_lite.parallel.mesh',
-    't5x_lite.objectives.language_model', 't5x_lite.objectives.router',
-    't5x_lite.objectives.next_sentence', 't5x_lite.adaptation.partial')
 
 
 class Names:
@@ -58,6 +54,8 @@ class Names:
 
   def check_module(self, module: str, location: str) -> None:
     """Raises UserError for a module outside this project that is not trusted."""
+    if not re.fullmatch(r'[^\W\d]\w*(\.[^\W\d]\w*)*', module):
+      raise UserError(f'{location}: {short_repr(module)} is not the name of a module')
     names = (*PROJECT, *self.trusted)
     if '__main__' in module or not any(f'{module}.'.startswith(f'{name}.') for name in names):
       package = module.split('.')[0]
@@ -73,6 +71,8 @@ class Names:
     first, *attributes = names.split('.')
     if not first:
       return self._class_named(owner, location)
+    if first not in imports and location == COMMAND_LINE:
+      imports = {module.rpartition('.')[2]: module for module in shipped_modules()} | {**imports}
     if first not in imports:
       raise UserError(f'{location}: {names!r} of {selector!r} is not imported; '
                       + nearest(first, imports))
@@ -85,18 +85,22 @@ class Names:
         raise UserError(f'{location}: {selector} is not a frozen dataclass of this project or of '
                         'a trusted module: decorate a class of your own with '
                         '@dataclasses.dataclass(frozen=True, kw_only=True)')
-      known = set(classes) | {name for m in self._searched() for name in self._classes_of(m)}
+      known = set(classes) | {n for m in self._searched() for n in self._classes_of(m, own=True)}
       raise UserError(f'{location}: unknown name {selector!r}; {nearest(owner, known)}')
     self.modules.setdefault(classes[owner], name)
     return classes[owner]
 
   def _class_named(self, owner: str, location: str) -> type:
     found = {}
-    for module in self._searched():
-      if cls := self._classes_of(module).get(owner):
+    for module in (*self._searched(), None):
+      if module is None and not found:   # of what gin files of the project import
+        shipped = [load_module(name, location) for name in shipped_modules()]
+        found = {cls: m.__name__ for m in shipped
+                 if (cls := self._classes_of(m, own=True).get(owner))}
+      elif module and (cls := self._classes_of(module, own=True).get(owner)):
         found.setdefault(cls, module.__name__)
     if not found:
-      known = {name for m in self._searched() for name in self._classes_of(m)}
+      known = {name for m in self._searched() for name in self._classes_of(m, own=True)}
       raise UserError(f'{location}: unknown name {owner!r}; {nearest(owner, known)}')
     if len(found) > 1:
       raise UserError(f'{location}: {owner!r} is in {" and in ".join(found.values())}: write the '
@@ -108,11 +112,13 @@ class Names:
   def _searched(self) -> list[ModuleType]:
     return [load_module(m, '') for m in dict.fromkeys((*self.imported, *MODULES))]
 
-  def _classes_of(self, module: ModuleType) -> dict[str, type]:
-    """The frozen dataclasses that a module has or exports, of those that gin may name."""
+  def _classes_of(self, module: ModuleType, own: bool = False) -> dict[str, type]:
+    """The frozen dataclasses of a module that gin may name; only its `own`, or all it has."""
     names = (*PROJECT, *self.trusted)
+    mine = lambda cls: hasattr(module, '__path__') or cls.__module__ == module.__name__
     return {name: value for name, value in vars(module).items() if is_frozen_dataclass(value)
-            and any(f'{value.__module__}.'.startswith(f'{n}.') for n in names)}
+            and any(f'{value.__module__}.'.startswith(f'{n}.') for n in names)
+            and (mine(value) or not own)}
 
 
 class ForeignClass:

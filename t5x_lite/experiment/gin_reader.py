@@ -7,6 +7,7 @@ file and line it is from.
 from collections.abc import Iterator, Sequence
 import dataclasses
 import difflib
+import functools
 import pathlib
 import re
 import tokenize
@@ -18,11 +19,15 @@ from t5x_lite.core import paths
 from t5x_lite.core.dataclass_checks import short_repr
 from t5x_lite.core.errors import UserError
 from t5x_lite.experiment import run_configs
-from t5x_lite.experiment.gin_names import MODULES
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 COMMAND_LINE = 'the command line'
-REQUIRED = '%gin.REQUIRED'
+# Searched for classes that are named without a module and that no gin file imports.
+MODULES = (
+    't5x_lite.experiment', 't5x_lite.models', 't5x_lite.models.positions',
+    't5x_lite.training.optimizers', 't5x_lite.training.schedules', 't5x_lite.parallel.mesh',
+    't5x_lite.objectives.language_model', 't5x_lite.objectives.router',
+    't5x_lite.objectives.next_sentence', 't5x_lite.adaptation.partial')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +167,15 @@ def find_file(name: str, beside: pathlib.Path | None = None) -> pathlib.Path:
   raise UserError(f'gin file {name!r} not found in {searched}; {cure}')
 
 
+@functools.cache
+def shipped_modules() -> tuple[str, ...]:
+  """The modules that gin files of the project import."""
+  reader = Reader()
+  for path in sorted(CONFIGS.rglob('*.gin')):
+    reader.read_file(path)
+  return tuple(sorted({m for m, _ in reader.imports if not m.startswith('__gin__')}))
+
+
 def leaves(value: Any) -> Iterator[Any]:
   """The values in brackets, at any depth; any other value itself."""
   if isinstance(value, dict):
@@ -209,7 +223,10 @@ def _why(error: Exception) -> str:
   if isinstance(error, (StopIteration, RecursionError)):
     return 'it ends too early' if isinstance(error, StopIteration) else 'too many brackets'
   what = error.msg if isinstance(error, SyntaxError) else error.args[0] if error.args else ''
-  return _cut(' '.join(str(what or type(error).__name__).split()))
+  what = ' '.join(str(what or type(error).__name__).split()).rstrip('.')
+  if token := re.search(r"Failed to parse token '(.*)'$", what):
+    return f'{_cut(token[1])!r} is neither a number, a text in quotes, True, False nor None'
+  return _cut(what)
 
 
 def _cut(text: str) -> str:

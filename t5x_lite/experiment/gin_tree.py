@@ -35,9 +35,8 @@ class Bound:
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-  """A value, where it was set, and the text it was written as, if on the command line."""
+  """A value, and the text it was written as, if on the command line."""
   value: Any
-  origin: str
   text: str | None
   macro: str | None       # the one that held it
 
@@ -50,13 +49,7 @@ class Node:
   location: str           # of the reference to it
   fields: dict[str, Any]
   bound: dict[str, Bound]
-
-  def origin(self, field: str) -> str:
-    """' (file:line)' of a field: of the macro that holds its value, if one does; '' if not set."""
-    if field not in self.bound:
-      return ''
-    tree = self.fields[field]
-    return tree.origin if isinstance(tree, Leaf) else f' ({self.bound[field].statement.location})'
+  origins: dict[str, str]   # ' (file:line)' of a field, or of the macro that holds its value
 
 
 class Config:
@@ -120,7 +113,15 @@ class Config:
     bound = self.bound_fields(cls, scope)
     fields = {field: self._tree_of(b.value, b.statement, scope, (*inside, (cls, scope)),
                                    f'{cls.__name__}.{field}') for field, b in bound.items()}
-    return Node(cls, scope, location, fields, bound)
+    origins = {field: self._origin(b) for field, b in bound.items()}
+    return Node(cls, scope, location, fields, bound, origins)
+
+  def _origin(self, bound: Bound) -> str:
+    """' (file:line)' of a value, or ' (NAME, file:line)' of the macro that holds it."""
+    while isinstance(bound.value, Macro):   # in no circle: `tree` has followed them
+      bound = self.macros[bound.value.name]
+    s = bound.statement
+    return f' ({s.macro}, {s.location})' if s.macro else f' ({s.location})'
 
   def _tree_of(self, value: Any, by: Statement, scope: str, inside: tuple, name: str) -> Any:
     self._size += 1
@@ -144,8 +145,7 @@ class Config:
       return type(value)(map(again, value))
     if isinstance(value, dict):
       return {k: again(v) for k, v in value.items()}
-    prefix = f'{by.macro}, ' if by.macro else ''
-    return Leaf(value, f' ({prefix}{by.location})', by.text, by.macro or None)
+    return Leaf(value, by.text, by.macro or None)
 
   def reached(self, roots: Iterable[Any]) -> set[tuple[Any, ...]]:
     """The keys of all statements that making the roots reads, whether or not they suffice."""
@@ -208,8 +208,9 @@ class Config:
     made = [key for key in used if key[0] is cls]
     if scope and (made or any(key[0] != 'macro' and key[2] == scope for key in used)):
       scopes = {key[2] for key in used if key[0] != 'macro' and key[2]}
+      cure = f'; {nearest(scope, scopes)}' if scopes else ''
       return (f'{where}: {scope}/{cls.__name__}.{field} is set, and nothing names a '
-              f'{cls.__name__} in the scope {scope!r}; {nearest(scope, scopes)}')
+              f'{cls.__name__} in the scope {scope!r}{cure}')
     return (f'{where}: {cls.__name__}.{field} is set, and this config makes no {cls.__name__}: '
             f'name it where it belongs, as @{bound.statement.selector}(), or leave it out')
 

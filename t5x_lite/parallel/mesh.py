@@ -15,7 +15,14 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 import numpy as np
 
-from t5x_lite.core.dataclass_checks import Count, FieldError, Range, check_types, nearest
+from t5x_lite.core.dataclass_checks import (
+  INT_MAX,
+  Count,
+  FieldError,
+  Range,
+  check_types,
+  nearest,
+)
 from t5x_lite.core.errors import UserError
 from t5x_lite.models import ModelConfig
 
@@ -42,7 +49,7 @@ DIVIDED = {'heads': 'num_heads', 'mlp': 'mlp_dim', 'vocab': 'vocab_size', 'embed
 class MeshConfig:
   """How devices are arranged: copies of the model, slices of its state, slices of its layers."""
   # data parallelism, one copy of the state each; -1: all devices left over
-  data: Annotated[int, Range(min=-1, max=2 ** 31 - 1)] = -1
+  data: Annotated[int, Range(min=-1, max=INT_MAX)] = -1
   fsdp: Count = 1      # the batch and the state are sharded, parameters gathered when used (ZeRO-3)
   tensor: Count = 1    # heads, mlp and vocab are sharded (Megatron)
   rules: Rules = RULES   # logical axis and the mesh axes it is cut over, in order of priority

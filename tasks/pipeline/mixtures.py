@@ -6,9 +6,9 @@ Only `Mixture.register` loads TensorFlow, so that gin can read this file anywher
 from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
-from typing import Any
+from typing import Annotated, Any
 
-from t5x_lite.core.dataclass_checks import FieldError
+from t5x_lite.core.dataclass_checks import FieldError, Positive, Range
 
 _RATES = ('equal', 'proportional')
 
@@ -28,8 +28,8 @@ class Mixture:
 
   tasks: Sequence[Any]
   rates: str | Sequence[float] = 'proportional'
-  cap: float = 2 ** 19
-  temperature: float = 1.0
+  cap: Positive[float] = 2 ** 19
+  temperature: Annotated[float, Range(min=0.01)] = 1.0
   rate_schedule: Mapping[int, Sequence[float]] | None = None
 
   label = 'mixture'   # its name for people, as a FileTask has one

@@ -7,7 +7,18 @@ from typing import Any, Literal
 
 import pytest
 
-from t5x_lite.core.dataclass_checks import FieldError, check_positive, check_types, nearest
+from t5x_lite.core.dataclass_checks import (
+  Count,
+  FieldError,
+  Fraction,
+  NonNegative,
+  Positive,
+  Seed,
+  as_written,
+  check_positive,
+  check_types,
+  nearest,
+)
 from t5x_lite.core.errors import UserError
 
 
@@ -109,3 +120,41 @@ def test_positive_values_and_unset_ones_pass():
     ('zzz', ['b', 'a'], 'choose from a, b'), ('x', [], 'there are none')])
 def test_nearest(name, choices, want):
   assert nearest(name, choices) == want
+
+
+@pytest.mark.parametrize('hint, value, rule', [
+    (Count, 0, 'must be above 0'), (Count, 2 ** 31, 'at most 2,147,483,647'),
+    (Count, 10 ** 400, ''),
+    (Count | None, -1, 'must be above 0'), (Seed, -1, 'must be at least 0'), (Seed, 2 ** 32, ''),
+    (Positive[float], 0, 'must be above 0'), (Positive[float], 1e-40, 'float32 makes it 0'),
+    (Positive[float] | None, float('nan'), 'must be finite'),
+    (NonNegative[float], -1e-9, 'must be at least 0'), (NonNegative[float], 10 ** 400, 'finite'),
+    (Fraction, 1.0, 'must be at least 0 and below 1'), (Fraction, -0.1, 'must be at least 0'),
+    (Fraction, 1 - 1e-12, 'below 1'),   # in float32, as devices compute
+    (float, float('inf'), 'must be finite'), (float, 1e39, 'must be finite')])
+def test_a_number_out_of_range_is_refused_with_the_rule(hint, value, rule):
+  message = problem(hint, value)
+  assert message.startswith('Config.field = ') and rule in message and '\n' not in message
+  assert len(message) < 200
+
+
+@pytest.mark.parametrize('hint, value', [
+    (Count, 1), (Count, 2 ** 31 - 1), (Count | None, None), (Seed, 0), (Seed, 2 ** 32 - 1),
+    (Positive[float], 1e-30), (Positive[int], 1), (NonNegative[float], 0), (Fraction, 0),
+    (Fraction, 0.9999), (float, 1e38)])
+def test_a_number_at_the_edge_of_its_range_passes(hint, value):
+  assert problem(hint, value) is None
+
+
+@pytest.mark.parametrize('hint, value, text, taken', [
+    (int, 1e2, '1e2', 100), (Count, 3.0, None, 3), (Count | None, 3.0, None, 3),
+    (int, 1.5, '1.5', 1.5), (float, 1e2, '1e2', 1e2), (int | float, 1e2, None, 1e2),
+    (int, float('inf'), '1e999', float('inf')), (bool, 1.0, None, 1.0),
+    (str, 2024, '2024', '2024'), (str | None, 7, '007', '007'), (str, 1e3, '1e3', '1e3'),
+    (str, 2024, None, 2024), (str, True, 'True', True), (str, None, 'None', None),
+    (str | None, None, 'None', None), (str | float | None, 0.5, '0.5', 0.5),
+    (tuple[int, ...], [1.0, 2], None, (1, 2)), (tuple[int, str], [1.0, 'a'], None, (1, 'a')),
+    (Any, 1.0, '1', 1.0), (Literal['1'], 1, '1', 1)])
+def test_what_is_written_is_taken_as_the_type_that_is_expected(hint, value, text, taken):
+  got = as_written(value, hint, text)
+  assert got == taken and type(got) is type(taken)

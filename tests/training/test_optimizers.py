@@ -19,7 +19,7 @@ def rates(schedule, steps):
 
 def test_constant_rises_to_its_rate_and_stays():
   assert rates(Constant(rate=0.5), [0, 1, 10 ** 6]) == [0.5, 0.5, 0.5]
-  assert rates(Constant(rate=0.5, warmup_steps=4), [0, 1, 3, 4, 5]) == [0, 0.125, 0.375, 0.5, 0.5]
+  assert rates(Constant(rate=0.5, warmup_steps=4), [0, 1, 3, 4]) == [0.125, 0.25, 0.5, 0.5]
 
 
 def test_rsqrt_is_t5s():
@@ -29,8 +29,8 @@ def test_rsqrt_is_t5s():
 
 def test_warmup_cosine_reaches_its_peak_its_middle_and_its_end():
   schedule = WarmupCosine(peak=1.0, total_steps=110, warmup_steps=10)
-  got = rates(schedule, [0, 5, 10, 35, 60, 109])
-  assert got == pytest.approx([0, 0.5, 1, 0.853553, 0.5, 0.000247], abs=1e-6)
+  got = rates(schedule, [0, 4, 9, 10, 35, 60, 109])
+  assert got == pytest.approx([0.1, 0.5, 1, 1, 0.853553, 0.5, 0.000247], abs=1e-6)
 
 
 def test_warmup_cosine_stays_at_its_end_and_does_not_jump_back():
@@ -40,8 +40,21 @@ def test_warmup_cosine_stays_at_its_end_and_does_not_jump_back():
 
 def test_wsd_warms_up_is_stable_and_decays():
   schedule = WSD(peak=2.0, total_steps=100, warmup_steps=10, decay_steps=20, end=1.0)
-  assert rates(schedule, [0, 5, 10, 80, 90, 100, 500]) == pytest.approx(
-      [0, 1, 2, 2, 1.5, 1, 1], rel=1e-6)
+  assert rates(schedule, [0, 4, 9, 80, 90, 100, 500]) == pytest.approx(
+      [0.2, 1, 2, 2, 1.5, 1, 1], rel=1e-6)
+
+
+@pytest.mark.parametrize('steps, warmup', [(1, 0), (7, 3), (199, 99), (200, 100), (10 ** 6, 100)])
+def test_a_warmup_of_none_is_100_steps_or_half_of_the_run(steps, warmup):
+  assert WarmupCosine(peak=1.0, total_steps=steps, warmup_steps=None).warmup_steps == warmup
+
+
+@pytest.mark.parametrize('schedule', [
+    Constant(rate=1e-3, warmup_steps=10), Rsqrt(), WarmupCosine(peak=1e-3, total_steps=20),
+    WarmupCosine(peak=1e-3, total_steps=20, warmup_steps=20),
+    WSD(peak=1e-3, total_steps=20, warmup_steps=10, decay_steps=10)])
+def test_no_step_of_a_run_has_a_rate_of_0(schedule):
+  assert min(rates(schedule, range(20))) > 0
 
 
 @pytest.mark.parametrize('make, field', [
@@ -49,6 +62,19 @@ def test_wsd_warms_up_is_stable_and_decays():
     (lambda: Rsqrt(warmup_steps=0), 'Rsqrt.warmup_steps'),
     (lambda: WarmupCosine(peak=1.0, total_steps=0), 'WarmupCosine.total_steps'),
     (lambda: WSD(peak=1.0, total_steps=10, warmup_steps=6, decay_steps=5), 'WSD.decay_steps'),
+    (lambda: WSD(peak=1.0, total_steps=10, warmup_steps=-6, decay_steps=5), 'WSD.warmup_steps'),
+    (lambda: WarmupCosine(peak=1.0, total_steps=9, warmup_steps=10), 'WarmupCosine.warmup_steps'),
+    (lambda: WarmupCosine(peak=1.0, total_steps=9, warmup_steps=-1), 'WarmupCosine.warmup_steps'),
+    (lambda: WarmupCosine(peak=1.0, total_steps=9, end=-1e-3), 'WarmupCosine.end'),
+    (lambda: WarmupCosine(peak=float('inf'), total_steps=9), 'WarmupCosine.peak'),
+    (lambda: Constant(rate=float('nan')), 'Constant.rate'),
+    (lambda: Constant(rate=1e-3, warmup_steps=-1), 'Constant.warmup_steps'),
+    (lambda: AdamW(learning_rate=Rsqrt(), weight_decay=-0.1), 'AdamW.weight_decay'),
+    (lambda: AdamW(learning_rate=Rsqrt(), epsilon=1e-50), 'AdamW.epsilon'),
+    (lambda: AdamW(learning_rate=Rsqrt(), beta2=1 - 1e-12), 'AdamW.beta2'),
+    (lambda: Adafactor(learning_rate=Rsqrt(), momentum=1.0), 'Adafactor.momentum'),
+    (lambda: Adafactor(learning_rate=Rsqrt(), min_dim_size_to_factor=0),
+     'Adafactor.min_dim_size_to_factor'),
     (lambda: AdamW(learning_rate=Rsqrt(), beta2=1.0), 'AdamW.beta2'),
     (lambda: AdamW(learning_rate=Rsqrt(), beta1=-0.1), 'AdamW.beta1'),
     (lambda: AdamW(learning_rate=Rsqrt(), clip_norm=0.0), 'AdamW.clip_norm'),
@@ -108,9 +134,11 @@ def test_adamw_steps_are_the_papers_clipped_and_without_decay_of_norms_and_biase
     np.testing.assert_allclose(got[a][b], want[a, b], rtol=1e-5, err_msg=f'{a}/{b}')
 
 
-def test_first_step_of_a_warm_up_has_rate_zero():
+def test_first_step_of_a_warm_up_takes_its_share_of_the_rate():
   got, _ = take_steps(AdamW(learning_rate=Constant(rate=0.1, warmup_steps=10)), [GRADS])
-  np.testing.assert_array_equal(got['up']['kernel'], PARAMS['up']['kernel'])
+  want, _ = take_steps(AdamW(learning_rate=Constant(rate=0.01)), [GRADS])
+  np.testing.assert_allclose(got['up']['kernel'], want['up']['kernel'], rtol=1e-6)
+  assert not np.allclose(got['up']['kernel'], PARAMS['up']['kernel'])
 
 
 def test_moment_dtype_is_that_of_the_first_moment_alone():

@@ -281,7 +281,7 @@ def test_gin_is_copied_and_loads(page, tmp_path):
       'navigator.clipboard.readText().then(arguments[arguments.length - 1])')
   (tmp_path / 'plan.gin').write_text(copied)
   experiment, _ = gin_config.load_experiment([str(tmp_path / 'plan.gin')],
-                                     [f"MODEL_DIR='{tmp_path / 'run'}'"])
+                                     [f"MODEL_DIR='{tmp_path / 'run'}'", 'TASK=t', 'VOCABULARY=v'])
   assert experiment.model == plan.config
   assert experiment.train.steps == plan.steps
 

@@ -6,6 +6,7 @@ from jax.sharding import AbstractMesh
 import pytest
 
 from t5x_lite import cli
+from t5x_lite.core.errors import UserError
 from t5x_lite.cost import hardware
 from t5x_lite.experiment import gin_config
 from t5x_lite.parallel.mesh import MESH_AXES, check_fits
@@ -27,7 +28,15 @@ def described(path, capsys) -> dict:
 
 def check_launches(path):
   """The file loads for training, and its mesh divides its model and its batch."""
-  experiment, _ = gin_config.load_experiment([str(path)], ['MODEL_DIR=somewhere'])
+  with pytest.raises(UserError, match='TASK is required .*pass --gin.TASK=VALUE'):
+    gin_config.load_experiment([str(path)], ['MODEL_DIR=somewhere', 'VOCABULARY=v'])
+  with pytest.raises(UserError, match='VOCABULARY is required .*pass --gin.VOCABULARY=VALUE'):
+    gin_config.load_experiment([str(path)], ['MODEL_DIR=somewhere', 'TASK=t'])
+  last = path.read_text().splitlines()[-1]
+  assert last == ('# Fill in TASK and VOCABULARY, or launch it with --gin.TASK=NAME '
+                  '--gin.VOCABULARY=TOKENIZER')
+  experiment, _ = gin_config.load_experiment(
+      [str(path)], ['MODEL_DIR=somewhere', 'TASK=t', 'VOCABULARY=v'])
   mesh = experiment.mesh
   check_fits(
       experiment.model, AbstractMesh((mesh.data, mesh.fsdp, mesh.tensor), MESH_AXES),
@@ -191,3 +200,22 @@ def test_what_the_calculator_cannot_do(flags, message, capsys):
   assert planned(*flags, command='budget') == 1
   error = capsys.readouterr().err
   assert message in error and error.count('\n') == 1
+
+
+def test_a_task_and_the_bytes_of_a_small_vocabulary_need_no_filling_in(tmp_path, capsys):
+  flags = ['--flops=1e17', '--vocab_size=384', '--task=stdlib_lm']
+  assert planned(*flags, f'--output={tmp_path / "plan.gin"}') == 0
+  assert 'Fill in' not in (tmp_path / 'plan.gin').read_text()
+  said = capsys.readouterr().out.splitlines()[-1]
+  assert said == f'Launch it: t5x-lite train --gin_file={tmp_path}/plan.gin --gin.MODEL_DIR=FOLDER'
+  experiment, _ = gin_config.load_experiment([str(tmp_path / 'plan.gin')], ['MODEL_DIR=x'])
+  assert (experiment.data.task, experiment.data.vocabulary) == ('stdlib_lm', None)
+
+
+def test_what_is_to_be_filled_in_is_said_last(tmp_path, capsys):
+  assert planned('--flops=1e18', '--task=mine') == 0
+  assert capsys.readouterr().out.splitlines()[-1] == (
+      '# Fill in VOCABULARY, or launch it with --gin.VOCABULARY=TOKENIZER')
+  assert planned('--flops=1e18', f'--output={tmp_path / "plan.gin"}') == 0
+  assert capsys.readouterr().out.splitlines()[-1].endswith(
+      'plan.gin --gin.TASK=NAME --gin.VOCABULARY=TOKENIZER --gin.MODEL_DIR=FOLDER')
