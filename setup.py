@@ -52,7 +52,7 @@ setup(
         'test': TEST + NOTEBOOKS, 'notebooks': NOTEBOOKS, 'app': APP,
         'tpu': ['jax[tpu]'], 'gpu': ['jax[cuda12]'],
     },
-    entry_points={'console_scripts': ['t5x-lite = t5x_lite.cli:main']},
+    entry_points={'console_scripts': ['t5x-lite = t5x_lite.__main__:run']},
     classifiers=['Programming Language :: Python :: 3.11',
                  'Programming Language :: Python :: 3.12',
                  'Programming Language :: Python :: 3.13'],

@@ -1,8 +1,16 @@
 """`python -m t5x_lite` is `t5x-lite`."""
 
-import sys
+from t5x_lite.core.process import run_and_exit
 
-from t5x_lite.cli import main
+
+def run() -> None:
+  """Runs the command of sys.argv, and ends the process."""
+  def main():
+    from t5x_lite import cli
+    return cli.main()
+
+  run_and_exit(main)
+
 
 if __name__ == '__main__':
-  sys.exit(main())
+  run()

@@ -12,7 +12,8 @@ from types import ModuleType
 
 from t5x_lite import __version__
 from t5x_lite.core.errors import UserError
-from t5x_lite.core.process import set_up_process
+from t5x_lite.core.files import explain
+from t5x_lite.core.process import INTERRUPTED, set_up_process, was_interrupted
 
 # Name: (module with EXAMPLE, add_flags and run, summary). Help imports none of them.
 COMMANDS = {
@@ -87,12 +88,18 @@ def main(argv: list[str] | None = None) -> int:
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)
     return 1
-  except KeyboardInterrupt:
-    print('error: interrupted', file=sys.stderr)
-    return 130
   except BrokenPipeError:   # such as `| head`, which reads no further
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
+  except BaseException as e:
+    if was_interrupted(e):
+      print('error: interrupted', file=sys.stderr)
+      return INTERRUPTED
+    line = explain(e) if isinstance(e, OSError) else None
+    if line is None:
+      raise
+    print(f'error: {line}', file=sys.stderr)
+    return 1
 
 
 class _Parser(argparse.ArgumentParser):

@@ -26,4 +26,4 @@ def test_a_wheel_holds_the_packages_and_every_file_they_read(tmp_path):
   # Beside t5x_lite/ in site-packages is where configuration.CONFIGS points.
   assert 'configs/experiments/tiny_lm.gin' in names
   entry = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith('entry_points.txt')))
-  assert b't5x-lite = t5x_lite.cli:main' in entry
+  assert b't5x-lite = t5x_lite.__main__:run' in entry

@@ -9,6 +9,7 @@ import warnings
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.files import write_text
+from t5x_lite.core.paths import local_path
 
 EXAMPLE = 't5x-lite scaling fit runs.csv --columns loss=val_loss --budgets=1e21,1e22'
 DATA = pathlib.Path(__file__).resolve().parent.parent / 'data' / 'ladder' / 'ladder.csv'
@@ -39,7 +40,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--level', type=float, default=0.95, help='level of the intervals (default 0.95)')
   add('--seed', type=int, default=0, help='seed of the resamples (default 0)')
   add('--json', action='store_true', help='print the report as JSON')
-  add('--output', type=pathlib.Path, metavar='FOLDER',
+  add('--output', type=local_path, metavar='FOLDER',
       help='write fit.json, for plan --fit, and figures there')
 
 

@@ -2,9 +2,9 @@
 
 import argparse
 import json
-import pathlib
 
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.paths import local_path
 
 EXAMPLE = ('t5x-lite scaling ladder all --gin_file=experiments/stdlib_ladder.gin '
            '--target=2.4e13 --largest=4e12 --multiple=16 --tokens_per_parameter=6 --spread=5.5 '
@@ -23,7 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.epilog = f'{_ACTIONS}\nexample: {EXAMPLE}'
   add = parser.add_argument
   add('action', choices=('design', 'run', 'fit', 'check', 'all'))
-  add('--folder', type=pathlib.Path, required=True, help='folder of the ladder')
+  add('--folder', type=local_path, required=True, help='folder of the ladder')
   add('--gin_file', action='append', default=[], metavar='FILE',
       help='base experiment, whose sizes, steps and rates are replaced; may be repeated')
   add('--bind', action='append', default=[], metavar='NAME=VALUE',

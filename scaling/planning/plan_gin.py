@@ -5,6 +5,7 @@ import pathlib
 from scaling.planning.planner import Plan
 from scaling.planning.request import PRESETS
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.paths import local_path
 
 BYTE_IDS = 384
 # The fields that a plan sets, in the order of ModelConfig.
@@ -82,7 +83,7 @@ def _comments(plan: Plan) -> list[str]:
 
 def write_gin(plan: Plan, path: str) -> pathlib.Path:
   """Writes the gin file of the plan; UserError if it exists or cannot be written."""
-  target = pathlib.Path(path).expanduser()
+  target = local_path(path)
   try:
     with target.open('x', encoding='utf-8') as file:
       file.write(format_gin(plan))

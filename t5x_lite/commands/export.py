@@ -9,6 +9,7 @@ from typing import Any
 
 from t5x_lite.commands import gin_flags
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.paths import local_path
 
 EXAMPLE = 't5x-lite export --from=runs/gpt2 --to=exports/gpt2'
 # What is copied from the config.json of an imported run.
@@ -18,8 +19,8 @@ _SPECIAL = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'decoder_start_token
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
-  add('--from', required=True, dest='source', metavar='MODEL_DIR', type=pathlib.Path)
-  add('--to', required=True, dest='target', metavar='FOLDER', type=pathlib.Path,
+  add('--from', required=True, dest='source', metavar='MODEL_DIR', type=local_path)
+  add('--to', required=True, dest='target', metavar='FOLDER', type=local_path,
       help='a folder to write; must not exist, or be empty')
   add('--step', type=int, help='of the checkpoint; default: the newest')
   add('--dtype', choices=('float32', 'bfloat16'), default='float32')

@@ -6,13 +6,15 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from t5x_lite.core.paths import local_path
+
 EXAMPLE = 't5x-lite import --from=downloads/gpt2 --to=runs/gpt2'
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
-  add('--from', required=True, dest='source', metavar='FOLDER', type=pathlib.Path)
-  add('--to', required=True, dest='target', metavar='MODEL_DIR', type=pathlib.Path,
+  add('--from', required=True, dest='source', metavar='FOLDER', type=local_path)
+  add('--to', required=True, dest='target', metavar='MODEL_DIR', type=local_path,
       help='a folder to write; must not exist, or be empty')
   add('--activation', help='of a T5X checkpoint that is not T5 (UL2: silu)')
 

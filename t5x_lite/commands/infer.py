@@ -8,7 +8,8 @@ from typing import Any
 
 from t5x_lite.commands import gin_flags
 from t5x_lite.core.dataclass_checks import FieldError, nearest
-from t5x_lite.core.files import write_text
+from t5x_lite.core.files import check_writable, write_text
+from t5x_lite.core.paths import local_path
 
 EXAMPLE = 't5x-lite infer --gin_file=runs/lm/config.gin --gin.InferConfig.input=prompts.txt'
 
@@ -65,11 +66,14 @@ def infer(experiment) -> tuple[pathlib.Path, list[dict[str, Any]]]:
   settings, data = experiment.infer, experiment.data
   texts = read_texts(settings.input, settings.field) if settings.input else None
   generator, step = load_generator(experiment)
+  name = f'{data.name}-{settings.split}' if texts is None else re.sub(
+      r'[^\w.-]', '_', pathlib.PurePath(settings.input).stem)   # of a glob, too
+  output = local_path(settings.output) if settings.output else (
+      RunFolder(experiment.folder).inferences(name, step))
+  check_writable(output)
   if texts is not None:
-    name = re.sub(r'[^\w.-]', '_', pathlib.PurePath(settings.input).stem)   # of a glob, too
     records = generator(texts[:settings.num_examples])
   else:
-    name = f'{data.name}-{settings.split}'
     splits = data.splits()
     if splits and settings.split not in splits:
       raise FieldError(settings, 'split', f'{data.name}: {nearest(settings.split, splits)}')
@@ -77,7 +81,5 @@ def infer(experiment) -> tuple[pathlib.Path, list[dict[str, Any]]]:
     outputs = generator.from_ids([example['ids'] for example in examples])
     records = [{'inputs': example['inputs']} | got | {'targets': example['targets']}
                for example, got in zip(examples, outputs)]
-  output = pathlib.Path(settings.output).expanduser() if settings.output else (
-      RunFolder(experiment.folder).inferences(name, step))
   write_text(output, ''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in records))
   return output, records

@@ -4,6 +4,7 @@ import argparse
 import pathlib
 
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.paths import local_path
 
 EXAMPLE = 't5x-lite plot runs/lm runs/pieces --metric=loss --output=runs.png'
 
@@ -11,23 +12,23 @@ EXAMPLE = 't5x-lite plot runs/lm runs/pieces --metric=loss --output=runs.png'
 def add_flags(parser: argparse.ArgumentParser) -> None:
   from t5x_lite.training.plots import UNITS
   add = parser.add_argument
-  add('runs', nargs='+', metavar='MODEL_DIR', type=pathlib.Path, help='folders of runs')
+  add('runs', nargs='+', metavar='MODEL_DIR', type=local_path, help='folders of runs')
   add('--metric', default='loss', help='a metric of training or of an evaluation; default: loss')
   add('--unit', default='step', choices=UNITS, help='of the horizontal axis; default: step')
-  add('--output', metavar='FILE', type=pathlib.Path,
+  add('--output', metavar='FILE', type=local_path,
       help='the picture; default: METRIC.png in the run, or in this folder for several runs')
 
 
 def run(args: argparse.Namespace) -> int:
   from t5x_lite.training import plots
-  runs = [path.expanduser() for path in args.runs]
+  runs = args.runs
   if missing := [path for path in runs if not path.is_dir()]:
     raise UserError(f'{missing[0]}: no such folder')
   if len(set(path.resolve() for path in runs)) < len(runs):
     raise UserError('A run is named twice: name each once')
   output = args.output or (runs[0] if len(runs) == 1 else pathlib.Path()) / (
       f'{args.metric.replace("/", "-")}.png')
-  picture = plots.metric_curves(runs, output.expanduser(), args.metric, args.unit)
+  picture = plots.metric_curves(runs, output, args.metric, args.unit)
   print(plots.runs_table(runs))
   print(f'Picture: {picture}')
   return 0

@@ -3,9 +3,9 @@
 import argparse
 import dataclasses
 import itertools
-import pathlib
 
 from t5x_lite.commands import gin_flags
+from t5x_lite.core.paths import local_path
 
 EXAMPLE = 't5x-lite train --gin_file=experiments/tiny_lm.gin --gin.MODEL_DIR=runs/lm'
 
@@ -39,6 +39,7 @@ def train(experiment, config_gin: str) -> Result:
   Raises UserError before anything is compiled or written if the config does not fit the data, the
   devices or what the folder holds, and if the loss is no longer finite.
   """
+  from t5x_lite.core.files import naming
   from t5x_lite.parallel.mesh import check_fits
   from t5x_lite.training.lock import locked
   from t5x_lite.training.run_folder import RunFolder
@@ -46,7 +47,7 @@ def train(experiment, config_gin: str) -> Result:
   check_fits(experiment.model, mesh, experiment.data.batch_size, experiment.train.microbatches,
              experiment.mesh.rules)
   folder = RunFolder(experiment.folder)
-  with locked(folder):
+  with naming(folder.path), locked(folder):
     return _train(experiment, config_gin, folder, mesh)
 
 
@@ -117,7 +118,7 @@ def _origin(experiment, network, abstract, saved, meta):
   init = experiment.init_from
   if init is None:
     return None
-  path = _path(init.model_dir)
+  path = local_path(init.model_dir)
   step = reader_of(path).find_step(init.step)
   if not init.restore_state:
     return None
@@ -133,7 +134,7 @@ def _fresh_state(experiment, network, partitioner, optimizer, abstract, meta, pr
   init = experiment.init_from
   return initial_params.fresh_state(
       network, partitioner, optimizer, abstract, experiment.seed,
-      None if init is None else _path(init.model_dir),
+      None if init is None else local_path(init.model_dir),
       init and init.step, init.missing_ok if init else (), meta, progress.say)
 
 
@@ -171,7 +172,3 @@ def _hooks(experiment, network, partitioner, folder, saved, start, meta_at, prog
     all_params = lambda run: trees.combine(run.state['params'], run.state['frozen'])
     found.append(hooks.Evaluate(evaluator, settings.eval_every, all_params, writer, progress))
   return [*found, *experiment.hooks]
-
-
-def _path(name: str) -> pathlib.Path:
-  return pathlib.Path(name).expanduser()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import os
 import pathlib
 import shutil
@@ -61,3 +62,62 @@ def atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   except BaseException:
     shutil.rmtree(partial, ignore_errors=True)
     raise
+
+
+def check_writable(path: pathlib.Path) -> None:
+  """Raises OSError now if a file could not be written there later; leaves nothing behind."""
+  if path.is_dir():
+    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+  made = [folder for folder in path.parents if not folder.exists()]
+  path.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    trial = path.with_name(f'{path.name}.{os.getpid()}.partial')
+    trial.touch()
+    trial.unlink()
+  finally:
+    for folder in made:
+      folder.rmdir()
+
+
+# What a user can do about an error of the file system. Others are bugs, or look like some.
+_CURES = {
+    errno.ENOSPC: 'free some space, or name a place on another disk',
+    errno.EDQUOT: 'free some space, or name a place elsewhere',
+    errno.EROFS: 'name a place that can be written to',
+    errno.EACCES: 'name a place that you have the rights for, or change them',
+    errno.EPERM: 'name a place that you have the rights for, or change them',
+    errno.ENOTDIR: 'a part of this path is a file: name another, or move the file away',
+    errno.EISDIR: 'this is a folder: name a file',
+    errno.EEXIST: 'this exists: name another, or move it away',
+    errno.ENOTEMPTY: 'this is not empty: name another, or move it away',
+    errno.ENAMETOOLONG: 'name a shorter one',
+    errno.ELOOP: 'links lead in a circle: name another',
+    errno.ENOENT: 'name one that exists',
+    errno.EIO: 'the disk fails: name a place on another',
+    errno.ESTALE: 'the server of this folder has changed it: run the command again',
+    errno.EXDEV: 'name a place on the same disk',
+    errno.EMFILE: 'close other programs, or raise `ulimit -n`',
+    errno.ENXIO: 'name a file',
+    errno.EFBIG: 'the file system takes no file of this size: name a place on another',
+}
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+  """Adds a path to an error of the file system that names none, such as one of a full disk."""
+  try:
+    yield
+  except OSError as e:
+    if e.errno not in _CURES or e.filename is not None:
+      raise
+    raise OSError(e.errno, os.strerror(e.errno), str(path)) from e
+
+
+def explain(error: OSError) -> str | None:
+  """'path: what is wrong; the cure' of an error of a user's path; None for any other."""
+  cure = _CURES.get(error.errno)
+  path = error.filename if error.filename2 is None else error.filename2
+  if cure is None or (path is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO)):
+    return None
+  where = '' if path is None or isinstance(path, int) else f'{os.fsdecode(path)}: '
+  return f'{where}{os.strerror(error.errno)}; {cure}'

@@ -1,8 +1,15 @@
-"""The process that a command runs in: its compilation cache and its path of modules."""
+"""The process that a command runs in: its cache, its path of modules, its interrupts, its end."""
 
+import atexit
+from collections.abc import Callable
 import os
 import pathlib
+import signal
 import sys
+import threading
+from typing import NoReturn
+
+INTERRUPTED = 130   # the status of what Ctrl-C ended, as shells have it
 
 
 def set_up_process() -> None:
@@ -14,3 +21,71 @@ def set_up_process() -> None:
     os.environ['JAX_COMPILATION_CACHE_DIR'] = cache
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
   sys.path.insert(0, os.getcwd())   # a user's own modules are in the working directory
+
+
+def was_interrupted(error: BaseException) -> bool:
+  """Whether Ctrl-C is what an error came from: one during an import may end as another error."""
+  seen = set()
+  while error is not None and id(error) not in seen:
+    if isinstance(error, KeyboardInterrupt):
+      return True
+    seen.add(id(error))
+    error = error.__cause__ or error.__context__
+  return False
+
+
+def run_and_exit(main: Callable[[], int]) -> NoReturn:
+  """Ends this process with the status that `main` returns.
+
+  Ctrl-C interrupts `main`; a second one ends the process at once. At the end the threads of native
+  libraries are not waited for: they may hang, or crash while Python's modules are taken apart.
+  """
+  signal.signal(signal.SIGINT, _interrupt)
+  sys.unraisablehook = _interrupt_again
+  try:
+    status = main()
+  except SystemExit:
+    raise
+  except BaseException:
+    sys.excepthook(*sys.exc_info())
+    status = 1
+  if status != INTERRUPTED:
+    atexit._run_exitfuncs()
+  _exit(status)
+
+
+_interrupted = False
+
+
+def _interrupt(number, frame) -> None:
+  global _interrupted
+  if _interrupted:
+    print('error: interrupted', file=sys.stderr)
+    _exit(INTERRUPTED)
+  _interrupted = True
+  raise KeyboardInterrupt
+
+
+def _interrupt_again(failed) -> None:
+  """As sys.unraisablehook; an interrupt that a callback of a library has swallowed is repeated."""
+  if failed.exc_type is not KeyboardInterrupt:
+    sys.__unraisablehook__(failed)
+    return
+
+  def repeat():
+    global _interrupted
+    _interrupted = False
+    os.kill(os.getpid(), signal.SIGINT)
+
+  again = threading.Timer(0.05, repeat)
+  again.daemon = True
+  again.start()
+
+
+def _exit(status: int) -> NoReturn:
+  for stream in (sys.stdout, sys.stderr):
+    try:
+      stream.flush()
+    except (OSError, ValueError):   # nobody reads it
+      pass
+  os._exit(status)

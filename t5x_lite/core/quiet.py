@@ -34,8 +34,30 @@ def silent_stderr():
 
 
 def quiet_logs() -> None:
-  """Errors only, from the libraries that log through absl."""
-  logging.getLogger('absl').setLevel(logging.ERROR)
+  """Errors only, from the libraries that log through absl.
+
+  What Orbax and the event loops of its threads report of an error is left out: it is raised, too.
+  """
+  absl = logging.getLogger('absl')
+  absl.setLevel(logging.ERROR)
+  absl.addFilter(_not_orbax)   # a filter is added once
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+  global _unraisable
+  if sys.unraisablehook is not _report:
+    _unraisable, sys.unraisablehook = sys.unraisablehook, _report
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+  return 'orbax' not in record.pathname
+
+
+_unraisable = sys.unraisablehook
+
+
+def _report(failed) -> None:
+  """As sys.unraisablehook; tensorstore calls it for a write that ends after its event loop."""
+  if str(failed.exc_value) != 'Event loop is closed':
+    _unraisable(failed)
 
 
 def drop_failed_coroutines() -> None:

@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 from t5x_lite.core import trees
 from t5x_lite.core.console import note
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.files import naming
 from t5x_lite.core.quiet import drop_failed_coroutines, quiet_logs
 from t5x_lite.training.digests import digest_arrays, format_types, parse_type
 from t5x_lite.training.run_folder import RunFolder
@@ -235,7 +236,8 @@ class Checkpoints:
   def _disk_errors(self) -> Iterator[None]:
     """Turns what tensorstore raises for a full disk into the OSError that it is."""
     try:
-      yield
+      with naming(self.folder):
+        yield
     except Exception as e:
       if isinstance(e, OSError) or not _NO_SPACE.search(str(e)):
         raise

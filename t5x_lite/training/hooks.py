@@ -185,16 +185,24 @@ class Evaluate(Hook):
 
 @dataclasses.dataclass
 class StopOnSignals(Hook):
-  """Ctrl-C and SIGTERM save and end the run after the current step; a second one stops it now."""
+  """Ctrl-C and SIGTERM save and end the run after the current step; a second one stops it now.
+
+  A third is for whoever handled them before.
+  """
 
   numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
   before: dict = dataclasses.field(default_factory=dict)
+  count: int = 0
 
   def begin(self, run: Run) -> None:
     def ask(number, frame):
-      if run.stopped_by is not None:
+      self.count += 1
+      if self.count == 1:
+        run.stopped_by = run.stopped_by or signal.Signals(number).name
+      elif self.count > 2 and callable(self.before[number]):
+        self.before[number](number, frame)
+      else:
         raise KeyboardInterrupt
-      run.stopped_by = signal.Signals(number).name
 
     try:
       self.before = {n: signal.signal(n, ask) for n in self.numbers}

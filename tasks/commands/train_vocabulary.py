@@ -3,6 +3,7 @@
 import argparse
 
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.paths import local_path
 
 EXAMPLE = 't5x-lite train-vocab --task=stdlib_docstring --size=2048 --output=runs/vocab'
 
@@ -18,7 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--model_type', choices=('unigram', 'bpe'), default='unigram')
   add('--user_symbols', nargs='+', default=(), help='texts that are always one piece')
   add('--size', type=int, required=True, help='number of pieces')
-  add('--output', required=True, help='writes OUTPUT.model and OUTPUT.vocab')
+  add('--output', required=True, type=local_path, help='writes OUTPUT.model and OUTPUT.vocab')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
       raise UserError(f'--task={args.task} --split={args.split}: {e}') from e
   from tasks.vocabularies import train_vocabulary
   path = train_vocabulary.train_sentencepiece(
-      texts, args.size, args.output, model_type=args.model_type, user_symbols=args.user_symbols)
+      texts, args.size, str(args.output), model_type=args.model_type,
+      user_symbols=args.user_symbols)
   print(f'{path}: use it with --gin.VOCABULARY={path}')
   return 0

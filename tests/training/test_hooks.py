@@ -1,6 +1,8 @@
 """Hooks around steps that are functions: what is checked, saved, evaluated, and said."""
 
 import math
+import os
+import signal
 import types
 
 import numpy as np
@@ -22,8 +24,9 @@ def take_steps(parts, losses, updates=None, start=0, until=None):
     return state + 1, LossSums(np.float32(losses[state]), np.float32(1), {
         'loss': value(losses[state]), 'grad_norm': value(1), 'update_norm': value(updates[state])})
 
-  return loop.run(start, step_fn, lambda state: {}, parts, until or len(losses),
-                  partitioner=IDENTITY, start=start)
+  ended = loop.run(start, step_fn, lambda state: {}, parts, until or len(losses),
+                   partitioner=IDENTITY, start=start)
+  return ended.step
 
 
 class Saved:
@@ -76,3 +79,31 @@ def test_checkpoints_say_how_many_examples_were_read():
                                 close=lambda: None)
   take_steps([hooks.SaveCheckpoints(saved, lambda step: {'examples': 8 * step}, 2)], [1] * 5)
   assert [meta['examples'] for meta in metas] == [16, 32, 40]
+
+
+def test_the_first_signal_stops_after_a_step_the_second_now_the_third_is_for_others():
+  others = []
+  before = signal.signal(signal.SIGTERM, lambda *args: others.append(args[0]))
+  try:
+    class Slow(loop.Hook):
+      """A third signal while what the second interrupted is closed."""
+
+      def pause(self, run):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError('not interrupted')
+
+      def end(self, run):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    class First(loop.Hook):
+      def after_step(self, run):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert take_steps([hooks.StopOnSignals(), First()], [1] * 4) == 1
+    with pytest.raises(KeyboardInterrupt):
+      take_steps([hooks.StopOnSignals(), First(), Slow()], [1] * 4)
+    assert others == [signal.SIGTERM]
+    os.kill(os.getpid(), signal.SIGTERM)   # handled as before the run
+    assert others == [signal.SIGTERM] * 2
+  finally:
+    signal.signal(signal.SIGTERM, before)
