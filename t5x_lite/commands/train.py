@@ -81,6 +81,7 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
                          shard=(jax.process_index(), jax.process_count()))
   if start < settings.steps:
     batches = itertools.chain([next(batches)], batches)
+  evaluator = experiment.eval and experiment.eval.make(network, partitioner, data, experiment.seed)
 
   # The state before the first step.
   if origin:
@@ -93,7 +94,7 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
   if jax.process_index() == 0:
     write_text(folder.config, config_gin)
   meta_at = lambda step: meta | {'examples': examples + (step - start) * data.batch_size}
-  hooks = _hooks(experiment, network, partitioner, folder, saved, start, meta_at, progress)
+  hooks = _hooks(experiment, evaluator, partitioner, folder, saved, start, meta_at, progress)
   step_fn = make_train_step(
       network, experiment.objectives, optimizer, partitioner, seed=experiment.seed,
       microbatches=settings.microbatches)
@@ -137,7 +138,7 @@ def _fresh_state(experiment, network, partitioner, optimizer, abstract, meta, pr
       init and init.step, init.missing_ok if init else (), meta, progress.say)
 
 
-def _hooks(experiment, network, partitioner, folder, saved, start, meta_at, progress) -> list:
+def _hooks(experiment, evaluator, partitioner, folder, saved, start, meta_at, progress) -> list:
   """The hooks of every run, then the experiment's own."""
   import jax
 
@@ -149,8 +150,6 @@ def _hooks(experiment, network, partitioner, folder, saved, start, meta_at, prog
   from t5x_lite.training.profiling import Profile
   settings, devices = experiment.train, partitioner.mesh.devices.flat
   writer = MetricWriter(folder, start, experiment.writers)
-  evaluator = experiment.eval and experiment.eval.make(
-      network, partitioner, experiment.data, experiment.seed)
 
   def flops_of(batch) -> float:
     rows = len(next(iter(batch.values()))) * jax.process_count()

@@ -119,7 +119,7 @@ class FileTask:
 
     from tasks.files import source
 
-    source.register(name, self.objective, indices, num_classes=len(self.labels))
+    source.register(name, self.objective, indices, labels=self.labels)
     return name
 
   def data_digest(self, split: str) -> str | None:

@@ -1,6 +1,6 @@
 """The seqio source and task behind `tasks.files.FileTask`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -58,21 +58,21 @@ class IndexedFileSource(seqio.DataSource):
 
 
 def register(name: str, objective: str, indices: Mapping[str, index.FileIndex], *,
-             num_classes: int = 0) -> None:
+             labels: Sequence[str] = ()) -> None:
   """Registers the task of that name, over the byte vocabulary, unless it is registered.
 
   Args:
     name: of the task.
     objective: of pretraining.PREPROCESSORS, or 'classification'.
     indices: the examples of each split.
-    num_classes: of a classification, whose targets are class numbers as text.
+    labels: of a classification, whose targets are class numbers as text.
   """
   if name in seqio.TaskRegistry.names():
     return
   vocabulary = vocabularies.BYTE_VOCABULARY
   if objective == 'classification':
-    parts = classification.task_parts(vocabulary, num_classes, text='inputs', label='targets',
-                                      before=(class_numbers,))
+    parts = classification.task_parts(vocabulary, len(labels), text='inputs', label='targets',
+                                      labels=labels, before=(class_numbers,))
   else:
     parts = pretraining.task_parts(objective, vocabulary)
   seqio.TaskRegistry.add(name, source=IndexedFileSource(indices),
