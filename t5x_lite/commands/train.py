@@ -56,7 +56,7 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
   from t5x_lite.core.console import Progress
   from t5x_lite.core.files import write_text
   from t5x_lite.experiment import gin_config
-  from t5x_lite.training import loop, resuming
+  from t5x_lite.training import loop, resuming, source_checks
   from t5x_lite.training.checkpoints import Checkpoints
   from t5x_lite.training.state import abstract_state
   from t5x_lite.training.step import make_train_step
@@ -77,8 +77,10 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
   if start >= settings.steps and (experiment.eval is None or folder.evaluation_at(start)):
     progress.say(f'{folder.path} is already trained to step {start}')
     return Result(start, True, folder.evaluation_at(start))
-  batches = data.batches(experiment.model, seed=experiment.seed, start=examples,
-                         shard=(jax.process_index(), jax.process_count()))
+  shard = jax.process_index(), jax.process_count()
+  batches = source_checks.checked(
+      data.batches(experiment.model, seed=experiment.seed, start=examples, shard=shard),
+      data, experiment.model, experiment.objectives, jax.process_count())
   if start < settings.steps:
     batches = itertools.chain([next(batches)], batches)
   evaluator = experiment.eval and experiment.eval.make(network, partitioner, data, experiment.seed)
