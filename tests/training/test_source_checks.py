@@ -13,12 +13,13 @@ from t5x_lite.training.source_checks import check_batch, checked
 
 SMALL = dict(vocab_size=50, embed_dim=8, num_layers=1, num_heads=1, mlp_dim=8)
 MODEL = ModelConfig(family='decoder_only', **SMALL)
+OBJECTIVES = (CrossEntropy(),)
 DATA = types.SimpleNamespace(batch_size=4, lengths={'targets': 6})
 GOOD = {'decoder_input_tokens': np.full((4, 6), 49), 'decoder_target_tokens': np.zeros((4, 6), int),
         'decoder_loss_weights': np.ones((4, 6), np.float32)}
 
 
-def check(batch, data=DATA, model=MODEL, objectives=(CrossEntropy(),), **options):
+def check(batch, data=DATA, model=MODEL, objectives=OBJECTIVES, **options):
   check_batch(batch, data, model, objectives, **options)
 
 
