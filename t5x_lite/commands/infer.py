@@ -1,9 +1,11 @@
-"""`t5x-lite infer`: the outputs of a trained model for a file or a split of its task."""
+"""`t5x-lite infer`: the outputs of a trained model for prompts, a file or a split of its task."""
 
 import argparse
+from collections.abc import Sequence
 import json
 import pathlib
 import re
+import sys
 from typing import Any
 
 from t5x_lite.commands import gin_flags
@@ -16,10 +18,17 @@ EXAMPLE = 't5x-lite infer --gin_file=runs/lm/config.gin --gin.InferConfig.input=
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   gin_flags.add_flags(parser)
+  parser.add_argument('--prompt', action='append', default=[], metavar='TEXT',
+                      help='print the output for this text; may be given again')
 
 
 def run(args: argparse.Namespace) -> int:
-  path, records = infer(gin_flags.load_experiment(args, trains=False)[0])
+  experiment = gin_flags.load_experiment(args, trains=False)[0]
+  if args.prompt:
+    for record in answer(experiment, args.prompt):
+      print(record['output'])
+    return 0
+  path, records = infer(experiment)
   for record in records[:3]:
     print(json.dumps(record, ensure_ascii=False))
   print(f'{len(records)} lines: {path}')
@@ -53,14 +62,22 @@ def load_generator(experiment, params: Any = None) -> tuple[Any, int | None]:
   return Generator(
       network, params, partitioner, data, batch_size=settings.batch_size,
       max_tokens=settings.max_tokens, temperature=settings.temperature,
-      seed=experiment.seed), step
+      seed=experiment.seed, placeholders=settings.placeholders), step
+
+
+def answer(experiment, prompts: Sequence[str]) -> list[dict[str, Any]]:
+  """The records of prompts, as of `infer`; nothing is written."""
+  if experiment.infer.input is not None:
+    raise FieldError(experiment.infer, 'input', 'there is --prompt too: leave one of them out')
+  return _records_of(load_generator(experiment)[0], prompts)
 
 
 def infer(experiment) -> tuple[pathlib.Path, list[dict[str, Any]]]:
   """Writes the outputs of the run's model; returns the file and its records.
 
-  A record has `inputs`, `output`, `score` and, if a task was read, `targets`. Raises UserError for
-  a missing input or checkpoint; the file appears once it is complete.
+  A record has `inputs`, `output`, `score` and, if a task was read, `targets`; if inputs are longer
+  than their length also `inputs_read`, what the model read of them, and `tokens_cut`. Raises
+  UserError for a missing input or checkpoint; the file appears once it is complete.
   """
   from t5x_lite.training.run_folder import RunFolder
   settings, data = experiment.infer, experiment.data
@@ -72,14 +89,39 @@ def infer(experiment) -> tuple[pathlib.Path, list[dict[str, Any]]]:
       RunFolder(experiment.folder).inferences(name, step))
   check_writable(output)
   if texts is not None:
-    records = generator(texts[:settings.num_examples])
+    records = _records_of(generator, texts[:settings.num_examples])
   else:
     splits = data.splits()
     if splits and settings.split not in splits:
       raise FieldError(settings, 'split', f'{data.name}: {nearest(settings.split, splits)}')
     examples = list(data.examples(settings.split, settings.num_examples, experiment.seed))
     outputs = generator.from_ids([example['ids'] for example in examples])
-    records = [{'inputs': example['inputs']} | got | {'targets': example['targets']}
-               for example, got in zip(examples, outputs)]
+    records = [{'inputs': example['inputs'],
+                **generator.cut_fields(example['ids'], example.get('tokens_cut', 0)),
+                **got, 'targets': example['targets']} for example, got in zip(examples, outputs)]
+    _say_cut(records, 'end')
   write_text(output, ''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in records))
   return output, records
+
+
+def _records_of(generator, texts: Sequence[str]) -> list[dict[str, Any]]:
+  """The records of texts; says how many were cut, or name no mask."""
+  if generator.named == 'mask':
+    unmasked = [text for text in texts if not generator.read(text).masks]
+    if unmasked:
+      _say(f'{len(unmasked)} of {len(texts)} texts have no {generator.mask} to fill in, such as '
+           f'{unmasked[0][:60]!r}')
+  records = generator(texts)
+  _say_cut(records, 'beginning' if generator.config.family == 'decoder_only' else 'end')
+  return records
+
+
+def _say_cut(records: Sequence[dict[str, Any]], part: str) -> None:
+  cut = [record['tokens_cut'] for record in records if 'tokens_cut' in record]
+  if cut:
+    _say(f'{len(cut)} of {len(records)} inputs are too long by up to {max(cut)} tokens: their '
+         f'{part} was cut off, and inputs_read of their records is what was read')
+
+
+def _say(text: str) -> None:
+  print(f'warning: {text}', file=sys.stderr)

@@ -57,7 +57,7 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
   from t5x_lite.core.console import Progress
   from t5x_lite.core.files import write_text
   from t5x_lite.experiment import gin_config
-  from t5x_lite.training import loop, resuming
+  from t5x_lite.training import loop, resuming, source_checks
   from t5x_lite.training.checkpoints import Checkpoints
   from t5x_lite.training.state import abstract_state
   from t5x_lite.training.step import make_train_step
@@ -78,10 +78,13 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
   if start >= settings.steps and (experiment.eval is None or folder.evaluation_at(start)):
     progress.say(f'{folder.path} is already trained to step {start}')
     return Result(start, True, folder.evaluation_at(start))
-  batches = data.batches(experiment.model, seed=experiment.seed, start=examples,
-                         shard=(jax.process_index(), jax.process_count()))
+  shard = jax.process_index(), jax.process_count()
+  batches = source_checks.checked(
+      data.batches(experiment.model, seed=experiment.seed, start=examples, shard=shard),
+      data, experiment.model, experiment.objectives, jax.process_count())
   if start < settings.steps:
     batches = itertools.chain([next(batches)], batches)
+  evaluator = experiment.eval and experiment.eval.make(network, partitioner, data, experiment.seed)
 
   # The state before the first step.
   if origin:
@@ -94,7 +97,7 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
   if jax.process_index() == 0:
     write_text(folder.config, config_gin)
   meta_at = lambda step: meta | {'examples': examples + (step - start) * data.batch_size}
-  hooks = _hooks(experiment, network, partitioner, folder, saved, start, meta_at, progress)
+  hooks = _hooks(experiment, evaluator, partitioner, folder, saved, start, meta_at, progress)
   step_fn = make_train_step(
       network, experiment.objectives, optimizer, partitioner, seed=experiment.seed,
       microbatches=settings.microbatches)
@@ -138,7 +141,7 @@ def _fresh_state(experiment, network, partitioner, optimizer, abstract, meta, pr
       init and init.step, init.missing_ok if init else (), meta, progress.say)
 
 
-def _hooks(experiment, network, partitioner, folder, saved, start, meta_at, progress) -> list:
+def _hooks(experiment, evaluator, partitioner, folder, saved, start, meta_at, progress) -> list:
   """The hooks of every run, then the experiment's own."""
   import jax
 
@@ -150,8 +153,6 @@ def _hooks(experiment, network, partitioner, folder, saved, start, meta_at, prog
   from t5x_lite.training.profiling import Profile
   settings, devices = experiment.train, partitioner.mesh.devices.flat
   writer = MetricWriter(folder, start, experiment.writers)
-  evaluator = experiment.eval and experiment.eval.make(
-      network, partitioner, experiment.data, experiment.seed)
 
   def flops_of(batch) -> float:
     rows = len(next(iter(batch.values()))) * jax.process_count()

@@ -7,22 +7,7 @@
 
 from typing import Any
 
-import numpy as np
-
 Batch = dict[str, Any]   # of NumPy arrays on the host, of jax.Arrays inside a step
-
-
-def for_model(batch: Batch, tokenizer: Any) -> Batch:
-  """`batch` as models read it: with segment ids, and token ids of the model.
-
-  Segment ids of unpacked rows are 1 for tokens and 0 for padding.
-  """
-  batch = dict(batch)
-  for side, tokens in (('encoder', 'encoder_input_tokens'), ('decoder', 'decoder_target_tokens')):
-    if tokens in batch and f'{side}_segment_ids' not in batch:
-      batch[f'{side}_segment_ids'] = (batch[tokens] != tokenizer.pad_id).astype(np.int32)
-  return {name: tokenizer.model_ids(x) if name.endswith('_tokens') else x
-          for name, x in batch.items()}
 
 
 def num_tokens(batch: Batch):

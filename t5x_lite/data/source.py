@@ -1,6 +1,6 @@
 """The protocol of a source of batches: a seqio stream, a cache, a buffer of rollouts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,24 +11,24 @@ from t5x_lite.data.features import Batch
 
 
 class Tokenizer(Protocol):
-  """Text and ids of one feature of a source."""
+  """Text and ids, as models read them, of one feature of a source."""
 
   vocab_size: int
-  pad_id: int
   eos_id: int
   start_id: int     # what a decoder reads before the first token
   add_eos: bool     # whether texts of this feature end with eos_id
   cls_id: int       # begins what an encoder-only model reads; UserError if there is none
   mask_id: int      # stands for a token to guess; UserError if there is none
+  mask_spelling: str   # which stands for it in a prompt
 
   def encode(self, text: str) -> list[int]:
-    """Ids of a text."""
+    """Ids of a text; what spells a special token there is text as well."""
+
+  def encode_prompt(self, text: str, kind: str) -> tuple[list[int], int]:
+    """Ids of a prompt that spells each 'mask', or 'sentinels', and how many of these there are."""
 
   def decode(self, ids: list[int]) -> str:
     """Text of ids, up to the end of text."""
-
-  def model_ids(self, ids: np.ndarray) -> np.ndarray:
-    """Ids as models read them."""
 
   def byte_lengths(self) -> np.ndarray:
     """int32 [vocab_size]: bytes of text each id stands for."""
@@ -45,12 +45,14 @@ class Source:
     lengths: tokens of `inputs` and of `targets` of a row; no `inputs` without an encoder or prompt.
     batch_size: rows of a global batch.
     vocabulary: the file that the tokenizer is read from, or None.
+    labels: names of the classes of a classification; empty if they have none.
   """
 
   name: str
   lengths: dict[str, int]
   batch_size: int
   vocabulary: str | None = None
+  labels: Sequence[str] = ()
 
   def batches(self, model: Any, *, seed: int, start: int = 0, shard: tuple[int, int] = (0, 1)
               ) -> Iterator[Batch]:
@@ -70,7 +72,9 @@ class Source:
 
   def examples(self, split: str, limit: int | None = None, seed: int = 0
                ) -> Iterator[dict[str, Any]]:
-    """Examples of a split to infer from: `ids` of the inputs, texts `inputs` and `targets`.
+    """Examples of a split to infer from: `ids` of the inputs, `inputs` and `targets` as given.
+
+    `tokens_cut`, 0 if it is left out, is how many tokens of the inputs are beyond their length.
 
     Args:
       split: one of `splits`.

@@ -5,27 +5,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.models import Network
+from t5x_lite.objectives.cross_entropy import is_best
 from t5x_lite.parallel.partitioner import Partitioner
 
 
-def make_score(network: Network, partitioner: Partitioner, byte_lengths: np.ndarray | None):
-  """Jitted (params, batch) -> sums of each row, [batch] float32.
+def make_score(network: Network, partitioner: Partitioner):
+  """Jitted (params, batch, bytes of text of each id [vocab]) -> sums of each row, [batch] float32.
 
   They are log p(target), the same over targets that stand for text, the weights, the bytes of
-  text and the correct predictions. `byte_lengths` is [vocab], the bytes of each id; None if ids
-  are classes.
+  text and the correct predictions. The bytes are None if ids are classes.
   """
   side = network.config.target_side
 
-  def score(params, batch):
+  def score(params, batch, text_bytes_V: np.ndarray | None):
     logits = network.bind(params)(batch)
     targets = batch[f'{side}_target_tokens']
     weights = batch[f'{side}_loss_weights'].astype(jnp.float32)
     log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
-    hits = (logits.argmax(-1) == targets) * weights
+    hits = is_best(logits, targets) * weights
     sums = {'score': log_p * weights, 'tokens': weights, 'correct': hits}
-    if byte_lengths is not None:
-      size = jnp.asarray(byte_lengths)[targets] * (weights > 0)
+    if text_bytes_V is not None:
+      size = jnp.asarray(text_bytes_V)[targets] * (weights > 0)
       sums |= {'bytes': size, 'text': log_p * weights * (size > 0)}
     return {name: x.sum(1) for name, x in sums.items()}
 

@@ -80,9 +80,12 @@ class InferConfig:
   output: Path | None = None     # None: MODEL_DIR/inferences-<name>-<step>.jsonl
   step: Step | None = None       # the checkpoint that is read; None: the newest
   num_examples: Count | None = None   # the first so many; None: all
-  batch_size: Count = 16         # examples at a time
+  batch_size: Count = 16         # examples at a time; no output depends on it
   max_tokens: Length | None = None   # maximum of new tokens; None: the task's target length
   temperature: float = 0.0       # 0: greedy; or 0.01 to 100
+  # [MASK] in a text for a masked language model, <extra_id_0> in one for an encoder-decoder, stand
+  # for the mask or the sentinel; False: they are text, as all else that a text spells.
+  placeholders: bool = True
 
   def __post_init__(self):
     check_types(self)

@@ -23,7 +23,8 @@ def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
     batch: what `model.start` reads (the encoder's features, one example a row).
     prompt_BP: prompts, padded on the left to one length; at least the id that starts decoding.
     valid_BP: bool, False on the padding.
-    key: draws the tokens; not used when greedy.
+    key: draws the tokens: one for each row [batch], so that what a row draws does not depend on the
+      others, or one of which each row folds its index; not used when greedy.
     max_tokens: a row ends at this length or with `eos_id`, which is kept; `pad_id` fills the rest.
     temperature: tokens are drawn from softmax(logits / temperature); 0 takes the largest logit,
       the lowest id among ties.
@@ -33,6 +34,7 @@ def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
   The log-likelihood is the model's own, at temperature 1, summed over a row's new tokens.
   """
   B, P = prompt_BP.shape
+  key_B = jax.vmap(lambda b: jax.random.fold_in(key, b))(jnp.arange(B)) if key.ndim == 0 else key
   cache = model.start(batch, P + max_tokens)
   logits_BV, cache = model.decode(prompt_BP, cache, valid_BP, prompt=True)
 
@@ -44,7 +46,8 @@ def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
     i, logits_BV, cache, tokens_BT, score_B, done_B = carry
     logits_BV = jnp.where(jnp.arange(logits_BV.shape[-1]) < num_ids, logits_BV, -jnp.inf)
     if temperature:
-      token_B = jax.random.categorical(jax.random.fold_in(key, i), logits_BV / temperature)
+      draw = lambda key, logits_V: jax.random.categorical(jax.random.fold_in(key, i), logits_V)
+      token_B = jax.vmap(draw)(key_B, logits_BV / temperature)
     else:
       token_B = _argmax(logits_BV)
     log_p_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B[:, None], -1)[:, 0]

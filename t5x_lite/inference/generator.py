@@ -1,18 +1,35 @@
 """Texts in, texts out: a trained model with its tokenizer."""
 
+import collections
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+import zlib
 
 import jax
 import numpy as np
 
 from t5x_lite.core.errors import UserError
-from t5x_lite.data.features import Batch, for_model
+from t5x_lite.data.features import Batch
 from t5x_lite.data.source import Source
 from t5x_lite.inference.generate import left_pad, make_generate
 from t5x_lite.inference.predict import make_predict
 from t5x_lite.models import Network
 from t5x_lite.parallel.partitioner import Partitioner
+
+FILL = 0   # what stands on padding, which segment ids and masks tell from tokens
+
+
+class Read(NamedTuple):
+  """What is read of a text.
+
+  Attributes:
+    ids: what the model reads.
+    cut: how many tokens were cut off.
+    masks: how many masks or sentinels the text names.
+  """
+  ids: list[int]
+  cut: int
+  masks: int
 
 
 class Generator:
@@ -20,80 +37,120 @@ class Generator:
 
   def __init__(self, network: Network, params: Any, partitioner: Partitioner, data: Source, *,
                batch_size: int, max_tokens: int | None = None, temperature: float = 0.0,
-               seed: int = 0):
+               seed: int = 0, placeholders: bool = True):
     """Does not compile.
 
     Args:
       network, params: the model; all its parameters.
       partitioner: of the mesh of `params`; it divides `batch_size`.
-      data: whose tokenizers and lengths are used.
-      batch_size: texts at a time.
+      data: whose tokenizers, lengths and labels are used.
+      batch_size: texts at a time; no output depends on it.
       max_tokens: maximum of new tokens; None: the length of the targets.
       temperature: 0 is greedy.
       seed: of the tokens drawn.
+      placeholders: whether [MASK] in a text, of a masked language model, or <extra_id_0>, of an
+        encoder-decoder, stands for the mask or the sentinel; else all text is text.
     """
     self.config, self.params, self.partitioner = network.config, params, partitioner
-    self.lengths, self.batch_size, self.seed = data.lengths, batch_size, seed
+    self.lengths, self.labels = data.lengths, data.labels
+    self.batch_size, self.key = batch_size, jax.random.key(seed)
     self.inputs, self.targets = data.tokenizer('inputs'), data.tokenizer('targets')
     self.max_tokens = max_tokens or self.lengths['targets']
+    classes = self.config.num_classes is not None
+    kinds = {'encoder_only': None if classes else 'mask', 'encoder_decoder': 'sentinels'}
+    self.named = kinds.get(self.config.family) if placeholders else None
     if self.config.family == 'encoder_only':
-      self._predict = make_predict(network, partitioner)
+      self._predict = make_predict(network, partitioner, num_ids=(
+          len(self.labels) or self.config.num_classes if classes else self.inputs.vocab_size))
     else:
       self._generate = make_generate(
           network, partitioner, temperature=temperature, max_tokens=self.max_tokens,
-          eos_id=self.targets.eos_id, pad_id=self.targets.pad_id, num_ids=self.targets.vocab_size)
+          eos_id=self.targets.eos_id, pad_id=FILL, num_ids=self.targets.vocab_size)
 
   def __call__(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-    """[{'inputs', 'output', 'score'}] for texts; score: log-likelihood of the output."""
-    return [{'inputs': text} | got for text, got in zip(texts, self.from_ids(
-        [self.encode(text) for text in texts]))]
+    """[{'inputs', 'output', 'score'}] for texts; score: log-likelihood of the output.
 
-  def encode(self, text: str) -> list[int]:
-    """The ids a model of this family reads for a text, truncated to the inputs' length."""
-    ids = self.inputs.encode(text)
+    Where a text is longer than the inputs' length, `inputs_read` is what was read of it and
+    `tokens_cut` how many tokens were not: the first ones of a decoder's prompt, which is continued
+    from its end, else the last ones.
+    """
+    reads = [self.read(text) for text in texts]
+    outputs = self.from_ids([read.ids for read in reads])
+    return [{'inputs': text, **self.cut_fields(read.ids, read.cut), **got}
+            for text, read, got in zip(texts, reads, outputs)]
+
+  def read(self, text: str) -> Read:
+    """What a model of this family reads of a text."""
+    ids, masks = (self.inputs.encode(text), 0) if self.named is None else (
+        self.inputs.encode_prompt(text, self.named))
     length = self.lengths.get('inputs')
     if self.config.family == 'encoder_only':
       ids = [self.inputs.cls_id, *ids]
-    elif length is not None and self.inputs.add_eos:
-      return ids[:length - 1] + [self.inputs.eos_id]
-    return ids[:length or self.lengths['targets']]
+    end = [self.inputs.eos_id] if length is not None and self.inputs.add_eos else []
+    room = (length or self.lengths['targets']) - len(end)
+    cut = max(len(ids) - room, 0)
+    kept = ids[cut:] if self.config.family == 'decoder_only' else ids[:room]
+    return Read(kept + end, cut, masks)
+
+  @property
+  def mask(self) -> str:
+    """How a text spells the mask."""
+    return self.inputs.mask_spelling
+
+  def cut_fields(self, ids: Sequence[int], cut: int) -> dict[str, Any]:
+    """What a record says of inputs `ids` that `cut` tokens were cut off; nothing if none were."""
+    return {'inputs_read': self.inputs.decode(list(ids)), 'tokens_cut': cut} if cut else {}
 
   def from_ids(self, inputs: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
     """{'output', 'score'} for each sequence of input ids, in order."""
-    size = self.batch_size
+    if self.config.family == 'decoder_only' and inputs:
+      self._check_length(1 + max(map(len, inputs)))
+    size, keys = self.batch_size, self._keys(inputs)
     for start in range(0, len(inputs), size):
       chunk = [np.asarray(ids, np.int32) for ids in inputs[start:start + size]]
+      rows = np.minimum(start + np.arange(size), len(inputs) - 1)   # the last one fills the batch
       filled = chunk + [chunk[-1]] * (size - len(chunk))
       if self.config.family == 'encoder_only':
         outputs, scores = self._fill(filled)
       else:
-        outputs, scores = self._continue(filled, start)
+        outputs, scores = self._continue(filled, keys[rows])
       for output, score, _ in zip(outputs, scores, chunk):
         yield {'output': output, 'score': float(score)}
 
-  def _continue(self, inputs: list[np.ndarray], start: int):
+  def _keys(self, inputs: Sequence[Sequence[int]]) -> jax.Array:
+    """A key for each example [number]: it follows from its ids, and how often they came before.
+
+    So what is drawn for an example depends neither on the batch size nor on other examples.
+    """
+    seen = collections.Counter()
+    folds = []
+    for ids in inputs:
+      number = zlib.crc32(np.asarray(ids, np.int32).tobytes())
+      folds.append((number, seen[number]))
+      seen[number] += 1
+    fold = lambda pair: jax.random.fold_in(jax.random.fold_in(self.key, pair[0]), pair[1])
+    return jax.vmap(fold)(np.asarray(folds, np.uint32).reshape(-1, 2))
+
+  def _continue(self, inputs: list[np.ndarray], keys: jax.Array):
     """Generated texts and their log-likelihoods."""
     first = np.asarray([self.targets.start_id], np.int32)
-    pad_id = self.targets.pad_id
     if self.config.family == 'encoder_decoder':
       batch = self._encoder_batch(inputs)
-      prompt, valid = left_pad([first] * len(inputs), pad_id)
+      prompt, valid = left_pad([first] * len(inputs), FILL)
     else:
-      self._check_length(1 + max(map(len, inputs)))
-      prompt, valid = left_pad([
-          self.targets.model_ids(np.concatenate([first, i])) for i in inputs], pad_id)
+      prompt, valid = left_pad([np.concatenate([first, ids]) for ids in inputs], FILL)
       batch = {'decoder_input_tokens': prompt}
     put = self.partitioner.put_batch(batch | {'prompt': prompt, 'valid': valid})
-    key = jax.random.fold_in(jax.random.key(self.seed), start)
     ids, scores = jax.device_get(self._generate(
-        self.params, put, put.pop('prompt'), put.pop('valid'), key))
+        self.params, put, put.pop('prompt'), put.pop('valid'), keys))
     return [self.targets.decode(row.tolist()) for row in ids], scores
 
   def _encoder_batch(self, inputs: list[np.ndarray]) -> Batch:
     """The encoder's features of unpacked rows, padded on the right to the inputs' length."""
-    length, pad_id = self.lengths['inputs'], self.inputs.pad_id
-    tokens = np.stack([np.pad(i, (0, length - len(i)), constant_values=pad_id) for i in inputs])
-    return for_model({'encoder_input_tokens': tokens}, self.inputs)
+    length = self.lengths['inputs']
+    pad = lambda row: np.pad(row, (0, length - len(row)), constant_values=FILL)
+    return {'encoder_input_tokens': np.stack([pad(ids) for ids in inputs]),
+            'encoder_segment_ids': np.stack([pad(np.ones_like(ids)) for ids in inputs])}
 
   def _check_length(self, prompt: int):
     limit = self.config.max_length
@@ -106,9 +163,11 @@ class Generator:
     """Classes, or texts with every masked position filled in, and their log-likelihoods."""
     batch = self._encoder_batch(inputs)
     tokens = batch['encoder_input_tokens']
-    best, log_p = jax.device_get(self._predict(self.params, self.partitioner.put_batch(batch)))
+    best, log_p, _ = jax.device_get(self._predict(self.params, self.partitioner.put_batch(batch)))
     if self.config.num_classes is not None:
-      return best[:, 0].tolist(), log_p[:, 0]
-    masked = tokens == self.inputs.mask_id
+      labels = self.labels or range(self.config.num_classes)
+      return [labels[i] for i in best[:, 0].tolist()], log_p[:, 0]
+    masked = (tokens == self.inputs.mask_id) & (batch['encoder_segment_ids'] > 0)
     filled = np.where(masked, best, tokens)
-    return [self.inputs.decode(row.tolist()) for row in filled], (log_p * masked).sum(1)
+    texts = [self.inputs.decode(row[:len(ids)].tolist()) for row, ids in zip(filled, inputs)]
+    return texts, (log_p * masked).sum(1)

@@ -6,11 +6,17 @@ from t5x_lite.models import Network
 from t5x_lite.parallel.partitioner import Partitioner
 
 
-def make_predict(network: Network, partitioner: Partitioner):
-  """Jitted (params, batch) -> (best id of each position, its log-likelihood); encoder-only."""
+def make_predict(network: Network, partitioner: Partitioner, num_ids: int):
+  """Jitted (params, batch) -> (best id of each position, its log-likelihood, whether others are as
+  likely); encoder-only.
+
+  `num_ids` is the size of the vocabulary, or the number of classes: rows of the output layer beyond
+  it are never the best.
+  """
 
   def predict(params, batch):
-    log_p = jax.nn.log_softmax(network.bind(params)(batch))
-    return log_p.argmax(-1), log_p.max(-1)
+    log_p = jax.nn.log_softmax(network.bind(params)(batch))[..., :num_ids]
+    tied = (log_p == log_p.max(-1, keepdims=True)).sum(-1) > 1
+    return log_p.argmax(-1), log_p.max(-1), tied
 
   return jax.jit(predict, out_shardings=partitioner.replicated)

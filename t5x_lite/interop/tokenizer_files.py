@@ -1,10 +1,12 @@
 """Tokenizer files: their names, and the ids of a tokenizer.json or of a tiktoken rank file."""
 
 from collections.abc import Iterator, Sequence
+import functools
 import hashlib
 import json
 import pathlib
 import shutil
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import tokenizers
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.interop import tiktoken_ranks
+from t5x_lite.interop.plain_text import text_tokenizer
 
 # The files that accompany a Hugging Face checkpoint, besides config.json and its tensors.
 NAMES = (
@@ -22,6 +25,7 @@ NAMES = (
 READABLE = ('tokenizer.json', 'spiece.model', 'tokenizer.model')
 _EOS = ('</s>', '<|endoftext|>', '<|end_of_text|>', '<eos>', '[SEP]', '<|im_end|>')
 _BOS = ('<s>', '<|begin_of_text|>', '<bos>', '[CLS]')
+_PAD = ('<pad>', '[PAD]', '<|pad|>', '<|padding|>')
 
 
 def copy_files(source: pathlib.Path, target: pathlib.Path, names: Sequence[str] = NAMES
@@ -37,16 +41,14 @@ def copy_files(source: pathlib.Path, target: pathlib.Path, names: Sequence[str] 
 class TokenizerFile:
   """The ids of a fast tokenizer, whatever its model: byte-level BPE, WordPiece, Unigram.
 
-  Where id 0 is a piece of text, as in GPT-2 and LLaMA 3, and the reader needs 0 for padding, that
-  piece has the id `pad_alias`, one past the last; `model_ids` gives the tokenizer's own, which
-  models read and write, and `decode` takes either. Beginning and end of text are those named
-  by tokenizer_config.json beside the file, else the usual ones.
+  Text is text: what spells a control token there is split as any other. Beginning, end and padding
+  are those named by tokenizer_config.json beside the file, else the usual ones.
 
   Attributes:
     size: one more than the highest id.
     extra_ids: T5's sentinels, which are its last ids.
-    eos_id, bos_id, unk_id, cls_id, mask_id: of the special tokens; None for those it lacks.
-    pad_alias: the id that stands for 0, or None if 0 is padding or special.
+    eos_id, bos_id, pad_id, unk_id, cls_id, mask_id: of the special tokens; None for those it lacks.
+    control: {id: token} of all ids that no text stands for.
     digest: SHA-256 of the file's content.
   """
 
@@ -61,7 +63,7 @@ class TokenizerFile:
     self.tokenizer.no_truncation()
     self.tokenizer.no_padding()
     self.digest = hashlib.sha256(content.encode()).hexdigest()
-    self._json = json.loads(content)
+    self._json, self._config = json.loads(content), self._read_config()
     ids = self.tokenizer.get_vocab(with_added_tokens=True)
     self.size = max(ids.values()) + 1
     self.extra_ids = 0   # <extra_id_0> is the last id, <extra_id_1> the one before it, …
@@ -69,6 +71,7 @@ class TokenizerFile:
       self.extra_ids += 1
     self.eos_id = self._special('eos_token', _EOS)
     self.bos_id = self._special('bos_token', _BOS)
+    self.pad_id = self._special('pad_token', _PAD)
     if self.eos_id is None:
       raise UserError(f'{path} has none of {", ".join(_EOS)}: name the eos_token in '
                       'tokenizer_config.json beside it')
@@ -78,29 +81,89 @@ class TokenizerFile:
     self.unk_id = None if unknown is None else ids.get(unknown)
     self.cls_id = ids.get('[CLS]')
     self.mask_id = ids.get('[MASK]', ids.get('<mask>'))
-    self._specials = {t['id'] for t in self._json.get('added_tokens', ()) if t['special']}
-    self.pad_alias = None if 0 in self._specials or self.unk_id == 0 else self.size
-    if self.bos_id is None and self.pad_alias is not None:
+    self.control = self._control_tokens()
+    if self.bos_id is None and 0 not in self.control:
       self.bos_id = self.eos_id   # as GPT-2 has it; id 0 would be a piece of text
+    self._encoders = {}
+    self._known, self._warnings = set(), 5   # characters met, and warnings to come
+
+  def _read_config(self) -> dict[str, Any]:
+    """tokenizer_config.json beside the file; empty if there is none."""
+    config = self.path.with_name('tokenizer_config.json')
+    try:
+      return json.loads(config.read_text(encoding='utf-8')) if config.exists() else {}
+    except ValueError as error:
+      raise UserError(f'{config} is not JSON: {error}') from error
 
   def _special(self, name: str, usual: Sequence[str]) -> int | None:
-    config = self.path.with_name('tokenizer_config.json')
     tokens = list(usual)
-    if config.exists():
-      token = json.loads(config.read_text(encoding='utf-8')).get(name)
-      token = token.get('content') if isinstance(token, dict) else token
+    if self._config:
+      token = _content(self._config.get(name))
       tokens = [token] if token else [] if name == 'bos_token' else tokens
     ids = (self.tokenizer.token_to_id(token) for token in tokens)
     return next((i for i in ids if i is not None), None)
 
-  def model_ids(self, ids: np.ndarray) -> np.ndarray:
-    """Ids with the alias of padding -> the tokenizer's."""
-    return ids if self.pad_alias is None else np.where(ids == self.pad_alias, 0, ids)
+  def _control_tokens(self) -> dict[int, str]:
+    added = [*(self._json.get('added_tokens') or ()),
+             *self._config.get('added_tokens_decoder', {}).values()]
+    tokens = {t['content'] for t in added if t.get('special')}
+    tokens |= {_content(token) for token in self._config.get('additional_special_tokens') or ()}
+    ids = {self.tokenizer.token_to_id(token) for token in tokens if token}
+    ids |= {self.eos_id, self.bos_id, self.pad_id, self.unk_id, self.cls_id, self.mask_id,
+            *range(self.size - self.extra_ids, self.size)}
+    return {i: self.tokenizer.id_to_token(i) for i in ids if i is not None}
 
-  def encode(self, text: str) -> list[int]:
-    """Ids of a text, without special tokens."""
-    ids = self.tokenizer.encode(text, add_special_tokens=False).ids
-    return ids if self.pad_alias is None else [i or self.pad_alias for i in ids]
+  def encode(self, text: str, named: Sequence[int] = ()) -> list[int]:
+    """Ids of a text, without special tokens.
+
+    Args:
+      text: taken for text alone.
+      named: control ids that their spelling in the text does stand for.
+
+    Raises UserError for text that the tokenizer has neither pieces nor an unknown token for; where
+    it leaves out such characters, says so on stderr, once for each of the first few.
+    """
+    if self._drops and not self._known.issuperset(text):
+      self._say_dropped(text)
+    return self._ids(text, named)
+
+  def _ids(self, text: str, named: Sequence[int] = ()) -> list[int]:
+    try:
+      return self.encoder(named).encode(text, add_special_tokens=False).ids
+    except Exception as error:   # tokenizers raises Exception itself
+      raise UserError(f'{self.path} has no ids for {text[:40]!r} ({error}): add an unknown token '
+                      'to it, or use a tokenizer that falls back to bytes') from error
+
+  def _is_dropped(self, character: str) -> bool:
+    """Whether no id stands for a character that the tokenizer's normalising keeps."""
+    normalizer = self.encoder().normalizer
+    kept = normalizer.normalize_str(character) if normalizer else character
+    return bool(kept.strip()) and not self._ids(character)
+
+  @functools.cached_property
+  def _drops(self) -> bool:
+    """Whether characters without a piece are left out, tried with some that hardly any has."""
+    try:
+      return any(map(self._is_dropped, '\ue123\U00010900\u2603'))
+    except UserError:   # it refuses them
+      return False
+
+  def _say_dropped(self, text: str) -> None:
+    for character in sorted(set(text) - self._known):
+      if self._warnings and self._is_dropped(character):
+        self._warnings -= 1
+        more = '' if self._warnings else '; further ones are not reported'
+        print(f'warning: {self.path} has neither a piece nor an unknown token for {character!r}, '
+              f'which is left out of all text{more}', file=sys.stderr)
+    self._known.update(text)
+
+  def encoder(self, named: Sequence[int] = ()) -> tokenizers.Tokenizer:
+    """The tokenizer that `encode` uses."""
+    named = tuple(named)
+    if named not in self._encoders:
+      self._encoders[named] = text_tokenizer(
+          self._json, self.control.values(), [self.control[i] for i in named])
+    return self._encoders[named]
 
   def decode(self, ids: Sequence[int]) -> str:
     """Text up to the first end of text; special tokens have none."""
@@ -111,11 +174,10 @@ class TokenizerFile:
 
   def decode_all(self, ids: Sequence[int]) -> str:
     """Text of all ids, also of those after an end of text."""
-    own = [0 if i == self.pad_alias else i for i in ids if i < self.size or i == self.pad_alias]
-    return self.tokenizer.decode(own, skip_special_tokens=True)
+    return self.tokenizer.decode([i for i in ids if i < self.size], skip_special_tokens=True)
 
   def byte_lengths(self) -> np.ndarray:
-    """int32 [size]: bytes of text of each id; 0 for special ids.
+    """int32 [size]: bytes of text of each id, as it is normalised; 0 for control ids.
 
     A word that WordPiece begins counts its space; what it lower-cases and strips is not counted.
     """
@@ -123,7 +185,7 @@ class TokenizerFile:
 
     def size(i: int) -> int:
       piece = self.tokenizer.id_to_token(i)
-      if piece is None or i in self._specials or i == self.unk_id:
+      if piece is None or i in self.control:
         return 0
       if 'ByteLevel' in kinds:   # each byte is one character there
         return len(piece)
@@ -134,6 +196,11 @@ class TokenizerFile:
       return len(piece.replace('▁', ' ').encode())
 
     return np.asarray([size(i) for i in range(self.size)], np.int32)
+
+
+def _content(token: Any) -> str | None:
+  """The text of a token in tokenizer_config.json."""
+  return token.get('content') if isinstance(token, dict) else token
 
 
 def _types(node: Any) -> Iterator[str]:
@@ -148,7 +215,7 @@ def special_ids(path: str) -> dict[str, int]:
   if tiktoken_ranks.is_tokenizer(path):
     file = TokenizerFile(path)
     ids = {'eos_token_id': file.eos_id, 'bos_token_id': -1 if file.bos_id is None else file.bos_id,
-           'pad_token_id': 0 if file.pad_alias is None else file.eos_id}
+           'pad_token_id': file.eos_id if file.pad_id is None else file.pad_id}
   else:
     import sentencepiece
     model = sentencepiece.SentencePieceProcessor(path)

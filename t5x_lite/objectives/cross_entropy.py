@@ -23,7 +23,7 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Array, *,
 
   Returns:
     `objective` (what is minimised), `loss` (plain cross-entropy, nats), `correct` (weight of the
-    targets with the largest logit) and `weight` (sum of weights).
+    targets with the largest logit, alone) and `weight` (sum of weights).
   """
   weights = weights.astype(jnp.float32)
   log_z = jax.nn.logsumexp(logits, axis=-1)
@@ -38,10 +38,20 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Array, *,
     objective = log_z - p * target_logit - q * other_logits - entropy
   if z_loss:
     objective = objective + z_loss * jnp.square(log_z)
-  # Not argmax, which needs a second pass over the logits, and a slow one.
-  correct = (target_logit >= logits.max(-1)) * weights
+  correct = is_best(logits, targets) * weights
   return {'objective': (objective * weights).sum(), 'loss': (loss * weights).sum(),
           'correct': correct.sum(), 'weight': weights.sum()}
+
+
+def is_best(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """Whether a target has the largest logit, bool [batch, length]; not if another is as large.
+
+  So a model that gives all the same logit is never right. Not by argmax, which is slow on a CPU.
+  """
+  target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)
+  id_BLV = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+  others = jnp.where(id_BLV == targets[..., None], -jnp.inf, logits)
+  return target_logit[..., 0] > others.max(-1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))

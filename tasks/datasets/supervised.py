@@ -69,7 +69,7 @@ class Supervised:
     )
     if self.classification_name:
       parts = classification.task_parts(
-          VOCABULARY, len(self.labels), text='inputs', label='label',
+          VOCABULARY, len(self.labels), text='inputs', label='label', labels=self.labels,
           before=(*self._texts(('label',)), prompts.labelled),
       )
       seqio.TaskRegistry.add(

@@ -129,7 +129,7 @@ class FileTask:
       seqio.TaskRegistry.get(name).source.indices = indices
     else:
       self._report(indices)
-      source.register(name, self.objective, indices, num_classes=len(self.labels))
+      source.register(name, self.objective, indices, labels=self.labels)
     return name
 
   def _report(self, indices: dict[str, index.FileIndex]) -> None:

@@ -1,31 +1,14 @@
 """The seqio source and task behind `tasks.files.FileTask`."""
 
-from collections.abc import Iterator, Mapping
-import contextlib
+from collections.abc import Mapping, Sequence
 
 import seqio
 import tensorflow as tf
 
-from t5x_lite.core.errors import UserError
 from t5x_lite.data.files.index import FileIndex
 from tasks import vocabularies
 from tasks.files import random_access
 from tasks.preprocessors import classification, pretraining
-
-_raised: list[UserError] = []   # inside tf.data, which makes errors of its own of them
-
-
-@contextlib.contextmanager
-def file_errors() -> Iterator[None]:
-  """Raises errors of files that are found while tf.data reads them as the one line they are."""
-  kind = tf.errors.OpError   # a stream that Python's end closes finds no tf any more
-  try:
-    yield
-  except kind as error:
-    for found in _raised:
-      if str(found) in error.message:
-        raise found from error
-    raise
 
 
 class IndexedFileSource(seqio.DataSource):
@@ -67,11 +50,7 @@ class IndexedFileSource(seqio.DataSource):
 
     @tf.autograph.experimental.do_not_convert
     def lookup(i):
-      try:
-        features = examples[int(i)]
-      except UserError as error:
-        _raised.append(error)
-        raise
+      features = examples[int(i)]
       return [features[name].encode() for name in names]
 
     def read(index):
@@ -88,19 +67,19 @@ class IndexedFileSource(seqio.DataSource):
 
 
 def register(name: str, objective: str, indices: Mapping[str, FileIndex], *,
-             num_classes: int = 0) -> None:
+             labels: Sequence[str] = ()) -> None:
   """Registers the task of that name, over the byte vocabulary.
 
   Args:
     name: of the task.
     objective: of pretraining.PREPROCESSORS, or 'classification'.
     indices: the examples of each split.
-    num_classes: of a classification, whose targets are class numbers as text.
+    labels: of a classification, whose targets are class numbers as text.
   """
   vocabulary = vocabularies.BYTE_VOCABULARY
   if objective == 'classification':
-    parts = classification.task_parts(vocabulary, num_classes, text='inputs', label='targets',
-                                      before=(class_numbers,))
+    parts = classification.task_parts(vocabulary, len(labels), text='inputs', label='targets',
+                                      labels=labels, before=(class_numbers,))
   else:
     parts = pretraining.task_parts(objective, vocabulary)
   seqio.TaskRegistry.add(name, source=IndexedFileSource(indices),

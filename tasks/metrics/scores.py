@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from tasks.metrics import words
+
 
 def exact_match(targets: Sequence[str], predictions: Sequence[str]) -> Mapping[str, float]:
   """Returns the percentage of predictions equal to their target, outer spaces apart."""
@@ -17,7 +19,10 @@ def exact_match(targets: Sequence[str], predictions: Sequence[str]) -> Mapping[s
 
 
 def rouge_l(targets: Sequence[str], predictions: Sequence[str]) -> Mapping[str, float]:
-  """Returns the mean F1 of the longest common subsequence of words (Lin 2004), unstemmed."""
+  """Returns the mean F1 of the longest common subsequence of words (Lin 2004), unstemmed.
+
+  Words of any script; of English text the score is rouge-score's.
+  """
   return {'rouge_l': _rouge(targets, predictions, ['rougeL'])['rougeL']}
 
 
@@ -32,7 +37,10 @@ def rouge(targets: Sequence[str], predictions: Sequence[str]) -> Mapping[str, fl
 
 
 def bleu(targets: Sequence[str], predictions: Sequence[str]) -> Mapping[str, float]:
-  """Returns the corpus BLEU of sacrebleu's defaults: 13a tokens, exponential smoothing."""
+  """Returns the corpus BLEU of sacrebleu's defaults: 13a tokens, exponential smoothing.
+
+  Characters of scripts without spaces are tokens, as sacrebleu has it for Chinese.
+  """
   return _bleu(targets, predictions, '13a')
 
 
@@ -115,14 +123,15 @@ def language_modeling(targets, scores) -> Mapping[str, float]:
   Args:
     targets: ignored; the scores hold all that counts.
     scores: `(log_likelihoods, aux)`: the natural log-likelihood of each example [n], and the sums
-      of each example [n] under 'tokens' (target ids scored), 'bytes' (of text they stand for),
+      of each example [n] under 'tokens' (target ids scored), 'bytes' (of the text they stand for),
       'text' (log-likelihood of those that stand for text) and 'correct' (ids for which the
       model's best guess was right).
 
   Returns:
     'loss', nats a target id; 'perplexity', exp(loss); 'bits_per_byte', which compares
-    vocabularies and objectives, since sentinels and the end of text, which stand for no byte, are
-    left out of it; 'token_accuracy', a percentage. nan where there is nothing to divide by.
+    vocabularies and objectives: bytes are those of the text itself, unknown pieces and what
+    normalising took from it included, and sentinels and the end of text, which stand for none, are
+    left out; 'token_accuracy', a percentage. nan where there is nothing to divide by.
   """
   del targets
   log_likelihoods, aux = scores
@@ -149,7 +158,7 @@ def _ratio(numerator: float, denominator: float) -> float:
 def _rouge(targets, predictions, kinds: list[str]) -> dict[str, float]:
   from rouge_score import rouge_scorer  # Slow to import: it loads nltk.
 
-  scorer = rouge_scorer.RougeScorer(kinds, use_stemmer=False)
+  scorer = rouge_scorer.RougeScorer(kinds, tokenizer=words.WordTokenizer())
   scores = [scorer.score(t, p) for t, p in zip(targets, predictions, strict=True)]
   return {kind: percent([score[kind].fmeasure for score in scores]) for kind in kinds}
 
@@ -159,5 +168,8 @@ def _bleu(targets, predictions, tokenize: str) -> dict[str, float]:
 
   if not targets:
     return {'bleu': math.nan}
-  score = sacrebleu.corpus_bleu(list(predictions), [list(targets)], tokenize=tokenize)
+  # Orders of which a corpus has no n-gram are left out, or a perfect one of short texts had 0.
+  score = sacrebleu.corpus_bleu(
+      [*map(words.spaced, predictions)], [[*map(words.spaced, targets)]], tokenize=tokenize,
+      use_effective_order=True)
   return {'bleu': score.score}

@@ -146,8 +146,9 @@ def _check(task: seqio.Task, data: Any) -> None:
                     'DataConfig.cache_dir to None')
   written, present = json.loads((folder / _PROVENANCE).read_text()), _provenance(task, data.split)
   for what, value in present.items():
-    if written[what] != value:
-      raise UserError(f'{folder} was written with {what} {written[what]}, and the run has {value}: '
+    old = written.get(what, {} if what == 'pad_aliases' else None)
+    if old != value:
+      raise UserError(f'{folder} was written with {what} {old}, and the run has {value}: '
                       'use the same, or another DataConfig.cache_dir')
 
 
@@ -157,6 +158,9 @@ def _provenance(task: seqio.Task, split: str) -> dict[str, Any]:
   return {
       'vocabularies': {name: vocabularies.fingerprint(feature.vocabulary)
                        for name, feature in task.output_features.items()},
+      # Which id stands in the files for the tokenizer's 0, where that is no padding.
+      'pad_aliases': {name: alias for name, feature in task.output_features.items()
+                      if (alias := getattr(feature.vocabulary, 'pad_alias', None)) is not None},
       'preprocessors': [_step_name(step) for step in before],
       'examples': task.num_input_examples(split),
   }

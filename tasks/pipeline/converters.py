@@ -1,8 +1,10 @@
-"""Which seqio FeatureConverter turns a task's features into what a model reads."""
+"""How a task's features become what a model reads: the FeatureConverter, and ids of the model."""
 
+import numpy as np
 import seqio
 
 from t5x_lite.core.dataclass_checks import FieldError
+from t5x_lite.data.features import Batch
 from t5x_lite.models import ModelConfig
 from tasks.pipeline import packing as packings
 from tasks.pipeline.feature_converters import (
@@ -10,7 +12,7 @@ from tasks.pipeline.feature_converters import (
   MaskedLMFeatureConverter,
   NextSentenceFeatureConverter,
 )
-from tasks.vocabularies import start_id
+from tasks.vocabularies import model_ids, start_id
 
 
 def feature_converter(task, model: ModelConfig, packing: str) -> seqio.FeatureConverter:
@@ -42,3 +44,20 @@ def feature_converter(task, model: ModelConfig, packing: str) -> seqio.FeatureCo
   if packing == 'best_fit':
     kind = packings.best_fit(kind)
   return kind(pack=packing != 'none', **options)
+
+
+def model_batch(batch: Batch, task) -> Batch:
+  """Rows of a feature converter as models read them: with segment ids, and the tokenizer's own ids.
+
+  Segment ids of unpacked rows are 1 for tokens and 0 for padding, which alone is 0 in seqio's ids.
+  """
+  batch = dict(batch)
+  for side, tokens in (('encoder', 'encoder_input_tokens'), ('decoder', 'decoder_target_tokens')):
+    if tokens in batch and f'{side}_segment_ids' not in batch:
+      batch[f'{side}_segment_ids'] = (batch[tokens] != 0).astype(np.int32)
+  for name in batch:
+    feature = 'targets' if name.endswith('_target_tokens') or 'inputs' not in (
+        task.output_features) else 'inputs'
+    if name.endswith('_tokens'):   # those of labels are labels
+      batch[name] = model_ids(task.output_features[feature].vocabulary, batch[name])
+  return batch

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import seqio
 
-from t5x_lite.data.features import Batch, for_model
+from t5x_lite.data.features import Batch
 from t5x_lite.experiment import Experiment
 from tasks import vocabularies
-from tasks.pipeline import caching, schedules
-from tasks.pipeline.converters import feature_converter
-from tasks.pipeline.provider import check_split, feature_lengths, get_task, text_tokenizer
+from tasks.pipeline import caching, one_line, schedules, trimming
+from tasks.pipeline.converters import feature_converter, model_batch
+from tasks.pipeline.provider import check_split, feature_lengths, get_task
 
 SAMPLE = 500     # examples of the source that are read of each member
 NUM_RENDERED = 5
@@ -65,7 +65,8 @@ def describe(experiment: Experiment) -> list[Member]:
   caching.use_cache(provider, data)
   rates = _rates(provider, experiment)
   tasks = sorted(rates, key=lambda t: (-rates[t], t.name))
-  samples = [_Sample(task, experiment) for task in tasks]
+  with one_line.user_errors():
+    samples = [_Sample(task, experiment) for task in tasks]
   shares = np.asarray([rates[t] for t in tasks]) / sum(rates.values())
   tokens_of_example = np.asarray([s.tokens_of_example for s in samples])
   if data.rate_schedule:   # rates of rows
@@ -119,11 +120,12 @@ class _Sample:
       examples = list(ds.as_numpy_iterator())
     sizes = {name: np.array([len(ex[name]) for ex in examples]) for name in data.lengths}
     cut = {name: np.minimum(size, data.lengths[name]) for name, size in sizes.items()}
-    total = sum(size.sum() for size in sizes.values())
     kept = sum(size.sum() for size in cut.values())
     self.mean = {name: float(size.mean()) for name, size in cut.items()}
     self.p95 = {name: float(np.percentile(size, 95)) for name, size in cut.items()}
-    self.truncated = float(1 - kept / total)
+    lost = sum(trimming.tokens_cut(ex, name, task.output_features[name], length)
+               for ex in examples for name, length in data.lengths.items())
+    self.truncated = float(lost / (kept + lost))
     self.tokens_of_example = kept / len(examples)
     self.tokens_of_source = float(kept / read)
     if task.supports_caching:   # of a token, when it is tokenised
@@ -147,7 +149,7 @@ def _convert(examples, task, experiment, packing: str) -> list[Batch]:
   converter = feature_converter(task, experiment.model, packing)
   lengths = feature_lengths(task, data)
   rows = converter(_dataset(examples), lengths).batch(1).as_numpy_iterator()
-  return [for_model(row, text_tokenizer(task)) for row in rows]
+  return [model_batch(row, task) for row in rows]
 
 
 def _filled(examples, task, experiment) -> float:
@@ -183,12 +185,12 @@ def _render(row: Batch, task, experiment) -> str:
 
 
 def _text(vocabulary: seqio.Vocabulary, ids: np.ndarray) -> str:
-  """Text of ids; ids that stand for none, such as sentinels, as <id>."""
+  """Text of ids of the model; ids that stand for none, such as sentinels, as <id>."""
   pieces, run = [], []
-  low_extra = vocabularies.first_extra_id(vocabulary)
-  special = {vocabulary.eos_id: '</s>', vocabulary.pad_id: '<pad>'}
-  for i in [*ids.tolist(), None]:
-    if i is not None and i < low_extra and i not in special:
+  extra = range(vocabularies.first_extra_id(vocabulary), vocabulary.vocab_size)
+  special = {vocabulary.eos_id: '</s>'}
+  for i in [*vocabularies.seqio_ids(vocabulary, ids).tolist(), None]:
+    if i is not None and i not in extra and i not in special:
       run.append(i)
       continue
     if run:

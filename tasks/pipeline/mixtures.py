@@ -100,8 +100,7 @@ class Mixture:
     facts = repr((names, kind, self.cap, self.temperature, self.schedule))
     name = f'mixture_{hashlib.sha256(facts.encode()).hexdigest()[:12]}'
     if name not in seqio.MixtureRegistry.names():
-      parts = [(n, v) for n, v in zip(names, values) if v]   # seqio has no rate of 0
-      seqio.MixtureRegistry.add(name, parts)
+      seqio.MixtureRegistry.add(name, [*zip(names, values)])
     return name
 
   def data_digest(self, split: str) -> str | None:

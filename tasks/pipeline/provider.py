@@ -18,9 +18,21 @@ _LENGTH_OF = {'token_types': 'inputs', 'next_sentence_label': None}
 
 
 def get_task(data: Any) -> seqio.Task | seqio.Mixture:
+  """The task of `data`, as `registered`; raises UserError for missing lengths too."""
+  task = registered(data)
+  given = [feature for feature in task.output_features if feature not in _LENGTH_OF]
+  if set(given) != set(data.lengths):
+    needs = ' and '.join(f'{feature}_length' for feature in given)
+    raise UserError(f'Task {task.name!r} has the features {", ".join(given)}: set '
+                    f'DataConfig.{needs}, and no other length')
+  return task
+
+
+def registered(data: Any) -> seqio.Task | seqio.Mixture:
   """The seqio Task or Mixture of `data`, registered, with its vocabulary swapped if asked for.
 
-  Raises UserError for no task, an unknown one, a module that cannot be imported or missing lengths.
+  Raises UserError for no task, an unknown one, a module that cannot be imported, or a vocabulary in
+  which seqio takes a token for padding.
   """
   if not data.task:
     raise UserError('TASK is required to read data: pass --gin.TASK=VALUE, and its lengths')
@@ -41,11 +53,12 @@ def get_task(data: Any) -> seqio.Task | seqio.Mixture:
   if data.vocabulary is not None:
     name = registry.with_vocabulary(name, vocabularies.load_vocabulary(data.vocabulary))
   task = seqio.get_mixture_or_task(name)
-  given = [feature for feature in task.output_features if feature not in _LENGTH_OF]
-  if set(given) != set(data.lengths):
-    needs = ' and '.join(f'{feature}_length' for feature in given)
-    raise UserError(f'Task {name!r} has the features {", ".join(given)}: set '
-                    f'DataConfig.{needs}, and no other length')
+  for feature in task.output_features.values():
+    plain = type(feature.vocabulary) is seqio.SentencePieceVocabulary
+    if plain and feature.vocabulary.tokenizer.pad_id() != 0:
+      raise FieldError(data, 'vocabulary', f'task {name!r} reads a SentencePiece model whose id 0 '
+                       'is a token, not padding: set DataConfig.vocabulary to '
+                       f'{feature.vocabulary.sentencepiece_model_file!r}')
   return task
 
 

@@ -4,7 +4,7 @@ Loads no TensorFlow, so that gin can read this file anywhere; stream.py, which d
 when data is read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import re
 from typing import Any
@@ -62,6 +62,11 @@ class DataConfig(Source):
   def rate_schedule(self) -> list[tuple[int, tuple[float, ...]]]:
     """(first step, rates) of a tasks.pipeline.mixtures.Mixture whose rates change; else none."""
     return getattr(self.task, 'schedule', [])
+
+  @property
+  def labels(self) -> Sequence[str]:
+    """See Source; of the targets of a classification."""
+    return _stream().labels(self)
 
   def display_name(self, name: str) -> str:
     """A task's name, for people: less the hashes of files and of another vocabulary than its own,

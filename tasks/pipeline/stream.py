@@ -5,7 +5,7 @@ only on the task, the lengths, the batch size and the seed, and each process tak
 batch, so the number of processes may change between two parts of a run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import functools
 from typing import Any
 
@@ -13,12 +13,11 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite.core.errors import UserError
-from t5x_lite.data.features import Batch, for_model
+from t5x_lite.data.features import Batch
 from t5x_lite.models import ModelConfig
 from tasks import vocabularies
-from tasks.files.source import file_errors
-from tasks.pipeline import caching, schedules
-from tasks.pipeline.converters import feature_converter
+from tasks.pipeline import caching, one_line, schedules, trimming
+from tasks.pipeline.converters import feature_converter, model_batch
 from tasks.pipeline.provider import (
   check_split,
   check_vocabulary,
@@ -62,7 +61,10 @@ def batches(data: Any, model: ModelConfig, *, seed: int, start: int = 0,
   for part in parts:
     check_split(part, data)
     # Repeating nothing for ever would never come back, so one pass is asked for an example first.
-    if start == 0 and not list(_rows(part, data, model, shuffle=False, num_epochs=1).take(1)):
+    first = _rows(part, data, model, shuffle=False, num_epochs=1).take(1)
+    with one_line.user_errors():
+      empty = start == 0 and not list(first)
+    if empty:
       raise UserError(f'Task {part.name!r}, split {data.split!r} is empty: no example is left '
                       'after its preprocessing')
   endless = functools.partial(_rows, data=data, model=model, seed=seed, shuffle=True,
@@ -72,10 +74,10 @@ def batches(data: Any, model: ModelConfig, *, seed: int, start: int = 0,
   else:
     ds = endless(task)
   ds = ds.skip(start).batch(data.batch_size, drop_remainder=True).prefetch(2)
-  tokenizer, rows = text_tokenizer(task), slice(shard[0], None, shard[1])
-  with file_errors():
+  rows = slice(shard[0], None, shard[1])
+  with one_line.user_errors():
     for batch in ds.as_numpy_iterator():
-      yield for_model({name: x[rows] for name, x in batch.items()}, tokenizer)
+      yield model_batch({name: x[rows] for name, x in batch.items()}, task)
 
 
 def _rows(task, data: Any, model: ModelConfig, **options) -> tf.data.Dataset:
@@ -90,16 +92,40 @@ def splits(data: Any) -> list[str]:
   return sorted(get_task(data).splits)
 
 
+def labels(data: Any) -> Sequence[str]:
+  """See Source.labels."""
+  return getattr(get_task(data).output_features['targets'].vocabulary, 'labels', ())
+
+
 def examples(data: Any, split: str, limit: int | None, seed: int
              ) -> Iterator[dict[str, Any]]:
-  """See Source.examples; in the order of the source."""
+  """See Source.examples; in the order of the source.
+
+  Texts are those of the source where the task keeps them (`inputs_pretokenized`), else of the ids.
+  """
   task = get_task(data)
   if 'inputs' not in task.output_features:
     raise UserError(f'Task {task.name!r} has no inputs to infer from: pass '
                     '--gin.InferConfig.input=FILE with a prompt on each line')
-  ds = task.get_dataset(data.lengths, split=split, shuffle=False, num_epochs=1, seed=seed)
-  decode = lambda ex, name: task.output_features[name].vocabulary.decode(ex[name].tolist())
-  with file_errors():
+  ds = task.get_dataset(data.lengths, split=split, shuffle=False, num_epochs=1, seed=seed,
+                        trim_output_features=False)
+  feature, room = task.output_features['inputs'], data.lengths['inputs']
+  with one_line.user_errors():
     for example in ds.take(limit or -1).as_numpy_iterator():
-      yield {'ids': example['inputs'].tolist(), 'inputs': decode(example, 'inputs'),
-             'targets': decode(example, 'targets')}
+      ids = vocabularies.model_ids(feature.vocabulary, example['inputs'][:room])
+      yield {'ids': ids.tolist(), 'inputs': _given(example, 'inputs', task),
+             'targets': _given(example, 'targets', task),
+             'tokens_cut': trimming.tokens_cut(example, 'inputs', feature, room)}
+
+
+def _given(example: dict[str, Any], name: str, task) -> Any:
+  """A feature of an example as the source has it: a text, or a label."""
+  vocabulary = task.output_features[name].vocabulary
+  if f'{name}_pretokenized' in example:
+    return example[f'{name}_pretokenized'].decode()
+  ids = example[name].tolist()
+  if isinstance(vocabulary, seqio.PassThroughVocabulary):
+    names = getattr(vocabulary, 'labels', ())
+    ids = [names[i] if names else i for i in ids]
+    return ids[0] if len(ids) == 1 else ids
+  return vocabulary.decode(ids)

@@ -25,7 +25,10 @@ def classify(
     text: str,
     label: str,
 ) -> tf.data.Dataset:
-  """Makes `inputs`, the class id and the tokens of feature `text`, and `targets`, one label."""
+  """Makes `inputs`, the class id and the tokens of feature `text`, and `targets`, one label.
+
+  `inputs_pretokenized` is the text.
+  """
   vocabulary = output_features['inputs'].vocabulary
   cls = vocabularies.cls_id(vocabulary)
 
@@ -33,6 +36,7 @@ def classify(
     return {
         'inputs': tf.concat([[cls], vocabulary.encode_tf(example[text])], 0),
         'targets': tf.reshape(tf.cast(example[label], tf.int32), [1]),
+        'inputs_pretokenized': example[text],
     }
 
   return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)

@@ -25,7 +25,8 @@ def starts_word(vocabulary: seqio.Vocabulary) -> np.ndarray:
     begins[[low + byte for byte in b' \t\n\r\v\f']] = True
     return begins
   if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-    pieces = [vocabulary.tokenizer.IdToPiece(i) for i in range(vocabulary.vocab_size)]
+    alias = [0] if getattr(vocabulary, 'pad_alias', None) else []
+    pieces = [vocabulary.tokenizer.IdToPiece(i) for i in [*range(vocabulary.vocab_size), *alias]]
   elif isinstance(vocabulary, vocabularies.TokenizerVocabulary):
     ids = [*range(vocabulary.vocab_size), 0]
     pieces = [vocabulary.file.tokenizer.id_to_token(i) or '' for i in ids]

@@ -1,5 +1,7 @@
 """Vocabularies: bytes, SentencePiece models, Hugging Face tokenizers; what tasks ask of them."""
 
+from tasks.vocabularies.pad_alias import model_ids, seqio_ids
+from tasks.vocabularies.sentencepiece_vocabulary import SentencePieceVocabulary
 from tasks.vocabularies.tokenizer_vocabulary import TokenizerVocabulary
 from tasks.vocabularies.vocabularies import (
   BYTE_VOCABULARY,
@@ -9,14 +11,13 @@ from tasks.vocabularies.vocabularies import (
   first_extra_id,
   load_vocabulary,
   mask_id,
-  model_ids,
   ordinary_ids,
   require_extra_ids,
   start_id,
 )
 
 __all__ = [
-    'BYTE_VOCABULARY', 'TokenizerVocabulary', 'byte_lengths', 'cls_id', 'fingerprint',
-    'first_extra_id', 'load_vocabulary', 'mask_id', 'model_ids', 'ordinary_ids',
-    'require_extra_ids', 'start_id',
+    'BYTE_VOCABULARY', 'SentencePieceVocabulary', 'TokenizerVocabulary', 'byte_lengths', 'cls_id',
+    'fingerprint', 'first_extra_id', 'load_vocabulary', 'mask_id', 'model_ids', 'ordinary_ids',
+    'require_extra_ids', 'seqio_ids', 'start_id',
 ]

@@ -8,6 +8,8 @@ import seqio
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.interop import tiktoken_ranks
+from tasks.vocabularies.pad_alias import model_ids
+from tasks.vocabularies.sentencepiece_vocabulary import SentencePieceVocabulary
 from tasks.vocabularies.tokenizer_vocabulary import TokenizerVocabulary
 
 # 3 special ids, 256 bytes and 125 extra ids are 384 ids: three tiles of 128, with a sentinel for
@@ -42,9 +44,13 @@ def start_id(vocabulary: seqio.Vocabulary) -> int:
   return vocabulary.pad_id if bos is None or bos < 0 else bos
 
 
-def model_ids(vocabulary: seqio.Vocabulary, ids: np.ndarray) -> np.ndarray:
-  """seqio's ids -> those that models read, which differ for some tokenizers alone."""
-  return vocabulary.model_ids(ids) if isinstance(vocabulary, TokenizerVocabulary) else ids
+def prompt_tokens(vocabulary: seqio.Vocabulary, kind: str) -> dict[str, int]:
+  """Returns {spelling: id} of what a prompt may name: its 'mask', or the 'sentinels'."""
+  if kind == 'mask':
+    own = getattr(vocabulary, 'file', None)
+    spelling = own.control[own.mask_id] if own and own.mask_id is not None else '[MASK]'
+    return {spelling: mask_id(vocabulary)}
+  return {f'<extra_id_{i}>': vocabulary.vocab_size - 1 - i for i in range(vocabulary.extra_ids)}
 
 
 def fingerprint(vocabulary: seqio.Vocabulary) -> str:
@@ -62,7 +68,8 @@ def fingerprint(vocabulary: seqio.Vocabulary) -> str:
 def ordinary_ids(vocabulary: seqio.Vocabulary) -> tuple[int, int]:
   """Returns the half-open range of ids that stand for text: neither special nor extra ids."""
   special = (vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id)
-  return max(i for i in special if i is not None) + 1, first_extra_id(vocabulary)
+  own = model_ids(vocabulary, [i for i in special if i is not None])
+  return int(own.max()) + 1, first_extra_id(vocabulary)
 
 
 def first_extra_id(vocabulary: seqio.Vocabulary) -> int:
@@ -71,11 +78,11 @@ def first_extra_id(vocabulary: seqio.Vocabulary) -> int:
 
 
 def byte_lengths(vocabulary: seqio.Vocabulary) -> np.ndarray:
-  """Returns an int32 array [vocab_size]: how many bytes of text each id stands for.
+  """Returns an int32 array [vocab_size]: bytes of normalised text that each model id stands for.
 
-  Padding, end of text, control and extra ids stand for none. A piece that begins a SentencePiece
-  word stands for a space too; a model trained with the dummy prefix so counts one space too many
-  a text.
+  Padding, end of text, unknown, control and extra ids stand for none. A piece that begins a
+  SentencePiece word stands for a space too; a model trained with the dummy prefix so counts one
+  space too many a text. What the text itself has is in tasks/pipeline/text_bytes.py.
   """
   lengths = np.zeros(vocabulary.vocab_size, np.int32)
   if isinstance(vocabulary, seqio.ByteVocabulary):
@@ -83,7 +90,7 @@ def byte_lengths(vocabulary: seqio.Vocabulary) -> np.ndarray:
     lengths[low:high] = 1
     return lengths
   if isinstance(vocabulary, TokenizerVocabulary):
-    return vocabulary.byte_lengths()
+    return vocabulary.file.byte_lengths()
   if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
     raise UserError(
         f'byte_lengths: a {type(vocabulary).__name__} has no text; use a ByteVocabulary or a '
@@ -116,9 +123,11 @@ def load_vocabulary(path: str) -> seqio.Vocabulary:
     )
   if tiktoken_ranks.is_tokenizer(path):
     return TokenizerVocabulary(path)
-  vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=100)
+  vocabulary = SentencePieceVocabulary(path, extra_ids=100)
   try:
     vocabulary.load_model()
+  except UserError:
+    raise
   except Exception as error:  # Protobuf and SentencePiece raise types of their own.
     raise UserError(f'load_vocabulary: {path!r} is not a SentencePiece model: {error}') from error
   return vocabulary

@@ -125,3 +125,11 @@ def test_integer_weights_and_no_weight_at_all():
   got = cross_entropy(logits, targets, np.zeros((2, 3), np.int32), z_loss=0.1)
   assert {k: float(v) for k, v in got.items()} == dict.fromkeys(
       ('objective', 'loss', 'correct', 'weight'), 0.0)
+
+
+def test_a_tie_is_wrong():
+  logits = np.zeros((1, 4, 3), np.float32)
+  logits[0, 1, 2] = logits[0, 2, 2] = logits[0, 2, 0] = logits[0, 3, 1] = 1.0
+  targets = np.array([[0, 2, 2, 0]])
+  sums = cross_entropy(jnp.asarray(logits), jnp.asarray(targets), jnp.ones((1, 4)))
+  assert sums['correct'] == 1, 'of a dead model, a sure one, a tie and a wrong one'

@@ -495,7 +495,7 @@ def test_settings_that_these_files_do_not_use_are_refused(tmp_path):
 def test_files_that_change_while_tf_data_reads_them_are_one_line(tmp_path):
   import seqio
 
-  from tasks.files import source
+  from tasks.pipeline import one_line
 
   path = _write(tmp_path / 'a.txt', *map(str, range(100)))
   name = files.FileTask(train=str(path)).register()
@@ -505,5 +505,5 @@ def test_files_that_change_while_tf_data_reads_them_are_one_line(tmp_path):
   reading = seqio.TaskRegistry.get(name).source.get_dataset('train').as_numpy_iterator()
   _write(path, 'another')
   with pytest.raises(UserError, match='a.txt has changed since this run began'):
-    with source.file_errors():
+    with one_line.user_errors():
       list(reading)

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from tasks import metrics
@@ -120,3 +121,41 @@ def test_bleu_intl_parts_symbols():
   targets, predictions = ['a–b c d e'], ['a – b c d e']
   assert metrics.bleu_intl(targets, predictions)['bleu'] == pytest.approx(100)
   assert metrics.bleu(targets, predictions)['bleu'] < 90
+
+
+SCRIPTS = [
+    'The quick brown fox.', 'Быстрая коричневая лиса', 'สุนัขจิ้งจอกสีน้ำตาล', '敏捷的棕色狐狸',
+    'すばしっこい狐', '빠른 갈색 여우', 'तेज़ भूरी लोमड़ी', 'الثعلب البني السريع',
+    'η γρήγορη αλεπού', '🙂', 'cafe\u0301 au lait', '!', 'the']
+
+
+@pytest.mark.parametrize('text', SCRIPTS)
+def test_a_perfect_prediction_has_100_in_every_script(text):
+  from tasks.metrics import question_answering
+  for metric in (metrics.rouge_l, metrics.bleu, metrics.bleu_intl, metrics.exact_match):
+    assert [*metric([text], [text]).values()] == [pytest.approx(100)], metric.__name__
+  assert metrics.rouge([text], [text])['rouge1'] == pytest.approx(100)
+  assert question_answering.squad([[text]], [text]) == {'em': 100, 'f1': 100}
+  wrong = {**metrics.rouge_l([text], ['zzz']), **metrics.bleu([text], ['zzz zzz zzz zzz zzz'])}
+  assert max(wrong.values()) < 10
+
+
+def test_half_right_in_a_script_without_spaces_is_half_right():
+  from tasks.metrics import question_answering
+  assert metrics.rouge_l(['北京大学'], ['北京'])['rouge_l'] == pytest.approx(200 / 3)
+  assert question_answering.squad([['北京大学']], ['北京'])['f1'] == pytest.approx(200 / 3)
+
+
+def test_english_scores_are_those_of_rouge_score_and_sacrebleu():
+  from rouge_score import rouge_scorer
+  import sacrebleu
+  rng = np.random.default_rng(0)
+  vocabulary = "the cat's Sat, on_a mat-42! It (was) 3.5% warm; don't U.S. x".split()
+  draw = lambda: ' '.join(rng.choice(vocabulary, rng.integers(4, 12)))
+  targets, predictions = [draw() for _ in range(40)], [draw() for _ in range(40)]
+  scorer = rouge_scorer.RougeScorer(['rougeL'])
+  want = [scorer.score(t, p)['rougeL'].fmeasure for t, p in zip(targets, predictions)]
+  assert metrics.rouge_l(targets, predictions)['rouge_l'] == pytest.approx(100 * np.mean(want))
+  for name, tokenize in (('bleu', '13a'), ('bleu_intl', 'intl')):
+    want = sacrebleu.corpus_bleu(predictions, [targets], tokenize=tokenize).score
+    assert getattr(metrics, name)(targets, predictions)['bleu'] == pytest.approx(want)

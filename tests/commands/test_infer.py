@@ -1,0 +1,78 @@
+"""`infer` of prompts, of long texts, and of a classification."""
+
+import json
+
+import pytest
+
+from t5x_lite import cli
+from t5x_lite.commands import infer, train
+from t5x_lite.experiment import gin_config
+
+TINY = ['ModelConfig.embed_dim=32', 'ModelConfig.num_layers=1', 'ModelConfig.num_heads=2',
+        'ModelConfig.mlp_dim=32', 'BATCH_SIZE=8', 'STEPS=2', 'WARMUP_STEPS=1',
+        'InferConfig.batch_size=8', 'InferConfig.max_tokens=4']
+
+
+def trained(folder, base, *bindings, fields=''):
+  """The config.gin of a run of two steps on rows of a question and an answer."""
+  rows = [{'question': f'É{i}  + 1?', 'answer': ('odd', 'even')[i % 2]} for i in range(16)]
+  (folder / 'rows.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+  (folder / 'run.gin').write_text(f"""
+from __gin__ import dynamic_registration
+from tasks import files
+include 'experiments/{base}.gin'
+TASK = @files.FileTask()
+files.FileTask.train = '{folder}/rows.jsonl'
+files.FileTask.validation = '{folder}/rows.jsonl'
+files.FileTask.targets = 'answer'
+{fields}
+""")
+  experiment, text = gin_config.load_experiment(
+      [str(folder / 'run.gin')], [*TINY, f"MODEL_DIR='{folder}/run'", 'Experiment.eval=None',
+                                  *bindings])
+  train.train(experiment, text)
+  return f'{folder}/run/config.gin'
+
+
+@pytest.fixture(scope='module')
+def lm(tmp_path_factory):
+  return trained(tmp_path_factory.mktemp('lm'), 'tiny_lm', 'TARGETS_LENGTH=8')
+
+
+def test_prompts_are_answered_in_order_and_nothing_is_written(lm, capsys, tmp_path):
+  command = ['infer', f'--gin_file={lm}']
+  assert cli.main([*command, '--prompt=odd', '--prompt= a=b']) == 0
+  out, err = capsys.readouterr()
+  experiment, _ = gin_config.load_experiment([lm])
+  generator, _ = infer.load_generator(experiment)
+  assert out == ''.join(record['output'] + '\n' for record in generator(['odd', ' a=b']))
+  assert not err and not list(experiment.folder.glob('inferences*'))
+  assert cli.main([*command, '--prompt=0123456789', '--gin.InferConfig.input="x.txt"']) == 1
+  assert 'there is --prompt too' in capsys.readouterr().err
+
+
+def test_a_long_prompt_is_reported_in_its_record_and_on_stderr(lm, capsys, tmp_path):
+  (tmp_path / 'p.txt').write_text('short\n0123456789\n')
+  assert cli.main(['infer', f'--gin_file={lm}', f'--gin.InferConfig.input="{tmp_path}/p.txt"',
+                   f'--gin.InferConfig.output="{tmp_path}/o.jsonl"']) == 0
+  short, long = map(json.loads, (tmp_path / 'o.jsonl').read_text().splitlines())
+  assert long['inputs'] == '0123456789' and long['inputs_read'] == '23456789'
+  assert long['tokens_cut'] == 2 and 'tokens_cut' not in short
+  (line,) = [x for x in capsys.readouterr().err.splitlines() if 'too long' in x]
+  assert '1 of 2 inputs are too long by up to 2 tokens: their beginning was cut off' in line
+
+
+def test_a_classification_writes_labels_and_inputs_as_given(tmp_path, capsys):
+  config = trained(
+      tmp_path, 'tiny_mlm', "ModelConfig.head='classifier'", 'ModelConfig.num_classes=2',
+      'INPUTS_LENGTH=8', 'TARGETS_LENGTH=1', "DataConfig.packing='none'", fields="""
+files.FileTask.objective = 'classification'
+files.FileTask.inputs = 'question'
+files.FileTask.labels = ('odd', 'even')
+""")
+  path, records = infer.infer(gin_config.load_experiment([config])[0])
+  assert [r['inputs'] for r in records] == [f'É{i}  + 1?' for i in range(16)]
+  assert [r['targets'] for r in records] == ['odd', 'even'] * 8
+  assert {r['output'] for r in records} <= {'odd', 'even'}
+  assert [r['tokens_cut'] for r in records] == [2] * 10 + [3] * 6   # with CLS, 10 bytes of 8
+  assert '16 of 16 inputs are too long' in capsys.readouterr().err
