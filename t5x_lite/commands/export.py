@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-import json
 import pathlib
 import shutil
 from typing import Any
@@ -10,11 +9,13 @@ from typing import Any
 from t5x_lite.commands import gin_flags
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
+from t5x_lite.interop.json_files import read_object
 
 EXAMPLE = 't5x-lite export --from=runs/gpt2 --to=exports/gpt2'
 # What is copied from the config.json of an imported run.
-_SPECIAL = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'decoder_start_token_id', 'id2label',
-            'label2id')
+_SPECIAL = ('bos_token_id', 'eos_token_id', 'pad_token_id', 'decoder_start_token_id')
+_BYTES = {'t5x_lite_vocabulary': 'byte'}   # a key of config.json that import reads
+_NO_FILE = (None, 'byte', 'none')   # values of VOCABULARY that name no file
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,8 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
                trusted_modules: Sequence[str] = ()) -> str:
   """Writes a run's checkpoint as transformers reads it; returns a summary line.
 
-  Tokenizer files are copied if the run was imported with them, or has a vocabulary from a file.
+  Tokenizer files, chat template and generation config are copied from the imported run, which this
+  one is or started from; else the vocabulary of the run, if it has one from a file.
 
   Args:
     model_dir: the folder of the run.
@@ -60,15 +62,42 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
   config, vocabulary = experiment.model, experiment.data.vocabulary
   network, partitioner = experiment.build_network(
       MeshConfig(data=1, fsdp=jax.device_count()).make())
+  kept = _imported_files(run, experiment)
   with atomic_folder(folder) as partial:
     params, step = load_params(model_dir, network, partitioner, step)
-    kept = run.huggingface
-    extra = _token_ids(kept, vocabulary)
+    extra = _token_ids(kept, vocabulary) | _labels(kept, experiment)
     model_type = huggingface.save_model(partial, config, params, extra=extra, dtype=dtype)
-    names = tokenizer_files.copy_files(kept, partial)
-    if not names and vocabulary not in (None, 'byte'):
+    names = tokenizer_files.copy_files(kept, partial) if kept else []
+    if not set(names) & set(tokenizer_files.READABLE) and vocabulary not in _NO_FILE:
       _export_vocabulary(pathlib.Path(vocabulary), partial, model_type)
   return f'{folder}: step {step} of {model_dir} as {model_type!r}, {dtype}'
+
+
+def _imported_files(run, experiment) -> pathlib.Path | None:
+  """The files that came with the imported run that this is, or that it started from."""
+  from t5x_lite.training.run_folder import RunFolder
+  vocabulary, origin = experiment.data.vocabulary, experiment.init_from
+  folders = [run.huggingface]
+  if vocabulary not in _NO_FILE:
+    folders.append(pathlib.Path(vocabulary).parent)
+  if origin is not None:
+    folders.append(RunFolder(pathlib.Path(origin.model_dir).expanduser()).huggingface)
+  return next((f for f in folders if (f / 'config.json').is_file()), None)
+
+
+def _labels(kept: pathlib.Path | None, experiment) -> dict[str, Any]:
+  """The names of a model's classes: of its data, else those that it was imported with."""
+  number = experiment.model.num_classes
+  names = list(getattr(experiment.data, 'labels', ()) or ())
+  if number is None:
+    return {}
+  if len(names) != number and kept is not None:
+    known = read_object(kept / 'config.json').get('id2label') or {}
+    names = [known.get(str(i), '') for i in range(len(known))]
+  if len(names) != number:
+    return {}
+  return {'id2label': {str(i): name for i, name in enumerate(names)},
+          'label2id': {name: i for i, name in enumerate(names)}}
 
 
 def _export_vocabulary(path: pathlib.Path, folder: pathlib.Path, model_type: str) -> None:
@@ -84,12 +113,13 @@ def _export_vocabulary(path: pathlib.Path, folder: pathlib.Path, model_type: str
     shutil.copyfile(path, folder / ('spiece.model' if model_type == 't5' else 'tokenizer.model'))
 
 
-def _token_ids(kept: pathlib.Path, vocabulary: str | None) -> dict[str, Any]:
+def _token_ids(kept: pathlib.Path | None, vocabulary: str | None) -> dict[str, Any]:
   """Ids of special tokens: those the model came with, else those of its vocabulary."""
   from t5x_lite.interop import tokenizer_files
-  if (kept / 'config.json').is_file():
-    hf = json.loads((kept / 'config.json').read_text())
-    return {name: hf[name] for name in _SPECIAL if name in hf}
-  if vocabulary in (None, 'byte'):
-    return {'pad_token_id': 0, 'eos_token_id': 1}   # of seqio's ByteVocabulary
+  if kept is not None:
+    hf = read_object(kept / 'config.json')
+    ids = {name: hf[name] for name in _SPECIAL if name in hf}
+    return ids | _BYTES if vocabulary == 'byte' else ids
+  if vocabulary in _NO_FILE:
+    return {'pad_token_id': 0, 'eos_token_id': 1} | _BYTES   # of seqio's ByteVocabulary
   return tokenizer_files.special_ids(vocabulary)

@@ -9,6 +9,7 @@ from typing import Any
 from t5x_lite.core.paths import local_path
 
 EXAMPLE = 't5x-lite import --from=downloads/gpt2 --to=runs/gpt2'
+NO_TOKENIZER = 'none'   # VOCABULARY of a run that was imported without one
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -16,68 +17,106 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--from', required=True, dest='source', metavar='FOLDER', type=local_path)
   add('--to', required=True, dest='target', metavar='MODEL_DIR', type=local_path,
       help='a folder to write; must not exist, or be empty')
+  add('--vocabulary', metavar='FILE',
+      help="of a folder without a tokenizer: a tokenizer.json, a SentencePiece model, or 'byte'")
   add('--activation', help='of a T5X checkpoint that is not T5 (UL2: silu)')
 
 
 def run(args: argparse.Namespace) -> int:
   overrides = {'activation': args.activation} if args.activation else {}
-  print(import_run(args.source, args.target, overrides))
+  for line in import_run(args.source, args.target, overrides, args.vocabulary):
+    print(line)
   print(f'Look at it: t5x-lite describe --gin_file={args.target}/config.gin')
   return 0
 
 
-def import_run(source: pathlib.Path, model_dir: pathlib.Path, overrides: dict[str, Any]) -> str:
-  """Makes a run folder from a Hugging Face folder or a T5X checkpoint; returns a summary line.
+def import_run(source: pathlib.Path, model_dir: pathlib.Path, overrides: dict[str, Any],
+               vocabulary: str | None = None) -> list[str]:
+  """Makes a run folder from a Hugging Face folder or a T5X checkpoint; returns lines of summary.
 
-  The run has step 0: its config.gin names the architecture, its checkpoint the parameters. The
-  parameters are sharded over all devices of this process while they are read.
+  The run has step 0: its config.gin names the architecture and the tokenizer, its checkpoint the
+  parameters and the vocabulary's fingerprint. The parameters are sharded over all devices of this
+  process while they are read.
 
   Args:
     source: as huggingface.load_model or t5x.load_checkpoint.
     model_dir: must not exist, or be empty.
     overrides: fields of the ModelConfig.
+    vocabulary: a file to read the tokenizer from, or 'byte'; None: the folder's own.
   """
   import jax
 
-  from t5x_lite.core.errors import UserError
   from t5x_lite.core.files import atomic_folder
-  from t5x_lite.interop import huggingface, t5x, tokenizer_files
+  from t5x_lite.core.paths import local_path
+  from t5x_lite.experiment import gin_config
+  from t5x_lite.interop import folders, hf_tokenizers, huggingface, t5x, tokenizer_files
   from t5x_lite.parallel.mesh import MeshConfig
   from t5x_lite.parallel.partitioner import Partitioner
-  from t5x_lite.training.checkpoints import Checkpoints
+  from t5x_lite.training.checkpoints import UNKNOWN_VOCABULARY, Checkpoints
   from t5x_lite.training.run_folder import RunFolder
-  if not source.exists():
-    raise UserError(f'{source}: no such file or folder')
+  source, model_dir = local_path(source), local_path(model_dir)
+  lines, tokenizer = [], hf_tokenizers.ImportedTokenizer(None)
+  from_huggingface = folders.is_huggingface(source)
   with atomic_folder(model_dir) as folder:
     partitioner = Partitioner(MeshConfig(data=1, fsdp=jax.device_count()).make())
-    load = huggingface.load_model if (source / 'config.json').exists() else t5x.load_checkpoint
-    config, params = load(source, partitioner, **overrides)
-    with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
-      checkpoints.save_params(params, 0, {'imported_from': str(source)})
-    kept = tokenizer_files.copy_files(
-        source, RunFolder(folder).huggingface, ('config.json', *tokenizer_files.NAMES))
-    readable = [name for name in tokenizer_files.READABLE if name in kept]
+    kept = RunFolder(folder).huggingface
+    if from_huggingface:
+      config, params = huggingface.load_model(source, partitioner, log=lines.append, **overrides)
+      tokenizer_files.copy_files(source, kept, ('config.json', *tokenizer_files.NAMES))
+      tokenizer = hf_tokenizers.prepare(kept, huggingface.read_config(source))
+    else:
+      config, params = t5x.load_checkpoint(source, partitioner, **overrides)
+    if vocabulary is not None:
+      tokenizer = dataclasses.replace(
+          tokenizer, file=hf_tokenizers.take_file(vocabulary, kept), prompt_prefix=None,
+          prompt_suffix=())
     final = RunFolder(model_dir.absolute()).huggingface
-    vocabulary = str(final / readable[0]) if readable else None
-    RunFolder(folder).config.write_text(_gin(config, source, vocabulary))
+    path_in = lambda folder: tokenizer.file if tokenizer.file in (None, 'byte') else str(
+        folder / tokenizer.file)
+    RunFolder(folder).config.write_text(
+        _gin(config, source, model_dir, path_in(final) or NO_TOKENIZER, tokenizer),
+        encoding='utf-8')
+    fingerprint = UNKNOWN_VOCABULARY
+    if tokenizer.file is not None:   # as the runs that will compare it compute it
+      experiment = gin_config.load_described(
+          [str(RunFolder(folder).config)], [f'VOCABULARY={path_in(kept)!r}'])
+      fingerprint = experiment.data.fingerprint()
+    with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
+      checkpoints.save_params(params, 0, {'imported_from': str(source),
+                                          'vocabulary': fingerprint})
   size = sum(x.size for x in jax.tree.leaves(params))
-  return f'{model_dir}: {config.family} of {size:,} parameters from {source}'
+  lines.insert(0, f'{model_dir}: {config.family} of {size:,} parameters from {source}')
+  lines += tokenizer.notes
+  lines.append('No tokenizer: text is refused until one is named with --gin.VOCABULARY=FILE' if (
+      tokenizer.file is None) else f'Text is read with {tokenizer.file}' if (
+          tokenizer.file != 'byte') else 'Text is read as bytes')
+  return lines
 
 
-def _gin(config, source: pathlib.Path, vocabulary: str | None) -> str:
-  """config.gin: the architecture alone, for a run that starts from it to include."""
+def _gin(config, source: pathlib.Path, model_dir: pathlib.Path, vocabulary: str, tokenizer) -> str:
+  """config.gin: the architecture and the tokenizer, for `infer` and for a run that starts from it.
+
+  Includes what every run is made of first, so that files given after this one keep what it sets.
+  """
   defaults = {f.name: f.default for f in dataclasses.fields(config)}
-  derived = {'head_dim': config.embed_dim // config.num_heads, 'num_kv_heads': config.num_heads,
-             'num_decoder_layers': config.num_layers, 'attention_scale': config.head_dim ** -0.5}
+  derived = {'num_kv_heads': config.num_heads, 'num_decoder_layers': config.num_layers,
+             'attention_scale': config.head_dim ** -0.5}
+  if config.embed_dim % config.num_heads == 0:
+    derived['head_dim'] = config.embed_dim // config.num_heads
   fields = {name: getattr(config, name) for name in defaults}
   scaling = fields.pop('rope_scaling')
-  lines = [f'  {name} = {value!r}' for name, value in fields.items()
-           if value not in (defaults[name], derived.get(name, defaults[name]))]
-  text = [f'# Imported from {source}.', 'from __gin__ import dynamic_registration',
-          'from t5x_lite import models', 'from t5x_lite.models import positions', '']
-  if vocabulary:
-    text.append(f'VOCABULARY = {vocabulary!r}')
-  text += ['', 'models.ModelConfig:', *lines]
+  text = [f'# Imported from {str(source)!r}.', 'from __gin__ import dynamic_registration',
+          'from t5x_lite import experiment', 'from t5x_lite import models',
+          'from t5x_lite.models import positions', '', "include 'runs/experiment.gin'", '',
+          f'MODEL_DIR = {str(model_dir.absolute())!r}', f'VOCABULARY = {vocabulary!r}', '']
+  framed = {'prompt_prefix': tokenizer.prompt_prefix, 'prompt_suffix': tokenizer.prompt_suffix,
+            'end_ids': tokenizer.end_ids}
+  if any(framed.values()) or tokenizer.prompt_prefix is not None:
+    text += ['# What the tokenizer puts around a prompt, and the ids that end an answer.',
+             'experiment.InferConfig:', *(f'  {n} = {v!r}' for n, v in framed.items()), '']
+  text += ['models.ModelConfig:', *(
+      f'  {name} = {value!r}' for name, value in fields.items()
+      if value not in (defaults[name], derived.get(name, defaults[name])))]
   if scaling is not None:
     text.append('  rope_scaling = @positions.RopeScaling()')
     text += ['', 'positions.RopeScaling:', *(

@@ -62,7 +62,16 @@ def load_generator(experiment, params: Any = None) -> tuple[Any, int | None]:
   return Generator(
       network, params, partitioner, data, batch_size=settings.batch_size,
       max_tokens=settings.max_tokens, temperature=settings.temperature,
-      seed=experiment.seed, placeholders=settings.placeholders), step
+      seed=experiment.seed, placeholders=settings.placeholders, frame=_frame(settings, data),
+      end_ids=settings.end_ids), step
+
+
+def _frame(settings, data) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+  """Ids around a prompt: of an imported model its tokenizer's, until a task with inputs trains it
+  to read another form."""
+  if settings.prompt_prefix is None or data.name and 'inputs' in data.lengths:
+    return None
+  return settings.prompt_prefix, settings.prompt_suffix
 
 
 def answer(experiment, prompts: Sequence[str]) -> list[dict[str, Any]]:

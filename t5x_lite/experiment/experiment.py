@@ -86,9 +86,17 @@ class InferConfig:
   # [MASK] in a text for a masked language model, <extra_id_0> in one for an encoder-decoder, stand
   # for the mask or the sentinel; False: they are text, as all else that a text spells.
   placeholders: bool = True
+  # Ids around a prompt, which t5x-lite import takes from the model's tokenizer; None: as the tasks
+  # train, with the id that starts decoding before it, or the class id of an encoder.
+  prompt_prefix: tuple[int, ...] | None = None
+  prompt_suffix: tuple[int, ...] = ()
+  end_ids: tuple[int, ...] = ()  # that end an output; none: the vocabulary's end of text
 
   def __post_init__(self):
     check_types(self)
+    for name in ('prompt_prefix', 'prompt_suffix', 'end_ids'):
+      if any(i < 0 for i in getattr(self, name) or ()):
+        raise FieldError(self, name, 'ids are at least 0')
     if self.temperature and not 0.01 <= self.temperature <= 100:
       raise FieldError(self, 'temperature', 'must be 0, for greedy, or 0.01 to 100')
 

@@ -15,7 +15,8 @@ from t5x_lite.parallel.partitioner import Partitioner
 
 def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
              valid_BP: jax.Array, key: jax.Array, *, max_tokens: int, temperature: float,
-             eos_id: int, pad_id: int, num_ids: int) -> tuple[jax.Array, jax.Array]:
+             eos_id: int | tuple[int, ...], pad_id: int, num_ids: int
+             ) -> tuple[jax.Array, jax.Array]:
   """New tokens [batch, max_tokens] int32 after each prompt, and their log-likelihoods [batch].
 
   Args:
@@ -28,7 +29,7 @@ def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
     max_tokens: a row ends at this length or with `eos_id`, which is kept; `pad_id` fills the rest.
     temperature: tokens are drawn from softmax(logits / temperature); 0 takes the largest logit,
       the lowest id among ties.
-    eos_id, pad_id: ids of the vocabulary.
+    eos_id, pad_id: ids of the vocabulary; there may be several eos_id.
     num_ids: size of the vocabulary; rows of the embedding table beyond it are never drawn.
 
   The log-likelihood is the model's own, at temperature 1, summed over a row's new tokens.
@@ -54,7 +55,7 @@ def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
     score_B = score_B + jnp.where(done_B, 0.0, log_p_B)
     token_B = jnp.where(done_B, pad_id, token_B).astype(jnp.int32)
     tokens_BT = jax.lax.dynamic_update_slice_in_dim(tokens_BT, token_B[:, None], i, axis=1)
-    done_B = done_B | (token_B == eos_id)
+    done_B = done_B | jnp.isin(token_B, jnp.asarray(eos_id))
     logits_BV, cache = model.decode(token_B[:, None], cache, jnp.ones((B, 1), bool))
     return i + 1, logits_BV, cache, tokens_BT, score_B, done_B
 

@@ -37,7 +37,9 @@ class Generator:
 
   def __init__(self, network: Network, params: Any, partitioner: Partitioner, data: Source, *,
                batch_size: int, max_tokens: int | None = None, temperature: float = 0.0,
-               seed: int = 0, placeholders: bool = True):
+               seed: int = 0, placeholders: bool = True,
+               frame: tuple[Sequence[int], Sequence[int]] | None = None,
+               end_ids: Sequence[int] = ()):
     """Does not compile.
 
     Args:
@@ -50,12 +52,15 @@ class Generator:
       seed: of the tokens drawn.
       placeholders: whether [MASK] in a text, of a masked language model, or <extra_id_0>, of an
         encoder-decoder, stands for the mask or the sentinel; else all text is text.
+      frame: ids before and after a text; None: as the tasks train.
+      end_ids: that end an output; none: the vocabulary's end of text.
     """
     self.config, self.params, self.partitioner = network.config, params, partitioner
     self.lengths, self.labels = data.lengths, data.labels
     self.batch_size, self.key = batch_size, jax.random.key(seed)
     self.inputs, self.targets = data.tokenizer('inputs'), data.tokenizer('targets')
     self.max_tokens = max_tokens or self.lengths['targets']
+    self.frame, self.end_ids = frame, tuple(end_ids) or (self.targets.eos_id,)
     classes = self.config.num_classes is not None
     kinds = {'encoder_only': None if classes else 'mask', 'encoder_decoder': 'sentinels'}
     self.named = kinds.get(self.config.family) if placeholders else None
@@ -65,7 +70,7 @@ class Generator:
     else:
       self._generate = make_generate(
           network, partitioner, temperature=temperature, max_tokens=self.max_tokens,
-          eos_id=self.targets.eos_id, pad_id=FILL, num_ids=self.targets.vocab_size)
+          eos_id=self.end_ids, pad_id=FILL, num_ids=self.targets.vocab_size)
 
   def __call__(self, texts: Sequence[str]) -> list[dict[str, Any]]:
     """[{'inputs', 'output', 'score'}] for texts; score: log-likelihood of the output.
@@ -75,7 +80,7 @@ class Generator:
     from its end, else the last ones.
     """
     reads = [self.read(text) for text in texts]
-    outputs = self.from_ids([read.ids for read in reads])
+    outputs = self.from_ids([read.ids for read in reads], framed=self.frame is not None)
     return [{'inputs': text, **self.cut_fields(read.ids, read.cut), **got}
             for text, read, got in zip(texts, reads, outputs)]
 
@@ -84,13 +89,16 @@ class Generator:
     ids, masks = (self.inputs.encode(text), 0) if self.named is None else (
         self.inputs.encode_prompt(text, self.named))
     length = self.lengths.get('inputs')
-    if self.config.family == 'encoder_only':
-      ids = [self.inputs.cls_id, *ids]
-    end = [self.inputs.eos_id] if length is not None and self.inputs.add_eos else []
-    room = (length or self.lengths['targets']) - len(end)
+    if self.frame is not None:
+      before, after = self.frame
+    elif self.config.family == 'encoder_only':
+      before, after = [self.inputs.cls_id], getattr(self.inputs, 'end_ids', ())
+    else:
+      before, after = [], [self.inputs.eos_id] if length is not None and self.inputs.add_eos else []
+    room = (length or self.lengths['targets']) - len(before) - len(after)
     cut = max(len(ids) - room, 0)
     kept = ids[cut:] if self.config.family == 'decoder_only' else ids[:room]
-    return Read(kept + end, cut, masks)
+    return Read([*before, *kept, *after], cut, masks)
 
   @property
   def mask(self) -> str:
@@ -101,8 +109,12 @@ class Generator:
     """What a record says of inputs `ids` that `cut` tokens were cut off; nothing if none were."""
     return {'inputs_read': self.inputs.decode(list(ids)), 'tokens_cut': cut} if cut else {}
 
-  def from_ids(self, inputs: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
-    """{'output', 'score'} for each sequence of input ids, in order."""
+  def from_ids(self, inputs: Sequence[Sequence[int]], framed: bool = False
+               ) -> Iterator[dict[str, Any]]:
+    """{'output', 'score'} for each sequence of input ids, in order.
+
+    `framed` says that the sequences begin as decoding does.
+    """
     if self.config.family == 'decoder_only' and inputs:
       self._check_length(1 + max(map(len, inputs)))
     size, keys = self.batch_size, self._keys(inputs)
@@ -113,7 +125,7 @@ class Generator:
       if self.config.family == 'encoder_only':
         outputs, scores = self._fill(filled)
       else:
-        outputs, scores = self._continue(filled, keys[rows])
+        outputs, scores = self._continue(filled, keys[rows], framed)
       for output, score, _ in zip(outputs, scores, chunk):
         yield {'output': output, 'score': float(score)}
 
@@ -131,19 +143,25 @@ class Generator:
     fold = lambda pair: jax.random.fold_in(jax.random.fold_in(self.key, pair[0]), pair[1])
     return jax.vmap(fold)(np.asarray(folds, np.uint32).reshape(-1, 2))
 
-  def _continue(self, inputs: list[np.ndarray], keys: jax.Array):
+  def _continue(self, inputs: list[np.ndarray], keys: jax.Array, framed: bool):
     """Generated texts and their log-likelihoods."""
     first = np.asarray([self.targets.start_id], np.int32)
     if self.config.family == 'encoder_decoder':
       batch = self._encoder_batch(inputs)
       prompt, valid = left_pad([first] * len(inputs), FILL)
     else:
-      prompt, valid = left_pad([np.concatenate([first, ids]) for ids in inputs], FILL)
+      prompt, valid = left_pad([
+          ids if framed and len(ids) else np.concatenate([first, ids]) for ids in inputs], FILL)
       batch = {'decoder_input_tokens': prompt}
     put = self.partitioner.put_batch(batch | {'prompt': prompt, 'valid': valid})
     ids, scores = jax.device_get(self._generate(
         self.params, put, put.pop('prompt'), put.pop('valid'), keys))
-    return [self.targets.decode(row.tolist()) for row in ids], scores
+    return [self._text(row.tolist()) for row in ids], scores
+
+  def _text(self, ids: list[int]) -> str:
+    """The text of new ids, up to the first that ends them."""
+    end = next((n for n, i in enumerate(ids) if i in self.end_ids), len(ids))
+    return self.targets.decode(ids[:end + 1])
 
   def _encoder_batch(self, inputs: list[np.ndarray]) -> Batch:
     """The encoder's features of unpacked rows, padded on the right to the inputs' length."""

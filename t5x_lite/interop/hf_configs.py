@@ -1,211 +1,76 @@
 """config.json of Hugging Face transformers (4 and 5) <-> ModelConfig.
 
 Each family has a pair of functions that are each other's inverse. `model_type_of` applies both to
-find what a family cannot express.
+find what a family cannot express. What is absent from a config.json is as transformers' class has
+it; a key that nothing here reads is refused (hf_keys.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
+import re
 from typing import Any, NamedTuple
 
 from t5x_lite.core.errors import UserError
+from t5x_lite.interop import hf_decoders as decoders
+from t5x_lite.interop.hf_decoders import activation_of, hf_activation
+from t5x_lite.interop.hf_keys import Keys
+from t5x_lite.interop.json_files import Json
 from t5x_lite.models import ModelConfig
-from t5x_lite.models.positions import RopeScaling
 
-Json = dict[str, Any]
 # How a model is computed or trained: not part of an exported config.
 NOT_ARCHITECTURE = ('dtype', 'attention', 'scan_layers', 'remat', 'dropout_rate', 'init_std',
                     'max_length', 'expert_capacity')
-_ACTIVATIONS = {'relu': 'relu', 'gelu_new': 'gelu', 'gelu_pytorch_tanh': 'gelu',
-                'gelu': 'gelu_exact', 'silu': 'silu', 'swish': 'silu'}
 
 
 class ModelType(NamedTuple):
-  """The two directions of one model_type, and the class name of a model with a language head."""
-  read: Callable[[Json], dict[str, Any]]
+  """One model_type: its two directions, and the transformers classes whose tensors are read.
+
+  The first class is that of a model with a language head.
+  """
+  read: Callable[[Keys], dict[str, Any]]
   write: Callable[[ModelConfig], Json]
-  architecture: str
+  classes: tuple[str, ...]
 
 
-def _activation(name: str) -> str:
-  if name not in _ACTIVATIONS:
-    raise UserError(f'config.json: activation {name!r} is none of {", ".join(_ACTIVATIONS)}')
-  return _ACTIVATIONS[name]
-
-
-def _require(hf: Json, reason: str, **values) -> None:
-  """Raises UserError if a setting that has no counterpart here is not at its usual value."""
-  for name, value in values.items():
-    if hf.get(name, value) not in (value, None):
-      raise UserError(f'config.json: {name} = {hf[name]!r} is not supported ({reason})')
-
-
-def _hf_activation(config: ModelConfig, gelu: str = 'gelu_new') -> str:
-  return {'gelu': gelu, 'gelu_exact': 'gelu'}.get(config.activation, config.activation)
-
-
-def _read_gpt(hf: Json, activation: str, placement: str) -> dict[str, Any]:
-  _require(hf, 'only GPT as published', scale_attn_weights=True, add_cross_attention=False,
-           scale_attn_by_inverse_layer_idx=False, n_inner=4 * hf['n_embd'])
+def _read_t5_kin(keys: Keys, feed_forward: str) -> dict[str, Any]:
+  given = keys('feed_forward_proj', str, feed_forward)
+  *gated, name = given.split('-')
+  if gated not in ([], ['gated']):
+    raise UserError(f'config.json: feed_forward_proj = {given!r} is neither an activation nor '
+                    'gated-ACTIVATION')
+  # T5 1.1 was trained with the tanh form. What transformers derived from feed_forward_proj and
+  # wrote beside it, it also reads.
+  keys.hf.setdefault('dense_act_fn', 'gelu_new' if given == 'gated-gelu' else name)
   return dict(
-      family='decoder_only', vocab_size=hf['vocab_size'], embed_dim=hf['n_embd'],
-      num_layers=hf['n_layer'], num_heads=hf['n_head'], mlp_dim=4 * hf['n_embd'],
-      max_length=hf.get('n_positions', hf.get('n_ctx')), norm='layer_norm',
-      norm_epsilon=hf.get('layer_norm_epsilon', 1e-5), norm_placement=placement,
-      activation=activation, gated_mlp=False, bias=True, position_embedding='learned',
-      dropout_rate=float(hf.get('resid_pdrop', 0.1)),
-      tied_embeddings=hf.get('tie_word_embeddings', True))
+      family='encoder_decoder', vocab_size=keys('vocab_size', int),
+      embed_dim=keys('d_model', int), num_layers=keys('num_layers', int),
+      num_heads=keys('num_heads', int), mlp_dim=keys('d_ff', int),
+      num_decoder_layers=keys('num_decoder_layers', int, None, null=True) or keys(
+          'num_layers', int), head_dim=keys('d_kv', int),
+      norm='rms_norm', norm_epsilon=keys('layer_norm_epsilon', float, 1e-6),
+      activation=activation_of(keys, 'dense_act_fn', name),
+      gated_mlp=keys('is_gated_act', bool, bool(gated)), position_embedding='relative',
+      relative_buckets=keys('relative_attention_num_buckets', int, 32),
+      relative_max_distance=keys('relative_attention_max_distance', int, 128),
+      attention_scale=1.0, dropout_rate=keys('dropout_rate', float, 0.1), init_std=None)
 
 
-def _write_gpt(config: ModelConfig) -> Json:
-  return dict(
-      vocab_size=config.vocab_size, n_embd=config.embed_dim, n_layer=config.num_layers,
-      n_head=config.num_heads, n_positions=config.max_length, n_ctx=config.max_length,
-      layer_norm_epsilon=config.norm_epsilon, tie_word_embeddings=config.tied_embeddings,
-      resid_pdrop=config.dropout_rate, embd_pdrop=config.dropout_rate,
-      attn_pdrop=config.dropout_rate)
-
-
-def _read_gpt2(hf: Json) -> dict[str, Any]:
-  return _read_gpt(hf, _activation(hf.get('activation_function', 'gelu_new')), 'pre')
-
-
-def _write_gpt2(config: ModelConfig) -> Json:
-  return _write_gpt(config) | {'activation_function': _hf_activation(config)}
-
-
-def _read_gpt1(hf: Json) -> dict[str, Any]:
-  # In transformers' GPT-1, 'gelu' is the tanh form.
-  activation = {'gelu': 'gelu', 'relu': 'relu', 'silu': 'silu', 'swish': 'silu'}[
-      hf.get('afn', 'gelu')]
-  return _read_gpt(hf, activation, 'post')
-
-
-def _write_gpt1(config: ModelConfig) -> Json:
-  return _write_gpt(config) | {'afn': config.activation}
-
-
-def _read_rope(hf: Json) -> dict[str, Any]:
-  """transformers 5 uses rope_parameters, 4 uses rope_theta and rope_scaling."""
-  rope = dict(hf.get('rope_parameters') or {})
-  scaling = rope or dict(hf.get('rope_scaling') or {})
-  theta = rope.get('rope_theta', hf.get('rope_theta', 10_000.0))
-  kind = scaling.get('rope_type', scaling.get('type', 'default'))
-  result = {'position_embedding': 'rope', 'rope_theta': float(theta), 'rope_scaling': None}
-  if kind == 'llama3':
-    result['rope_scaling'] = RopeScaling(
-        factor=float(scaling['factor']), low_frequency_factor=float(scaling['low_freq_factor']),
-        high_frequency_factor=float(scaling['high_freq_factor']),
-        original_length=scaling['original_max_position_embeddings'])
-  elif kind != 'default':
-    raise UserError(f'config.json: rope_type {kind!r} is not supported; default and llama3 are')
-  return result
-
-
-def _write_rope(config: ModelConfig) -> Json:
-  """With the keys of both transformers 4 and 5."""
-  scaling = {'rope_type': 'default'}
-  if config.rope_scaling is not None:
-    s = config.rope_scaling
-    scaling = {'rope_type': 'llama3', 'factor': s.factor, 'low_freq_factor': s.low_frequency_factor,
-               'high_freq_factor': s.high_frequency_factor,
-               'original_max_position_embeddings': s.original_length}
-  return {'rope_theta': config.rope_theta,
-          'rope_scaling': None if config.rope_scaling is None else scaling,
-          'rope_parameters': scaling | {'rope_theta': config.rope_theta}}
-
-
-def _read_llama(hf: Json) -> dict[str, Any]:
-  _require(hf, 'biases are in all linear layers or in none', attention_bias=False, mlp_bias=False)
-  heads = hf['num_attention_heads']
-  return dict(
-      family='decoder_only', vocab_size=hf['vocab_size'], embed_dim=hf['hidden_size'],
-      num_layers=hf['num_hidden_layers'], num_heads=heads, mlp_dim=hf['intermediate_size'],
-      num_kv_heads=hf.get('num_key_value_heads') or heads,
-      head_dim=hf.get('head_dim') or hf['hidden_size'] // heads,
-      max_length=hf.get('max_position_embeddings', 2048), norm='rms_norm',
-      norm_epsilon=hf.get('rms_norm_eps', 1e-6), activation=_activation(
-          hf.get('hidden_act', 'silu')), gated_mlp=True, bias=False,
-      tied_embeddings=hf.get('tie_word_embeddings', False)) | _read_rope(hf)
-
-
-def _write_llama(config: ModelConfig) -> Json:
-  return dict(
-      vocab_size=config.vocab_size, hidden_size=config.embed_dim,
-      num_hidden_layers=config.num_layers, num_attention_heads=config.num_heads,
-      num_key_value_heads=config.num_kv_heads, head_dim=config.head_dim,
-      intermediate_size=config.mlp_dim, max_position_embeddings=config.max_length or 2048,
-      rms_norm_eps=config.norm_epsilon, hidden_act=_hf_activation(config, 'gelu_pytorch_tanh'),
-      tie_word_embeddings=config.tied_embeddings) | _write_rope(config)
-
-
-def _read_mistral(hf: Json) -> dict[str, Any]:
-  return _read_llama({'num_key_value_heads': 8} | hf) | {'sliding_window': hf.get('sliding_window')}
-
-
-def _write_mistral(config: ModelConfig) -> Json:
-  return _write_llama(config) | {'sliding_window': config.sliding_window}
-
-
-def _read_gemma(hf: Json) -> dict[str, Any]:
-  _require(hf, 'Gemma reads from left to right here', use_bidirectional_attention=False)
-  # Early files have 'gelu', which is the tanh form in Gemma.
-  return _read_llama({'head_dim': 256, 'tie_word_embeddings': True} | hf
-                     | {'hidden_act': 'gelu_pytorch_tanh'}) | {
-      'norm_unit_offset': True, 'scale_embeddings': True}
-
-
-def _write_gemma(config: ModelConfig) -> Json:
-  return _write_llama(config) | {'hidden_act': 'gelu_pytorch_tanh',
-                                 'hidden_activation': 'gelu_pytorch_tanh'}
-
-
-def _read_gemma2(hf: Json) -> dict[str, Any]:
-  kinds = hf.get('layer_types')
-  usual = ['full_attention' if i % 2 else 'sliding_attention'
-           for i in range(hf['num_hidden_layers'])]
-  if kinds not in (None, usual):
-    raise UserError('config.json: layer_types that do not alternate are not supported')
-  return _read_gemma(hf) | {
-      'norm_placement': 'both', 'sliding_window': hf.get('sliding_window', 4096),
-      'full_attention_interval': 2,
-      'attention_scale': float(hf.get('query_pre_attn_scalar', 256)) ** -0.5,
-      'attention_softcap': hf.get('attn_logit_softcapping', 50.0),
-      'logits_softcap': hf.get('final_logit_softcapping', 30.0)}
-
-
-def _write_gemma2(config: ModelConfig) -> Json:
-  scalar = config.attention_scale ** -2
-  return _write_gemma(config) | {
-      'query_pre_attn_scalar': round(scalar) if abs(scalar - round(scalar)) < 1e-6 else scalar,
-      'sliding_window': config.sliding_window, 'attn_logit_softcapping': config.attention_softcap,
-      'final_logit_softcapping': config.logits_softcap,
-      'layer_types': ['full_attention' if i % 2 else 'sliding_attention'
-                      for i in range(config.num_layers)]}
-
-
-def _read_t5(hf: Json) -> dict[str, Any]:
-  *gated, activation = hf.get('feed_forward_proj', 'relu').split('-')
-  # T5 1.1 was trained with the tanh form.
-  activation = 'gelu' if gated and activation == 'gelu' else _activation(activation)
-  tied = hf.get('tie_word_embeddings', True)
+def _read_t5(keys: Keys) -> dict[str, Any]:
+  tied = keys('tie_word_embeddings', bool, True)
   # transformers 5 writes tie_word_embeddings: true for all, and this instead.
-  scaled = hf.get('scale_decoder_outputs', tied)
-  return dict(
-      family='encoder_decoder', vocab_size=hf['vocab_size'], embed_dim=hf['d_model'],
-      num_layers=hf['num_layers'], num_heads=hf['num_heads'], mlp_dim=hf['d_ff'],
-      num_decoder_layers=hf.get('num_decoder_layers') or hf['num_layers'], head_dim=hf['d_kv'],
-      norm='rms_norm', norm_epsilon=hf.get('layer_norm_epsilon', 1e-6), activation=activation,
-      gated_mlp=bool(gated), position_embedding='relative',
-      relative_buckets=hf.get('relative_attention_num_buckets', 32),
-      relative_max_distance=hf.get('relative_attention_max_distance', 128), attention_scale=1.0,
-      tied_embeddings=tied, scale_logits=scaled, init_std=None)
+  return _read_t5_kin(keys, 'relu') | {
+      'tied_embeddings': tied, 'scale_logits': keys('scale_decoder_outputs', bool, tied)}
+
+
+def _read_mt5(keys: Keys) -> dict[str, Any]:
+  return _read_t5_kin(keys, 'gated-gelu') | {
+      'tied_embeddings': keys('tie_word_embeddings', bool, True), 'scale_logits': False}
 
 
 def _write_t5(config: ModelConfig) -> Json:
   activation = {'gelu': 'gelu' if config.gated_mlp else 'gelu_new'}.get(
-      config.activation, _hf_activation(config))
-  return dict(
+      config.activation, hf_activation(config))
+  hf = dict(
       vocab_size=config.vocab_size, d_model=config.embed_dim, d_kv=config.head_dim,
       d_ff=config.mlp_dim, num_layers=config.num_layers, num_heads=config.num_heads,
       num_decoder_layers=config.num_decoder_layers, layer_norm_epsilon=config.norm_epsilon,
@@ -214,6 +79,9 @@ def _write_t5(config: ModelConfig) -> Json:
       relative_attention_max_distance=config.relative_max_distance,
       tie_word_embeddings=config.tied_embeddings, scale_decoder_outputs=config.scale_logits,
       dropout_rate=config.dropout_rate, is_encoder_decoder=True)
+  # 'gated-gelu' is the tanh form, so that the exact one has to be named twice.
+  exact = config.gated_mlp and config.activation == 'gelu_exact'
+  return hf | {'dense_act_fn': 'gelu'} if exact else hf
 
 
 # The head of a checkpoint, and the class name of transformers for it.
@@ -221,22 +89,27 @@ BERT_HEADS = {'mlm': 'BertForMaskedLM', 'mlm_nsp': 'BertForPreTraining', 'pooler
               'classifier': 'BertForSequenceClassification', 'tagger': 'BertForTokenClassification'}
 
 
-def _read_bert(hf: Json) -> dict[str, Any]:
-  _require(hf, 'BERT as published', position_embedding_type='absolute', is_decoder=False,
-           add_cross_attention=False)
+def _read_bert(keys: Keys) -> dict[str, Any]:
+  keys.fixed('position_embedding_type', 'absolute', reason='BERT as published')
   names = {name: head for head, name in BERT_HEADS.items()}
-  head = names.get((hf.get('architectures') or ['BertModel'])[0], 'mlm')
+  head = names.get(class_of(keys.hf), 'mlm')
   classes = head in ('classifier', 'tagger')
-  labels = len(hf['id2label']) if 'id2label' in hf else hf.get('num_labels', 2)
+  if classes:
+    keys.fixed('problem_type', 'single_label_classification',
+               reason='classes exclude each other here')
+  labels = keys('id2label', dict, None, null=True)
+  labels = keys('num_labels', int, 2) if labels is None else len(labels)
   return dict(
-      family='encoder_only', vocab_size=hf['vocab_size'], embed_dim=hf['hidden_size'],
-      num_layers=hf['num_hidden_layers'], num_heads=hf['num_attention_heads'],
-      mlp_dim=hf['intermediate_size'], max_length=hf['max_position_embeddings'],
-      num_token_types=hf.get('type_vocab_size', 2), norm='layer_norm',
-      norm_epsilon=hf.get('layer_norm_eps', 1e-12), norm_placement='post', embedding_norm=True,
-      activation=_activation(hf.get('hidden_act', 'gelu')), gated_mlp=False, bias=True,
-      position_embedding='learned', head=head,
-      dropout_rate=float(hf.get('hidden_dropout_prob', 0.1)),
+      family='encoder_only', vocab_size=keys('vocab_size', int),
+      embed_dim=keys('hidden_size', int), num_layers=keys('num_hidden_layers', int),
+      num_heads=keys('num_attention_heads', int), mlp_dim=keys('intermediate_size', int),
+      max_length=keys('max_position_embeddings', int),
+      num_token_types=keys('type_vocab_size', int, 2), norm='layer_norm',
+      norm_epsilon=keys('layer_norm_eps', float, 1e-12), norm_placement='post',
+      embedding_norm=True, activation=activation_of(keys, 'hidden_act', 'gelu'), gated_mlp=False,
+      bias=True, position_embedding='learned', head=head,
+      dropout_rate=keys('hidden_dropout_prob', float, 0.1),
+      tied_embeddings=keys('tie_word_embeddings', bool, True),
       num_classes=labels if classes else None)
 
 
@@ -246,49 +119,70 @@ def _write_bert(config: ModelConfig) -> Json:
       num_hidden_layers=config.num_layers, num_attention_heads=config.num_heads,
       intermediate_size=config.mlp_dim, max_position_embeddings=config.max_length,
       type_vocab_size=config.num_token_types, layer_norm_eps=config.norm_epsilon,
-      hidden_act=_hf_activation(config), hidden_dropout_prob=config.dropout_rate,
+      hidden_act=hf_activation(config), hidden_dropout_prob=config.dropout_rate,
       attention_probs_dropout_prob=config.dropout_rate,
-      architectures=[BERT_HEADS[config.head]])
+      tie_word_embeddings=config.tied_embeddings, architectures=[BERT_HEADS[config.head]])
   if config.num_classes is not None:
     labels = {str(i): f'LABEL_{i}' for i in range(config.num_classes)}
     hf |= {'id2label': labels, 'label2id': {name: int(i) for i, name in labels.items()}}
   return hf
 
 
+def _decoder(read, write, name: str, *others: str) -> ModelType:
+  return ModelType(read, write, (f'{name}ForCausalLM', f'{name}Model', *others))
+
+
 MODEL_TYPES = {
-    'gpt2': ModelType(_read_gpt2, _write_gpt2, 'GPT2LMHeadModel'),
-    'openai-gpt': ModelType(_read_gpt1, _write_gpt1, 'OpenAIGPTLMHeadModel'),
-    'llama': ModelType(_read_llama, _write_llama, 'LlamaForCausalLM'),
-    'mistral': ModelType(_read_mistral, _write_mistral, 'MistralForCausalLM'),
-    'gemma': ModelType(_read_gemma, _write_gemma, 'GemmaForCausalLM'),
-    'gemma2': ModelType(_read_gemma2, _write_gemma2, 'Gemma2ForCausalLM'),
-    't5': ModelType(_read_t5, _write_t5, 'T5ForConditionalGeneration'),
-    'bert': ModelType(_read_bert, _write_bert, 'BertForPreTraining'),
+    'gpt2': ModelType(decoders.read_gpt2, decoders.write_gpt2, ('GPT2LMHeadModel',
+                                                               'GPT2Model')),
+    'openai-gpt': ModelType(decoders.read_gpt1, decoders.write_gpt1, ('OpenAIGPTLMHeadModel',
+                                                                    'OpenAIGPTModel')),
+    'llama': _decoder(decoders.read_llama, decoders.write_llama, 'Llama', 'LLaMAForCausalLM'),
+    'mistral': _decoder(decoders.read_mistral, decoders.write_mistral, 'Mistral'),
+    'gemma': _decoder(decoders.read_gemma, decoders.write_gemma, 'Gemma'),
+    'gemma2': _decoder(decoders.read_gemma2, decoders.write_gemma2, 'Gemma2'),
+    't5': ModelType(_read_t5, _write_t5, ('T5ForConditionalGeneration', 'T5Model',
+                                          'T5WithLMHeadModel')),
+    'mt5': ModelType(_read_mt5, _write_t5, ('MT5ForConditionalGeneration', 'MT5Model',
+                                            'T5ForConditionalGeneration')),
+    'bert': ModelType(_read_bert, _write_bert, ('BertForPreTraining', *BERT_HEADS.values())),
 }
 
 
+def class_of(hf: Json) -> str | None:
+  """The transformers class that a config.json names, None if it names none."""
+  names = hf.get('architectures') or [None]
+  if not isinstance(names, Sequence) or not isinstance(names[0], str | None):
+    raise UserError(f'config.json: architectures = {names!r} is no list of names')
+  return names[0] and re.sub(r'^(TF|Flax)', '', names[0])
+
+
 def find_model_type(hf: Json) -> ModelType:
-  """The family of a config.json; UserError if it is not supported."""
+  """The family of a config.json; UserError if it, or its class of transformers, is not known."""
   model_type = hf.get('model_type')
-  if model_type not in MODEL_TYPES:
+  if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
     raise UserError(f'config.json: model_type {model_type!r} is not supported; '
                     f'{", ".join(MODEL_TYPES)} are')
-  return MODEL_TYPES[model_type]
+  known = MODEL_TYPES[model_type]
+  if class_of(hf) not in (None, *known.classes):
+    raise UserError(f'config.json: architectures = {hf["architectures"]!r} is not supported; '
+                    f'{", ".join(dict.fromkeys(known.classes))} are')
+  return known
 
 
 def read_config(hf: Json, **overrides) -> ModelConfig:
-  """The ModelConfig of a config.json; UserError if it has an unsupported setting."""
-  try:
-    fields = find_model_type(hf).read(hf)
-  except KeyError as e:
-    raise UserError(f'config.json: {e.args[0]!r} is missing') from e
+  """The ModelConfig of a config.json; UserError if it has an unsupported or unknown setting."""
+  read = find_model_type(hf).read
+  keys = Keys(hf)
+  fields = read(keys)
+  keys.check_all_read()
   return ModelConfig(**fields | overrides)
 
 
 def write_config(config: ModelConfig, model_type: str) -> Json:
   """config.json of a model, as transformers 4 and 5 read it."""
   family = MODEL_TYPES[model_type]
-  return {'model_type': model_type, 'architectures': [family.architecture]} | family.write(config)
+  return {'model_type': model_type, 'architectures': [family.classes[0]]} | family.write(config)
 
 
 def model_type_of(config: ModelConfig) -> str:

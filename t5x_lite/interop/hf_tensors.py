@@ -1,11 +1,14 @@
 """Names and layouts of Hugging Face's tensors <-> parameters of our models, as tables."""
 
+from collections.abc import Iterable
 import dataclasses
 import math
 import re
+from typing import NamedTuple
 
 import numpy as np
 
+from t5x_lite.core.errors import UserError
 from t5x_lite.models import ModelConfig
 
 
@@ -13,9 +16,9 @@ from t5x_lite.models import ModelConfig
 class Tensor:
   """One parameter of ours, or one layer of it, and its tensor in a Hugging Face checkpoint.
 
-  `layout` is that of their tensor: `same` (any shape of the same order), `dense` (torch's Linear,
-  [out, in]) or `conv1d` (GPT's, [in, out]). `part` (i, n) is the i-th of n equal slices of its
-  outputs.
+  `layout` is that of their tensor: `same` (the same shape), `dense` (torch's Linear, [out, in]) or
+  `conv1d` (GPT's, [in, out]); a bias has one dimension. `part` (i, n) is the i-th of n equal slices
+  of its outputs.
   """
   theirs: str
   ours: str
@@ -27,8 +30,23 @@ class Tensor:
     """The same with another of their names."""
     return dataclasses.replace(self, theirs=theirs)
 
+  def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The exact shape of their tensor for ours, or for the layer of ours that it is."""
+    if self.ours.endswith('/bias'):
+      return (math.prod(shape) * self.part[1],)
+    if self.layout == 'same':
+      return shape
+    rows = math.prod(shape[:self._num_inputs])
+    columns = math.prod(shape[self._num_inputs:]) * self.part[1]
+    return (columns, rows) if self.layout == 'dense' else (rows, columns)
+
+  @property
+  def _num_inputs(self) -> int:
+    """How many of the first dimensions of our kernel are its inputs."""
+    return 2 if self.ours.endswith('/out/kernel') else 1
+
   def to_ours(self, theirs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Our array of this shape; ValueError if theirs has another size."""
+    """Our array of this shape, of theirs of `their_shape`."""
     matrix = theirs.T if self.layout == 'dense' else theirs
     part, parts = self.part
     size = matrix.shape[-1] // parts
@@ -40,8 +58,7 @@ class Tensor:
       return ours.reshape(-1)
     if self.layout == 'same':
       return ours
-    inputs = 2 if self.ours.endswith('/out/kernel') else 1
-    matrix = ours.reshape(math.prod(ours.shape[:inputs]), -1)
+    matrix = ours.reshape(math.prod(ours.shape[:self._num_inputs]), -1)
     return matrix.T if self.layout == 'dense' else matrix
 
 
@@ -65,12 +82,12 @@ def _gpt_block() -> list[tuple]:
           *_linear('mlp.c_proj', 'mlp/down', True, 'conv1d')]
 
 
-def _llama_block(norms: dict[str, str]) -> list[tuple]:
+def _llama_block(norms: dict[str, str], bias: bool) -> list[tuple]:
   linear = {'self_attn.q_proj': 'attention/query', 'self_attn.k_proj': 'attention/key',
             'self_attn.v_proj': 'attention/value', 'self_attn.o_proj': 'attention/out',
             'mlp.gate_proj': 'mlp/gate', 'mlp.up_proj': 'mlp/up', 'mlp.down_proj': 'mlp/down'}
   rows = [row for theirs, ours in norms.items() for row in _norm(theirs, ours, False)]
-  return rows + [row for theirs, ours in linear.items() for row in _linear(theirs, ours, False)]
+  return rows + [row for theirs, ours in linear.items() for row in _linear(theirs, ours, bias)]
 
 
 _LLAMA_NORMS = {'input_layernorm': 'attention_norm', 'post_attention_layernorm': 'mlp_norm'}
@@ -125,19 +142,43 @@ def _bert_head(head: str) -> list[tuple]:
 
 # The prefix of a model's body, absent in files of the body alone.
 PREFIXES = {'gpt2': 'transformer.', 'openai-gpt': 'transformer.', 'llama': 'model.',
-            'mistral': 'model.', 'gemma': 'model.', 'gemma2': 'model.', 'bert': 'bert.', 't5': ''}
-# Tensors of some files that are no parameters, or duplicates.
+            'mistral': 'model.', 'gemma': 'model.', 'gemma2': 'model.', 'bert': 'bert.', 't5': '',
+            'mt5': ''}
+# What a body has beside it.
+_HEADS = ('lm_head.', 'cls.', 'classifier.')
+# Tensors of some files that are no parameters: masks, positions and frequencies that follow from
+# the config; T5's table of cross-attention, which the first releases stored and never read.
 _IGNORED = re.compile(r'|'.join([
     r'(.*\.)?attn\.(bias|masked_bias)', r'(.*\.)?rotary_emb\.inv_freq', r'(.*\.)?position_ids',
-    r'(encoder|decoder)\.embed_tokens\.weight', r'(.*\.)?token_type_ids',
+    r'(.*\.)?token_type_ids',
     r'decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight']))
-_TIED = {'lm_head.weight', 'cls.predictions.decoder.weight', 'cls.predictions.decoder.bias'}
+# Heads of BERT that a checkpoint carries along though its class does not read them.
+_OTHER_HEADS = re.compile(r'bert\.pooler\..*|cls\..*|classifier\..*')
+
+
+class Ties(NamedTuple):
+  """The names of one table of a model: its own, copies of it, and the output layer's."""
+  table: str
+  copies: tuple[str, ...]
+  output: str
+
+
+def ties(model_type: str) -> Ties:
+  """The names that hold a model's embedding table."""
+  prefix = PREFIXES[model_type]
+  if model_type in ('t5', 'mt5'):
+    return Ties('shared.weight', ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight'),
+                'lm_head.weight')
+  if model_type == 'bert':
+    return Ties('bert.embeddings.word_embeddings.weight', (), 'cls.predictions.decoder.weight')
+  own = {'gpt2': 'wte', 'openai-gpt': 'tokens_embed'}.get(model_type, 'embed_tokens')
+  return Ties(f'{prefix}{own}.weight', (), 'lm_head.weight')
 
 
 def table(model_type: str, config: ModelConfig) -> list[Tensor]:
   """All tensors of a model; each parameter of ours is listed once for each of its layers."""
   prefix = PREFIXES[model_type]
-  if model_type == 't5':
+  if model_type in ('t5', 'mt5'):
     rows = [('shared.weight', 'embedder/tokens')]
     for stack in ('encoder', 'decoder'):
       rows += [(f'{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight',
@@ -164,9 +205,9 @@ def table(model_type: str, config: ModelConfig) -> list[Tensor]:
     norms = _GEMMA2_NORMS if model_type == 'gemma2' else _LLAMA_NORMS
     rows = [(f'{prefix}embed_tokens.weight', 'embedder/tokens'),
             (f'{prefix}norm.weight', 'decoder/final_norm/scale')]
-    blocks = [('decoder', f'{prefix}layers', _llama_block(norms), config.num_layers)]
-  if not config.tied_embeddings and config.head is None:
-    rows.append(('lm_head.weight', 'embedder/output', 'dense'))
+    blocks = [('decoder', f'{prefix}layers', _llama_block(norms, config.bias), config.num_layers)]
+  if not config.tied_embeddings and config.head in (None, 'mlm', 'mlm_nsp'):
+    rows.append((ties(model_type).output, 'embedder/output', 'dense'))
   tensors = [Tensor(theirs, ours, None, *rest) for theirs, ours, *rest in rows]
   for stack, theirs, block, num_layers in blocks:
     tensors += [Tensor(f'{theirs}.{i}.{name}', f'{stack}/blocks/{ours}', i, *rest)
@@ -174,12 +215,31 @@ def table(model_type: str, config: ModelConfig) -> list[Tensor]:
   return tensors
 
 
-def renamed(name: str) -> str:
-  """A tensor's current name: early BERT files call a norm's scale gamma and its bias beta."""
-  return re.sub(r'LayerNorm\.gamma$', 'LayerNorm.weight',
-                re.sub(r'LayerNorm\.beta$', 'LayerNorm.bias', name))
+def renamed(model_type: str, names: Iterable[str]) -> dict[str, str]:
+  """{current name: name in the file}.
+
+  Early BERT files call a norm's scale gamma and its bias beta, and files of a model's body alone
+  leave out its prefix. Raises UserError if two names are one.
+  """
+  names, found = list(names), {}
+  prefix = PREFIXES[model_type]
+  bare = not any(name.startswith(prefix) for name in names)
+  for name in names:
+    current = re.sub(r'LayerNorm\.gamma$', 'LayerNorm.weight', name)
+    current = re.sub(r'LayerNorm\.beta$', 'LayerNorm.bias', current)
+    if bare and not name.startswith(_HEADS):
+      current = prefix + current
+    if current in found:
+      raise UserError(f'{name} and {found[current]} are the same parameter: remove the wrong one')
+    found[current] = name
+  return found
 
 
-def ignored(name: str, tied: bool) -> bool:
-  """Whether a tensor that the table lacks is known to be redundant."""
-  return bool(_IGNORED.fullmatch(name)) or tied and name in _TIED
+def is_no_parameter(name: str) -> bool:
+  """Whether a tensor that the table lacks follows from the config."""
+  return bool(_IGNORED.fullmatch(name))
+
+
+def is_other_head(model_type: str, name: str) -> bool:
+  """Whether it is of a head that the model's class does not have."""
+  return model_type == 'bert' and bool(_OTHER_HEADS.fullmatch(name))

@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Callable, Iterator
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -14,17 +15,16 @@ from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.interop import hf_configs, hf_tensors
 from t5x_lite.interop.hf_tensors import Tensor
+from t5x_lite.interop.json_files import listed, read_object
 from t5x_lite.interop.safetensors_files import ShardWriter, TensorFolder
 from t5x_lite.models import ModelConfig
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.training.state import abstract_params
 
-_EMBEDDINGS = {'t5': 'shared.weight', 'gpt2': 'transformer.wte.weight',
-               'openai-gpt': 'transformer.tokens_embed.weight'}
 
-
-def load_model(folder: pathlib.Path, partitioner: Partitioner, **overrides
-         ) -> tuple[ModelConfig, dict[str, Any]]:
+def load_model(folder: pathlib.Path, partitioner: Partitioner, *,
+               log: Callable[[str], None] = lambda line: None, **overrides
+               ) -> tuple[ModelConfig, dict[str, Any]]:
   """(config, parameters on the mesh) of a folder that transformers' save_pretrained wrote.
 
   Tensors are read one at a time, each directly into the shards that this process holds.
@@ -32,80 +32,137 @@ def load_model(folder: pathlib.Path, partitioner: Partitioner, **overrides
   Args:
     folder: holds config.json and model.safetensors, in one file or in shards.
     partitioner: shards the parameters.
+    log: told which tensors of other heads are not used.
     overrides: fields of the ModelConfig, such as dtype or scan_layers.
 
   Raises:
-    UserError: the model is of no supported family, a file is missing or damaged, or a tensor is
-      unknown, missing or of another shape; all such tensors are named.
+    UserError: the model is of no supported family, a file is missing or damaged, a key of
+      config.json is not known, or a tensor is unknown, missing, of another shape or quantised.
   """
   hf = read_config(folder)
   hf_configs.find_model_type(hf)
-  files = TensorFolder(folder)
-  names = {hf_tensors.renamed(name): name for name in files.files}
-  config = hf_configs.read_config(hf, **_inferred_from_tensors(hf, files, names) | overrides)
-  tensors = hf_tensors.table(hf['model_type'], config)
-  tensors = _without_prefix(hf['model_type'], tensors, names)
-  known = {t.theirs for t in tensors}
-  unknown = [n for n in names if n not in known and not hf_tensors.ignored(
-      n, config.tied_embeddings)]
-  missing = sorted(known - set(names))
-  if unknown or missing:
-    problems = [f'{what} {", ".join(which)}' for what, which in (
-        ('has unknown tensors:', unknown), ('lacks:', missing)) if which]
-    raise UserError(f'{folder} {"; it ".join(problems)}')
-  read = lambda name: files[names[name]]
-  return config, assemble(config, partitioner, tensors, read)
+  model_type, files = hf['model_type'], TensorFolder(folder)
+  names = hf_tensors.renamed(model_type, files)
+  if model_type == 'bert':
+    hf = hf | {'architectures': [hf_configs.BERT_HEADS[_bert_head(hf, names)]]}
+  config = hf_configs.read_config(hf)
+  layers = max(config.num_layers, config.num_decoder_layers or 0)
+  if layers > len(names):
+    raise UserError(f'{folder}: config.json has {layers} layers, and the files {len(names)} '
+                    'tensors: they are of different models')
+  tied, names = _resolve_ties(folder, model_type, config.tied_embeddings, names, files)
+  config = dataclasses.replace(config, **{'tied_embeddings': tied} | overrides)
+  tensors = hf_tensors.table(model_type, config)
+  _check_names(folder, model_type, tensors, names, log)
+  for tensor in tensors:
+    files.check_dtype(names[tensor.theirs])
+  return config, assemble(config, partitioner, tensors, lambda name: files.shape(names[name]),
+                          lambda name: files[names[name]])
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
   """config.json of a folder; UserError if there is none or it is not JSON."""
   path = folder / 'config.json'
-  if not path.exists():
+  if not path.is_file():
     raise UserError(f'{folder} holds no config.json: give the folder of a Hugging Face model')
-  try:
-    return json.loads(path.read_text())
-  except ValueError as e:
-    raise UserError(f'{path} is not JSON ({e}): fetch it again') from e
+  return read_object(path)
 
 
-def _inferred_from_tensors(hf, files: TensorFolder, names) -> dict[str, Any]:
-  """What the tensors state more reliably than config.json: the head, and whether it is tied."""
-  if hf.get('model_type') == 'bert':
-    if 'cls.seq_relationship.weight' in names:
-      return {'head': 'mlm_nsp', 'num_classes': None}
-    if 'cls.predictions.transform.dense.weight' in names:
-      return {'head': 'mlm', 'num_classes': None}
-    if 'classifier.weight' not in names:
-      return {'head': 'pooler', 'num_classes': None}
-    tagger = any('TokenClassification' in a for a in hf.get('architectures') or ())
-    return {'head': 'tagger' if tagger else 'classifier',
-            'num_classes': files.shape(names['classifier.weight'])[0]}
-  tied = hf.get('tie_word_embeddings', hf.get('model_type') not in ('llama', 'mistral'))
-  if not tied or 'lm_head.weight' not in names:
-    # What transformers 5 ties in its config may still be stored separately, and is then read so.
-    return {}
-  table = _EMBEDDINGS.get(hf['model_type'], 'model.embed_tokens.weight')
-  same = np.array_equal(files[names['lm_head.weight']], files[names[table]])
-  return {'tied_embeddings': bool(same)}
+def _bert_head(hf, names) -> str:
+  """What the tensors state more reliably than config.json: the head of a BERT."""
+  named = {name: head for head, name in hf_configs.BERT_HEADS.items()}.get(hf_configs.class_of(hf))
+  if named in ('classifier', 'tagger') and 'classifier.weight' in names:
+    return named
+  if 'cls.predictions.transform.dense.weight' in names:
+    return 'mlm_nsp' if 'cls.seq_relationship.weight' in names else 'mlm'
+  return 'classifier' if named is None and 'classifier.weight' in names else 'pooler'
 
 
-def _without_prefix(model_type: str, tensors: list[Tensor], names) -> list[Tensor]:
-  """The table for files that hold the body of a model alone."""
-  prefix = hf_tensors.PREFIXES[model_type]
-  if not prefix or any(name.startswith(prefix) for name in names):
-    return tensors
-  return [t.renamed(t.theirs.removeprefix(prefix)) for t in tensors]
+def _resolve_ties(folder: pathlib.Path, model_type: str, tied: bool, names: dict[str, str],
+                  files: TensorFolder) -> tuple[bool, dict[str, str]]:
+  """(whether the output layer is the embedding table, the names without those of copies).
+
+  As transformers 5: what its config ties may be stored under any of its names, and is separate
+  after all if it is stored twice with different values. T5 is tied unless it is stored so.
+  """
+  names = dict(names)
+  table, copies, output = hf_tensors.ties(model_type)
+  same = lambda a, b: np.array_equal(files[names[a]], files[names[b]])
+  own = [name for name in (table, *copies) if name in names]
+  for name in own[1:]:
+    if not same(own[0], name):
+      raise UserError(f'{folder}: {own[0]} and {name} differ, and a model has one embedding table '
+                      'here')
+  tied = tied or model_type in ('t5', 'mt5')
+  if output in names and own:
+    tied = tied and same(own[0], output)
+  elif tied and output in names:
+    own = [output]
+  found = names[own[0]] if own else None
+  for name in (table, *copies, *([output] if tied else [])):
+    names.pop(name, None)
+  if found is not None:
+    names[table] = found
+  if model_type == 'bert':
+    bias, used = 'cls.predictions.bias', 'cls.predictions.decoder.bias'
+    # The output's bias has two names; a file of transformers 4 may hold the first alone.
+    if used in names or tied and bias in names:
+      names[bias] = names[used] = names.get(used, names.get(bias))
+    if tied:
+      names.pop(used, None)
+  return tied, names
+
+
+def _check_names(folder: pathlib.Path, model_type: str, tensors: list[Tensor], names,
+                 log: Callable[[str], None]) -> None:
+  """Raises UserError for tensors that are unknown or missing; logs those of unused heads."""
+  known = {t.theirs for t in tensors}
+  rest = [n for n in names if n not in known and not hf_tensors.is_no_parameter(n)]
+  unused = [n for n in rest if hf_tensors.is_other_head(model_type, n)]
+  unknown = [n for n in rest if n not in unused]
+  missing = sorted(known - set(names))
+  if unknown or missing:
+    problems = [f'{what} {listed(which)}' for what, which in (
+        ('has unknown tensors:', unknown), ('lacks:', missing)) if which]
+    raise UserError(f'{folder} {"; it ".join(problems)}')
+  if unused:
+    log(f'Not used, of heads that this model does not have: {listed(unused)}')
 
 
 def assemble(config: ModelConfig, partitioner: Partitioner, tensors: list[Tensor],
-             read: Callable[[str], np.ndarray]) -> dict[str, Any]:
-  """The parameters of `config`, float32 on the mesh, from the tensors that `read` gives by name."""
+             shape_of: Callable[[str], tuple[int, ...]], read: Callable[[str], np.ndarray]
+             ) -> dict[str, Any]:
+  """The parameters of `config`, float32 on the mesh, of tensors given by name.
+
+  Args:
+    config: the model.
+    partitioner: shards its parameters.
+    tensors: all of it.
+    shape_of: the shape of a tensor, without reading it.
+    read: a tensor.
+
+  Raises:
+    UserError: a tensor has another shape than exactly the one it must have.
+  """
   sources: dict[str, dict[int | None, Tensor]] = collections.defaultdict(dict)
   for tensor in tensors:
     sources[tensor.ours][tensor.layer] = tensor
-  make = lambda path, abstract: _array(
-      trees.path_name(path), abstract, _layers_of(trees.path_name(path), sources), read)
   abstract = abstract_params(models.build_network(config, partitioner), partitioner)
+  layers = {name: _layers_of(name, sources) for name in trees.flatten(abstract)}
+  wrong = []
+  for name, x in trees.flatten(abstract).items():
+    stacked = isinstance(layers[name], list)
+    for tensor in layers[name] if stacked else [layers[name]]:
+      want = tensor.their_shape(x.shape[1:] if stacked else x.shape)
+      if (got := tuple(shape_of(tensor.theirs))) != want:
+        wrong.append(f'{tensor.theirs} has the shape {got} and not {want}')
+  if wrong:
+    raise UserError(f'{listed(wrong, 3)}: the config or the layout is of another model')
+
+  def make(path, x):
+    name = trees.path_name(path)
+    return _array(x, layers[name], read)
+
   return jax.tree_util.tree_map_with_path(make, abstract)
 
 
@@ -119,14 +176,9 @@ def _layers_of(name: str, sources) -> list[Tensor] | Tensor:
   return sources[f'{stack}/blocks/{rest}'][int(layer)]
 
 
-def _array(name, abstract, tensors: list[Tensor] | Tensor, read) -> jax.Array:
+def _array(abstract, tensors: list[Tensor] | Tensor, read) -> jax.Array:
   def one(tensor: Tensor, shape, index) -> np.ndarray:
-    theirs = read(tensor.theirs)
-    try:
-      return tensor.to_ours(theirs, shape)[index].astype(np.float32)
-    except ValueError:
-      raise UserError(f'{tensor.theirs} has shape {theirs.shape}, which does not fit {name} of '
-                      f'shape {shape}: config.json is of another model') from None
+    return tensor.to_ours(read(tensor.theirs), shape)[index].astype(np.float32)
 
   def part(index):
     if isinstance(tensors, Tensor):
@@ -151,21 +203,24 @@ def save_model(folder: pathlib.Path, config: ModelConfig, params: dict[str, Any]
     folder: must not exist, or be empty.
     config: of a model that transformers has.
     params: its parameters.
-    extra: more keys of config.json, such as the ids of special tokens.
+    extra: more keys of config.json, such as the ids of special tokens, or names of classes.
     dtype: of the tensors, float32 or bfloat16.
     shard_bytes: the size above which a new file is started.
   """
   model_type = hf_configs.model_type_of(config)
   # By default transformers takes the ids of the published model's tokenizer.
   ids = dict.fromkeys(('bos_token_id', 'eos_token_id', 'pad_token_id'))
-  if model_type == 't5':
+  if model_type in ('t5', 'mt5'):
     ids |= {'pad_token_id': 0, 'decoder_start_token_id': 0}
   written = hf_configs.write_config(config, model_type) | {'torch_dtype': dtype, 'dtype': dtype}
   writer = ShardWriter(folder, shard_bytes)
   for name, tensor in _their_tensors(model_type, config, params):
     writer.add(name, tensor.astype(jax.numpy.dtype(dtype)))
   writer.close()
-  (folder / 'config.json').write_text(json.dumps(ids | (extra or {}) | written, indent=2) + '\n')
+  extra = extra or {}
+  if config.num_classes is not None:
+    written |= {name: extra[name] for name in ('id2label', 'label2id') if name in extra}
+  (folder / 'config.json').write_text(json.dumps(ids | extra | written, indent=2) + '\n')
   return model_type
 
 

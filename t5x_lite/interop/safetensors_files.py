@@ -8,45 +8,76 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from t5x_lite.core.errors import UserError
+from t5x_lite.interop.json_files import listed, read_object
 
 SINGLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
+
+
+_FLOATS = ('F64', 'F32', 'F16', 'BF16')
 
 
 class TensorFolder:
   """The tensors of a Hugging Face checkpoint, by name; each is read when it is asked for."""
 
   def __init__(self, folder: pathlib.Path):
+    """Reads the files' headers; UserError if one is missing, damaged or has a tensor twice."""
     self.files: dict[str, pathlib.Path] = {}
+    self._headers: dict[str, tuple[tuple[int, ...], str]] = {}   # shape, dtype
     for file in _files(folder):
       try:
         with safe_open(file, 'np') as f:
-          self.files |= dict.fromkeys(f.keys(), file)
+          names = list(f.keys())
+          headers = {n: f.get_slice(n) for n in names}
+          self._headers |= {n: (tuple(s.get_shape()), s.get_dtype()) for n, s in headers.items()}
       except Exception as e:  # safetensors raises a type of its own, SafetensorError
         raise UserError(f'{file} is not a complete safetensors file ({e}): fetch it again') from e
+      for name in names:
+        if name in self.files:
+          raise UserError(f'{folder}: {name} is both in {self.files[name].name} and in '
+                          f'{file.name}: remove the file that is of another model')
+      self.files |= dict.fromkeys(names, file)
+
+  def __iter__(self):
+    return iter(self.files)
 
   def __getitem__(self, name: str) -> np.ndarray:
+    self.check_dtype(name)
     with safe_open(self.files[name], 'np') as f:
       return f.get_tensor(name)
 
   def shape(self, name: str) -> tuple[int, ...]:
-    """Read from the file's header alone."""
-    with safe_open(self.files[name], 'np') as f:
-      return tuple(f.get_slice(name).get_shape())
+    """As the file's header has it."""
+    return self._headers[name][0]
+
+  def check_dtype(self, name: str) -> None:
+    """Raises UserError for a tensor that is not of plain floating-point numbers."""
+    if (dtype := self._headers[name][1]) not in _FLOATS:
+      raise UserError(f'{self.files[name]}: {name} has the dtype {dtype}: quantised weights are '
+                      'not read; load it with transformers, dequantise, and save_pretrained in '
+                      'bfloat16 or float32')
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-  if (folder / INDEX).exists():
-    try:
-      names = set(json.loads((folder / INDEX).read_text())['weight_map'].values())
-    except (ValueError, KeyError) as e:
-      raise UserError(f'{folder / INDEX} is damaged: fetch it again') from e
-    missing = sorted(name for name in names if not (folder / name).exists())
+  single, index = folder / SINGLE, folder / INDEX
+  if index.is_file():
+    names = read_object(index).get('weight_map')
+    names = set(names.values()) if isinstance(names, dict) else {None}
+    if not all(isinstance(n, str) and n == pathlib.PurePath(n).name for n in names):
+      raise UserError(f'{index} is damaged: fetch it again')
+    if single.is_file() and names != {SINGLE}:
+      raise UserError(f'{folder} holds both {SINGLE} and {INDEX}, and one may be older: remove the '
+                      'one that is not meant')
+    missing = sorted(name for name in names if not (folder / name).is_file())
     if missing:
-      raise UserError(f'{folder} lacks {", ".join(missing)}, which its index names')
+      raise UserError(f'{folder} lacks {listed(missing)}, which its index names')
     return sorted(folder / name for name in names)
-  if (folder / SINGLE).exists():
-    return [folder / SINGLE]
-  pickles = sorted(f.name for f in folder.glob('*.bin')) if folder.is_dir() else []
+  if single.is_file():
+    return [single]
+  shards = sorted(f.name for f in folder.glob('*.safetensors'))
+  if shards:
+    raise UserError(f'{folder} holds {listed(shards, 2)}, but neither {SINGLE} nor {INDEX}, which '
+                    'says what belongs together: fetch the whole folder')
+  pickles = sorted(f.name for f in folder.glob('*.bin'))
   if pickles:
     raise UserError(f'{folder} holds {pickles[0]}, a pickle, which can run any code and is never '
                     'opened here: convert it with transformers, whose save_pretrained writes '

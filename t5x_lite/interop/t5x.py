@@ -17,6 +17,7 @@ import tensorstore
 from t5x_lite.core.errors import UserError
 from t5x_lite.interop import huggingface
 from t5x_lite.interop.hf_tensors import Tensor
+from t5x_lite.interop.json_files import listed
 from t5x_lite.models import ModelConfig
 from t5x_lite.parallel.partitioner import Partitioner
 
@@ -44,10 +45,10 @@ def load_checkpoint(path: pathlib.Path, partitioner: Partitioner, **overrides
   known = {t.theirs for t in tensors}
   wrong = sorted(known ^ set(arrays))
   if wrong:
-    raise UserError(f'{path} is not of an unscanned T5: {", ".join(wrong)}: missing or '
-                    'unknown')
-  return config, huggingface.assemble(config, partitioner, tensors, lambda name: _read(
-      arrays[name]))
+    raise UserError(f'{path} is not of an unscanned T5: {listed(wrong)}: missing or unknown')
+  return config, huggingface.assemble(config, partitioner, tensors,
+                                      lambda name: _shape(arrays[name]),
+                                      lambda name: _read(arrays[name]))
 
 
 def _read_index(path: pathlib.Path) -> dict[str, Any]:
@@ -124,7 +125,8 @@ def table(config: ModelConfig) -> list[Tensor]:
                     layout='dense'),
              Tensor(f'{stack}/{stack}_norm/scale', f'{stack}/final_norm/scale')]
     for i in range(num_layers):
-      rows += [Tensor(f'{stack}/layers_{i}/{theirs}', f'{stack}/blocks/{ours}', i, 'conv1d')
+      rows += [Tensor(f'{stack}/layers_{i}/{theirs}', f'{stack}/blocks/{ours}', i,
+                      'conv1d' if ours.endswith('/kernel') else 'same')
                for theirs, ours in _block(config, stack)]
   return rows
 

@@ -53,7 +53,7 @@ class TokenizerFile:
   """
 
   def __init__(self, path: str):
-    """Raises UserError if the file is of neither format, or has no end-of-text token."""
+    """Raises UserError if the file is of neither format."""
     self.path = pathlib.Path(path)
     content = tiktoken_ranks.tokenizer_json(path)
     try:
@@ -72,9 +72,6 @@ class TokenizerFile:
     self.eos_id = self._special('eos_token', _EOS)
     self.bos_id = self._special('bos_token', _BOS)
     self.pad_id = self._special('pad_token', _PAD)
-    if self.eos_id is None:
-      raise UserError(f'{path} has none of {", ".join(_EOS)}: name the eos_token in '
-                      'tokenizer_config.json beside it')
     unknown = self._json['model'].get('unk_token')
     if isinstance(self._json['model'].get('unk_id'), int):   # Unigram
       unknown = self.tokenizer.id_to_token(self._json['model']['unk_id'])
@@ -214,8 +211,9 @@ def special_ids(path: str) -> dict[str, int]:
   """{'eos_token_id': …} and the like of a tokenizer file of any kind that a run reads."""
   if tiktoken_ranks.is_tokenizer(path):
     file = TokenizerFile(path)
-    ids = {'eos_token_id': file.eos_id, 'bos_token_id': -1 if file.bos_id is None else file.bos_id,
-           'pad_token_id': file.eos_id if file.pad_id is None else file.pad_id}
+    pad_id = file.eos_id if file.pad_id is None else file.pad_id
+    named = {'eos_token_id': file.eos_id, 'bos_token_id': file.bos_id, 'pad_token_id': pad_id}
+    ids = {name: -1 if i is None else i for name, i in named.items()}
   else:
     import sentencepiece
     model = sentencepiece.SentencePieceProcessor(path)

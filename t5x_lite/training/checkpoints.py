@@ -32,6 +32,8 @@ from t5x_lite.training.state import TrainState
 
 T = TypeVar('T')
 _ADDED = {'arrays', 'digest'}   # keys of the JSON beside those of the run
+# The fingerprint of a run that was imported without a tokenizer.
+UNKNOWN_VOCABULARY = 'unknown'
 _NO_SPACE = re.compile('No space left|Disk quota exceeded|ENOSPC|EDQUOT')
 
 
@@ -280,8 +282,17 @@ def reader_of(model_dir: pathlib.Path) -> Checkpoints:
 
 
 def check_vocabulary(meta: dict[str, Any], vocabulary: str | None, where: str) -> None:
-  """Raises UserError if a checkpoint's meta names another vocabulary; None is not compared."""
+  """Raises UserError if a checkpoint's meta names another vocabulary; None is not compared.
+
+  One that was imported without a tokenizer takes any file, and no bytes, which are what a task
+  reads that is given none.
+  """
   trained = meta.get('vocabulary')
+  if trained == UNKNOWN_VOCABULARY:
+    if vocabulary is not None and vocabulary.startswith('bytes'):
+      raise UserError(f'{where}, was imported without a tokenizer: pass --gin.VOCABULARY=FILE, or '
+                      'import it again with --vocabulary=byte if it does read bytes')
+    return
   if None not in (trained, vocabulary) and trained != vocabulary:
     raise UserError(f'{where}, was trained with the vocabulary {trained!r}, and this run has '
                     f'{vocabulary!r}: the same ids would stand for other words; set VOCABULARY to '

@@ -36,7 +36,8 @@ def registered(data: Any) -> seqio.Task | seqio.Mixture:
   """
   if not data.task:
     raise UserError('TASK is required to read data: pass --gin.TASK=VALUE, and its lengths')
-  if data.vocabulary is not None and not os.path.isfile(os.path.expanduser(data.vocabulary)):
+  if data.vocabulary not in (None, 'byte', 'none') and not os.path.isfile(
+      os.path.expanduser(data.vocabulary)):
     raise FieldError(data, 'vocabulary', 'no such file: make one with t5x-lite train-vocab, or '
                      'name a tokenizer.json or a rank file of tiktoken')
   if data.data_dir is not None:

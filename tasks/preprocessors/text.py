@@ -27,14 +27,16 @@ def classify(
 ) -> tf.data.Dataset:
   """Makes `inputs`, the class id and the tokens of feature `text`, and `targets`, one label.
 
+  A tokenizer that has one ends the text with its separator, as BERT reads texts.
   `inputs_pretokenized` is the text.
   """
   vocabulary = output_features['inputs'].vocabulary
   cls = vocabularies.cls_id(vocabulary)
+  end = tf.constant(vocabularies.separator_ids(vocabulary), tf.int32)
 
   def convert(example):
     return {
-        'inputs': tf.concat([[cls], vocabulary.encode_tf(example[text])], 0),
+        'inputs': tf.concat([[cls], vocabulary.encode_tf(example[text]), end], 0),
         'targets': tf.reshape(tf.cast(example[label], tf.int32), [1]),
         'inputs_pretokenized': example[text],
     }

@@ -13,11 +13,12 @@ from tasks.vocabularies.vocabularies import (
   mask_id,
   ordinary_ids,
   require_extra_ids,
+  separator_ids,
   start_id,
 )
 
 __all__ = [
     'BYTE_VOCABULARY', 'SentencePieceVocabulary', 'TokenizerVocabulary', 'byte_lengths', 'cls_id',
     'fingerprint', 'first_extra_id', 'load_vocabulary', 'mask_id', 'model_ids', 'ordinary_ids',
-    'require_extra_ids', 'seqio_ids', 'start_id',
+    'require_extra_ids', 'separator_ids', 'seqio_ids', 'start_id',
 ]

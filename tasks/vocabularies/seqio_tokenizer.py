@@ -22,7 +22,10 @@ class SeqioTokenizer:
 
   @property
   def eos_id(self) -> int:
-    return self._own(self.vocabulary.eos_id)
+    """-1 where no token ends a text."""
+    file = getattr(self.vocabulary, 'file', None)
+    none = file is not None and file.eos_id is None
+    return -1 if none else self._own(self.vocabulary.eos_id)
 
   @property
   def start_id(self) -> int:
@@ -32,6 +35,11 @@ class SeqioTokenizer:
   @property
   def cls_id(self) -> int:
     return self._own(vocabularies.cls_id(self.vocabulary))
+
+  @property
+  def end_ids(self) -> list[int]:
+    """What ends a text that an encoder-only model reads; often nothing."""
+    return self._own(vocabularies.separator_ids(self.vocabulary))
 
   @property
   def mask_id(self) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from t5x_lite.core.errors import UserError
 from t5x_lite.interop.tokenizer_files import TokenizerFile
 from tasks.vocabularies.pad_alias import model_ids, seqio_ids
 
@@ -38,6 +39,10 @@ class TokenizerVocabulary(seqio.Vocabulary):
 
   @property
   def eos_id(self) -> int:
+    """Raises UserError if the tokenizer has no end of text, as GPT-1's."""
+    if self.file.eos_id is None:
+      raise UserError(f'{self.path} has no end-of-text token: name the eos_token in '
+                      'tokenizer_config.json beside it')
     return self._own(self.file.eos_id)
 
   @property
@@ -76,7 +81,8 @@ class TokenizerVocabulary(seqio.Vocabulary):
 
   def __eq__(self, other) -> bool:
     return isinstance(other, TokenizerVocabulary) and (
-        self.digest, self.eos_id, self.bos_id) == (other.digest, other.eos_id, other.bos_id)
+        self.digest, self.file.eos_id, self.bos_id) == (
+            other.digest, other.file.eos_id, other.bos_id)
 
   def __str__(self) -> str:
     return f'TokenizerVocabulary({self.path})'

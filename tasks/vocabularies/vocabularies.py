@@ -2,13 +2,15 @@
 
 import hashlib
 import os
+import pathlib
 
 import numpy as np
 import seqio
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.interop import tiktoken_ranks
-from tasks.vocabularies.pad_alias import model_ids
+from t5x_lite.interop.json_files import read_optional
+from tasks.vocabularies.pad_alias import model_ids, seqio_ids
 from tasks.vocabularies.sentencepiece_vocabulary import SentencePieceVocabulary
 from tasks.vocabularies.tokenizer_vocabulary import TokenizerVocabulary
 
@@ -33,6 +35,13 @@ def cls_id(vocabulary: seqio.Vocabulary) -> int:
     return own
   require_extra_ids(vocabulary, 2, 'a mask id and a class id')
   return vocabulary.vocab_size - 2
+
+
+def separator_ids(vocabulary: seqio.Vocabulary) -> list[int]:
+  """Returns a list of the tokenizer's own [SEP], which ends what a BERT reads, or an empty one."""
+  file = getattr(vocabulary, 'file', None)
+  own = None if file is None or file.cls_id is None else file.tokenizer.token_to_id('[SEP]')
+  return [] if own is None else seqio_ids(vocabulary, [own]).tolist()
 
 
 def start_id(vocabulary: seqio.Vocabulary) -> int:
@@ -116,6 +125,9 @@ def load_vocabulary(path: str) -> seqio.Vocabulary:
   """
   if path == 'byte':
     return BYTE_VOCABULARY
+  if path == 'none':
+    raise UserError('this model was imported without a tokenizer: pass --gin.VOCABULARY=FILE, or '
+                    'import it again with --vocabulary=FILE')
   if not os.path.isfile(path):
     raise UserError(
         f"load_vocabulary: no file {path!r}; give 'byte', a tokenizer.json, a rank file of "
@@ -123,7 +135,9 @@ def load_vocabulary(path: str) -> seqio.Vocabulary:
     )
   if tiktoken_ranks.is_tokenizer(path):
     return TokenizerVocabulary(path)
-  vocabulary = SentencePieceVocabulary(path, extra_ids=100)
+  # T5 writes there how many sentinels it has, and import how many rows are left for them.
+  beside = read_optional(pathlib.Path(path).with_name('tokenizer_config.json'))
+  vocabulary = SentencePieceVocabulary(path, extra_ids=beside.get('extra_ids', 100))
   try:
     vocabulary.load_model()
   except UserError:

@@ -405,7 +405,7 @@ def test_what_a_folder_lacks_or_has_too_much_is_named(imported, tmp_path, partit
       r'model.norm.weight$')):
     load()
   write(tensors | {'model.norm.weight': np.ones(7, np.float32)})
-  with pytest.raises(UserError, match=r'model.norm.weight has shape \(7,\), which does not fit'):
+  with pytest.raises(UserError, match=r'model.norm.weight has the shape \(7,\) and not \(32,\)'):
     load()
   (tmp_path / 'model.safetensors').write_bytes(b'not a file of tensors')
   with pytest.raises(UserError, match='is not a complete safetensors file'):
@@ -485,11 +485,12 @@ def test_a_model_that_transformers_lacks_is_refused_by_name(fields, reason, conf
 
 def test_settings_without_a_counterpart_are_refused(imported, tmp_path, partitioner):
   for name, change, reason in (
-      ('llama', {'attention_bias': True}, 'attention_bias = True is not supported'),
-      ('llama', {'hidden_act': 'mish'}, "activation 'mish' is none of"),
-      ('llama', {'rope_parameters': {'rope_type': 'yarn'}}, "rope_type 'yarn' is not supported"),
+      ('llama', {'attention_bias': True}, 'attention_bias = True and mlp_bias = False are not'),
+      ('llama', {'hidden_act': 'mish'}, "hidden_act = 'mish': this activation is none of"),
+      ('llama', {'rope_parameters': {'rope_type': 'yarn'}}, "rope_type = 'yarn' is not supported"),
       ('gpt2', {'scale_attn_by_inverse_layer_idx': True}, 'scale_attn_by_inverse_layer_idx = True'),
-      ('gemma2', {'layer_types': ['full_attention'] * 4}, 'layer_types that do not alternate'),
+      ('gemma2', {'layer_types': ['full_attention'] * 2 + ['sliding_attention'] * 2},
+       'layer_types with full attention in other layers than every n-th'),
       ('bert_mlm', {'position_embedding_type': 'relative_key'}, "'relative_key' is not supported")):
     copy = saved_again(imported(name)[1], tmp_path, lambda n: n, lambda hf: hf | change)
     with pytest.raises(UserError, match=reason):

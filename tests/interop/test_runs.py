@@ -14,6 +14,7 @@ from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.experiment import gin_config
 from t5x_lite.interop import huggingface, t5x
+from t5x_lite.interop.hf_tokenizers import ImportedTokenizer
 from t5x_lite.models import ModelConfig
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
@@ -97,7 +98,7 @@ def test_a_model_that_transformers_lacks_is_not_exported(tmp_path, capsys):
   run.mkdir()
   (run / 'config.gin').write_text(import_checkpoint._gin(ModelConfig(
       family='decoder_only', vocab_size=64, embed_dim=32, num_layers=2, num_heads=4, mlp_dim=48,
-      position_embedding='alibi'), 'nothing', None))
+      position_embedding='alibi'), pathlib.Path('nothing'), run, 'byte', ImportedTokenizer('byte')))
   assert cli.main(['export', f'--from={run}', f'--to={tmp_path / "out"}']) == 1
   assert 'No checkpoint in' in capsys.readouterr().err
   assert not (tmp_path / 'out').exists()
