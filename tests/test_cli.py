@@ -48,7 +48,7 @@ def test_help_lists_the_commands_of_a_group_with_their_summaries(group, capsys):
     (['train', '--gin_file'], '--gin_file: expected one argument; see t5x-lite train --help'),
     (['eval', LM, '--gin.MODEL_DIR=/nowhere/at/all'], 'No checkpoint in /nowhere/at/all'),
     (['infer', LM, '--gin.MODEL_DIR=/nowhere', '--gin.InferConfig.input=/no/file.txt'],
-     'no file /no/file.txt'),
+     "InferConfig.input: no file matches '/no/file.txt'"),
     (['train', LM, '--gin.MODEL_DIR='], 'MODEL_DIR is not set'),
 ])
 def test_a_mistake_is_one_line_on_stderr_and_status_1(argv, message, capsys, tmp_path,

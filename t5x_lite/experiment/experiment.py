@@ -89,7 +89,7 @@ class InferConfig:
   # Ids around a prompt, which t5x-lite import takes from the model's tokenizer; None: as the tasks
   # train, with the id that starts decoding before it, or the class id of an encoder.
   prompt_prefix: tuple[int, ...] | None = None
-  prompt_suffix: tuple[int, ...] = ()
+  prompt_suffix: tuple[int, ...] = ()   # Ids after a prompt, as those before it.
   end_ids: tuple[int, ...] = ()  # that end an output; none: the vocabulary's end of text
 
   def __post_init__(self):
