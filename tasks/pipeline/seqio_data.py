@@ -21,6 +21,7 @@ from t5x_lite.core.dataclass_checks import (
 from t5x_lite.data.features import Batch
 from t5x_lite.data.source import Source, Tokenizer
 from t5x_lite.models import ModelConfig
+import tasks.files  # noqa: F401, whose formats infer reads for every run on such data
 from tasks.pipeline.imports import import_seqio
 
 PACKING = ('best_fit', 'greedy', 'none')   # greedy is seqio's own

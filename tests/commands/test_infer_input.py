@@ -9,6 +9,7 @@ from t5x_lite.commands.infer import read_texts
 from t5x_lite.core.errors import UserError
 from tasks import files
 from tasks.files import FileTask
+from tasks.pipeline import seqio_data
 
 ODD = 'a\u2028b\u0085c\fd\ve\x1cf'
 
@@ -27,6 +28,15 @@ def comma_separated(texts) -> bytes:
   return out.getvalue().encode()
 
 
+def tfrecord(path, texts) -> None:
+  import tensorflow as tf
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    for text in texts:
+      feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[text.encode()]))
+      writer.write(tf.train.Example(features=tf.train.Features(
+          feature={'inputs': feature})).SerializeToString())
+
+
 WRITERS = {
     'a.txt': lambda path, texts: path.write_bytes(('\ufeff' + '\r\n\n'.join(texts)).encode()),
     'a.TXT.gz': lambda path, texts: path.write_bytes(gzip.compress('\n'.join(texts).encode())),
@@ -37,6 +47,7 @@ WRITERS = {
     'a.tsv': lambda path, texts: path.write_bytes('\n'.join(['inputs\tx'] + [
         f'{text}\t1' for text in texts]).encode()),
     'a.parquet': table,
+    'a.tfrecord-00000-of-00001': tfrecord,
 }
 
 
@@ -48,6 +59,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', WRITERS)
 def test_infer_and_training_and_vocabularies_read_the_same(tmp_path, name):
   import seqio
+  assert seqio_data   # as a run's gin file imports it
   texts = [ODD, ' two "', 'é 世界']
   WRITERS[name](tmp_path / name, texts)
   pattern, field = str(tmp_path / name), 'text' if 'txt' in name.lower() else 'inputs'

@@ -9,6 +9,7 @@ import re
 
 from t5x_lite.core import paths
 from t5x_lite.core.errors import UserError
+from t5x_lite.data.files.templates import shorten
 
 PACKED = {'.gz': 'gzip', '.zst': 'zstd'}
 _SYNONYMS = {'.ndjson': '.jsonl', '.tfrecords': '.tfrecord', '.array_record': '.arrayrecord'}
@@ -71,8 +72,9 @@ def _find_urls(pattern: str, where: str) -> list[str]:
   try:
     system, path = fsspec.core.url_to_fs(pattern)
     return [system.unstrip_protocol(p) for p in sorted(system.glob(path)) if system.isfile(p)]
-  except (ImportError, ValueError, OSError) as error:
-    raise UserError(f'{where}: cannot look for {pattern!r}: {error}') from error
+  except Exception as error:   # each file system has errors of its own, of HTTP and of accounts
+    reason = shorten(str(error), 300) or type(error).__name__
+    raise UserError(f'{where}: cannot look for {pattern!r}: {reason}') from error
 
 
 def _each_once(found: Iterable[str]) -> list[str]:
