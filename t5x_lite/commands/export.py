@@ -65,7 +65,7 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
   kept = _imported_files(run, experiment)
   with atomic_folder(folder) as partial:
     params, step = load_params(model_dir, network, partitioner, step)
-    extra = _token_ids(kept, vocabulary) | _labels(kept, experiment)
+    extra = _token_ids(kept, vocabulary) | _labels(experiment)
     model_type = huggingface.save_model(partial, config, params, extra=extra, dtype=dtype)
     names = tokenizer_files.copy_files(kept, partial) if kept else []
     if not set(names) & set(tokenizer_files.READABLE) and vocabulary not in _NO_FILE:
@@ -85,16 +85,11 @@ def _imported_files(run, experiment) -> pathlib.Path | None:
   return next((f for f in folders if (f / 'config.json').is_file()), None)
 
 
-def _labels(kept: pathlib.Path | None, experiment) -> dict[str, Any]:
-  """The names of a model's classes: of its data, else those that it was imported with."""
-  number = experiment.model.num_classes
-  names = list(getattr(experiment.data, 'labels', ()) or ())
-  if number is None:
-    return {}
-  if len(names) != number and kept is not None:
-    known = read_object(kept / 'config.json').get('id2label') or {}
-    names = [known.get(str(i), '') for i in range(len(known))]
-  if len(names) != number:
+def _labels(experiment) -> dict[str, Any]:
+  """The names of a model's classes: of its task, else those that it was imported with."""
+  task = getattr(experiment.data, 'task', None)
+  names = getattr(task, 'labels', None) or experiment.infer.labels
+  if len(names) != experiment.model.num_classes:
     return {}
   return {'id2label': {str(i): name for i, name in enumerate(names)},
           'label2id': {name: i for i, name in enumerate(names)}}

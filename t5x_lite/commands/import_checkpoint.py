@@ -49,13 +49,13 @@ def import_run(source: pathlib.Path, model_dir: pathlib.Path, overrides: dict[st
   from t5x_lite.core.files import atomic_folder
   from t5x_lite.core.paths import local_path
   from t5x_lite.experiment import gin_config
-  from t5x_lite.interop import folders, hf_tokenizers, huggingface, t5x, tokenizer_files
+  from t5x_lite.interop import folders, hf_configs, hf_tokenizers, huggingface, t5x, tokenizer_files
   from t5x_lite.parallel.mesh import MeshConfig
   from t5x_lite.parallel.partitioner import Partitioner
   from t5x_lite.training.checkpoints import UNKNOWN_VOCABULARY, Checkpoints
   from t5x_lite.training.run_folder import RunFolder
   source, model_dir = local_path(source), local_path(model_dir)
-  lines, tokenizer = [], hf_tokenizers.ImportedTokenizer(None)
+  lines, tokenizer, labels = [], hf_tokenizers.ImportedTokenizer(None), ()
   from_huggingface = folders.is_huggingface(source)
   with atomic_folder(model_dir) as folder:
     partitioner = Partitioner(MeshConfig(data=1, fsdp=jax.device_count()).make())
@@ -63,7 +63,8 @@ def import_run(source: pathlib.Path, model_dir: pathlib.Path, overrides: dict[st
     if from_huggingface:
       config, params = huggingface.load_model(source, partitioner, log=lines.append, **overrides)
       tokenizer_files.copy_files(source, kept, ('config.json', *tokenizer_files.NAMES))
-      tokenizer = hf_tokenizers.prepare(kept, huggingface.read_config(source))
+      hf = huggingface.read_config(source)
+      tokenizer, labels = hf_tokenizers.prepare(kept, hf), hf_configs.labels_of(hf, config)
     else:
       config, params = t5x.load_checkpoint(source, partitioner, **overrides)
     if vocabulary is not None:
@@ -74,7 +75,7 @@ def import_run(source: pathlib.Path, model_dir: pathlib.Path, overrides: dict[st
     path_in = lambda folder: tokenizer.file if tokenizer.file in (None, 'byte') else str(
         folder / tokenizer.file)
     RunFolder(folder).config.write_text(
-        _gin(config, source, model_dir, path_in(final) or NO_TOKENIZER, tokenizer),
+        _gin(config, source, model_dir, path_in(final) or NO_TOKENIZER, tokenizer, labels),
         encoding='utf-8')
     fingerprint = UNKNOWN_VOCABULARY
     if tokenizer.file is not None:   # as the runs that will compare it compute it
@@ -93,7 +94,8 @@ def import_run(source: pathlib.Path, model_dir: pathlib.Path, overrides: dict[st
   return lines
 
 
-def _gin(config, source: pathlib.Path, model_dir: pathlib.Path, vocabulary: str, tokenizer) -> str:
+def _gin(config, source: pathlib.Path, model_dir: pathlib.Path, vocabulary: str, tokenizer,
+         labels: tuple[str, ...] = ()) -> str:
   """config.gin: the architecture and the tokenizer, for `infer` and for a run that starts from it.
 
   Includes what every run is made of first, so that files given after this one keep what it sets.
@@ -110,9 +112,9 @@ def _gin(config, source: pathlib.Path, model_dir: pathlib.Path, vocabulary: str,
           'from t5x_lite.models import positions', '', "include 'runs/experiment.gin'", '',
           f'MODEL_DIR = {str(model_dir.absolute())!r}', f'VOCABULARY = {vocabulary!r}', '']
   framed = {'prompt_prefix': tokenizer.prompt_prefix, 'prompt_suffix': tokenizer.prompt_suffix,
-            'end_ids': tokenizer.end_ids}
+            'end_ids': tokenizer.end_ids, 'labels': labels}
   if any(framed.values()) or tokenizer.prompt_prefix is not None:
-    text += ['# What the tokenizer puts around a prompt, and the ids that end an answer.',
+    text += ['# Ids around a prompt and at the end of an answer, as the tokenizer has them.',
              'experiment.InferConfig:', *(f'  {n} = {v!r}' for n, v in framed.items()), '']
   text += ['models.ModelConfig:', *(
       f'  {name} = {value!r}' for name, value in fields.items()

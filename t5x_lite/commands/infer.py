@@ -63,7 +63,7 @@ def load_generator(experiment, params: Any = None) -> tuple[Any, int | None]:
       network, params, partitioner, data, batch_size=settings.batch_size,
       max_tokens=settings.max_tokens, temperature=settings.temperature,
       seed=experiment.seed, placeholders=settings.placeholders, frame=_frame(settings, data),
-      end_ids=settings.end_ids), step
+      end_ids=settings.end_ids, labels=settings.labels), step
 
 
 def _frame(settings, data) -> tuple[tuple[int, ...], tuple[int, ...]] | None:

@@ -91,6 +91,7 @@ class InferConfig:
   prompt_prefix: tuple[int, ...] | None = None
   prompt_suffix: tuple[int, ...] = ()   # Ids after a prompt, as those before it.
   end_ids: tuple[int, ...] = ()  # that end an output; none: the vocabulary's end of text
+  labels: tuple[str, ...] = ()   # names of an imported model's classes, where no task has them
 
   def __post_init__(self):
     check_types(self)

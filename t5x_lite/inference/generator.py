@@ -39,7 +39,7 @@ class Generator:
                batch_size: int, max_tokens: int | None = None, temperature: float = 0.0,
                seed: int = 0, placeholders: bool = True,
                frame: tuple[Sequence[int], Sequence[int]] | None = None,
-               end_ids: Sequence[int] = ()):
+               end_ids: Sequence[int] = (), labels: Sequence[str] = ()):
     """Does not compile.
 
     Args:
@@ -54,13 +54,14 @@ class Generator:
         encoder-decoder, stands for the mask or the sentinel; else all text is text.
       frame: ids before and after a text; None: as the tasks train.
       end_ids: that end an output; none: the vocabulary's end of text.
+      labels: names of the classes where `data` has none.
     """
     self.config, self.params, self.partitioner = network.config, params, partitioner
-    self.lengths, self.labels = data.lengths, data.labels
+    self.lengths, self.labels = data.lengths, data.labels or labels
     self.batch_size, self.key = batch_size, jax.random.key(seed)
     self.inputs, self.targets = data.tokenizer('inputs'), data.tokenizer('targets')
     self.max_tokens = max_tokens or self.lengths['targets']
-    self.frame, self.end_ids = frame, tuple(end_ids) or (self.targets.eos_id,)
+    self.frame = frame
     classes = self.config.num_classes is not None
     kinds = {'encoder_only': None if classes else 'mask', 'encoder_decoder': 'sentinels'}
     self.named = kinds.get(self.config.family) if placeholders else None
@@ -68,6 +69,7 @@ class Generator:
       self._predict = make_predict(network, partitioner, num_ids=(
           len(self.labels) or self.config.num_classes if classes else self.inputs.vocab_size))
     else:
+      self.end_ids = tuple(end_ids) or (self.targets.eos_id,)
       self._generate = make_generate(
           network, partitioner, temperature=temperature, max_tokens=self.max_tokens,
           eos_id=self.end_ids, pad_id=FILL, num_ids=self.targets.vocab_size)
@@ -89,12 +91,13 @@ class Generator:
     ids, masks = (self.inputs.encode(text), 0) if self.named is None else (
         self.inputs.encode_prompt(text, self.named))
     length = self.lengths.get('inputs')
+    encoder = self.config.family == 'encoder_only'
+    before = [self.inputs.cls_id] if encoder else []
+    after = [self.inputs.eos_id] if length is not None and self.inputs.add_eos else []
+    if encoder:
+      after = getattr(self.inputs, 'end_ids', None) or after
     if self.frame is not None:
       before, after = self.frame
-    elif self.config.family == 'encoder_only':
-      before, after = [self.inputs.cls_id], getattr(self.inputs, 'end_ids', ())
-    else:
-      before, after = [], [self.inputs.eos_id] if length is not None and self.inputs.add_eos else []
     room = (length or self.lengths['targets']) - len(before) - len(after)
     cut = max(len(ids) - room, 0)
     kept = ids[cut:] if self.config.family == 'decoder_only' else ids[:room]

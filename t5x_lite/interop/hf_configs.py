@@ -179,6 +179,13 @@ def read_config(hf: Json, **overrides) -> ModelConfig:
   return ModelConfig(**fields | overrides)
 
 
+def labels_of(hf: Json, config: ModelConfig) -> tuple[str, ...]:
+  """The names of a model's classes, as transformers numbers them; none if it has no classes."""
+  named = hf.get('id2label')
+  named = named if isinstance(named, dict) else {}
+  return tuple(str(named.get(str(i), f'LABEL_{i}')) for i in range(config.num_classes or 0))
+
+
 def write_config(config: ModelConfig, model_type: str) -> Json:
   """config.json of a model, as transformers 4 and 5 read it."""
   family = MODEL_TYPES[model_type]

@@ -93,7 +93,9 @@ def splits(data: Any) -> list[str]:
 
 
 def labels(data: Any) -> Sequence[str]:
-  """See Source.labels."""
+  """See Source.labels; none where there is no task."""
+  if not data.task:
+    return ()
   return getattr(get_task(data).output_features['targets'].vocabulary, 'labels', ())
 
 

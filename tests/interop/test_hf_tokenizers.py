@@ -45,7 +45,9 @@ def write(folder, model_type, files, settings=None):
 
 
 @needs_data
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=[] if name in ('gpt2', 'bert cased') else pytest.mark.slow)
+    for name in CASES])
 def test_ids_of_a_text_are_those_of_transformers(name, tmp_path):
   hf = write(tmp_path / 'run', *CASES[name])
   write(tmp_path / 'theirs', *CASES[name])
@@ -61,6 +63,7 @@ def test_ids_of_a_text_are_those_of_transformers(name, tmp_path):
 
 
 @needs_data
+@pytest.mark.slow
 @pytest.mark.parametrize('model_type, file, name, settings, frame', [
     ('t5', 't5/spiece.model', 'spiece.model', None, ((), (1,))),
     ('llama', 'mistral/tokenizer.model.v1', 'tokenizer.model', None, ((), ())),
@@ -80,6 +83,7 @@ def test_sentencepiece_models_are_framed_as_transformers_frames_them(
 
 
 @needs_data
+@pytest.mark.slow
 def test_tokens_that_were_added_have_their_ids(tmp_path):
   added = {'50257': {'content': '<pad>', 'special': True},
            '50258': {'content': 'zq', 'special': False, 'normalized': True}}

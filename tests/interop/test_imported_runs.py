@@ -46,7 +46,7 @@ def refused(args, capsys):
   capsys.readouterr()
   assert cli.main([*map(str, args)]) == 1
   error = capsys.readouterr().err
-  assert error.count('\n') == 1
+  assert error.splitlines()[-1].startswith('error: ')
   return error
 
 
