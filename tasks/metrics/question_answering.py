@@ -9,21 +9,21 @@ import re
 import string
 
 from tasks import metrics
-from tasks.metrics import words
 
 
 def squad(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> Mapping[str, float]:
   """Returns exact match and F1 of words, as SQuAD's own script (Rajpurkar et al. 2016) has them.
 
   Both are the best over the right answers of a question, averaged over questions. Case,
-  punctuation, the words a, an and the, and spacing do not count. Characters of scripts without
-  spaces are words.
+  punctuation, the words a, an and the, and spacing do not count. A prediction equal to an answer
+  is right where that is nothing else, too, unlike there.
   """
   exact, f1 = [], []
-  for answers, prediction in zip(targets, predictions, strict=True):
-    answers, prediction = [_normal(a) for a in answers], _normal(prediction)
+  for texts, text in zip(targets, predictions, strict=True):
+    answers, prediction = [_normal(a) for a in texts], _normal(text)
     exact.append(prediction in answers)
-    f1.append(max((_word_f1(answer, prediction) for answer in answers), default=0.0))
+    shared = max((_word_f1(answer, prediction) for answer in answers), default=0.0)
+    f1.append(1.0 if text in texts else shared)
   return {'em': metrics.percent(exact), 'f1': metrics.percent(f1)}
 
 
@@ -59,8 +59,6 @@ def _normal(text: str) -> str:
 
 
 def _word_f1(target: str, prediction: str) -> float:
-  target, prediction = words.spaced(target).split(), words.spaced(prediction).split()
-  if not target or not prediction:   # as SQuAD 2's script has it
-    return float(target == prediction)
+  target, prediction = target.split(), prediction.split()
   shared = sum((collections.Counter(target) & collections.Counter(prediction)).values())
   return 2.0 * shared / (len(target) + len(prediction)) if shared else 0.0

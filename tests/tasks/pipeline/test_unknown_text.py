@@ -30,13 +30,13 @@ def batches(tmp_path):
 
 
 def test_a_word_without_an_id_is_one_line_at_the_start(batches):
-  with pytest.raises(UserError, match=r"json has no ids for 'd' .*: add an unknown token"):
+  with pytest.raises(UserError, match=r"json has no ids for 'a b d' .*: add an unknown token"):
     next(batches(models.WordLevel(LETTERS), ['a b d', 'a']))
 
 
 def test_a_word_without_an_id_is_one_line_in_the_middle(batches):
   stream = batches(models.WordLevel(LETTERS), ['a b'] * 3000 + ['a ü'])
-  with pytest.raises(UserError, match=r"has no ids for 'ü' \(.*\): add an unknown token") as info:
+  with pytest.raises(UserError, match=r"has no ids for 'a ü' \(.*\): add an unknown token") as info:
     for _ in range(1600):
       next(stream)
   assert '\n' not in str(info.value)
