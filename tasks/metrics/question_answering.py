@@ -15,15 +15,13 @@ def squad(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> Mappi
   """Returns exact match and F1 of words, as SQuAD's own script (Rajpurkar et al. 2016) has them.
 
   Both are the best over the right answers of a question, averaged over questions. Case,
-  punctuation, the words a, an and the, and spacing do not count. A prediction equal to an answer
-  is right where that is nothing else, too, unlike there.
+  punctuation, the words a, an and the, and spacing do not count.
   """
   exact, f1 = [], []
-  for texts, text in zip(targets, predictions, strict=True):
-    answers, prediction = [_normal(a) for a in texts], _normal(text)
+  for answers, prediction in zip(targets, predictions, strict=True):
+    answers, prediction = [_normal(a) for a in answers], _normal(prediction)
     exact.append(prediction in answers)
-    shared = max((_word_f1(answer, prediction) for answer in answers), default=0.0)
-    f1.append(1.0 if text in texts else shared)
+    f1.append(max((_word_f1(answer, prediction) for answer in answers), default=0.0))
   return {'em': metrics.percent(exact), 'f1': metrics.percent(f1)}
 
 

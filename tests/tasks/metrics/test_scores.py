@@ -135,7 +135,8 @@ def test_a_perfect_prediction_has_100_in_every_script(text):
   for metric in (metrics.rouge_l, metrics.bleu, metrics.bleu_intl, metrics.exact_match):
     assert [*metric([text], [text]).values()] == [pytest.approx(100)], metric.__name__
   assert metrics.rouge([text], [text])['rouge1'] == pytest.approx(100)
-  assert question_answering.squad([[text]], [text]) == {'em': 100, 'f1': 100}
+  if text not in ('!', 'the'):   # where nothing is left, SQuAD's own F1 is 0
+    assert question_answering.squad([[text]], [text]) == {'em': 100, 'f1': 100}
   wrong = {**metrics.rouge_l([text], ['zzz']), **metrics.bleu([text], ['zzz zzz zzz zzz zzz'])}
   assert max(wrong.values()) < 10
 
