@@ -9,15 +9,13 @@ import re
 import string
 
 from tasks import metrics
-from tasks.metrics import words
 
 
 def squad(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> Mapping[str, float]:
   """Returns exact match and F1 of words, as SQuAD's own script (Rajpurkar et al. 2016) has them.
 
   Both are the best over the right answers of a question, averaged over questions. Case,
-  punctuation, the words a, an and the, and spacing do not count. Characters of scripts without
-  spaces are words.
+  punctuation, the words a, an and the, and spacing do not count.
   """
   exact, f1 = [], []
   for answers, prediction in zip(targets, predictions, strict=True):
@@ -59,8 +57,6 @@ def _normal(text: str) -> str:
 
 
 def _word_f1(target: str, prediction: str) -> float:
-  target, prediction = words.spaced(target).split(), words.spaced(prediction).split()
-  if not target or not prediction:   # as SQuAD 2's script has it
-    return float(target == prediction)
+  target, prediction = target.split(), prediction.split()
   shared = sum((collections.Counter(target) & collections.Counter(prediction)).values())
   return 2.0 * shared / (len(target) + len(prediction)) if shared else 0.0

@@ -37,10 +37,7 @@ def rouge(targets: Sequence[str], predictions: Sequence[str]) -> Mapping[str, fl
 
 
 def bleu(targets: Sequence[str], predictions: Sequence[str]) -> Mapping[str, float]:
-  """Returns the corpus BLEU of sacrebleu's defaults: 13a tokens, exponential smoothing.
-
-  Characters of scripts without spaces are tokens, as sacrebleu has it for Chinese.
-  """
+  """Returns the corpus BLEU of sacrebleu's defaults: 13a tokens, exponential smoothing."""
   return _bleu(targets, predictions, '13a')
 
 
@@ -170,6 +167,5 @@ def _bleu(targets, predictions, tokenize: str) -> dict[str, float]:
     return {'bleu': math.nan}
   # Orders of which a corpus has no n-gram are left out, or a perfect one of short texts had 0.
   score = sacrebleu.corpus_bleu(
-      [*map(words.spaced, predictions)], [[*map(words.spaced, targets)]], tokenize=tokenize,
-      use_effective_order=True)
+      list(predictions), [list(targets)], tokenize=tokenize, use_effective_order=True)
   return {'bleu': score.score}

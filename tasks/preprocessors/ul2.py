@@ -9,6 +9,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite.core.errors import UserError
+from tasks import vocabularies
 from tasks.preprocessors import chunking, prefix_lm, span_corruption
 
 
@@ -46,7 +47,7 @@ def ul2(
     UserError: a length is missing or too short, or the vocabulary has too few sentinels.
   """
   vocabulary = output_features['inputs'].vocabulary
-  modes = [vocabulary.encode(denoiser.mode) for denoiser in DENOISERS]
+  modes = [vocabularies.template_ids(vocabulary, denoiser.mode) for denoiser in DENOISERS]
   inputs = chunking.required_length(sequence_length, 'inputs', 4 + max(map(len, modes)), 'ul2')
   targets = chunking.required_length(sequence_length, 'targets', 2, 'ul2')
   rooms = [inputs - len(mode) for mode in modes]

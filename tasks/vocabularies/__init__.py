@@ -15,10 +15,11 @@ from tasks.vocabularies.vocabularies import (
   require_extra_ids,
   separator_ids,
   start_id,
+  template_ids,
 )
 
 __all__ = [
     'BYTE_VOCABULARY', 'SentencePieceVocabulary', 'TokenizerVocabulary', 'byte_lengths', 'cls_id',
     'fingerprint', 'first_extra_id', 'load_vocabulary', 'mask_id', 'model_ids', 'ordinary_ids',
-    'require_extra_ids', 'separator_ids', 'seqio_ids', 'start_id',
+    'require_extra_ids', 'separator_ids', 'seqio_ids', 'start_id', 'template_ids',
 ]

@@ -62,6 +62,15 @@ def prompt_tokens(vocabulary: seqio.Vocabulary, kind: str) -> dict[str, int]:
   return {f'<extra_id_{i}>': vocabulary.vocab_size - 1 - i for i in range(vocabulary.extra_ids)}
 
 
+def template_ids(vocabulary: seqio.Vocabulary, text: str) -> list[int]:
+  """Returns the ids of a text of a template, which means the control token that is spelled so."""
+  own = getattr(vocabulary, 'file', None)
+  i = own and own.tokenizer.token_to_id(text)
+  if i is not None and i in own.control:
+    return seqio_ids(vocabulary, [i]).tolist()
+  return list(vocabulary.encode(text))
+
+
 def fingerprint(vocabulary: seqio.Vocabulary) -> str:
   """A short text that is the same for vocabularies that give the same ids, at any path."""
   if isinstance(vocabulary, seqio.ByteVocabulary):

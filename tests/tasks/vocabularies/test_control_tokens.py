@@ -109,6 +109,14 @@ def test_a_prompt_names_its_mask_as_the_library_reads_it(tokenizer):
   assert library.token_to_id('[MASK]') not in ids
 
 
+def test_a_template_of_ours_means_the_control_token(tokenizer):
+  library, vocabulary = tokenizer
+  (i,) = vocabularies.model_ids(vocabulary, vocabularies.template_ids(vocabulary, '[CLS]'))
+  assert i == library.token_to_id('[CLS]')
+  assert vocabularies.template_ids(vocabulary, 'the') == list(vocabulary.encode('the'))
+  assert len(vocabularies.template_ids(vocabularies.BYTE_VOCABULARY, '[NLU]')) == 5
+
+
 @pytest.mark.parametrize('name', ['byte', 'sentencepiece'])
 def test_prompts_of_other_vocabularies(name, tmp_path):
   if name == 'sentencepiece':
