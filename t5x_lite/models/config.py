@@ -16,7 +16,7 @@ from t5x_lite.models.positions import RopeScaling
 
 Width = Annotated[int, Range(above=0, max=2 ** 24)]
 Layers = Annotated[int, Range(above=0, max=2 ** 12)]
-MAX_UNROLLED = 128   # layers
+MAX_UNROLLED = 64   # layers
 # Activations that the backward pass may keep rather than recompute (jax.ad_checkpoint names).
 CHECKPOINT_NAMES = ('query', 'key', 'value', 'attention', 'attention_out', 'mlp_hidden', 'mlp_out')
 

@@ -121,7 +121,7 @@ def test_a_number_that_is_a_name_survives_in_config_gin(tmp_path):
     ('MeshConfig.rules=(("foo",("data",)),)', "there is no logical axis 'foo'"),
     ('MeshConfig.rules=(("embed",("date",)),)', "no mesh axis 'date'; did you mean 'data'?"),
     ('MeshConfig.fsdp=2147483647', 'the mesh has more than 16,777,216 devices: data 1 x fsdp 2'),
-    ('ModelConfig.num_layers=129', '129 unrolled layers compile for hours'),
+    ('ModelConfig.num_layers=65', '65 unrolled layers compile for hours'),
     ('Experiment.hooks=(@models.ModelConfig(),)', 'expected a tuple of Hook (the command line)'),
     ('Experiment.optimizer=@optimizers.AdamW', 'is a class: write @optimizers.AdamW() for'),
     ('Experiment.optimizer=@optimizers.Adafactor()', 'Adafactor.learning_rate is required: set it'),
