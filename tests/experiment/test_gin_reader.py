@@ -132,6 +132,11 @@ def test_a_wrong_value_names_the_setting_that_the_user_made(binding, message):
   assert message in refused(binding)
 
 
+def test_an_encoder_without_inputs_is_refused():
+  with pytest.raises(UserError, match="'encoder_only' reads inputs, .*: set INPUTS_LENGTH"):
+    gin_config.load_described(['experiments/tiny_mlm.gin'], ['INPUTS_LENGTH=None'])
+
+
 @pytest.mark.parametrize('text, message', [
     ('STEPS = 1.5\n', r'TrainConfig.steps = 1.5: expected int (STEPS, {}/mine.gin:5)'),
     ("STEPS = %A\nA = 'x'\n", r"TrainConfig.steps = 'x': expected int (A, {}/mine.gin:6)"),
