@@ -16,6 +16,7 @@ from scaling.fitting import solver
 from scaling.fitting.runs import Runs, check_varied
 from scaling.laws.laws import Allocation, Law, ParametricLaw
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.paths import local_path
 
 Loss = Literal['huber', 'lad']
 PARAMETERS = ('e', 'a', 'alpha', 'b', 'beta')
@@ -273,7 +274,7 @@ def load_law(path: pathlib.Path | str) -> Law:
 
   Raises UserError if it is missing or invalid.
   """
-  path = pathlib.Path(path).expanduser()
+  path = local_path(path)
   path = path / 'fit.json' if path.is_dir() else path
   try:
     saved = json.loads(path.read_text())

@@ -11,6 +11,7 @@ import re
 import numpy as np
 
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.paths import local_path
 
 MIN_DISTINCT = 3         # different N, and different D, that a law needs
 FLOPS_TOLERANCE = 0.25   # relative difference allowed between a FLOPs column and 6 N D
@@ -117,7 +118,7 @@ def read_csv(path: pathlib.Path | str, columns: Mapping[str, str] | None = None)
   Raises:
     UserError: for a missing file or column, and for impossible values.
   """
-  path = pathlib.Path(path).expanduser()
+  path = local_path(path)
   try:
     with open(path, newline='', encoding='utf-8-sig') as file:
       rows = list(csv.reader(file))
@@ -194,7 +195,7 @@ def read_folders(paths: Sequence[pathlib.Path | str]) -> Runs:
   last step. Raises UserError for a folder without a run, an unfinished run (earlier checkpoints of
   a decaying learning rate do not follow the law), and a run without evaluation.
   """
-  rows = [_folder(pathlib.Path(path).expanduser()) for path in paths]
+  rows = [_folder(local_path(path)) for path in paths]
   parameters, tokens, loss = (np.array(column, float) for column in zip(*rows))
   return Runs(parameters, tokens, loss, 6 * parameters * tokens, tuple(map(str, paths)))
 
@@ -206,7 +207,7 @@ def read_curves(paths: Sequence[pathlib.Path | str]) -> Runs:
   """
   rows = []
   for path in paths:
-    parameters, tokens_per_step, _, losses = _evaluations(pathlib.Path(path).expanduser())
+    parameters, tokens_per_step, _, losses = _evaluations(local_path(path))
     rows += [(parameters, tokens_per_step * step, loss, f'{path}, step {step}')
                for step, loss in losses.items()]
   parameters, tokens, loss = (np.array(column, float) for column in list(zip(*rows))[:3])

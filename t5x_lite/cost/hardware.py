@@ -10,11 +10,11 @@ import difflib
 import functools
 import importlib.resources
 import math
-import pathlib
 import re
 import tomllib
 
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.paths import local_path
 
 STALE_DAYS = 90   # age of a price from which there is a warning
 _UNITS = {'GB': 1e9, 'GiB': 2 ** 30}
@@ -83,7 +83,7 @@ def load_catalogue(path: str | None = None) -> Catalogue:
   if path is None:
     return shipped_catalogue()
   try:
-    tables = tomllib.loads(pathlib.Path(path).expanduser().read_text(encoding='utf-8'))
+    tables = tomllib.loads(local_path(path).read_text(encoding='utf-8'))
   except OSError as e:
     raise UserError(f'--prices={path}: {e.strerror}') from e
   except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:

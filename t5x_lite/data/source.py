@@ -100,7 +100,10 @@ class Source:
     return None
 
   def check_model(self, model: Any) -> None:
-    """Raises UserError if the model takes shorter sequences than these."""
+    """Raises UserError if the model takes shorter sequences, or reads inputs that are not here."""
+    if model.family != 'decoder_only' and not self.lengths.get('inputs'):
+      raise UserError(f'A model of family {model.family!r} reads inputs, and {type(self).__name__} '
+                      'has no length of them: set INPUTS_LENGTH')
     lengths = [*self.lengths.values()]
     longest = sum(lengths) if model.family == 'decoder_only' else max(lengths)
     if model.max_length is not None and longest > model.max_length:

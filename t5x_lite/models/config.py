@@ -16,6 +16,7 @@ from t5x_lite.models.positions import RopeScaling
 
 Width = Annotated[int, Range(above=0, max=2 ** 24)]
 Layers = Annotated[int, Range(above=0, max=2 ** 12)]
+MAX_UNROLLED = 64   # layers
 # Activations that the backward pass may keep rather than recompute (jax.ad_checkpoint names).
 CHECKPOINT_NAMES = ('query', 'key', 'value', 'attention', 'attention_out', 'mlp_hidden', 'mlp_out')
 
@@ -104,6 +105,10 @@ class ModelConfig:
       for name in self.remat:
         if name not in CHECKPOINT_NAMES:
           raise FieldError(self, 'remat', f'{name!r} is none of {", ".join(CHECKPOINT_NAMES)}')
+    layers = max(self.num_layers, self.num_decoder_layers or 0)
+    if not self.scan_layers and layers > MAX_UNROLLED:
+      raise FieldError(self, 'scan_layers', f'{layers} unrolled layers compile for hours: set it '
+                       f'to True, or at most {MAX_UNROLLED} layers')
     self._check_positions()
     self._check_family()
     self._check_experts()

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.core.errors import UserError
 from t5x_lite.data.features import Batch, num_tokens
 from t5x_lite.models import Model
 
@@ -86,14 +87,16 @@ class _SharedForward:
 
 
 def add_objectives(objectives: Sequence[Objective]) -> Callable[..., LossSums]:
-  """One objective that is the sum of several; the metrics of all. Raises ValueError for none."""
+  """One objective, the sum of several, with the metrics of all. UserError if none applies."""
 
   def loss_fn(model, batch, key, normalizers):
     shared = _SharedForward(model)
     parts = [part for objective in objectives
              if (part := objective(shared, batch, key, normalizers)) is not None]
     if not parts:
-      raise ValueError('none of the objectives applies to this model and batch')
+      names = ', '.join(type(objective).__name__ for objective in objectives)
+      raise UserError(f'Experiment.objectives: none of {names} applies to this model and its '
+                      'data: add one that does, such as @language_model.CrossEntropy()')
     total, weight, metrics = parts[0].total, parts[0].weight, dict(parts[0].metrics)
     for part in parts[1:]:
       total, weight, metrics = total + part.total, weight + part.weight, metrics | part.metrics

@@ -40,6 +40,7 @@ RULES: Rules = (
 # What models name their axes: those of parameters, and of activations.
 LOGICAL_AXES = ('batch', 'embed', 'experts', 'head_dim', 'heads', 'kv', 'layers', 'length', 'mlp',
                 'norm', 'vocab')
+MAX_DEVICES = 2 ** 24
 # The logical axes that their rule must divide, and the fields of ModelConfig that are their sizes.
 # Key-value heads are not among them: where they are too few, they are replicated.
 DIVIDED = {'heads': 'num_heads', 'mlp': 'mlp_dim', 'vocab': 'vocab_size', 'embed': 'embed_dim'}
@@ -58,6 +59,9 @@ class MeshConfig:
     check_types(self)
     if self.data == 0:
       raise FieldError(self, 'data', 'must be above 0, or -1 for all devices left over')
+    if math.prod(map(abs, self.shape)) > MAX_DEVICES:
+      raise FieldError(self, 'data', f'the mesh has more than {MAX_DEVICES:,} devices: '
+                       + ' x '.join(f'{axis} {n:,}' for axis, n in zip(MESH_AXES, self.shape)))
     for logical, axes in self.rules:
       if logical not in LOGICAL_AXES:
         raise FieldError(self, 'rules', f'there is no logical axis {logical!r}; '

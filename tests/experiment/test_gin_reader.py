@@ -120,6 +120,8 @@ def test_a_number_that_is_a_name_survives_in_config_gin(tmp_path):
     ('ModelConfig.num_layers=1e5', 'at most 4,096'), ('ModelConfig.init_std=0', 'above 0'),
     ('MeshConfig.rules=(("foo",("data",)),)', "there is no logical axis 'foo'"),
     ('MeshConfig.rules=(("embed",("date",)),)', "no mesh axis 'date'; did you mean 'data'?"),
+    ('MeshConfig.fsdp=2147483647', 'the mesh has more than 16,777,216 devices: data 1 x fsdp 2'),
+    ('ModelConfig.num_layers=65', '65 unrolled layers compile for hours'),
     ('Experiment.hooks=(@models.ModelConfig(),)', 'expected a tuple of Hook (the command line)'),
     ('Experiment.optimizer=@optimizers.AdamW', 'is a class: write @optimizers.AdamW() for'),
     ('Experiment.optimizer=@optimizers.Adafactor()', 'Adafactor.learning_rate is required: set it'),
@@ -128,6 +130,11 @@ def test_a_number_that_is_a_name_survives_in_config_gin(tmp_path):
 ])
 def test_a_wrong_value_names_the_setting_that_the_user_made(binding, message):
   assert message in refused(binding)
+
+
+def test_an_encoder_without_inputs_is_refused():
+  with pytest.raises(UserError, match="'encoder_only' reads inputs, .*: set INPUTS_LENGTH"):
+    gin_config.load_described(['experiments/tiny_mlm.gin'], ['INPUTS_LENGTH=None'])
 
 
 @pytest.mark.parametrize('text, message', [

@@ -66,8 +66,6 @@ def test_what_training_alone_reads_is_required_of_training_alone(tmp_path):
     load(tmp_path / 'config.gin')
   with pytest.raises(UserError, match='TARGETS_LENGTH is required'):
     load(tmp_path / 'config.gin', bindings=['TASK=stdlib_lm'], trains=False)
-  with pytest.raises(UserError, match='TASK is required'):
-    got.data.splits()
 
 
 def test_training_starts_from_an_imported_run_in_either_order(tmp_path):
@@ -78,3 +76,32 @@ def test_training_starts_from_an_imported_run_in_either_order(tmp_path):
   one = load(tmp_path / 'config.gin', 'runs/finetune.gin', bindings=bindings)
   assert (one.data.vocabulary, one.model_dir) == ('own.model', 'x')
   assert one == load('runs/finetune.gin', tmp_path / 'config.gin', bindings=bindings)
+
+
+def test_paths_inside_a_run_move_with_it(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  run = tmp_path / 'runs/a'
+  run.mkdir(parents=True)
+  (run / 'vocab.model').touch()
+  _, text = gin_config.load_experiment(['experiments/tiny_lm.gin'], [
+      'MODEL_DIR=runs/a', 'VOCABULARY=runs/a/vocab.model', 'InferConfig.input=runs/a2/x.txt',
+      'Experiment.init_from=@experiment.InitFrom()', 'InitFrom.model_dir=runs/a/base'])
+  (run / 'config.gin').write_text(text)
+  (run / 'metrics.jsonl').touch()
+  run.rename(tmp_path / 'b')
+  got = load('b/config.gin')
+  assert (got.model_dir, got.data.vocabulary, got.init_from.model_dir) == (
+      'b', 'b/vocab.model', 'b/base')
+  assert got.infer.input == 'runs/a2/x.txt'   # beside the run, not in it
+  monkeypatch.chdir(tmp_path / 'b')
+  assert load('config.gin').data.vocabulary == './vocab.model'
+
+
+def test_a_config_that_binds_the_folder_itself_means_its_own_too(tmp_path):
+  text = f"{HEAD}from t5x_lite import experiment\ninclude 'experiments/tiny_lm.gin'\n" + (
+      "experiment.Experiment.model_dir = '/old/place'\nVOCABULARY = '/old/place/v'\n")
+  (tmp_path / 'config.gin').write_text(text)
+  assert load(tmp_path / 'config.gin').model_dir == '/old/place'   # no run lies beside it
+  (tmp_path / 'checkpoints').mkdir()
+  got = load(tmp_path / 'config.gin')
+  assert (got.model_dir, got.data.vocabulary) == (str(tmp_path), f'{tmp_path}/v')

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from t5x_lite import cli
+from t5x_lite.core.dataclass_checks import parts_of, type_hints
 from t5x_lite.experiment import settings
 from t5x_lite.models import ModelConfig
 
@@ -46,3 +47,17 @@ def test_the_classes_are_listed_and_an_unknown_one_is_refused(capsys):
       line.split()[0] for line in out.splitlines()}
   assert cli.main(['settings', 'TrainConfg']) == 1
   assert "did you mean 'TrainConfig'?" in capsys.readouterr().err
+
+
+# Numbers whose rule no range can say; each is checked in its class.
+OWN_RULE = {'InferConfig.temperature', 'FileTask.validation', 'Mixture.rates',
+            'Mixture.rate_schedule'}
+
+
+@pytest.mark.parametrize('name', settings.settings_classes())
+def test_every_number_has_a_range(name):
+  cls = settings.find_class(name)
+  for field, hint in type_hints(cls).items():
+    for part in parts_of(hint):
+      if f'{name}.{field}' not in OWN_RULE:
+        assert part not in (int, float), f'{name}.{field}'

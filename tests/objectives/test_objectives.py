@@ -10,6 +10,7 @@ import pytest
 import scipy.special
 
 from t5x_lite import models
+from t5x_lite.core.errors import UserError
 from t5x_lite.models import ModelConfig
 from t5x_lite.objectives.cross_entropy import (
   chunked_cross_entropy,
@@ -299,3 +300,15 @@ def test_the_logits_of_all_tokens_are_never_held(family, head):
       config, params, batch, loss_tokens=tokens).memory_analysis().temp_size_in_bytes
   assert temporary(64) < full_logits / 4
   assert temporary(rows * length) > full_logits, 'the analysis would not see them'
+
+
+def test_objectives_of_which_none_applies_are_one_line():
+  config = ModelConfig(family='decoder_only', vocab_size=32, embed_dim=8, num_layers=1, num_heads=1,
+                       mlp_dim=8)
+  network = models.build_network(config)
+  params = network.init(jax.random.key(0))
+  row = np.ones((2, 4), np.int32)
+  batch = {'decoder_input_tokens': row, 'decoder_target_tokens': row, 'decoder_loss_weights': row}
+  with pytest.raises(UserError, match=r'^Experiment.objectives: none of RouterLoss, '
+                     r'NextSentenceLoss applies to this model'):
+    loss_and_gradients(network, (RouterLoss(), NextSentenceLoss()), params, batch, None)

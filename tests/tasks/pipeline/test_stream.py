@@ -100,3 +100,10 @@ def test_the_decoder_starts_from_bos_or_else_from_padding():
   assert vocabularies.start_id(Vocabulary()) == 7
   seqio = imports.import_seqio()
   assert vocabularies.start_id(seqio.ByteVocabulary()) == 0
+
+
+def test_data_without_a_task_has_the_tokenizer_of_its_vocabulary_alone():
+  data = DataConfig(task='', targets_length=8, batch_size=1, vocabulary=None)
+  for read in (data.splits, data.tokenizer, lambda: take(data, 1)):
+    with pytest.raises(UserError, match='^TASK is required to read data: pass --gin.TASK=VALUE'):
+      read()
