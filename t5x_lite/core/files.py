@@ -25,9 +25,11 @@ def atomic_file(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a text file atomically, replacing an existing one."""
+  """Writes a text file atomically, replacing an existing one, also if the machine goes down."""
   with atomic_file(path) as file:
     file.write(text.encode('utf-8'))
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def write_new(path: pathlib.Path, content: bytes) -> None:
@@ -101,14 +103,16 @@ _CURES = {
     errno.EFBIG: 'the file system takes no file of this size: name a place on another',
 }
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)   # of any path on it
+
 
 @contextlib.contextmanager
 def naming(path: pathlib.Path) -> Iterator[None]:
-  """Adds a path to an error of the file system that names none, such as one of a full disk."""
+  """Adds a path to an error of a disk that names none, as those of writing do."""
   try:
     yield
   except OSError as e:
-    if e.errno not in _CURES or e.filename is not None:
+    if e.errno not in _DISK or e.filename is not None:
       raise
     raise OSError(e.errno, os.strerror(e.errno), str(path)) from e
 
@@ -117,7 +121,7 @@ def explain(error: OSError) -> str | None:
   """'path: what is wrong; the cure' of an error of a user's path; None for any other."""
   cure = _CURES.get(error.errno)
   path = error.filename if error.filename2 is None else error.filename2
-  if cure is None or (path is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO)):
+  if cure is None or (path is None and error.errno not in _DISK):
     return None
   where = '' if path is None or isinstance(path, int) else f'{os.fsdecode(path)}: '
   return f'{where}{os.strerror(error.errno)}; {cure}'

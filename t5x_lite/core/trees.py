@@ -1,6 +1,5 @@
 """Nested dicts of arrays and the paths into them, written 'a/b/c'."""
 
-import collections
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -62,9 +61,12 @@ def summarize(paths: Iterable[str], most: int = 4) -> str:
   """'a/b, c'; more than `most` paths are counted by their longest prefixes: 'a (9), c'."""
   paths = sorted(paths)
   depth = max((path.count('/') for path in paths), default=0) + 1
-  groups = dict.fromkeys(paths, 1)
+  groups = {path: [path] for path in paths}
   while len(groups) > most and depth > 1:
     depth -= 1
-    groups = collections.Counter('/'.join(path.split('/')[:depth]) for path in paths)
-  named = [name if groups[name] == 1 else f'{name} ({groups[name]})' for name in groups]
+    groups = {}
+    for path in paths:
+      groups.setdefault('/'.join(path.split('/')[:depth]), []).append(path)
+  named = [group[0] if len(group) == 1 else f'{prefix} ({len(group)})'
+           for prefix, group in groups.items()]
   return ', '.join(named[:most]) + (f' and {len(named) - most} more' if len(named) > most else '')

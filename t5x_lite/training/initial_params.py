@@ -1,6 +1,6 @@
 """Sources of parameters: a seed, a checkpoint of the run, or another run's checkpoint."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import pathlib
 from typing import Any
 
@@ -103,15 +103,28 @@ def replace_from_run(params: dict, abstract: dict, network: Network, model_dir: 
   found, have, meta, step = _read(model_dir, step, want, network)
   missing = [n for n in want if n not in found and not n.startswith(missing_ok or ('\0',))]
   if missing:
-    raise UserError(f'{model_dir}, step {step}, has no parameter {missing[0]!r} (and '
-                    f'{len(missing) - 1} more): name what may be new in InitFrom.missing_ok')
+    raise UserError(
+        f'{model_dir}, step {step}, lacks {trees.summarize(missing)}: use the same model config, '
+        'or let them be new with '
+        f'--gin.InitFrom.missing_ok="{(*missing_ok, *_prefixes(missing, found))}"')
   check_vocabulary(meta, vocabulary, f'{model_dir}, step {step}')
   kept = trees.fill(params, trees.flatten(params) | found)
   fresh, unused = sorted(set(want) - set(found)), sorted(have - set(want))
   line = f'Started from {model_dir}, step {step}: {len(found)} parameters'
-  line += f'; new: {", ".join(fresh)}' if fresh else ''
-  line += f'; not used: {", ".join(unused)}' if unused else ''
+  line += f'; new: {trees.summarize(fresh)}' if fresh else ''
+  line += f'; not used: {trees.summarize(unused)}' if unused else ''
   return kept, line, step
+
+
+def _prefixes(missing: list[str], found: Iterable[str]) -> tuple[str, ...]:
+  """The shortest paths, and so prefixes, that all of `missing` and none of `found` begin with."""
+  prefixes = []
+  for name in missing:
+    parts = name.split('/')
+    paths = ('/'.join(parts[:depth]) for depth in range(1, 1 + len(parts)))
+    prefixes.append(next((path for path in paths
+                          if not any(other.startswith(path) for other in found)), name))
+  return tuple(dict.fromkeys(prefixes))
 
 
 def fresh_state(network: Network, partitioner: Partitioner, optimizer, abstract: TrainState,

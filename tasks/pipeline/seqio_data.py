@@ -22,6 +22,7 @@ from t5x_lite.data.features import Batch
 from t5x_lite.data.source import Source, Tokenizer
 from t5x_lite.models import ModelConfig
 import tasks.files  # noqa: F401, whose formats infer reads for every run on such data
+from tasks.pipeline.closing import closed_at_exit
 from tasks.pipeline.imports import import_seqio
 
 PACKING = ('best_fit', 'greedy', 'none')   # greedy is seqio's own
@@ -79,7 +80,8 @@ class DataConfig(Source):
   def batches(self, model: ModelConfig, *, seed: int, start: int = 0,
               shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
     """See Source; raises UserError if the task is unknown, does not fit the model, or is empty."""
-    return _stream().batches(self, model, seed=seed, start=start, shard=shard)
+    return closed_at_exit(
+        _stream().batches(self, model, seed=seed, start=start, shard=shard))
 
   def splits(self) -> list[str]:
     """See Source."""
@@ -88,7 +90,7 @@ class DataConfig(Source):
   def examples(self, split: str, limit: int | None = None, seed: int = 0
                ) -> Iterator[dict[str, Any]]:
     """See Source; raises UserError for a task without inputs."""
-    return _stream().examples(self, split, limit, seed)
+    return closed_at_exit(_stream().examples(self, split, limit, seed))
 
   def tokenizer(self, feature: str = 'inputs') -> Tokenizer:
     """See Source."""

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -234,3 +235,27 @@ def test_a_truncated_newest_checkpoint_costs_the_steps_since_the_one_before(run,
           '--gin.Quick.step=4']
   assert cli.main(argv) == 1
   assert 'other checkpoints: [2]' in error_of(capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('free', [0, 20, 60, 140, 300, 500])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room(
+    free, parts, tmp_path, capfd):
+  """`free`: KiB of a disk of two MiB; a checkpoint takes about 200."""
+  disk = tmp_path / 'disk'
+  disk.mkdir()
+  mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', str(disk)],
+                           capture_output=True, check=False)
+  if mounted.returncode:
+    pytest.skip('no right to mount a disk')
+  try:
+    (disk / 'filler').write_bytes(bytes(1024 * (2048 - free)))
+    train(folder=str(disk / 'run'), status=1)
+    shown = capfd.readouterr().err
+    assert 'Traceback' not in shown and shown.count('error: ') == 1
+    assert f'error: {disk}/' in shown and 'No space left on device; free some space' in shown
+    (disk / 'filler').unlink()
+    train(folder=str(disk / 'run'))
+    assert Checkpoints(disk / 'run').steps() == [2, 4]
+  finally:
+    subprocess.run(['umount', '-l', str(disk)], check=True)

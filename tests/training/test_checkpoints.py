@@ -1,5 +1,6 @@
 """Checkpoints: bit for bit, onto another mesh, kept by count, and what is said of a broken one."""
 
+import ast
 import dataclasses
 import pathlib
 
@@ -193,9 +194,33 @@ def test_a_new_parameter_that_was_not_announced_is_refused(run, config, random_p
   untied = dataclasses.replace(config, tied_embeddings=False)
   with pytest.raises(UserError) as error:
     start(run, untied, random_params, ('decoder',))
-  assert message_of(error) == (
-      f"{run[0]}, step 4, has no parameter 'embedder/output' (and 0 more): name what may be new in "
-      'InitFrom.missing_ok')
+  text = message_of(error)
+  assert text.startswith(f'{run[0]}, step 4, lacks embedder/output: use the same model config, or')
+  # The setting is ready to paste: gin reads a tuple as Python does.
+  ready = ast.literal_eval(text.split('--gin.InitFrom.missing_ok=')[1].strip('"'))
+  assert ready == ('decoder', 'embedder/output')
+  start(run, untied, random_params, ready)
+
+
+def test_many_new_parameters_are_summed_up_and_the_setting_names_what_they_share(run, config,
+                                                                                random_params):
+  other = dataclasses.replace(config, family='encoder_only', num_kv_heads=None, num_classes=3)
+  with pytest.raises(UserError) as error:
+    start(run, other, random_params)
+  text = message_of(error)
+  assert 'lacks classifier (2), encoder (10), pooler (2): ' in text, text
+  ready = ast.literal_eval(text.split('--gin.InitFrom.missing_ok=')[1].strip('"'))
+  assert ready == ('classifier', 'encoder', 'pooler')
+  _, _, line = start(run, other, random_params, ready)
+  assert '; new: classifier (2), encoder (10), pooler (2); not used: decoder' in line
+
+
+def test_paths_are_counted_by_prefix_when_they_are_many():
+  names = [f'a/b{i}/{j}' for i in range(3) for j in range(2)]
+  assert trees.summarize(['x', 'a/b']) == 'a/b, x'
+  assert trees.summarize([*names, 'c']) == 'a/b0 (2), a/b1 (2), a/b2 (2), c'
+  assert trees.summarize([f'{i}/a' for i in range(9)]) == '0/a, 1/a, 2/a, 3/a and 5 more'
+  assert trees.summarize([]) == ''
 
 
 def test_a_parameter_without_a_place_is_left_out_and_named(run, config, random_params):
