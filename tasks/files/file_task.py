@@ -17,6 +17,7 @@ _PAIRS = ('text_to_text', 'classification')
 _OBJECTIVES = ('lm', 'prefix_lm', 'fim', 'span_corruption', 'iid_denoising', 'ul2', 'mlm',
                'mlm_nsp', *_PAIRS)
 _SHORT = 100   # characters of a line, in the mean: less is more often a cut line than a whole text
+_MANY = 50     # lines: of fewer nobody needs to be told what an example is
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,8 @@ class FileTask:
       if examples.num_skipped:
         print(f'FileTask.{split}: left out {examples.num_skipped} bad example(s) beside '
               f'{len(examples)} good ones; the first: {examples.skipped}', file=sys.stderr)
-      lines = self.sample_by == 'line' and all(file.kind == '.txt' for file in examples.files)
+      lines = len(examples) >= _MANY and self.sample_by == 'line' and all(
+          file.kind == '.txt' for file in examples.files)
       if lines and self.objective not in _PAIRS and examples.mean_size < _SHORT:
         print(f'FileTask.{split}: each line of a .txt file is an example, which has '
               f"{examples.mean_size:.0f} characters in the mean: if lines are cut, set "

@@ -74,14 +74,18 @@ def read_parquet(data: bytes) -> list[str]:
   column = table.column('text')
   if pyarrow.types.is_string(column.type):   # of which some may not be UTF-8
     return [x.decode('utf-8', 'surrogateescape') for x in column.cast('binary').to_pylist()]
-  return [*map(str, column.to_pylist())]
+  return [*map(as_text, column.to_pylist())]
+
+
+def as_text(value) -> str:
+  return value.decode('utf-8', 'surrogateescape') if isinstance(value, bytes) else str(value)
 
 
 def read_arrow(data: bytes) -> list[str]:
   import pyarrow
   table = pyarrow.ipc.open_stream(data).read_all()
   table.validate(full=True)
-  return [*map(str, table.column('text').to_pylist())]
+  return [*map(as_text, table.column('text').to_pylist())]
 
 
 def example_text(record: bytes) -> str:

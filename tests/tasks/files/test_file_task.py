@@ -460,11 +460,11 @@ PROSE = 'It was a dark and\nstormy night; the rain\nfell in torrents.\n\nThe end
 @pytest.mark.parametrize('fields, lines, warned', [
     ({}, PROSE, 'has 16 characters in the mean: if lines are cut, set FileTask.sample_by to'),
     ({'sample_by': 'paragraph'}, PROSE, ''), ({'sample_by': 'document'}, PROSE, ''),
-    ({}, ('x' * 100 + '\n') * 3, ''),
+    ({}, ('x' * 100 + '\n') * 3, ''), ({}, 'a\n', ''),
     ({'objective': 'text_to_text', 'inputs': '{text}', 'targets': '{text} '}, PROSE, ''),
 ])
 def test_prose_that_is_cut_at_every_line_is_said_once(tmp_path, capsys, fields, lines, warned):
-  task = files.FileTask(train=str(_write(tmp_path / 'a.txt', lines)), **fields)
+  task = files.FileTask(train=str(_write(tmp_path / 'a.txt', lines * 20)), **fields)
   task.register()
   said = capsys.readouterr().err
   assert warned in said and bool(warned) == bool(said)
