@@ -24,8 +24,9 @@ class SeqioTokenizer:
   def eos_id(self) -> int:
     """-1 where no token ends a text."""
     file = getattr(self.vocabulary, 'file', None)
-    none = file is not None and file.eos_id is None
-    return -1 if none else self._own(self.vocabulary.eos_id)
+    none = file is not None and file.eos_id is None   # of which the vocabulary raises
+    eos_id = None if none else self.vocabulary.eos_id
+    return -1 if eos_id is None else self._own(eos_id)
 
   @property
   def start_id(self) -> int:

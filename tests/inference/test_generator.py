@@ -20,7 +20,7 @@ EOS, CLS, MASK, LETTERS = 1, 2, 3, 'abcdefghijklmnopqrstuvwxyz []MASK'
 class Letters:
   """Ids from 4 on are letters; no id is padding."""
   vocab_size, eos_id, start_id, cls_id, mask_id = 4 + len(LETTERS), EOS, 0, CLS, MASK
-  mask_spelling = '[MASK]'
+  mask_spelling, end_ids = '[MASK]', (EOS,)
 
   def __init__(self, add_eos):
     self.add_eos = add_eos

@@ -147,7 +147,7 @@ def test_a_batch_is_what_its_lengths_say(
   found = list(examples_of(batch))
   key = lambda example: {name: np.asarray(x).tolist() for name, x in example.items()}
   indices = [[key(w) for w in want].index(key(example)) for example in found]
-  assert len({*indices}) > 2
+  assert len({*indices}) > 1
   params = random_params(config)
 
   def loss(batch):
