@@ -193,7 +193,7 @@ def format_gin(ladder: Ladder, run: Run, folder: pathlib.Path) -> str:
   lines += [f'models.ModelConfig.{name} = {value!r}' for name, value in run.shape.items()]
   lines += [f'STEPS = {run.steps}', f'LEARNING_RATE = {run.learning_rate!r}',
             f'optimizers.{ladder.optimizer}.learning_rate = @schedules.WSD()', 'schedules.WSD:',
-            f'  peak = {run.learning_rate!r}', f'  warmup_steps = {run.warmup_steps}',
+            '  peak = %LEARNING_RATE', f'  warmup_steps = {run.warmup_steps}',
             f'  decay_steps = {run.decay_steps}', f'  total_steps = {run.steps}',
             'experiment.TrainConfig:', f'  checkpoint_every = {run.checkpoint_every}',
             f'  keep_checkpoints = {run.steps // run.checkpoint_every + 2}']

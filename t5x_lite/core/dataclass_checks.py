@@ -259,11 +259,3 @@ def type_name(hint: Any) -> str:
 
 def _number(x: float) -> str:
   return f'{x:,}' if isinstance(x, int) else f'{x:g}'
-
-
-def check_positive(config, *names: str) -> None:
-  """Raises FieldError for the first of the named fields that is set and is not above zero."""
-  for name in names:
-    value = getattr(config, name)
-    if value is not None and not value > 0:   # nan is not
-      raise FieldError(config, name, 'must be above 0')

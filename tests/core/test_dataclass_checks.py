@@ -15,7 +15,6 @@ from t5x_lite.core.dataclass_checks import (
   Positive,
   Seed,
   as_written,
-  check_positive,
   check_types,
   nearest,
 )
@@ -95,24 +94,6 @@ def test_only_the_first_wrong_field_is_named():
 def test_field_error_of_a_class_names_no_value():
   assert str(FieldError(Base, 'field', 'must be set')) == 'Base.field: must be set'
   assert issubclass(FieldError, UserError)
-
-
-@pytest.mark.parametrize('value', [0, -1, 0.0, -0.5])
-def test_what_is_not_above_zero_is_refused(value):
-  @dataclasses.dataclass
-  class Sizes:
-    size: float
-  with pytest.raises(FieldError, match=f'^Sizes.size = {value}: must be above 0$'):
-    check_positive(Sizes(value), 'size')
-
-
-def test_positive_values_and_unset_ones_pass():
-  @dataclasses.dataclass
-  class Sizes:
-    a: float
-    b: float | None
-    c: int
-  check_positive(Sizes(1e-9, None, -1), 'a', 'b')
 
 
 @pytest.mark.parametrize('name, choices, want', [

@@ -1,6 +1,7 @@
 """What a gin file may import and call, and that the config of a run is compared as data."""
 
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -165,3 +166,14 @@ def test_a_config_that_imports_what_is_not_there_is_compared_too(folder):
   with pytest.raises(UserError, match=r'another config \(data: os.system → DataConfig'):
     gin_config.check_same_run(run / 'config.gin', experiment)
   assert not (folder / 'ran').exists()
+
+
+def test_a_folder_of_our_name_in_the_working_directory_is_not_ours(folder):
+  (folder / 'tasks').mkdir()
+  (folder / 'tasks/__init__.py').write_text('import pathlib\npathlib.Path("ran").touch()\n')
+  root = str(pathlib.Path(cli.__file__).parents[1])
+  code = (f'import sys; sys.path.append({root!r}); from t5x_lite import cli; '
+          'cli.main(["describe", "--gin_file=experiments/tiny_lm.gin"])')
+  done = subprocess.run([sys.executable, '-P', '-c', code], capture_output=True, text=True,
+                        check=True)
+  assert 'parameters' in done.stdout and not (folder / 'ran').exists()
