@@ -50,5 +50,5 @@ def test_a_trace_has_what_ran_on_the_devices(tmp_path):
 
 @pytest.mark.parametrize('steps', [(3, 3), (-1, 2), (5, 2)])
 def test_two_steps_that_are_no_interval_are_refused(steps):
-  with pytest.raises(UserError, match='TrainConfig.profile = .*: expected two steps'):
+  with pytest.raises(UserError, match='TrainConfig.profile = '):
     TrainConfig(steps=10, profile=steps)
