@@ -18,7 +18,9 @@ def digest_arrays(tree: Any) -> tuple[dict[str, str], list[str]]:
   All processes must take part.
   """
   leaves = {leaf_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-  sums = jax.device_get({name: _digest(x) for name, x in leaves.items()})
+  # One after another: programs that add up over devices wait for each other, on CPUs for ever
+  # where there are fewer threads than programs times devices.
+  sums = {name: jax.device_get(_digest(x)) for name, x in leaves.items()}
   digests = {name: f'{format_type(x)} {sums[name][0]:08x}{sums[name][1]:08x}'
              for name, x in leaves.items()}
   return digests, [name for name, (*_, not_finite) in sums.items() if not_finite]
