@@ -1,5 +1,6 @@
 """What is printed when a run is trained: its picture, and the commands to try next."""
 
+from collections.abc import Sequence
 import pathlib
 import shlex
 import sys
@@ -16,8 +17,13 @@ def program() -> str:
   return shlex.quote(str(path).removeprefix(f'{pathlib.Path.cwd()}/'))
 
 
-def show(experiment: Experiment) -> None:
-  """Draws the loss of a trained run, and prints where it is and the commands to try next."""
+def show(experiment: Experiment, trusted_modules: Sequence[str] = ()) -> None:
+  """Draws the loss of a trained run, and prints where it is and the commands to try next.
+
+  Args:
+    experiment: of the run.
+    trusted_modules: those that its gin files import.
+  """
   folder = RunFolder(experiment.folder)
   try:
     picture = f', {plots.loss_curve(folder.path).name}'
@@ -25,12 +31,15 @@ def show(experiment: Experiment) -> None:
     picture = ''
   print(f'The run is in {folder.path}: config.gin, metrics.jsonl, checkpoints/, TensorBoard '
         f'events{picture}. Commands worth trying next:')
-  for command in _commands(experiment, folder):
+  for command in _commands(experiment, folder, trusted_modules):
     print(f'  {program()} {command}')
 
 
-def _commands(experiment: Experiment, folder: RunFolder) -> list[str]:
+def _commands(experiment: Experiment, folder: RunFolder, trusted_modules: Sequence[str]
+              ) -> list[str]:
   config = f'--gin_file={shlex.quote(str(folder.config))}'
+  if trusted_modules:
+    config += f' --trusted_modules={",".join(trusted_modules)}'
   commands = [f'plot {shlex.quote(str(folder.path))}   # of several runs: name them all']
   if 'test' in experiment.data.splits() and experiment.eval is not None:
     commands.insert(0, f'eval {config} --gin.EvalConfig.split=test')

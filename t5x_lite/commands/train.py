@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
   experiment, config_gin = gin_flags.load_experiment(args)
   result = train(experiment, config_gin)
   if result.finished and jax.process_index() == 0:
-    next_steps.show(experiment)
+    next_steps.show(experiment, args.trusted_modules)
   return 0
 
 

@@ -35,7 +35,8 @@ class Names:
     self.modules: dict[type, str] = {}
     for name in self.trusted:
       if not _exists(name):
-        raise UserError(f'--trusted_modules={name}: there is no module {name}, here or installed')
+        raise UserError(f'--trusted_modules={name}: there is no module {name}, here or installed: '
+                        'start in the folder that holds it, or put that folder on PYTHONPATH')
 
   def read_imports(self, imports: Iterable[tuple[str, str]]) -> None:
     """Imports what gin files import, (module, 'file:line') each.
