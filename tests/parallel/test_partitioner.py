@@ -46,12 +46,13 @@ def test_too_few_devices_is_refused_with_the_cure():
 
 @pytest.mark.parametrize('sizes, message', [
     ({'data': 0}, 'MeshConfig.data = 0: must be above 0, or -1 for all devices left over'),
-    ({'data': -2}, 'MeshConfig.data = -2: must be above 0, or -1 for all devices left over'),
+    ({'data': -2}, 'MeshConfig.data = -2: must be at least -1'),
     ({'fsdp': 0}, 'MeshConfig.fsdp = 0: must be above 0'),
     ({'tensor': -1}, 'MeshConfig.tensor = -1: must be above 0'),
     ({'tensor': True}, 'MeshConfig.tensor = True: expected int'),
     ({'rules': (('embed', ('model',)),)},
-     "MeshConfig.rules = (('embed', ('model',)),): mesh axes are data, fsdp, tensor")])
+     "MeshConfig.rules = (('embed', ('model',)),): there is no mesh axis 'model'; choose from "
+     'data, fsdp, tensor')])
 def test_wrong_mesh_is_refused_in_one_line(sizes, message):
   with pytest.raises(UserError) as error:
     MeshConfig(**sizes)
