@@ -10,6 +10,7 @@ import functools
 from importlib.metadata import version
 import os
 import shutil
+import sys
 import tempfile
 
 # Before anything imports jax. LLVM without optimization compiles these tests in a quarter of the
@@ -232,6 +233,14 @@ def packed_examples():
 def packed_batch(packed_examples):
   """(config, seed=0) -> the batch of `packed_examples`, 8 rows of 16."""
   return lambda config, seed=0: pack_rows(packed_examples(config, seed))
+
+
+@pytest.fixture(autouse=True)
+def _path_of_modules():
+  """The working directory of a test is no longer searched in the next."""
+  before = list(sys.path)
+  yield
+  sys.path[:] = before
 
 
 @pytest.fixture(scope='session')

@@ -10,6 +10,7 @@ from typing import Any
 
 from t5x_lite.commands import gin_flags
 from t5x_lite.core.dataclass_checks import FieldError, nearest
+from t5x_lite.core.errors import UserError
 from t5x_lite.core.files import check_writable, write_text
 from t5x_lite.core.paths import local_path
 
@@ -76,8 +77,13 @@ def _frame(settings, data) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
 
 def answer(experiment, prompts: Sequence[str]) -> list[dict[str, Any]]:
   """The records of prompts, as of `infer`; nothing is written."""
-  if experiment.infer.input is not None:
-    raise FieldError(experiment.infer, 'input', 'there is --prompt too: leave one of them out')
+  for name in ('input', 'output'):
+    if getattr(experiment.infer, name) is not None:
+      raise FieldError(experiment.infer, name, 'there is --prompt, which is answered on the '
+                       'terminal: leave one of them out')
+  for prompt in prompts:
+    if not prompt.isprintable() and any('\ud800' <= char <= '\udfff' for char in prompt):
+      raise UserError(f'--prompt={prompt!r}: not UTF-8')
   return _records_of(load_generator(experiment)[0], prompts)
 
 
@@ -86,7 +92,8 @@ def infer(experiment) -> tuple[pathlib.Path, list[dict[str, Any]]]:
 
   A record has `inputs`, `output`, `score` and, if a task was read, `targets`; if inputs are longer
   than their length also `inputs_read`, what the model read of them, and `tokens_cut`. Raises
-  UserError for a missing input or checkpoint; the file appears once it is complete.
+  UserError for a missing input or checkpoint, or an output that exists; the file appears once it is
+  complete.
   """
   from t5x_lite.training.run_folder import RunFolder
   settings, data = experiment.infer, experiment.data
@@ -96,6 +103,8 @@ def infer(experiment) -> tuple[pathlib.Path, list[dict[str, Any]]]:
       r'[^\w.-]', '_', pathlib.PurePath(settings.input).stem)   # of a glob, too
   output = local_path(settings.output) if settings.output else (
       RunFolder(experiment.folder).inferences(name, step))
+  if settings.output and output.exists():
+    raise FieldError(settings, 'output', 'exists and is not overwritten: name another file')
   check_writable(output)
   if texts is not None:
     records = _records_of(generator, texts[:settings.num_examples])

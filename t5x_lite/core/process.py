@@ -20,7 +20,23 @@ def set_up_process() -> None:
     cache = str(pathlib.Path(base).expanduser() / 't5x_lite' / 'xla')
     os.environ['JAX_COMPILATION_CACHE_DIR'] = cache
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
-  sys.path.insert(0, os.getcwd())   # a user's own modules are in the working directory
+
+
+def leave_working_directory() -> None:
+  """Takes the working directory, where `python -m` looks first, off the path of modules.
+
+  Files of a folder that came from elsewhere may be named as libraries are. This project's own
+  checkout stays.
+  """
+  if pathlib.Path(sys.path[0] or '.').resolve() == pathlib.Path.cwd() != (
+      pathlib.Path(__file__).resolve().parents[2]):
+    del sys.path[0]
+
+
+def search_working_directory() -> None:
+  """Lets modules be found in the working directory, after all that are installed."""
+  if os.getcwd() not in sys.path:
+    sys.path.append(os.getcwd())
 
 
 def was_interrupted(error: BaseException) -> bool:

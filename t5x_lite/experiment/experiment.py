@@ -126,6 +126,15 @@ class Experiment:
     if not self.objectives:
       raise FieldError(self, 'objectives', 'there is nothing to minimise')
     rate = getattr(self.optimizer, 'learning_rate', None)
+    classes = tuple(getattr(getattr(self.data, 'task', None), 'labels', ()))
+    if self.infer.labels and len(classes) == len(self.infer.labels) and (
+        classes != self.infer.labels):
+      raise FieldError(self.infer, 'labels', f'are the classes of the imported model, and those of '
+                       f'the task are {classes}: list them in the order of the model, or set '
+                       'InferConfig.labels to () to learn them anew')
+    profile = self.train.profile
+    if profile is not None and profile[1] > self.train.steps:
+      raise FieldError(self.train, 'profile', f'ends after TrainConfig.steps {self.train.steps}')
     if isinstance(rate, Constant) and rate.warmup_steps > self.train.steps:
       raise FieldError(rate, 'warmup_steps',
                        f'must be at most TrainConfig.steps {self.train.steps}')

@@ -13,6 +13,7 @@ from typing import Any
 
 from t5x_lite.core.dataclass_checks import nearest, short_repr
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.process import search_working_directory
 from t5x_lite.experiment.gin_reader import COMMAND_LINE, MODULES, shipped_modules
 
 PROJECT = ('t5x_lite', 'tasks', 'scaling')   # packages that gin files may always import
@@ -33,6 +34,8 @@ class Names:
     self.trusted, self.known = tuple(trusted), frozenset(known)
     self.imported: list[str] = []
     self.modules: dict[type, str] = {}
+    if self.trusted:
+      search_working_directory()
     for name in self.trusted:
       if not _exists(name):
         raise UserError(f'--trusted_modules={name}: there is no module {name}, here or installed: '

@@ -84,8 +84,10 @@ class Checkpoints:
     if bad := [name for name in not_finite if name.startswith('params/')]:
       newest = self.finished_steps()[-1:]
       kept = f'step {newest[0]} is the newest checkpoint' if newest else 'there is no checkpoint'
-      raise UserError(f'The update of step {step} left values that are not finite in '
-                      f'{trees.summarize(bad)}: it is not saved, {kept}; lower the learning rate')
+      what, cure = (f'The update of step {step} left values', '; lower the learning rate') if (
+          'opt_state' in items) else ('There are values', '')
+      raise UserError(f'{what} that are not finite in {trees.summarize(bad)}: they are not saved, '
+                      f'{kept}{cure}')
     record = meta | {'arrays': digests}
     record['digest'] = _digest_record(step, record)
     with self._disk_errors():

@@ -37,6 +37,10 @@ class EvalConfig:
 
   def __post_init__(self):
     check_types(self)
+    if isinstance(self.tasks, str):
+      raise FieldError(self, 'tasks', f"expected several: write ('{self.tasks}',)")
+    if len(set(self.tasks)) < len(self.tasks):
+      raise FieldError(self, 'tasks', 'a task is listed twice')
     for task in self.tasks:
       if not isinstance(task, str) and not hasattr(task, 'register'):
         raise FieldError(self, 'tasks', f'{task!r} is neither the name of a task nor a FileTask')

@@ -47,8 +47,20 @@ def test_prompts_are_answered_in_order_and_nothing_is_written(lm, capsys, tmp_pa
   generator, _ = infer.load_generator(experiment)
   assert out == ''.join(record['output'] + '\n' for record in generator(['odd', ' a=b']))
   assert not err and not list(experiment.folder.glob('inferences*'))
-  assert cli.main([*command, '--prompt=0123456789', '--gin.InferConfig.input="x.txt"']) == 1
-  assert 'there is --prompt too' in capsys.readouterr().err
+  for flag in ('--gin.InferConfig.input="x.txt"', '--gin.InferConfig.output="x.jsonl"'):
+    assert cli.main([*command, '--prompt=0123456789', flag]) == 1
+    assert 'there is --prompt, which is answered' in capsys.readouterr().err
+  assert cli.main([*command, '--prompt=caf\udce9']) == 1
+  assert capsys.readouterr().err == "error: --prompt='caf\\udce9': not UTF-8\n"
+
+
+def test_no_file_is_overwritten(lm, tmp_path, capsys):
+  path = tmp_path / 'p.txt'
+  path.write_text('keep me\n')
+  assert cli.main(['infer', f'--gin_file={lm}', f'--gin.InferConfig.input={path}',
+                   f'--gin.InferConfig.output={path}']) == 1
+  assert 'InferConfig.output' in (error := capsys.readouterr().err) and 'not overwritten' in error
+  assert path.read_text() == 'keep me\n'
 
 
 def test_a_long_prompt_is_reported_in_its_record_and_on_stderr(lm, capsys, tmp_path):

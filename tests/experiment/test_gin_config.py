@@ -134,3 +134,20 @@ def test_differences_names_what_decides_a_runs_numbers_and_nothing_else():
   other = load('MODEL_DIR=x', 'ModelConfig.num_layers=2', 'CrossEntropy.z_loss=1e-4', 'SEED=1')
   assert gin_config.differences(old, other) == [
       'model.num_layers: 4 → 2', 'objectives.z_loss: 0.0 → 0.0001', 'seed: 0 → 1']
+
+
+def test_the_classes_of_an_imported_model_keep_their_order(tmp_path):
+  def load_with(labels, names):
+    path = tmp_path / 'mine.gin'
+    path.write_text("from __gin__ import dynamic_registration\nfrom tasks import files\n"
+                    "include 'experiments/classify_files.gin'\n"
+                    f'files.FileTask.labels = {labels}\n')
+    return gin_config.load_experiment([str(path)], [
+        'MODEL_DIR=x', 'TRAIN=a.tsv', 'VALIDATION=b.tsv', f'InferConfig.labels={names}'])
+
+  names = ('neg', 'pos')
+  assert load_with(names, names)[0].infer.labels == names
+  assert load_with(('pos', 'neg'), ())[0].infer.labels == ()
+  with pytest.raises(UserError, match='list them in the order of the model, or set '
+                                      'InferConfig.labels to ()'):
+    load_with(('pos', 'neg'), names)

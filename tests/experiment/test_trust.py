@@ -1,5 +1,6 @@
 """What a gin file may import and call, and that the config of a run is compared as data."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -177,3 +178,15 @@ def test_a_folder_of_our_name_in_the_working_directory_is_not_ours(folder):
   done = subprocess.run([sys.executable, '-P', '-c', code], capture_output=True, text=True,
                         check=True)
   assert 'parameters' in done.stdout and not (folder / 'ran').exists()
+
+
+@pytest.mark.parametrize('name', ['numpy', 'wandb'])
+def test_files_of_the_working_directory_are_not_imported(name, tmp_path):
+  """Whatever library they are named after, by any command that names no module of one's own."""
+  (tmp_path / f'{name}.py').write_text('open("ran", "w")\n')
+  root = str(pathlib.Path(cli.__file__).parents[1])
+  done = subprocess.run(
+      [sys.executable, '-m', 't5x_lite', 'describe', '--gin_file=models/tiny_decoder.gin'],
+      cwd=tmp_path, capture_output=True, text=True, env=os.environ | {'PYTHONPATH': root})
+  assert done.returncode == 0, done.stderr
+  assert not (tmp_path / 'ran').exists()

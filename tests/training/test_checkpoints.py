@@ -258,3 +258,13 @@ def test_reading_makes_no_folder(tmp_path):
   assert checkpoints.latest_step() is None
   checkpoints.close()
   assert list(pathlib.Path(tmp_path).iterdir()) == []
+
+
+def test_parameters_that_are_not_finite_are_refused_without_blaming_training(tmp_path):
+  checkpoints = Checkpoints(tmp_path, keep=1)
+  with pytest.raises(UserError, match='There are values that are not finite in params/a/kernel'):
+    checkpoints.save_params({'a': {'kernel': jax.numpy.array([1, np.nan])}}, 0, {})
+  with pytest.raises(UserError, match='The update of step 3 left values .* lower the learning'):
+    checkpoints.save({'params': {'a': jax.numpy.array([np.inf])}, 'opt_state': (),
+                      'step': np.int32(3)}, 3, {})
+  checkpoints.close()

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from t5x_lite.core.errors import UserError
+from t5x_lite.experiment import gin_config
 from t5x_lite.experiment.experiment import TrainConfig
 from t5x_lite.objectives.objective import LossSums
 from t5x_lite.training import loop
@@ -46,6 +47,14 @@ def test_a_trace_has_what_ran_on_the_devices(tmp_path):
   assert list(tmp_path.rglob('*.xplane.pb'))
   assert any('dot' in str(event.get('name')) for event in json.loads(
       gzip.decompress(trace.read_bytes()))['traceEvents'])
+
+
+def test_steps_after_the_last_are_refused(tmp_path):
+  load = lambda steps: gin_config.load_experiment(['experiments/tiny_lm.gin'], [
+      f'MODEL_DIR={tmp_path}', 'STEPS=20', f'TrainConfig.profile={steps}'])[0]
+  assert load((15, 20)).train.profile == (15, 20)
+  with pytest.raises(UserError, match='ends after TrainConfig.steps 20'):
+    load((15, 21))
 
 
 @pytest.mark.parametrize('steps', [(3, 3), (-1, 2), (5, 2)])

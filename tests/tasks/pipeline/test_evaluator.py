@@ -138,3 +138,11 @@ def test_what_is_cut_is_said(task, evaluator, capsys):
   assert '1 examples have targets of more than 8 tokens' in err
   evaluator(data_of(pairs, inputs_length=24, targets_length=20), 'encoder_decoder')
   assert 'cut off' not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('tasks, message', [
+    ('stdlib_lm', r"EvalConfig.tasks = 'stdlib_lm': expected several: write \('stdlib_lm',\)"),
+    (('stdlib_lm', 'stdlib_lm'), 'a task is listed twice')])
+def test_tasks_to_evaluate_are_several_and_different(tasks, message):
+  with pytest.raises(FieldError, match=message):
+    EvalConfig(tasks=tasks)
