@@ -19,11 +19,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       help='the picture; default: METRIC.png in the run, or in this folder for several runs')
 
 
+def _check_run(path: pathlib.Path) -> None:
+  from t5x_lite.training.run_folder import RunFolder
+  if path.is_file():
+    raise UserError(f'{path} is a file: name its folder, {path.parent}')
+  if not path.is_dir():
+    raise UserError(f'{path}: no such folder')
+  inside = [run for run in sorted(path.iterdir()) if RunFolder(run).metrics.is_file()]
+  if inside and not RunFolder(path).metrics.is_file():
+    raise UserError(f'{path} holds runs, and is none: name them, such as {path}/*')
+
+
 def run(args: argparse.Namespace) -> int:
   from t5x_lite.training import plots
   runs = args.runs
-  if missing := [path for path in runs if not path.is_dir()]:
-    raise UserError(f'{missing[0]}: no such folder')
+  for path in runs:
+    _check_run(path)
   if len(set(path.resolve() for path in runs)) < len(runs):
     raise UserError('A run is named twice: name each once')
   output = args.output or (runs[0] if len(runs) == 1 else pathlib.Path()) / (

@@ -126,6 +126,10 @@ class Experiment:
     if not self.objectives:
       raise FieldError(self, 'objectives', 'there is nothing to minimise')
     rate = getattr(self.optimizer, 'learning_rate', None)
+    for name in ('prompt_prefix', 'prompt_suffix', 'end_ids'):
+      if any(i >= self.model.vocab_size for i in getattr(self.infer, name) or ()):
+        raise FieldError(self.infer, name,
+                         f'ids are below ModelConfig.vocab_size {self.model.vocab_size}')
     classes = tuple(getattr(getattr(self.data, 'task', None), 'labels', ()))
     if self.infer.labels and len(classes) == len(self.infer.labels) and (
         classes != self.infer.labels):

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from t5x_lite.core.console import note
 from t5x_lite.core.errors import UserError
 from t5x_lite.models import Network
 from t5x_lite.training import initial_params
@@ -41,7 +42,13 @@ def check_folder(folder: RunFolder) -> bool:
     raise UserError(
         f'{folder.path} has checkpoints (the newest of step {steps[-1]}) and no config.gin, which '
         'says of what run: put it back from a copy, or ' + BRANCH.format(folder=folder.path))
-  return bool(has_config and (steps or folder.read_metrics()))
+  goes_on = bool(has_config and (steps or folder.read_metrics()))
+  if not goes_on and folder.path.is_dir():
+    others = {path.name for path in folder.path.iterdir()} - {folder.lock.name}
+    if others and not has_config:
+      note(f'{folder.path} is not empty, and becomes the folder of this run beside '
+           f'{", ".join(sorted(others)[:3])}')
+  return goes_on
 
 
 def resume(saved: Checkpoints, network: Network, abstract: TrainState, meta: dict[str, Any]

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from t5x_lite import cli
+from t5x_lite.training import resuming
 from t5x_lite.training.checkpoints import Checkpoints
 from t5x_lite.training.lock import locked
 from t5x_lite.training.run_folder import RunFolder
@@ -259,3 +260,13 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room
     assert Checkpoints(disk / 'run').steps() == [2, 4]
   finally:
     subprocess.run(['umount', '-l', str(disk)], check=True)
+
+
+def test_a_folder_of_other_files_is_said_to_become_one_of_a_run(tmp_path, capsys):
+  assert not resuming.check_folder(RunFolder(tmp_path / 'new'))
+  (tmp_path / 'lock').touch()
+  assert not resuming.check_folder(RunFolder(tmp_path)) and not capsys.readouterr().err
+  (tmp_path / 'thesis.txt').touch()
+  assert not resuming.check_folder(RunFolder(tmp_path))
+  assert capsys.readouterr().err == (
+      f'note: {tmp_path} is not empty, and becomes the folder of this run beside thesis.txt\n')

@@ -151,3 +151,10 @@ def test_the_classes_of_an_imported_model_keep_their_order(tmp_path):
   with pytest.raises(UserError, match='list them in the order of the model, or set '
                                       'InferConfig.labels to ()'):
     load_with(('pos', 'neg'), names)
+
+
+@pytest.mark.parametrize('name', ['prompt_prefix', 'prompt_suffix', 'end_ids'])
+def test_ids_of_prompts_are_in_the_vocabulary(name):
+  assert getattr(load('MODEL_DIR=x', f'InferConfig.{name}=(383,)').infer, name) == (383,)
+  with pytest.raises(UserError, match='ids are below ModelConfig.vocab_size 384'):
+    load('MODEL_DIR=x', f'InferConfig.{name}=(384,)')

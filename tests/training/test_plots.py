@@ -79,6 +79,8 @@ def test_the_command_draws_tabulates_and_names_what_it_cannot_draw(runs, tmp_pat
       ([*command, '--metric=f2'], "has logged no 'f2'; did you mean 'f1'?"),
       (['plot', str(tmp_path / 'none')], 'no such folder'),
       (['plot', str(runs[0]), f'{runs[0]}/'], 'A run is named twice'),
+      (['plot', f'{runs[0]}/metrics.jsonl'], f'is a file: name its folder, {runs[0]}'),
+      (['plot', str(tmp_path / 'a')], f'holds runs, and is none: name them, such as {tmp_path}/a'),
       (['plot', str(runs[0]), f'--output={tmp_path}/x.foo'], "Format 'foo' is not supported")):
     assert cli.main(argv) == 1
     error = capsys.readouterr().err
