@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from t5x_lite.core.errors import UserError
 from tasks import vocabularies
+from tasks.pipeline.imports import set_up_worker
 from tasks.pipeline.provider import get_task
 
 SHARDS = 16   # files of a split, or more if more processes write them
@@ -54,7 +55,7 @@ def write_cache(data: Any, processes: int) -> Iterator[tuple[str, dict[str, int]
   shards = max(SHARDS, processes)
   context = multiprocessing.get_context('spawn')   # TensorFlow does not survive a fork
   pool = concurrent.futures.ProcessPoolExecutor(
-      processes, context, initializer=get_task, initargs=(data,))
+      processes, context, initializer=set_up_worker, initargs=(data,))
   try:
     jobs = {}
     for task in tasks:
@@ -75,8 +76,12 @@ def write_cache(data: Any, processes: int) -> Iterator[tuple[str, dict[str, int]
   except concurrent.futures.process.BrokenProcessPool as error:
     raise UserError('a process that tokenises was killed, for memory perhaps: give fewer of them, '
                     f'as --processes={max(processes // 2, 1)}') from error
+  except BaseException:   # shards that are being written need not be finished
+    for process in multiprocessing.active_children():
+      process.terminate()
+    raise
   finally:
-    pool.shutdown(wait=False, cancel_futures=True)
+    pool.shutdown(cancel_futures=True)
 
 
 def use_cache(task: seqio.Task | seqio.Mixture, data: Any) -> None:
