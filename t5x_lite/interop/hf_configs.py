@@ -180,10 +180,18 @@ def read_config(hf: Json, **overrides) -> ModelConfig:
 
 
 def labels_of(hf: Json, config: ModelConfig) -> tuple[str, ...]:
-  """The names of a model's classes, as transformers numbers them; none if it has no classes."""
+  """The names of a model's classes, as transformers numbers them; none if it has no classes.
+
+  Raises UserError if two classes have one name, as an answer would not tell which it is.
+  """
   named = hf.get('id2label')
   named = named if isinstance(named, dict) else {}
-  return tuple(str(named.get(str(i), f'LABEL_{i}')) for i in range(config.num_classes or 0))
+  labels = tuple(str(named.get(str(i), f'LABEL_{i}')) for i in range(config.num_classes or 0))
+  for i, label in enumerate(labels):
+    if (first := labels.index(label)) < i:
+      raise UserError(f'config.json: id2label = {named!r:.120} gives the classes {first} and {i} '
+                      f'one name, {label!r}: give each its own')
+  return labels
 
 
 def write_config(config: ModelConfig, model_type: str) -> Json:

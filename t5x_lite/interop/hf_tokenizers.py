@@ -17,7 +17,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
-from t5x_lite.interop import tiktoken_ranks
+from t5x_lite.interop import sentencepiece_settings, tiktoken_ranks
 from t5x_lite.interop.json_files import Json, read_object, read_optional
 
 _BERT, _GPT2, _GPT1, _T5, _BYTES = (
@@ -68,8 +68,7 @@ def prepare(folder: pathlib.Path, hf: Json) -> ImportedTokenizer:
   Raises:
     UserError: a file of settings is damaged, or a decoder starts with another id than padding.
   """
-  settings = read_optional(folder / 'special_tokens_map.json') | read_optional(
-      folder / 'tokenizer_config.json')
+  settings = _read_settings(folder)
   generation = read_optional(folder / 'generation_config.json')
   start = generation.get('decoder_start_token_id', hf.get('decoder_start_token_id'))
   if hf['model_type'] in ('t5', 'mt5') and start not in (None, 0):
@@ -84,12 +83,27 @@ def prepare(folder: pathlib.Path, hf: Json) -> ImportedTokenizer:
     return ImportedTokenizer('byte', end_ids=end_ids, notes=notes)
   try:
     file = _find_file(folder, name, settings)
-    prefix, suffix = _frame(folder / file, name, settings) if file else (None, ())
-    if file is not None:
+    prefix, suffix = None, ()
+    if file is not None and tiktoken_ranks.is_tokenizer(str(folder / file)):
+      prefix, suffix = _frame(folder / file, settings)
+    elif file is not None:
+      frame = sentencepiece_settings.read_frame(
+          folder / file, settings, read_optional(folder / 'added_tokens.json'), hf)
+      prefix, suffix, notes = frame.prefix, frame.suffix, (*notes, *frame.notes)
       _count_sentinels(folder / file, hf)
   except UserError as e:
     return ImportedTokenizer(None, notes=(*notes, f'The tokenizer cannot be read: {e}'))
   return ImportedTokenizer(file, prefix, suffix, end_ids, notes)
+
+
+def _read_settings(folder: pathlib.Path) -> Json:
+  """tokenizer_config.json; tokens of special_tokens_map.json win over it, as in transformers.
+
+  That file is of older versions, and is not read where the newer one lists the added tokens.
+  """
+  settings = read_optional(folder / 'tokenizer_config.json')
+  older = read_optional(folder / 'special_tokens_map.json')
+  return settings if 'added_tokens_decoder' in settings else settings | older
 
 
 def _check_settings(settings: Json) -> None:
@@ -247,42 +261,30 @@ def _add_tokens(made: tokenizers.Tokenizer, folder: pathlib.Path, settings: Json
                       f'vocabulary at {made.token_to_id(token["content"])}')
 
 
-def _frame(path: pathlib.Path, name: str, settings: Json
-           ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-  """(ids before a text, ids after it), as the tokenizer adds them."""
+def _frame(path: pathlib.Path, settings: Json) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """(ids before a text, ids after it), as a tokenizer.json or a tiktoken file adds them."""
+  from t5x_lite.interop.tokenizer_files import TokenizerFile
   flags = [settings.get(flag) for flag in ('add_bos_token', 'add_eos_token')]
-  if not tiktoken_ranks.is_tokenizer(str(path)):
-    import sentencepiece
-    try:
-      model = sentencepiece.SentencePieceProcessor(str(path))
-    except Exception as e:   # of SentencePiece and of protobuf
-      raise UserError(f'{path} is not a SentencePiece model ({e})') from e
-    if flags == [None, None]:
-      flags = [False, name == _T5]
-    ids = model.bos_id(), model.eos_id()
-  else:
-    from t5x_lite.interop.tokenizer_files import TokenizerFile
-    file = TokenizerFile(str(path))
-    try:   # also a text that no vocabulary has
-      file.tokenizer.encode('\u2603\U0001d11e', add_special_tokens=True)
-    except Exception as e:   # tokenizers raises Exception itself
-      raise UserError(f'{path} cannot encode every text ({e})') from e
-    if flags == [None, None]:
-      text, framed = (file.tokenizer.encode('a', add_special_tokens=add).ids
-                      for add in (False, True))
-      for i in range(len(framed) - len(text) + 1):
-        if framed[i:i + len(text)] == text:
-          return tuple(framed[:i]), tuple(framed[i + len(text):])
-      raise UserError(f'{path}: its post-processor changes a text')
-    ids = file.bos_id, file.eos_id
+  file = TokenizerFile(str(path))
+  try:   # also a text that no vocabulary has
+    file.tokenizer.encode('\u2603\U0001d11e', add_special_tokens=True)
+  except Exception as e:   # tokenizers raises Exception itself
+    raise UserError(f'{path} cannot encode every text ({e})') from e
+  if flags == [None, None]:
+    text, framed = (file.tokenizer.encode('a', add_special_tokens=add).ids
+                    for add in (False, True))
+    for i in range(len(framed) - len(text) + 1):
+      if framed[i:i + len(text)] == text:
+        return tuple(framed[:i]), tuple(framed[i + len(text):])
+    raise UserError(f'{path}: its post-processor changes a text')
   prefix, suffix = ((i,) if flag and i is not None and i >= 0 else ()
-                    for flag, i in zip(flags, ids))
+                    for flag, i in zip(flags, (file.bos_id, file.eos_id)))
   return prefix, suffix
 
 
 def _count_sentinels(path: pathlib.Path, hf: Json) -> None:
   settings = read_optional(path.with_name('tokenizer_config.json'))
-  if tiktoken_ranks.is_tokenizer(str(path)) or 'extra_ids' in settings or 'vocab_size' not in hf:
+  if 'extra_ids' in settings or 'vocab_size' not in hf:
     return
   import sentencepiece
   pieces = sentencepiece.SentencePieceProcessor(str(path)).get_piece_size()

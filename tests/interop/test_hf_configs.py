@@ -126,3 +126,15 @@ def test_a_key_that_matters_is_read(model_type, change, field, value):
   # and written again
   back = hf_configs.read_config(hf_configs.write_config(config, hf_configs.model_type_of(config)))
   assert getattr(back, field) == value
+
+
+def test_two_classes_of_one_name_are_refused():
+  hf = {'id2label': {'0': 'a', '1': 'a'}}
+  config = hf_configs.read_config(
+      full('bert', num_labels=2, architectures=['BertForSequenceClassification']))
+  assert config.num_classes == 2
+  with pytest.raises(UserError, match="the classes 0 and 1 one name, 'a'"):
+    hf_configs.labels_of(hf, config)
+  with pytest.raises(UserError, match="the classes 0 and 1 one name, 'LABEL_1'"):
+    hf_configs.labels_of({'id2label': {'0': 'LABEL_1'}}, config)
+  assert hf_configs.labels_of({'id2label': {'0': 'a', '1': 'A'}}, config) == ('a', 'A')

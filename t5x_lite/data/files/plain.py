@@ -26,6 +26,7 @@ from t5x_lite.data.files.templates import BadExample, shorten
 KINDS = ('.txt', '.jsonl', '.csv', '.tsv')
 MOST_UNPACKED = 200   # times its packed size: more is no text; looked at every _WINDOW bytes
 MIN_FREE = 2 ** 30    # bytes that are left free on the disk
+_MAGIC = {'gzip': b'\x1f\x8b', 'zstd': b'\x28\xb5\x2f\xfd'}
 _WINDOW = 2 ** 28
 _CHUNK = 2 ** 22
 
@@ -68,6 +69,8 @@ def plain_file(name: str, where: str) -> PlainFile:
       plain, packing = False, 'gzip'   # TensorFlow gives both the same name
     if plain and kind == '.json' and not _begins(name, b'['):
       kind = '.jsonl'
+    if plain and kind != '.tfrecord':
+      _check_not_packed(name, name)
     if plain and kind in KINDS:
       return PlainFile(pathlib.Path(name), kind)
     target = _cached(name, kind if kind in KINDS else '.jsonl')
@@ -77,6 +80,7 @@ def plain_file(name: str, where: str) -> PlainFile:
       try:
         if not plain:
           _write(whole, _unpacked(name, packing, where), where)
+          _check_not_packed(whole, name)
         if kind in KINDS or kind == '.json' and not _begins(whole, b'['):
           whole.replace(target)
         else:
@@ -130,6 +134,17 @@ def _begins(path: os.PathLike | str, start: bytes) -> bool:
   with open(path, 'rb') as file:
     head = file.read(2 ** 16)
   return head.removeprefix(b'\xef\xbb\xbf').lstrip(b' \t\r\n').startswith(start)
+
+
+def _check_not_packed(path: os.PathLike | str, name: str) -> None:
+  """Raises BadExample for a packed file whose name does not say so; no text begins like one."""
+  with open(path, 'rb') as file:
+    head = file.read(4)
+  for ending, packing in PACKED.items():
+    if head.startswith(_MAGIC[packing]):
+      cure = 'it is packed twice: unpack it once' if format_of(name)[1] else (
+          f'name it {os.path.basename(name)}{ending}')
+      raise BadExample(f'its first bytes are those of {packing}, and no text: {cure}')
 
 
 def _cached(name: str, suffix: str) -> pathlib.Path:

@@ -115,7 +115,7 @@ def test_formats_that_are_read(tmp_path, cache, name, write):
     ('a.json', b'{\n"text": "a"}', 'a.json:1: not JSON'),
     ('a.json', b'[{"text": "\xff"}]', 'damaged or truncated .*0xff'),
     ('a.bz2', bz2.compress(b'x'), r'must end in .txt, .jsonl, .csv, .tsv, .parquet, .arrow, .json'),
-    ('a.txt', gzip.compress(b'x', mtime=0), 'a.txt:1: not UTF-8'),
+    ('a.txt', gzip.compress(b'x', mtime=0), 'a.txt: its first bytes are those of gzip'),
 ])
 def test_files_that_are_refused(tmp_path, cache, name, content, message):
   import re

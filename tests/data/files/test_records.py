@@ -1,6 +1,7 @@
 """Where records begin and end, and what is in them, beside csv and json."""
 
 import csv
+import gzip
 import io
 import json
 
@@ -135,6 +136,17 @@ def test_a_line_ends_at_lf_or_crlf_and_at_nothing_else(read):
 def test_text_of_another_coding_is_refused(read, content, message):
   with pytest.raises(UserError, match=message):
     read('a.txt', content)
+
+
+@pytest.mark.parametrize('name', ['a.txt', 'a.csv', 'a.jsonl', 'a.json', 'a.txt.gz'])
+def test_a_packed_file_is_named_as_such(read, name):
+  packed = gzip.compress(gzip.compress(b'a\n')) if name.endswith('.gz') else gzip.compress(b'a\n')
+  cure = 'unpack it once' if name.endswith('.gz') else f'name it {name}.gz'
+  with pytest.raises(UserError, match=f'{name}: its first bytes are those of gzip, .*{cure}'):
+    read(name, packed)
+  with pytest.raises(UserError, match='first bytes are those of zstd, .* name it b.txt.zst'):
+    read('b.txt', b'\x28\xb5\x2f\xfd\0')
+  assert read('c.txt', b'\x1fa\n') == ['\x1fa']
 
 
 PROSE = b'\n \nIt was a\r\ndark night.\n\t\n\nThe end\n'
