@@ -12,9 +12,10 @@ from typing import Any
 from t5x_lite.core.errors import UserError
 from t5x_lite.interop.json_files import Json, listed
 
+_CODE_LLAMA = 'CodeLlamaTokenizer'   # adds a beginning of text unless told otherwise
 # Kinds of tokenizer_class, and the algorithm of the model files that each reads.
 _KINDS = {'T5Tokenizer': 't5', 'MT5Tokenizer': 't5', 'LlamaTokenizer': 'llama',
-          'LLaMATokenizer': 'llama', 'GemmaTokenizer': 'gemma'}
+          'LLaMATokenizer': 'llama', _CODE_LLAMA: 'llama', 'GemmaTokenizer': 'gemma'}
 _ALGORITHM = {'t5': 'UNIGRAM', 'llama': 'BPE', 'gemma': 'BPE'}
 # These take the model file as it is.
 _ANY = ('PreTrainedTokenizer', 'TokenizersBackend', 'PythonBackend', 'SentencePieceBackend')
@@ -58,19 +59,17 @@ def read_frame(path: pathlib.Path, settings: Json, added: Json, hf: Json) -> Fra
     UserError: the file is no such model, or transformers makes another tokenizer of the settings.
   """
   model = _Model(path)
-  name = settings.get('tokenizer_class') or hf.get('tokenizer_class')
-  kind = _check_class(str(name), model, hf) if name else _KIND_OF.get(hf['model_type'])
+  name = settings.get('tokenizer_class') or hf.get('tokenizer_class') or ''
+  name = str(name).removesuffix('Fast')
+  kind = _check_class(name, model, hf) if name else _KIND_OF.get(hf['model_type'])
   for setting in ('sp_model_kwargs', 'auto_map'):
     if settings.get(setting):
       _refuse(setting, settings[setting], 'it makes another tokenizer of the model file')
-  prefix_space = settings.get('add_prefix_space')
-  if prefix_space not in (None, model.prefix_space):
-    _refuse('add_prefix_space', prefix_space, f'{path.name} puts '
-            f'{"a" if model.prefix_space else "no"} space before a text')
+  _check_space(model, settings.get('add_prefix_space'), kind, name)
   beyond = _check_tokens(model, settings, added)
   eos = _named_id('eos_token', settings, model, beyond)
   bos = _named_id('bos_token', settings, model, beyond)
-  begins, ends = settings.get('add_bos_token'), settings.get('add_eos_token')
+  begins, ends = settings.get('add_bos_token', name == _CODE_LLAMA), settings.get('add_eos_token')
   if kind == 't5':   # which frames a text itself
     begins, ends = False, True
   for flag, i, token in ((begins, bos, 'bos_token'), (ends, eos, 'eos_token')):
@@ -103,7 +102,6 @@ class _Model:
 
 def _check_class(name: str, model: _Model, hf: Json) -> str | None:
   """The kind of a tokenizer_class; UserError if it splits a text as the model file does not."""
-  name = name.removesuffix('Fast')
   usual = _KIND_OF.get(hf['model_type'])
   if name in _ANY:
     return None
@@ -116,6 +114,16 @@ def _check_class(name: str, model: _Model, hf: Json) -> str | None:
     _refuse('tokenizer_class', name, f'it reads {_ALGORITHM[kind]} models, and {model.name} is a '
             f'{model.algorithm} model')
   return kind
+
+
+def _check_space(model: _Model, setting: bool | None, kind: str | None, name: str) -> None:
+  """Raises UserError if a space before a text is put by one of settings and model file alone."""
+  reason = f'{model.name} puts {"a" if model.prefix_space else "no"} space before a text'
+  if setting not in (None, model.prefix_space):
+    _refuse('add_prefix_space', setting, reason)
+  usual = False if kind == 'gemma' else True if kind == 'llama' and name else None
+  if setting is None and usual not in (None, model.prefix_space):
+    _refuse('tokenizer_class', name or 'GemmaTokenizer', f'unlike it, {reason}')
 
 
 def _check_tokens(model: _Model, settings: Json, added: Json) -> dict[str, int | None]:

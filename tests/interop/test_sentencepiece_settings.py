@@ -25,18 +25,22 @@ _LLAMA = {
 
 @pytest.fixture(scope='module')
 def models(tmp_path_factory):
-  """{name: bytes} of two small models: of BPE as LLaMA's, and of Unigram as T5's."""
+  """{name: bytes} of small models: of BPE as LLaMA's and as Gemma's, of Unigram as T5's."""
   folder = tmp_path_factory.mktemp('models')
   text = folder / 'text.txt'
   text.write_text('Hello quick world\na quick text. A quick one\nno other words at all\n' * 20)
   special = {'bpe': dict(unk_id=0, bos_id=1, eos_id=2, pad_id=-1, byte_fallback=True,
                          remove_extra_whitespaces=False, vocab_size=320,
                          user_defined_symbols=['<sep>']),
+             'gemma': dict(pad_id=0, eos_id=1, bos_id=2, unk_id=3, bos_piece='<bos>',
+                           eos_piece='<eos>', byte_fallback=True, add_dummy_prefix=False,
+                           remove_extra_whitespaces=False, vocab_size=320,
+                           user_defined_symbols=['<mask>', '<start_of_turn>']),
              'unigram': dict(pad_id=0, eos_id=1, unk_id=2, bos_id=-1, vocab_size=60)}
   for name, options in special.items():
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(folder / name), model_type=name,
-        hard_vocab_limit=False, minloglevel=2, **options)
+        input=str(text), model_prefix=str(folder / name),
+        model_type='bpe' if name == 'gemma' else name, hard_vocab_limit=False, minloglevel=2, **options)
   return {name: (folder / f'{name}.model').read_bytes() for name in special}
 
 
@@ -73,6 +77,8 @@ def prepare(models, tmp_path):
     ('llama', _LLAMA | {'eos_token': '<s>', 'add_eos_token': True}),
     ('llama', _LLAMA | {'pad_token': '</s>', 'unk_token': '<s>'}),
     ('llama', {k: v for k, v in _LLAMA.items() if k != 'bos_token'}),
+    ('llama', {'tokenizer_class': 'CodeLlamaTokenizer'}),
+    ('llama', {'tokenizer_class': 'CodeLlamaTokenizer', 'add_bos_token': False}),
     ('t5', {}), ('t5', {'tokenizer_class': 'T5Tokenizer', 'eos_token': '<pad>'}),
     ('t5', {'add_eos_token': False, 'add_bos_token': True, 'add_prefix_space': True}),
     ('gpt2', {'tokenizer_class': 'T5Tokenizer', 'extra_ids': 0}),
@@ -87,7 +93,7 @@ def test_settings_that_are_honoured(model_type, settings, prepare):
     ({'add_prefix_space': False}, 'add_prefix_space = False is not supported'),
     ({'tokenizer_class': 'T5Tokenizer'}, "tokenizer_class = 'T5Tokenizer' is not supported"),
     ({'tokenizer_class': 'GemmaTokenizerFast'}, "tokenizer_class = 'GemmaTokenizer' is not"),
-    ({'tokenizer_class': 'XLNetTokenizer'}, 'LlamaTokenizer or LLaMATokenizer is'),
+    ({'tokenizer_class': 'XLNetTokenizer'}, 'LLaMATokenizer or CodeLlamaTokenizer is'),
     ({'added_tokens_decoder': {'3': {'content': 'quick', 'special': False}}},
      "added_tokens_decoder = {'3': {'content': 'quick', 'special': False}} is not supported"),
     ({'added_tokens_decoder': {'3': {'content': 'quick', 'special': True}}}, 'at that id'),
@@ -103,7 +109,8 @@ def test_settings_that_are_honoured(model_type, settings, prepare):
     ({'auto_map': {'AutoTokenizer': ['a.B', None]}}, 'auto_map'),
 ])
 def test_settings_that_are_refused_by_name(settings, message, prepare, monkeypatch):
-  monkeypatch.setattr(transformers.AutoTokenizer, 'from_pretrained', lambda _: None)
+  theirs = lambda _: lambda text: {'input_ids': []}
+  monkeypatch.setattr(transformers.AutoTokenizer, 'from_pretrained', theirs)
   got, _ = prepare('llama', _LLAMA | settings)
   assert got.file is None and message in got.notes[-1] and 'save_pretrained' in got.notes[-1]
 
@@ -111,6 +118,30 @@ def test_settings_that_are_refused_by_name(settings, message, prepare, monkeypat
 def test_the_algorithm_is_that_of_the_class(prepare):
   got, _ = prepare('t5', {'tokenizer_class': 'T5Tokenizer'}, 'bpe')
   assert got.file is None and 'reads UNIGRAM models, and spiece.model is a BPE' in got.notes[0]
+
+
+def test_the_space_before_a_text_is_that_of_the_class(prepare, monkeypatch):
+  theirs = lambda _: lambda text: {'input_ids': []}
+  monkeypatch.setattr(transformers.AutoTokenizer, 'from_pretrained', theirs)
+  for settings in ({}, {'tokenizer_class': 'GemmaTokenizer'}):
+    got, _ = prepare('gemma', settings)
+    assert got.file is None and "tokenizer_class = 'GemmaTokenizer' is not" in got.notes[0]
+
+
+def test_settings_of_gemma_are_honoured(prepare):
+  tokens = ('<pad>', '<eos>', '<bos>', '<unk>', '<mask>', '<start_of_turn>')
+  added = {str(i): {'content': token, 'special': token != '<mask>', **_NO}
+           for i, token in enumerate(tokens)}
+  settings = {
+      'add_bos_token': True, 'add_eos_token': False, 'added_tokens_decoder': added,
+      'additional_special_tokens': ['<start_of_turn>'], 'bos_token': '<bos>', 'eos_token': '<eos>',
+      'pad_token': '<pad>', 'unk_token': '<unk>', 'sp_model_kwargs': {},
+      'spaces_between_special_tokens': False, 'tokenizer_class': 'GemmaTokenizer',
+      'use_default_system_prompt': False, 'clean_up_tokenization_spaces': False}
+  got, same = prepare('gemma', settings, 'gemma')
+  assert same and got.notes == () and got.prompt_prefix == (2,)
+  got, _ = prepare('llama', _LLAMA | {'add_prefix_space': True}, 'gemma')
+  assert got.file is None and 'puts no space before a text' in got.notes[0]
 
 
 def test_tokens_of_older_files(prepare):
