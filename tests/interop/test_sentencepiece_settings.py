@@ -40,7 +40,8 @@ def models(tmp_path_factory):
   for name, options in special.items():
     sentencepiece.SentencePieceTrainer.train(
         input=str(text), model_prefix=str(folder / name),
-        model_type='bpe' if name == 'gemma' else name, hard_vocab_limit=False, minloglevel=2, **options)
+        model_type='bpe' if name == 'gemma' else name, hard_vocab_limit=False,
+        minloglevel=2, **options)
   return {name: (folder / f'{name}.model').read_bytes() for name in special}
 
 
