@@ -134,11 +134,11 @@ def test_llamas_mixture_implies_the_published_epochs(tmp_path):
   """A ten-millionth of LLaMA's data and of its budget, then six times that budget."""
   tokens = {name: round(1.4e5 * share / 100 / epochs) for name, (share, epochs) in LLAMA.items()}
   shape = ('TARGETS_LENGTH=100', 'BATCH_SIZE=7')
-  members = description.describe(llama(tmp_path, tokens, *shape, 'STEPS=200'))
+  members = description.describe(llama(tmp_path, tokens, *shape, 'STEPS=200', 'WARMUP_STEPS=100'))
   assert {m.name: m.epochs for m in members} == pytest.approx(
       {f'{name.lower()}_lm': epochs for name, (_, epochs) in LLAMA.items()}, rel=0.03)
   assert 'warning' not in description.as_text(members, colour=False)
-  members = description.describe(llama(tmp_path, tokens, *shape, 'STEPS=1200'))
+  members = description.describe(llama(tmp_path, tokens, *shape, 'STEPS=1200', 'WARMUP_STEPS=100'))
   text = description.as_text(members, colour=False)
   warned = dict(re.findall(r'warning: (\w+)_lm is seen ([\d.]+) times', text))
   assert {name: float(times) for name, times in warned.items()} == pytest.approx(
