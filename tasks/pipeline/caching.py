@@ -20,8 +20,8 @@ import tensorflow as tf
 
 from t5x_lite.core.errors import UserError
 from tasks import vocabularies
-from tasks.pipeline.imports import set_up_worker
 from tasks.pipeline.provider import get_task
+from tasks.pipeline.worker import set_up_worker
 
 SHARDS = 16   # files of a split, or more if more processes write them
 _SEED = 0     # of the order, which all shards share

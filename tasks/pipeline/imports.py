@@ -27,10 +27,3 @@ def import_seqio():
 def import_task_module(name: str) -> None:
   """Imports a module that registers tasks, which may be the user's own."""
   pkgutil.resolve_name(f'{name}:')   # the colon: a module, not something in one
-
-
-def set_up_worker(data) -> None:
-  """Prepares a process that reads `data`, a DataConfig, for another one."""
-  import_seqio()
-  from tasks.pipeline.provider import get_task
-  get_task(data)
