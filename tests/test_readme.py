@@ -94,7 +94,7 @@ def test_every_command_of_the_readme_runs(tmp_path, stdlib_data_dir):
   for run in ('lm', 'mlm', 'span', 'mine', 'docstring', 'package', 'pieces', 'mesh',
               'tuned'):
     assert (tmp_path / 'runs' / run / 'checkpoints/2').is_dir(), run
-  assert len(list(tmp_path.glob('runs/*/inferences-*.jsonl'))) == 3
+  assert len(list(tmp_path.glob('runs/*/inferences-*.jsonl'))) == 4
 
 
 def test_the_glossary_of_gin_is_gin(tmp_path):
