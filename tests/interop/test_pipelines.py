@@ -60,7 +60,8 @@ def run(*args):
 
 
 def outputs(run_folder, prompts, tmp_path):
-  """What `infer` writes for prompts."""
+  """What `infer` writes for prompts, to a file that it does not overwrite."""
+  (tmp_path / 'out.jsonl').unlink(missing_ok=True)
   (tmp_path / 'prompts.jsonl').write_text(''.join(json.dumps({'inputs': p}) + '\n'
                                                   for p in prompts))
   run('infer', f'--gin_file={run_folder / "config.gin"}',
