@@ -18,7 +18,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
 from t5x_lite.interop import sentencepiece_settings, tiktoken_ranks
-from t5x_lite.interop.json_files import Json, read_object, read_optional
+from t5x_lite.interop.json_files import Json, read_object, read_optional, token_text
 
 _BERT, _GPT2, _GPT1, _T5, _BYTES = (
     'BertTokenizer', 'GPT2Tokenizer', 'OpenAIGPTTokenizer', 'T5Tokenizer', 'ByT5Tokenizer')
@@ -115,7 +115,7 @@ def _check_settings(settings: Json) -> None:
   wrong = [name for name, kind in optional.items()
            if settings.get(name) is not None and not isinstance(settings[name], kind)]
   wrong += [name for name in _NAMED
-            if settings.get(name) is not None and not isinstance(_content(settings[name]), str)]
+            if settings.get(name) is not None and not isinstance(token_text(settings[name]), str)]
   added = settings.get('added_tokens_decoder') or {}
   if not wrong and not all(i.isdigit() and isinstance(t, dict) and isinstance(
       t.get('content'), str) for i, t in added.items()):
@@ -173,7 +173,7 @@ def _gpt2(folder: pathlib.Path, settings: Json) -> tokenizers.Tokenizer:
 
 
 def _gpt1(folder: pathlib.Path, settings: Json) -> tokenizers.Tokenizer:
-  unknown = _content(settings.get('unk_token')) or '<unk>'
+  unknown = token_text(settings.get('unk_token')) or '<unk>'
   made = tokenizers.Tokenizer(_bpe(folder, end_of_word_suffix='</w>', unk_token=unknown))
   made.normalizer = normalizers.BertNormalizer(lowercase=True)
   made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -197,7 +197,7 @@ def _bpe(folder: pathlib.Path, **options) -> models.BPE:
 
 def _bert(folder: pathlib.Path, settings: Json) -> tokenizers.Tokenizer:
   usual = {f'{kind}_token': f'[{kind.upper()}]' for kind in ('unk', 'sep', 'pad', 'cls', 'mask')}
-  named = {name: _content(settings.get(name)) or token for name, token in usual.items()}
+  named = {name: token_text(settings.get(name)) or token for name, token in usual.items()}
   pieces = {piece: i for i, piece in enumerate(
       _text(folder / 'vocab.txt').removesuffix('\n').split('\n'))}
   for name in ('unk_token', 'cls_token', 'sep_token'):
@@ -239,9 +239,9 @@ def _apply_settings(path: pathlib.Path, name: str, settings: Json) -> None:
 
 def _add_named(made: tokenizers.Tokenizer, settings: Json, **usual: str) -> None:
   """Makes the tokens that have a role special."""
-  tokens = [_content(settings.get(name)) or usual.get(name) for name in _NAMED]
+  tokens = [token_text(settings.get(name)) or usual.get(name) for name in _NAMED]
   extra = settings.get('additional_special_tokens') or settings.get('extra_special_tokens') or []
-  tokens += [_content(token) for token in extra]
+  tokens += [token_text(token) for token in extra]
   made.add_special_tokens([t for t in dict.fromkeys(tokens)
                            if t and made.token_to_id(t) is not None])
 
@@ -290,11 +290,6 @@ def _count_sentinels(path: pathlib.Path, hf: Json) -> None:
   pieces = sentencepiece.SentencePieceProcessor(str(path)).get_piece_size()
   settings['extra_ids'] = min(max(hf['vocab_size'] - pieces, 0), 100)
   path.with_name('tokenizer_config.json').write_text(json.dumps(settings, indent=2))
-
-
-def _content(token: Any) -> str | None:
-  """A token's text: settings have it plain or as an object."""
-  return token.get('content') if isinstance(token, dict) else token
 
 
 def _text(path: pathlib.Path) -> str:

@@ -159,11 +159,8 @@ def assemble(config: ModelConfig, partitioner: Partitioner, tensors: list[Tensor
   if wrong:
     raise UserError(f'{listed(wrong, 3)}: the config or the layout is of another model')
 
-  def make(path, x):
-    name = trees.path_name(path)
-    return _array(x, layers[name], read)
-
-  return jax.tree_util.tree_map_with_path(make, abstract)
+  return trees.fill(abstract, {name: _array(x, layers[name], read)
+                               for name, x in trees.flatten(abstract).items()})
 
 
 def _layers_of(name: str, sources) -> list[Tensor] | Tensor:

@@ -1,4 +1,4 @@
-"""JSON objects beside a checkpoint, read with errors of one line."""
+"""JSON objects beside a checkpoint, and what is in them; errors are of one line."""
 
 import json
 import pathlib
@@ -23,6 +23,11 @@ def read_object(path: pathlib.Path) -> Json:
 def read_optional(path: pathlib.Path) -> Json:
   """The same of a file that need not be there: {} then."""
   return read_object(path) if path.is_file() else {}
+
+
+def token_text(token: Any) -> Any:
+  """The text of a token in tokenizer_config.json, which has it plain or as an object."""
+  return token.get('content') if isinstance(token, dict) else token
 
 
 def listed(names, limit: int = 5) -> str:

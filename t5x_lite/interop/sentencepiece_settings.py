@@ -10,7 +10,7 @@ import pathlib
 from typing import Any
 
 from t5x_lite.core.errors import UserError
-from t5x_lite.interop.json_files import Json, listed
+from t5x_lite.interop.json_files import Json, listed, token_text
 
 _CODE_LLAMA = 'CodeLlamaTokenizer'   # adds a beginning of text unless told otherwise
 # Kinds of tokenizer_class, and the algorithm of the model files that each reads.
@@ -178,9 +178,9 @@ def _special_tokens(settings: Json) -> Iterator[tuple[str, Any, str]]:
   for name, value in settings.items():
     if name in ('additional_special_tokens', 'extra_special_tokens'):
       for token in value.values() if isinstance(value, dict) else value or ():
-        if isinstance(text := _content(token), str):
+        if isinstance(text := token_text(token), str):
           yield name, token, text
-    elif name.endswith('_token') and isinstance(text := _content(value), str):
+    elif name.endswith('_token') and isinstance(text := token_text(value), str):
       yield name, value, text
 
 
@@ -190,7 +190,7 @@ def _named_id(name: str, settings: Json, model: _Model, beyond: dict[str, int | 
   if name not in settings:
     i = model.named_ids[name]
     return i if i >= 0 else None
-  text = _content(settings[name])
+  text = token_text(settings[name])
   return model.ids.get(text, beyond.get(text))
 
 
@@ -206,10 +206,6 @@ def _notes(model: _Model, settings: Json, beyond: dict[str, int | None]) -> Iter
              if name not in (*_IDLE, *_READ) and not name.endswith('_token') and value is not None]
   if unknown:
     yield f'tokenizer_config.json: {listed(unknown)}: not known, and not used'
-
-
-def _content(token: Any) -> Any:
-  return token.get('content') if isinstance(token, dict) else token
 
 
 def _refuse(name: str, value: Any, reason: str):

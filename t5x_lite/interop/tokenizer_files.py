@@ -14,6 +14,7 @@ import tokenizers
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.interop import tiktoken_ranks
+from t5x_lite.interop.json_files import read_optional, token_text
 from t5x_lite.interop.plain_text import text_tokenizer
 
 # The files that accompany a Hugging Face checkpoint, besides config.json and its tensors.
@@ -63,7 +64,8 @@ class TokenizerFile:
     self.tokenizer.no_truncation()
     self.tokenizer.no_padding()
     self.digest = hashlib.sha256(content.encode()).hexdigest()
-    self._json, self._config = json.loads(content), self._read_config()
+    self._json = json.loads(content)
+    self._config = read_optional(self.path.with_name('tokenizer_config.json'))
     ids = self.tokenizer.get_vocab(with_added_tokens=True)
     self.size = max(ids.values()) + 1
     self.extra_ids = 0   # <extra_id_0> is the last id, <extra_id_1> the one before it, …
@@ -84,18 +86,10 @@ class TokenizerFile:
     self._encoders = {}
     self._known, self._warnings = set(), 5   # characters met, and warnings to come
 
-  def _read_config(self) -> dict[str, Any]:
-    """tokenizer_config.json beside the file; empty if there is none."""
-    config = self.path.with_name('tokenizer_config.json')
-    try:
-      return json.loads(config.read_text(encoding='utf-8')) if config.exists() else {}
-    except ValueError as error:
-      raise UserError(f'{config} is not JSON: {error}') from error
-
   def _special(self, name: str, usual: Sequence[str]) -> int | None:
     tokens = list(usual)
     if self._config:
-      token = _content(self._config.get(name))
+      token = token_text(self._config.get(name))
       tokens = [token] if token else [] if name == 'bos_token' else tokens
     ids = (self.tokenizer.token_to_id(token) for token in tokens)
     return next((i for i in ids if i is not None), None)
@@ -104,7 +98,7 @@ class TokenizerFile:
     added = [*(self._json.get('added_tokens') or ()),
              *self._config.get('added_tokens_decoder', {}).values()]
     tokens = {t['content'] for t in added if t.get('special')}
-    tokens |= {_content(token) for token in self._config.get('additional_special_tokens') or ()}
+    tokens |= {token_text(token) for token in self._config.get('additional_special_tokens') or ()}
     ids = {self.tokenizer.token_to_id(token) for token in tokens if token}
     ids |= {self.eos_id, self.bos_id, self.pad_id, self.unk_id, self.cls_id, self.mask_id,
             *range(self.size - self.extra_ids, self.size)}
@@ -193,11 +187,6 @@ class TokenizerFile:
       return len(piece.replace('▁', ' ').encode())
 
     return np.asarray([size(i) for i in range(self.size)], np.int32)
-
-
-def _content(token: Any) -> str | None:
-  """The text of a token in tokenizer_config.json."""
-  return token.get('content') if isinstance(token, dict) else token
 
 
 def _types(node: Any) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import functools
-import json
 import pathlib
 import re
 
@@ -13,6 +12,7 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 
 from t5x_lite.core.errors import UserError
+from t5x_lite.interop.json_files import read_optional
 from tasks.vocabularies.pad_alias import model_ids
 
 _SENTINEL = re.compile(r'▁?<extra_id_\d+>')
@@ -85,7 +85,7 @@ def _text_model(model: bytes, path: str) -> bytes:
   SentencePiece never finds those in a text, as it does user-defined pieces.
   """
   config = pathlib.Path(path).with_name('tokenizer_config.json')
-  added = json.loads(config.read_text()).get('added_tokens_decoder', {}) if config.is_file() else {}
+  added = read_optional(config).get('added_tokens_decoder', {})
   special = {token['content'] for token in added.values() if token.get('special')}
   proto = sentencepiece_model_pb2.ModelProto.FromString(model)
   kinds = proto.SentencePiece
