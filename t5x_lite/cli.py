@@ -83,8 +83,6 @@ def main(argv: list[str] | None = None) -> int:
     module_name, summary = COMMANDS[name]
     module = importlib.import_module(module_name)
     args = _parse(name, module, summary, argv[len(name.split()):])
-    for package in ('tasks', 'scaling'):   # before a folder of that name in the working directory
-      importlib.import_module(package)
     set_up_process()
     return module.run(args)
   except UserError as e:

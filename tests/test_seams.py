@@ -12,7 +12,7 @@ from t5x_lite import cli
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.experiment import gin_config
-from t5x_lite.training.checkpoints import open_checkpoints
+from t5x_lite.training.checkpoints import reader_of
 from t5x_lite.training.initial_params import load_params
 from t5x_lite.training.run_folder import RunFolder
 
@@ -99,9 +99,10 @@ def test_a_hook_ends_a_run_which_is_saved(folder, capsys):
 
 def test_frozen_parameters_stay_and_are_in_no_checkpoint(folder):
   train('freeze.gin')
-  with open_checkpoints(folder / 'runs/freeze', None) as (checkpoints, step):
-    saved = trees.flatten(checkpoints.param_shapes(step))
-    assert checkpoints.read_meta(step)['frozen_from'] == {'seed': 0}
+  checkpoints = reader_of(folder / 'runs/freeze')
+  step = checkpoints.find_step(None)
+  saved = trees.flatten(checkpoints.param_shapes(step))
+  assert checkpoints.read_meta(step)['frozen_from'] == {'seed': 0}
   assert saved and not any(name.startswith('embedder') for name in saved)
   params = trees.flatten(restored('freeze'))
   experiment, _ = gin_config.load_experiment(['runs/freeze/config.gin'], (), OWN)

@@ -100,7 +100,7 @@ def _read(args: argparse.Namespace):
     if not equals or not name:
       raise UserError(f'--columns {item}: expected QUANTITY=NAME, e.g. loss=val_loss')
     columns[quantity] = name
-  paths = [pathlib.Path(path).expanduser() for path in args.runs or [DATA]]
+  paths = [local_path(path) for path in args.runs or [DATA]]
   folders = [path for path in paths if path.is_dir()]
   if folders and len(folders) == len(paths):
     if columns:

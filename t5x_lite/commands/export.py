@@ -81,7 +81,7 @@ def _imported_files(run, experiment) -> pathlib.Path | None:
   if vocabulary not in _NO_FILE:
     folders.append(pathlib.Path(vocabulary).parent)
   if origin is not None:
-    folders.append(RunFolder(pathlib.Path(origin.model_dir).expanduser()).huggingface)
+    folders.append(RunFolder(local_path(origin.model_dir)).huggingface)
   return next((f for f in folders if (f / 'config.json').is_file()), None)
 
 

@@ -47,7 +47,6 @@ def import_run(source: pathlib.Path, model_dir: pathlib.Path, overrides: dict[st
   import jax
 
   from t5x_lite.core.files import atomic_folder
-  from t5x_lite.core.paths import local_path
   from t5x_lite.experiment import gin_config
   from t5x_lite.interop import folders, hf_configs, hf_tokenizers, huggingface, t5x, tokenizer_files
   from t5x_lite.parallel.mesh import MeshConfig

@@ -82,7 +82,7 @@ def answer(experiment, prompts: Sequence[str]) -> list[dict[str, Any]]:
       raise FieldError(experiment.infer, name, 'there is --prompt, which is answered on the '
                        'terminal: leave one of them out')
   for prompt in prompts:
-    if not prompt.isprintable() and any('\ud800' <= char <= '\udfff' for char in prompt):
+    if any('\ud800' <= char <= '\udfff' for char in prompt):   # how Python holds other bytes
       raise UserError(f'--prompt={prompt!r}: not UTF-8')
   return _records_of(load_generator(experiment)[0], prompts)
 

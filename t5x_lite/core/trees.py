@@ -7,14 +7,14 @@ import jax
 
 
 def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
-  """{'a/b': leaf} of nested dicts."""
+  """{'a/b/0': leaf} of nested dicts, tuples and named tuples."""
   return {path_name(path): leaf
           for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)}
 
 
 def path_name(path) -> str:
-  """'a/b' of a path into nested dicts."""
-  return '/'.join(str(k.key) for k in path)
+  """'a/b/0' of a path into nested dicts, tuples and named tuples."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def unflatten(flat: dict[str, Any]) -> dict[str, Any]:

@@ -267,14 +267,6 @@ def _digest_record(step: int, record: dict[str, Any]) -> str:
   return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-@contextlib.contextmanager
-def open_checkpoints(model_dir: pathlib.Path, step: int | None
-                     ) -> Iterator[tuple[Checkpoints, int]]:
-  """(the checkpoints of a run, the step to read, newest if None); UserError if there is none."""
-  source = reader_of(model_dir)
-  yield source, source.find_step(step)
-
-
 def reader_of(model_dir: pathlib.Path) -> Checkpoints:
   """The checkpoints of a run, to read; UserError if there is no folder of them."""
   folder = RunFolder(model_dir).checkpoints

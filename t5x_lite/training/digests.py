@@ -11,13 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.core import trees
+
 
 def digest_arrays(tree: Any) -> tuple[dict[str, str], list[str]]:
   """({'a/b': 'float32[2,3] 0123456789abcdef'}, paths with a value that is not finite) of a tree.
 
   All processes must take part.
   """
-  leaves = {leaf_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+  leaves = trees.flatten(tree)
   # One after another: programs that add up over devices wait for each other, on CPUs for ever
   # where there are fewer threads than programs times devices.
   sums = {name: jax.device_get(_digest(x)) for name, x in leaves.items()}
@@ -28,8 +30,7 @@ def digest_arrays(tree: Any) -> tuple[dict[str, str], list[str]]:
 
 def format_types(tree: Any) -> dict[str, str]:
   """{'a/b': 'float32[2,3]'} of a tree of arrays, or of their shapes."""
-  return {leaf_name(path): format_type(x)
-          for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+  return {name: format_type(x) for name, x in trees.flatten(tree).items()}
 
 
 def format_type(x: Any) -> str:
@@ -41,11 +42,6 @@ def parse_type(text: str) -> jax.ShapeDtypeStruct:
   """The shape and dtype of 'float32[2,3]'."""
   dtype, _, shape = text.rstrip(']').partition('[')
   return jax.ShapeDtypeStruct(tuple(map(int, filter(None, shape.split(',')))), jnp.dtype(dtype))
-
-
-def leaf_name(path) -> str:
-  """'a/b/0' of a path into nested dicts, tuples and named tuples."""
-  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 @jax.jit

@@ -63,12 +63,11 @@ class LogMetrics(_StepLate):
   def begin(self, run: Run) -> None:
     if run.step < run.until:
       self.progress.say('Compiling the train step')
-    self._compiled = False
+    self._clock = None
 
   def after_step(self, run: Run) -> None:
-    if not self._compiled:   # it was, before the first step was started
+    if self._clock is None:   # the first step was compiled before it was started
       self._clock, self._logged = time.monotonic(), run.step - 1
-      self._compiled = True
     super().after_step(run)
 
   def resume(self, run: Run) -> None:

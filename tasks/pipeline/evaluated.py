@@ -39,8 +39,11 @@ class Examples:
 
 def members(settings: Any, data: Any, model: ModelConfig, required: bool) -> list[Member]:
   """The tasks with metrics on the split, none if there are none; see EvalConfig.make."""
-  found = _of(data) if not settings.tasks else [
-      member for task in settings.tasks for member in _of(_data_of(task, settings, data))]
+  trained = provider.get_task(data)
+  found = _of(data, trained) if not settings.tasks else [
+      member for task in settings.tasks
+      for other in [_data_of(task, settings, data)]
+      for member in _of(other, provider.get_task(other))]
   names = [member.data.display_name(member.task.name) for member in found]
   lacking = [name for name, m in zip(names, found) if settings.split not in m.task.splits]
   splits = sorted({split for member in found for split in member.task.splits})
@@ -58,7 +61,7 @@ def members(settings: Any, data: Any, model: ModelConfig, required: bool) -> lis
   scored = [m for m in found if m.task.metric_objs]
   if not scored and required:
     raise FieldError(settings, 'split', f'task {names[0]!r}: has no metrics for it')
-  own = vocabularies.fingerprint(provider.text_tokenizer(provider.get_task(data)).vocabulary)
+  own = vocabularies.fingerprint(provider.text_tokenizer(trained).vocabulary)
   for member in scored:
     provider.check_vocabulary(member.task, model)
     other = vocabularies.fingerprint(provider.text_tokenizer(member.task).vocabulary)
@@ -93,9 +96,9 @@ def read(member: Member, settings: Any, model: ModelConfig, seed: int) -> Exampl
   return Examples(name, task, evaluator, sizes)
 
 
-def _of(data: Any) -> list[Member]:
-  """The tasks of a DataConfig, those of its mixture that are never drawn included."""
-  return [Member(data, task) for task in seqio.get_subtasks(provider.get_task(data))]
+def _of(data: Any, task: seqio.Task | seqio.Mixture) -> list[Member]:
+  """The tasks of a DataConfig, those of its mixture `task` that are never drawn included."""
+  return [Member(data, part) for part in seqio.get_subtasks(task)]
 
 
 def _data_of(task: Any, settings: Any, data: Any) -> Any:

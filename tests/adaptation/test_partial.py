@@ -12,7 +12,7 @@ from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.experiment import gin_config
 from t5x_lite.training import run_folder
-from t5x_lite.training.checkpoints import open_checkpoints
+from t5x_lite.training.checkpoints import reader_of
 from t5x_lite.training.initial_params import load_params
 
 # Two layers, of which parts are frozen: the tree of parameters has layers, which are ints, in both.
@@ -72,8 +72,9 @@ def test_what_matches_is_trained_and_saved_the_rest_stays_as_the_seed_gave_it(no
   assert jax.tree.structure(params) == jax.tree.structure(network.shapes)
   for path, x in trees.flatten(params).items():
     assert np.allclose(x, fresh[path], rtol=1e-5, atol=0) == ('norm' not in path), path
-  with open_checkpoints(experiment.folder, None) as (source, step):
-    saved = set(trees.flatten(source.param_shapes(step)))
+  source = reader_of(experiment.folder)
+  step = source.find_step(None)
+  saved = set(trees.flatten(source.param_shapes(step)))
   assert saved == {path for path in fresh if 'norm' in path}
 
 

@@ -11,7 +11,7 @@ from t5x_lite import cli, models
 from t5x_lite.experiment import gin_config
 from t5x_lite.interop import huggingface
 from t5x_lite.models import ModelConfig
-from t5x_lite.training.checkpoints import open_checkpoints
+from t5x_lite.training.checkpoints import reader_of
 
 CONFIG = ModelConfig(
     family='decoder_only', vocab_size=384, embed_dim=16, num_layers=2, num_heads=2, mlp_dim=24,
@@ -73,8 +73,9 @@ def test_the_tokenizer_is_kept_in_every_order_of_files(tmp_path):
 def test_the_fingerprint_is_that_of_the_data_and_another_vocabulary_is_refused(tmp_path, capsys):
   run = imported(tmp_path)
   experiment = gin_config.load_described([str(run / 'config.gin')])
-  with open_checkpoints(run, None) as (checkpoints, step):
-    meta = checkpoints.read_meta(step)
+  checkpoints = reader_of(run)
+  step = checkpoints.find_step(None)
+  meta = checkpoints.read_meta(step)
   assert meta['vocabulary'] == experiment.data.fingerprint() and step == 0
   other = write(tmp_path / 'other', 'cba') / 'tokenizer.json'
   infer = ['infer', f'--gin_file={run / "config.gin"}', prompts(tmp_path),
@@ -125,8 +126,9 @@ def test_bytes_are_read_where_the_model_reads_bytes(tmp_path, capsys):
   # and an export of such a run, imported again
   assert cli.main(['import', f'--from={tmp_path / "out"}', f'--to={tmp_path / "back"}']) == 0
   assert "VOCABULARY = 'byte'" in (tmp_path / 'back' / 'config.gin').read_text()
-  with open_checkpoints(tmp_path / 'back', None) as (checkpoints, step):
-    assert checkpoints.read_meta(step)['vocabulary'].startswith('bytes')
+  checkpoints = reader_of(tmp_path / 'back')
+  meta = checkpoints.read_meta(checkpoints.find_step(None))
+  assert meta['vocabulary'].startswith('bytes')
 
 
 def test_a_tokenizer_of_ones_own_comes_along(tmp_path, capsys):
