@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 import numpy as np
 
 from scaling.laws.laws import LAWS, ParametricLaw
+from t5x_lite.core.files import naming
 
 _SIZE = (5.4, 3.8)    # inches: one column and a half
 _SHADES = 'viridis'
@@ -22,7 +23,8 @@ def save_figure(figure: Figure, path: pathlib.Path | str) -> pathlib.Path:
   """Writes a figure in the format of the suffix, .png, .pdf or .svg; returns the path."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(path, dpi=200)
+  with naming(path):
+    figure.savefig(path, dpi=200)
   return path
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from t5x_lite.core.dataclass_checks import nearest
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.files import naming
 from t5x_lite.training.run_folder import RunFolder
 
 # What a series has of its own beside its color, for whoever cannot tell colors apart.
@@ -47,7 +48,8 @@ def metric_curves(model_dirs: Sequence[pathlib.Path], output: pathlib.Path | str
   figure, output = draw_metric(model_dirs, metric, unit), pathlib.Path(output)
   output.parent.mkdir(parents=True, exist_ok=True)
   try:
-    figure.savefig(output, dpi=150)
+    with naming(output):
+      figure.savefig(output, dpi=150)
   except ValueError as e:   # it lists the formats it knows
     raise UserError(f'{output}: {e}') from e
   return output

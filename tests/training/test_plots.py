@@ -1,6 +1,8 @@
 """Pictures and the table of runs."""
 
+import errno
 import json
+import os
 
 import pytest
 
@@ -85,3 +87,15 @@ def test_the_command_draws_tabulates_and_names_what_it_cannot_draw(runs, tmp_pat
     assert cli.main(argv) == 1
     error = capsys.readouterr().err
     assert message in error and error.count('\n') == 1
+
+
+def test_a_picture_that_a_full_disk_does_not_take_is_named(tmp_path, monkeypatch, capsys):
+  from matplotlib.figure import Figure
+
+  def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(Figure, 'savefig', full)
+  run = write_run(tmp_path / 'run')
+  assert cli.main(['plot', str(run)]) == 1
+  assert capsys.readouterr().err.startswith(f'error: {run}/loss.png: No space left on device; free')
