@@ -1,7 +1,7 @@
 """What statements say a class is made of: a tree of classes and values, before anything is made.
 
-A class named in a scope, `@a/X()`, takes the bindings of `a/X` over those of `X`, and so do the
-classes named inside it.
+Scopes are gin's. A class named in one, `@a/X()`, takes the bindings of `a/X` over those of `X`, and
+so do the classes that it names without one. What a macro names is in the scope of its name.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,6 +63,7 @@ class Config:
       if bound.key[0] != 'macro':
         cls, field, scope = bound.key
         self.fields.setdefault(cls, {}).setdefault(field, {})[scope] = bound
+    self._scopes = {s for b in bounds if b.key[0] != 'macro' for s in scopes_of(b.key[2])}
     self._size = 0
 
   @property
@@ -129,7 +130,7 @@ class Config:
       raise UserError(f'{by.location}: more than {MAX_VALUES:,} values')
     again = lambda part: self._tree_of(part, by, scope, inside, name)
     if isinstance(value, Call):
-      return self.tree(value.cls, f'{scope}/{value.scope}'.strip('/'), by.location, inside)
+      return self.tree(value.cls, self._scope(value, scope), by.location, inside)
     if isinstance(value, Macro):
       if value.name == 'gin.REQUIRED':
         setting = by.macro or name
@@ -140,12 +141,19 @@ class Config:
       if value in inside:
         raise UserError(f'{by.location}: %{value.name} is made of itself')
       bound = self.macros[value.name]
-      return self._tree_of(bound.value, bound.statement, scope, (*inside, value), name)
+      return self._tree_of(bound.value, bound.statement, self._scope(value, scope),
+                           (*inside, value), name)
     if isinstance(value, (list, tuple)):
       return type(value)(map(again, value))
     if isinstance(value, dict):
       return {k: again(v) for k, v in value.items()}
     return Leaf(value, by.text, by.macro or None)
+
+  def _scope(self, value: Call | Macro, scope: str) -> str:
+    """The scope of what is named in one: its own, else that one; a macro's name, if it is used."""
+    if isinstance(value, Macro):
+      return value.name if value.name in self._scopes else ''
+    return value.scope or scope
 
   def reached(self, roots: Iterable[Any]) -> set[tuple[Any, ...]]:
     """The keys of all statements that making the roots reads, whether or not they suffice."""
@@ -153,9 +161,10 @@ class Config:
     todo = [(Call('', root), '') for root in roots]
     while todo:
       value, scope = todo.pop()
-      if isinstance(value, Call):
-        scope = f'{scope}/{value.scope}'.strip('/')
-      if not isinstance(value, (Call, Macro)) or (value, scope) in seen:
+      if not isinstance(value, (Call, Macro)):
+        continue
+      scope = self._scope(value, scope)
+      if (value, scope) in seen:
         continue
       seen.add((value, scope))
       read = []

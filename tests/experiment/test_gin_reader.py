@@ -202,6 +202,30 @@ TASK = @mixtures.Mixture()
       text=f"{text}bb/files.FileTask.name = 'c'\n", tmp_path=tmp_path)
 
 
+def test_scopes_are_those_of_gin(tmp_path):
+  # What gin 0.5 makes of these statements: the scope of a reference replaces the one around it,
+  # and a macro's value is in the scope of the macro's name (its operative config is written so).
+  text = """from tasks import files
+from tasks.pipeline import mixtures
+files.FileTask.validation = 0.5
+files.FileTask.train = 'none'
+outer/mixtures.Mixture.tasks = (@a/files.FileTask(), %INNER, @files.FileTask())
+a/files.FileTask.train = 'a'
+a/files.FileTask.name = 'a'
+INNER = @files.FileTask()
+INNER/files.FileTask.train = 'inner'
+outer/files.FileTask.train = 'outer'
+outer/files.FileTask.name = 'outer'
+TASK = @outer/mixtures.Mixture()
+"""
+  (tmp_path / 'mine.gin').write_text(HEAD + text)
+  experiment, config = gin_config.load_experiment([str(tmp_path / 'mine.gin')], ['MODEL_DIR=x'])
+  tasks = [(t.train, t.name) for t in experiment.data.task.tasks]
+  assert tasks == [('a', 'a'), ('inner', 'files'), ('outer', 'outer')]
+  (tmp_path / 'config.gin').write_text(config)
+  assert gin_config.load_experiment([str(tmp_path / 'config.gin')])[0] == experiment
+
+
 @pytest.mark.parametrize('name, nearest', [
     ('tiny', "did you mean 'experiments/tiny_lm.gin' or 'experiments/tiny_mlm.gin'?"),
     ('models/lama_7b.gin', "did you mean 'models/llama_7b.gin'?"),
