@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import functools
 import pathlib
 import re
+import struct
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
@@ -16,6 +17,10 @@ from t5x_lite.interop.json_files import read_optional
 from tasks.vocabularies.pad_alias import model_ids
 
 _SENTINEL = re.compile(r'▁?<extra_id_\d+>')
+# A table of normalisations in SentencePiece's form, without an entry: the bytes of its trie, the trie
+# (a root that leads nowhere), and its texts. Where a model has no table, TensorFlow Text says so on
+# stderr, each time that it reads it.
+_NO_RULES = struct.pack('<II', 1024, 1 << 10) + bytes(1020) + b'\0'
 
 
 class SentencePieceVocabulary(seqio.SentencePieceVocabulary):
@@ -93,6 +98,8 @@ def _text_model(model: bytes, path: str) -> bytes:
     if piece.type == kinds.USER_DEFINED and (
         _SENTINEL.fullmatch(piece.piece) or piece.piece in special):
       piece.type = kinds.CONTROL
+  if not proto.normalizer_spec.precompiled_charsmap:
+    proto.normalizer_spec.precompiled_charsmap = _NO_RULES
   return proto.SerializeToString()
 
 

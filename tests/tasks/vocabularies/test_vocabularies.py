@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+import sentencepiece
 import seqio
 import tensorflow as tf
 
@@ -55,6 +56,15 @@ def test_trained_vocabulary_is_lossless_and_knows_its_bytes(model):
     assert vocabulary.decode(ids) == text
     assert lengths[ids].sum() == len(text.encode())
     assert vocabulary.encode_tf(tf.constant(text)).numpy().tolist() == ids
+
+
+def test_text_is_read_in_silence_as_sentencepiece_reads_it(model, capfd):
+  texts = ['def f(x):\n  return x', 'caf\xe9 \ufffd \u2028\ta\0b', '\ufb01 \u212b  ', '']
+  vocabulary = vocabularies.load_vocabulary(model)
+  rows = tf.data.Dataset.from_tensor_slices(texts).map(vocabulary.encode_tf)
+  processor = sentencepiece.SentencePieceProcessor(model_file=model)
+  assert [row.tolist() for row in rows.as_numpy_iterator()] == processor.encode(texts)
+  assert 'normalizer' not in capfd.readouterr().err
 
 
 def test_trained_vocabulary_shortens_its_text(corpus, model):
