@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from t5x_lite.core.errors import UserError
 from tasks import vocabularies
+from tasks.pipeline import one_line
 from tasks.pipeline.provider import get_task
 from tasks.pipeline.worker import set_up_worker
 
@@ -183,6 +184,7 @@ def _step_name(step: Any) -> str:
   return getattr(step, '__name__', type(step).__name__)
 
 
+@one_line.user_errors()
 def _write_shard(name: str, split: str, shard: tuple[int, int], folder: str) -> dict[str, int]:
   """Writes shard (index, of how many); returns what it counts."""
   task = seqio.TaskRegistry.get(name)

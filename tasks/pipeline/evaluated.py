@@ -106,7 +106,12 @@ def _data_of(task: Any, settings: Any, data: Any) -> Any:
   own = dataclasses.replace(data, task=task)
   lengths = {f'{name}_length': getattr(settings, f'{name}_length') or data.lengths.get(name)
              for name in ('inputs', 'targets')}
-  features = provider.registered(own).output_features
+  try:
+    features = provider.registered(own).output_features
+  except FieldError as error:
+    if error.field != 'task':
+      raise
+    raise FieldError(settings, 'tasks', error.rule) from error
   if 'inputs' not in features:
     lengths['inputs_length'] = None
   elif lengths['inputs_length'] is None:

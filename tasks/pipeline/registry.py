@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from t5x_lite.core.dataclass_checks import nearest
 from t5x_lite.core.errors import UserError
+from tasks.pipeline import one_line
 from tasks.vocabularies.tokenizer_vocabulary import TokenizerVocabulary
 
 _TOKENIZERS = frozenset({'tokenize', 'tokenize_and_append_eos', 'tokenize_text'})
@@ -81,8 +82,14 @@ def raw_texts(name: str, split: str) -> Iterator[str]:
     if not fields:
       raise UserError(f'task {task.name!r} has no text among {", ".join(task.output_features)}')
     found.append((dataset, fields))
-  return (example[field].decode() for dataset, fields in found
-          for example in dataset.as_numpy_iterator() for field in fields)
+  return _texts(found)
+
+
+def _texts(found: list[tuple[tf.data.Dataset, list[str]]]) -> Iterator[str]:
+  with one_line.user_errors():
+    for dataset, fields in found:
+      for example in dataset.as_numpy_iterator():
+        yield from (example[field].decode() for field in fields)
 
 
 def _features_with(task: seqio.Task, vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:

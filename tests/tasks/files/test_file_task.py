@@ -495,7 +495,7 @@ def test_settings_that_these_files_do_not_use_are_refused(tmp_path):
 def test_files_that_change_while_tf_data_reads_them_are_one_line(tmp_path):
   import seqio
 
-  from tasks.pipeline import one_line
+  from tasks.pipeline import caching, one_line, registry
 
   path = _write(tmp_path / 'a.txt', *map(str, range(100)))
   name = files.FileTask(train=str(path)).register()
@@ -507,3 +507,7 @@ def test_files_that_change_while_tf_data_reads_them_are_one_line(tmp_path):
   with pytest.raises(UserError, match='a.txt has changed since this run began'):
     with one_line.user_errors():
       list(reading)
+  with pytest.raises(UserError, match='a.txt has changed since this run began'):
+    list(registry.raw_texts(name, 'train'))
+  with pytest.raises(UserError, match='a.txt has changed since this run began'):
+    caching._write_shard(name, 'train', (0, 1), str(tmp_path))

@@ -75,6 +75,9 @@ def test_a_split_that_is_not_there(task, evaluator, capsys):
     evaluator(data_of(task('own')), split='validatoin')
   with pytest.raises(FieldError, match="'validatoin'"):
     evaluator(data_of(Mixture(tasks=(task('a'), task('b')), rates='equal')), split='validatoin')
+  with pytest.raises(FieldError, match=r"^EvalConfig.tasks = \('stdlib_ml',\): .* did you mean "
+                     "'stdlib_mlm'"):
+    evaluator(data_of(task('own')), tasks=('stdlib_ml',))
   with pytest.raises(FieldError, match="'validation'"):
     evaluator(data_of(task('own')), tasks=(task('bare', validation=None),))
   assert 'EvalConfig' not in capsys.readouterr().err
