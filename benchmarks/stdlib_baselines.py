@@ -7,12 +7,16 @@ the running Python, so the figures differ a little between versions.
 """
 
 import argparse
+from collections.abc import Callable
+import re
 
 import numpy as np
 import seqio
+from sklearn.feature_extraction import FeatureHasher
+from sklearn.linear_model import LogisticRegression
 
 from tasks import metrics
-from tasks.datasets import python_stdlib, stdlib
+from tasks.datasets import python_stdlib, stdlib, stdlib_sources
 
 _EM_STEPS = 30
 _MLM_LENGTH = 512
@@ -94,6 +98,22 @@ def majority_mlm_accuracy(train: list[bytes]) -> float:
   return 100.0 * float((targets[targets > 0] == majority).mean())
 
 
+def operator_accuracies(train, validation) -> dict[str, float]:
+  """Returns the percentages of operators that linear models of the words around the gap name."""
+  targets = [ex['operator'] for ex in validation]
+  commonest = int(np.bincount([ex['operator'] for ex in train]).argmax())
+  found = {'commonest': metrics.accuracy(targets, [commonest] * len(targets))['accuracy']}
+  hasher = FeatureHasher(2 ** 20, input_type='string')
+  for name, features in (('bag of words', _all_words), ('neighbouring words', _neighbours)):
+    rows = {split: hasher.transform(map(_features_of(features), examples))
+            for split, examples in (('train', train), ('validation', validation))}
+    model = LogisticRegression(max_iter=200, solver='saga', tol=1e-2, random_state=0)
+    model.fit(rows['train'], [ex['operator'] for ex in train])
+    predictions = model.predict(rows['validation']).tolist()
+    found[name] = metrics.accuracy(targets, predictions)['accuracy']
+  return found
+
+
 def name_as_docstring(validation) -> dict[str, dict[str, float]]:
   """Returns the docstring metrics of answering with the function's own name."""
   names = [ex['name'].decode().split('.')[-1] for ex in validation]
@@ -134,9 +154,30 @@ def main() -> None:
   print('stdlib_package, most frequent package: '
         f'accuracy {package["accuracy"]:.2f}, macro-F1 {package["macro_f1"]:.2f} '
         f'({package["examples"]} examples)')
+  operators = python_stdlib.prepared_builder('operators').as_data_source()
+  for kind, percent in operator_accuracies(
+      list(operators['train']), list(operators['validation'])).items():
+    print(f'stdlib_operator, {kind}: accuracy {percent:.2f}')
   for kind, scores in name_as_docstring(validation).items():
     figures = ', '.join(f'{name} {score:.2f}' for name, score in scores.items())
     print(f'stdlib_docstring, name {kind}: {figures}')
+
+
+def _features_of(features: Callable) -> Callable:
+  """Of an example, from the words before and after its gap."""
+  words = lambda text: re.findall(r'\w+|[^\w\s]|\n', text)
+  return lambda ex: features(*map(words, ex['code'].decode().split(stdlib_sources.GAP, 1)))
+
+
+def _all_words(before: list[str], after: list[str]) -> list[str]:
+  return before + after
+
+
+def _neighbours(before: list[str], after: list[str]) -> list[str]:
+  """The four words on each side with their distances, pairs of them, and the pair at the gap."""
+  near = [f'-{i} {word}' for i, word in enumerate(before[:-5:-1])]
+  near += [f'+{i} {word}' for i, word in enumerate(after[:4])]
+  return [*near, f'{before[-1:]}{after[:1]}', f'-{before[-2:]}', f'+{after[:2]}']
 
 
 def _trigrams(text: bytes) -> np.ndarray:
