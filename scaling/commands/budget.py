@@ -1,6 +1,7 @@
 """`t5x-lite scaling budget`: the cost of a given model."""
 
 import argparse
+import dataclasses
 import json
 
 from scaling.commands import plan as plan_command
@@ -13,14 +14,15 @@ _PIECES = {'parameters': 'P', 'gradients': 'G', 'optimizer': 'O', 'activations':
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
+  from scaling.planning.amounts import parse_amount, parse_count
   parser.add_argument('model', nargs='?', help='a name in configs/models, e.g. llama_7b')
   parser.add_argument('--gin_file', action='append', default=[], metavar='FILE',
                       help='gin file of a model or an experiment; may be repeated')
-  parser.add_argument('--tokens', type=float, help="training tokens; default: the experiment's, or "
-                      'those that spend the budget')
-  parser.add_argument('--rows', type=int, help="batch size in rows; default: the experiment's, or "
-                      'one for each device')
-  parser.add_argument('--microbatches', type=int,
+  parser.add_argument('--tokens', type=parse_amount, help="training tokens; default: the "
+                      "experiment's, or those that spend the budget")
+  parser.add_argument('--rows', type=parse_count, help="batch size in rows; default: the "
+                      "experiment's, or one for each device")
+  parser.add_argument('--microbatches', type=parse_count,
                       help="microbatches of a step; default: the experiment's, or 1")
   plan_command.add_budget_flags(parser)
   parser.add_argument('--fit', metavar='FOLDER',
@@ -66,24 +68,27 @@ def _budget(args, tokens: float | None):
   from scaling.planning import budget
   from t5x_lite.cost import hardware
   chip = hardware.find_chip(args.hardware, hardware.load_catalogue(args.prices))
-  names = ('flops', 'dollars', 'kwh', 'chips', 'hours', 'mfu', 'pue')
+  chip = chip.with_price(args.price)
+  names = ('flops', 'dollars', 'kwh', 'chips', 'hours', 'deadline', 'mfu', 'pue')
   given = {name: getattr(args, name) for name in names}
   if tokens is None:
     if not any(given[name] for name in ('flops', 'dollars', 'kwh')) and not (
-        given['chips'] and given['hours']):
+        given['chips'] and (given['hours'] or given['deadline'])):
       raise UserError('how many tokens? Give --tokens, --flops, --dollars, --kwh, or --chips with '
                       '--hours')
     return budget.solve_budget(chip, **given)
   if others := [name for name in ('flops', 'dollars', 'kwh') if given[name] is not None]:
     raise UserError(f'--tokens and --{others[0]} both set the budget: give one of them')
   # The FLOPs of the tokens are not known yet; a placeholder loss leaves them open.
-  return budget.solve_budget(chip, loss=1.0, deadline=given['hours'],
-                      **{name: given[name] for name in ('chips', 'mfu', 'pue')})
+  found = budget.solve_budget(chip, loss=1.0, deadline=given['hours'] or given['deadline'],
+                              **{name: given[name] for name in ('chips', 'mfu', 'pue')})
+  return dataclasses.replace(found, hours=given['hours'])
 
 
 def _lines(found, held) -> list[str]:
   from scaling.planning import plan_text
-  format_amount, budget = plan_text.format_amount, found.budget
+  from scaling.planning.amounts import format_amount, format_hours, format_money
+  budget = found.budget
   counts = found.parameters
   active = f', {counts.active:,} active for a token' if counts.active != counts.total else ''
   lines = [*plan_text.hardware_lines(budget)]
@@ -99,8 +104,8 @@ def _lines(found, held) -> list[str]:
   lines += [f'{names[name]:<44}{value:>12.4g}{found.flops[name]:>12.4g}'
             for name, value in found.per_token.items()]
   where = '' if budget.chips is None else (
-      f', {plan_text.format_hours(budget.hours)} on {budget.chips}')
-  cost = '' if found.dollars is None else f', {plan_text.format_money(found.dollars)}'
+      f', {format_hours(budget.hours)} on {budget.chips}')
+  cost = '' if found.dollars is None else f', {format_money(found.dollars)}'
   energy = '' if found.kwh is None else f', {found.kwh:,.0f} kWh'
   digits = 0 if found.chip_hours >= 10 else 4
   lines += ['', f'{found.chip_hours:,.{digits}f} chip-hours{where}{cost}{energy}', '']

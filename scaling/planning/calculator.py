@@ -6,7 +6,7 @@ from scaling.laws import intervals
 from scaling.laws.intervals import Interval
 from scaling.laws.laws import Law, ParametricLaw
 from scaling.planning.budget import Budget
-from scaling.planning.planner import count_parameters
+from scaling.planning.sizing import count_parameters
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import accounting, memory
 from t5x_lite.models import ModelConfig

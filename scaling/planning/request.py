@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from scaling.laws.hyperparameters import RECIPES
-from scaling.planning.budget import MFU, PUE
+from scaling.planning.budget import PUE
 from t5x_lite.core.errors import UserError
 
 LAW = 'besiroglu'
@@ -33,6 +33,8 @@ class Request:
   """The flags of `t5x-lite scaling plan`; see its --help.
 
   Attributes:
+    price: dollars an hour of a chip; None: that of the catalogue.
+    mfu: measured; None: MFU, or less if blocks are recomputed.
     law: None: 'fit' if there is a fit, else LAW.
     unique_tokens, max_parameters, served_tokens: see `scaling.planning.constraints.Constraints`.
     vocab_size: None: the family's.
@@ -49,7 +51,8 @@ class Request:
   deadline: float | None = None
   hardware: str = HARDWARE
   prices: str | None = None
-  mfu: float = MFU
+  price: float | None = None
+  mfu: float | None = None
   pue: float = PUE
   law: str | None = None
   fit: str | None = None
@@ -72,7 +75,7 @@ class Request:
       value = getattr(self, name)
       if value is not None and not low <= value <= high:
         raise UserError(f'--{name}={value}: give {low} to {high:,}')
-    for name in ('unique_tokens', 'max_parameters', 'served_tokens'):
+    for name in ('unique_tokens', 'max_parameters', 'served_tokens', 'price'):
       value = getattr(self, name)
       if value is not None and not 0 < value < math.inf:
         raise UserError(f'--{name}={value:g}: give a number above 0')
