@@ -22,6 +22,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                       "experiment's, or those that spend the budget")
   parser.add_argument('--rows', type=parse_count, help="batch size in rows; default: the "
                       "experiment's, or one for each device")
+  parser.add_argument('--length', type=parse_count, help="tokens of a row, or of its inputs if it "
+                      "has inputs; default: the experiment's, or the model's")
   parser.add_argument('--microbatches', type=parse_count,
                       help="microbatches of a step; default: the experiment's, or 1")
   plan_command.add_budget_flags(parser)
@@ -34,19 +36,24 @@ def run(args: argparse.Namespace) -> int:
   from scaling.planning import calculator, predictions
   experiment = _experiment(args)
   launched = experiment.train.steps > 1
-  lengths, rows = experiment.row_lengths, args.rows or experiment.data.batch_size
+  rows = args.rows or experiment.data.batch_size
+  lengths, counted_at = calculator.row_lengths(experiment, args.length, named=bool(args.model))
   tokens = args.tokens
   if tokens is None and launched and not (args.flops or args.dollars or args.kwh):
     tokens = float(experiment.train.steps * rows * sum(lengths))
-  found = calculator.estimate_training(experiment.model, lengths, _budget(args, tokens),
-                                       predictions.load_laws(args.fit), tokens)
-  held = calculator.estimate_memory(experiment.model, found.budget, rows, lengths,
+  budget, model = _budget(args, tokens, experiment.model.remat), experiment.model
+  if args.model:
+    model = dataclasses.replace(model, dtype=budget.chip.dtype)
+  found = calculator.estimate_training(model, lengths, budget, predictions.load_laws(args.fit),
+                                       tokens)
+  held = calculator.estimate_memory(model, found.budget, rows, lengths,
                                     args.microbatches or experiment.train.microbatches,
                                     experiment.optimizer)
   if args.json:
-    print(json.dumps(plan_command.plain({**vars(found), 'memory': held}), indent=2))
+    table = {**vars(found), 'counted_at': counted_at, 'memory': held}
+    print(json.dumps(plan_command.plain(table), indent=2, allow_nan=False))
   else:
-    print('\n'.join(_lines(found, held)))
+    print('\n'.join(_lines(found, held, counted_at)))
   return 0
 
 
@@ -55,7 +62,7 @@ def _experiment(args):
   from t5x_lite.experiment import gin_config
   if bool(args.model) == bool(args.gin_file):
     raise UserError('which model? Give a name in configs/models, e.g. llama_7b, or --gin_file=FILE')
-  for name in ('tokens', 'rows', 'microbatches'):
+  for name in ('tokens', 'rows', 'microbatches', 'price'):
     value = getattr(args, name)
     if value is not None and not 0 < value < float('inf'):
       raise UserError(f'--{name}={value:g}: give a number above 0')
@@ -63,7 +70,7 @@ def _experiment(args):
       args.gin_file or [f'models/{args.model}.gin', 'hardware/accelerator.gin'])
 
 
-def _budget(args, tokens: float | None):
+def _budget(args, tokens: float | None, remat):
   """The budget; with tokens given, chips and hours only divide it."""
   from scaling.planning import budget
   from t5x_lite.cost import hardware
@@ -76,16 +83,17 @@ def _budget(args, tokens: float | None):
         given['chips'] and (given['hours'] or given['deadline'])):
       raise UserError('how many tokens? Give --tokens, --flops, --dollars, --kwh, or --chips with '
                       '--hours')
-    return budget.solve_budget(chip, **given)
+    return budget.solve_budget(chip, recomputed=remat == 'full', **given)
   if others := [name for name in ('flops', 'dollars', 'kwh') if given[name] is not None]:
     raise UserError(f'--tokens and --{others[0]} both set the budget: give one of them')
   # The FLOPs of the tokens are not known yet; a placeholder loss leaves them open.
   found = budget.solve_budget(chip, loss=1.0, deadline=given['hours'] or given['deadline'],
+                              recomputed=remat == 'full',
                               **{name: given[name] for name in ('chips', 'mfu', 'pue')})
   return dataclasses.replace(found, hours=given['hours'])
 
 
-def _lines(found, held) -> list[str]:
+def _lines(found, held, counted_at: str) -> list[str]:
   from scaling.planning import plan_text
   from scaling.planning.amounts import format_amount, format_hours, format_money
   budget = found.budget
@@ -94,9 +102,12 @@ def _lines(found, held) -> list[str]:
   lines = [*plan_text.hardware_lines(budget)]
   if stale := budget.chip.stale():
     lines.append(f'warning: {stale}')
+  if found.config.dtype == 'bfloat16' != budget.chip.dtype:
+    lines.append(f'warning: {budget.chip.title} has no bfloat16, which this experiment sets: it '
+                 "computes in float32; set ModelConfig.dtype = 'float32'")
   lines += ['', f'{counts.total:,} parameters ({counts.embedding:,} in embeddings{active}), '
             f'{format_amount(found.tokens)} tokens, {found.tokens / counts.total:.3g} a parameter',
-            '',
+            f'Rows of {counted_at}.', '',
             f'{"training FLOPs":<44}{"a token":>12}{"in all":>12}']
   names = {'6N': '6 N (all parameters active for a token)',
            'exact': 'exact: matrices, all of attention',
@@ -126,11 +137,15 @@ def _memory_lines(held, chip) -> list[str]:
 
 def _law_lines(found) -> list[str]:
   from scaling.planning import plan_text
-  lines = [f'{"law":<22}{"loss":<24}{"N / optimal N":<16}{"FLOPs / min":<16}extrapolation']
+  from scaling.planning.amounts import format_columns, format_interval
+  rows, reasons = [['law', 'loss', 'N / optimal N', 'FLOPs / min', 'extrapolation']], {}
   for name, expected in found.expected.items():
-    loss = '-' if expected.loss is None else plan_text.format_interval(
+    loss = '-' if expected.loss is None else format_interval(
         expected.loss, expected.loss_interval, lambda x: f'{x:.3f}')
     overhead = '-' if expected.compute_overhead is None else f'{expected.compute_overhead:.3g}'
-    lines.append(f'{name:<22}{loss:<24}{expected.ratio:<16.3g}{overhead:<16}'
-                 + plan_text.format_extrapolation(expected.extrapolation))
-  return lines
+    rows.append([name, loss, f'{expected.ratio:.3g}', overhead,
+                 plan_text.format_extrapolation(expected.extrapolation)])
+    if expected.loss_reason:
+      reasons.setdefault(expected.loss_reason, []).append(name)
+  return format_columns(rows) + [
+      f'No loss of {", ".join(names)}: {reason}.' for reason, names in reasons.items()]

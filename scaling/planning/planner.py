@@ -206,7 +206,8 @@ def _find(goal: _Goal, base: ModelConfig, recomputed: bool, remats: Sequence) ->
       'chips': request.chips, 'limit': limit, 'remats': remats, **other})
   run, fastest = find()
   if run is None:
-    raise UserError(infeasible(request, budget, limit, sized(1), fastest, find))
+    raise UserError(infeasible(request, budget, limit, sized(1), fastest, find, functools.partial(
+        _find_smaller, goal, base, recomputed, remats)))
   rows, row_tokens = run.layout.rows, sum(request.lengths)
   steps = round(run.sized.tokens / row_tokens / rows)
   if steps < _MIN_STEPS and rows > search.SENSIBLE * run.sized.rows:
@@ -215,6 +216,24 @@ def _find(goal: _Goal, base: ModelConfig, recomputed: bool, remats: Sequence) ->
         f'steps of {rows:,} rows, where {request.recipe} recommends {run.sized.rows:.0f} rows: '
         f'give --chips={find(chips=None, limit=None)[0].budget.chips}')
   return run
+
+
+def _find_smaller(goal: _Goal, base: ModelConfig, recomputed: bool, remats: Sequence,
+                  max_parameters: float) -> Found | None:
+  """The run of a model of at most so many parameters, however long it takes; None if none fits."""
+  request = dataclasses.replace(goal.request, max_parameters=max_parameters)
+  best = goal.best
+  if goal.cost is six_n:
+    best = dataclasses.replace(best, parameters=max_parameters,
+                               tokens=best.parameters * best.tokens / max_parameters)
+  budget = dataclasses.replace(goal.budget, measured=goal.budget.measured or recomputed)
+  try:
+    smaller = _goal(request, budget, goal.law, best, base)
+    found = search.find_run(functools.cache(lambda tensor: _sized(smaller, base, tensor)), budget,
+                            request.lengths, chips=request.chips, limit=None, remats=remats)
+  except UserError:
+    return None
+  return found[0]
 
 
 def _finish(goal: _Goal, run: Found, found: tuple[Prediction, ...], reason: str) -> Plan:

@@ -15,9 +15,14 @@ _SCALES = tuple(2.0 ** n for n in range(1, 60))   # of a budget that is too smal
 
 
 def infeasible(request: Request, budget: Budget, limit: float | None, sized: Sized | None,
-               fastest: Found | None, find: Callable) -> str:
-  """Why no run was found: it does not fit the chips, or is not in time."""
+               fastest: Found | None, find: Callable, smaller: Callable[[float], Found | None]
+               ) -> str:
+  """Why no run was found: it does not fit the chips, or is not in time.
+
+  `find` searches with other chips or limit, `smaller` with at most so many parameters and no limit.
+  """
   chip = budget.chip
+  flag = 'hours' if request.hours is not None else 'deadline'
   model = ('the model' if sized is None
            else f'{accounting.parameters(sized.config).total:,} parameters')
   if fastest is not None:
@@ -32,18 +37,21 @@ def infeasible(request: Request, budget: Budget, limit: float | None, sized: Siz
       what = (f'{fastest.sized.flops:.3g} FLOPs take at least {hours:.4g} hours, on '
               f'{fastest.budget.chips:,} x {chip.title}, as more would need larger batches than '
               f'{fastest.layout.rows:,} rows')
-    flag = 'hours' if request.hours is not None else 'deadline'
     cures.append(f'--{flag}={_up(hours)}')
     return f'{what}, not {limit:g}: give {", or ".join(cures)}'
+  late = lambda other: '' if limit is None or other.budget.hours <= limit else (
+      f' and --{flag}={_up(other.budget.hours)}')
   where = f'{request.chips} x {chip.title}' if request.chips else f'any number of {chip.title}'
   if request.chips is not None:
     for other in (find(chips=None)[0], *find(chips=None, limit=None)):
       if other is not None:
-        late = '' if limit is None or other.budget.hours <= limit else (
-            f' and --{"hours" if request.hours else "deadline"}={_up(other.budget.hours)}')
-        return (f'{model} do not fit the memory of {where}: give --chips={other.budget.chips}{late}'
-                ', or a lower --max_parameters')
-  return f'{model} do not fit {where}: choose other --hardware, or a lower --max_parameters'
+        return (f'{model} do not fit the memory of {where}: give --chips={other.budget.chips}'
+                + late(other))
+  number = sized.counted if sized is not None else request.max_parameters or 1e15
+  for value in (float(f'{number / 4 ** n:.2g}') for n in range(1, 10)):
+    if (other := smaller(value)) is not None:
+      return f'{model} do not fit {where}: give --max_parameters={value:g}{late(other)}'
+  return f'{model} do not fit {where}: choose other --hardware'
 
 
 def _up(value: float) -> str:

