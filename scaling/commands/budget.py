@@ -27,6 +27,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--microbatches', type=parse_count,
                       help="microbatches of a step; default: the experiment's, or 1")
   plan_command.add_budget_flags(parser)
+  parser.add_argument('--served_tokens', type=parse_amount, help='tokens to be served')
+  plan_command.add_serving_flags(parser)
   parser.add_argument('--fit', metavar='FOLDER',
                       help='your own law, from scaling fit --output=FOLDER')
   parser.add_argument('--json', action='store_true', help='print JSON')
@@ -34,6 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   from scaling.planning import calculator, predictions
+  from scaling.planning.serving import estimate_serving
   experiment = _experiment(args)
   launched = experiment.train.steps > 1
   rows = args.rows or experiment.data.batch_size
@@ -49,11 +52,13 @@ def run(args: argparse.Namespace) -> int:
   held = calculator.estimate_memory(model, found.budget, rows, lengths,
                                     args.microbatches or experiment.train.microbatches,
                                     experiment.optimizer)
+  half = max(sum(lengths) // 2, 1)
+  serving = estimate_serving(model, found.budget, args.prompt or half, args.generated or half)
   if args.json:
-    table = {**vars(found), 'counted_at': counted_at, 'memory': held}
+    table = {**vars(found), 'counted_at': counted_at, 'memory': held, 'serving': serving}
     print(json.dumps(plan_command.plain(table), indent=2, allow_nan=False))
   else:
-    print('\n'.join(_lines(found, held, counted_at)))
+    print('\n'.join(_lines(args, found, held, counted_at, serving)))
   return 0
 
 
@@ -62,7 +67,8 @@ def _experiment(args):
   from t5x_lite.experiment import gin_config
   if bool(args.model) == bool(args.gin_file):
     raise UserError('which model? Give a name in configs/models, e.g. llama_7b, or --gin_file=FILE')
-  for name in ('tokens', 'rows', 'microbatches', 'price'):
+  for name in ('tokens', 'rows', 'microbatches', 'price', 'served_tokens', 'prompt',
+               'generated'):
     value = getattr(args, name)
     if value is not None and not 0 < value < float('inf'):
       raise UserError(f'--{name}={value:g}: give a number above 0')
@@ -93,9 +99,9 @@ def _budget(args, tokens: float | None, remat):
   return dataclasses.replace(found, hours=given['hours'])
 
 
-def _lines(found, held, counted_at: str) -> list[str]:
-  from scaling.planning import plan_text
-  from scaling.planning.amounts import format_amount, format_hours, format_money
+def _lines(args, found, held, counted_at: str, serving) -> list[str]:
+  from scaling.planning import money_text, plan_text
+  from scaling.planning.amounts import format_amount, format_hours
   budget = found.budget
   counts = found.parameters
   active = f', {counts.active:,} active for a token' if counts.active != counts.total else ''
@@ -116,10 +122,15 @@ def _lines(found, held, counted_at: str) -> list[str]:
             for name, value in found.per_token.items()]
   where = '' if budget.chips is None else (
       f', {format_hours(budget.hours)} on {budget.chips}')
-  cost = '' if found.dollars is None else f', {format_money(found.dollars)}'
-  energy = '' if found.kwh is None else f', {found.kwh:,.0f} kWh'
   digits = 0 if found.chip_hours >= 10 else 4
-  lines += ['', f'{found.chip_hours:,.{digits}f} chip-hours{where}{cost}{energy}', '']
+  bill = money_text.format_bill(budget, found.chip_hours, args.carbon)
+  lines += ['', f'{found.chip_hours:,.{digits}f} chip-hours{where}{bill}']
+  if found.utilisation is not None:
+    lines.append('Range: ' + money_text.format_range(budget, found.hours_range, found.utilisation))
+  if serving is not None:
+    about = money_text.serving_lines(serving, budget, args.served_tokens)
+    lines += ['Serving: ' + about[0], *(f'  {line}' for line in about[1:])]
+  lines.append('')
   return [*lines, *_memory_lines(held, budget.chip), '', *_law_lines(found)]
 
 

@@ -36,8 +36,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--max_parameters', type=parse_amount, help='maximum number of parameters')
   add('--served_tokens', type=parse_amount,
       help='tokens of inference, whose FLOPs the budget includes')
+  add_serving_flags(parser)
   add('--output', metavar='FILE.gin', help='write the gin file to this new file, do not print it')
   add('--json', action='store_true', help='print JSON')
+
+
+def add_serving_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of a served request, which `scaling budget` shares."""
+  from scaling.planning.amounts import parse_count
+  add = parser.add_argument
+  add('--prompt', type=parse_count, help='tokens of the prompt of a request (default: half a row)')
+  add('--generated', type=parse_count, help='tokens generated for it (default: half a row)')
 
 
 def add_budget_flags(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +69,8 @@ def add_budget_flags(parser: argparse.ArgumentParser) -> None:
       f'{budget.MFU}, or {budget.MFU * budget.RECOMPUTED:g} where blocks are recomputed)')
   add('--pue', type=float, default=budget.PUE,
       help=f'power of the data centre over that of the chips (default {budget.PUE})')
+  add('--carbon', type=float, default=budget.CARBON,
+      help=f'kg of CO2 equivalents a kWh (default {budget.CARBON})')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ MFU = 0.4          # of well-tuned runs that recompute nothing: Llama 3 0.38 to 
 # The MFU of a run that recomputes its blocks, over that of one that does not: 3 passes of 4 count.
 RECOMPUTED = 0.75
 PUE = 1.1          # power of the data centre over that of the chips (LLaMA, LaMDA)
+CARBON = 0.385     # kg of CO2 equivalents a kWh: the average of the United States (LLaMA)
 # Upper limits, far above any real budget.
 _MAX = {'flops': 1e32, 'chips': 1e7, 'dollars': 1e15, 'kwh': 1e15}
 TOLERANCE = 0.01   # relative difference up to which two quantities agree

@@ -8,6 +8,7 @@ from scaling.laws.intervals import Interval
 from scaling.laws.laws import Law, ParametricLaw
 from scaling.planning import predictions
 from scaling.planning.budget import Budget
+from scaling.planning.goodput import Range, utilisation_range
 from scaling.planning.sizing import count_parameters
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import accounting, memory
@@ -44,6 +45,7 @@ class Training:
     per_token: convention -> training FLOPs a token: '6N' (all parameters), 'exact' (products of
       matrices, all of attention, no input embedding), 'causal' (only unmasked attention).
     flops: those of all tokens, likewise; time and cost follow from 'exact'.
+    utilisation, hours_range: as of a Plan.
     expected: law -> its prediction.
   """
   config: ModelConfig
@@ -56,6 +58,8 @@ class Training:
   chip_hours: float
   dollars: float | None
   kwh: float | None
+  utilisation: Range | None
+  hours_range: tuple[float, float] | None
   expected: dict[str, Expected]
 
 
@@ -105,9 +109,13 @@ def estimate_training(config: ModelConfig, lengths: tuple[int, int], budget: Bud
     tokens = budget.flops / each['exact']
   budget = dataclasses.replace(budget, loss=None).with_flops(tokens * each['exact'])
   flops = {name: tokens * value for name, value in each.items()}
+  sizes, hours = accounting.parameters(config), budget.chip_hours(flops['exact'])
+  like = None if budget.measured else utilisation_range(
+      sizes.active, budget.chip.name, config.remat == 'full')
   return Training(
-      config=config, lengths=lengths, parameters=accounting.parameters(config), tokens=tokens,
-      per_token=each, flops=flops, budget=budget, chip_hours=budget.chip_hours(flops['exact']),
+      config=config, lengths=lengths, parameters=sizes, tokens=tokens,
+      per_token=each, flops=flops, budget=budget, chip_hours=hours, utilisation=like,
+      hours_range=like and like.around(hours, flops['exact'], budget.chip),
       dollars=budget.dollars(flops['exact']), kwh=budget.kwh(flops['exact']),
       expected={name: _expected(law, config, count_parameters(config, law.counted, lengths),
                                 tokens) for name, law in known.items()})

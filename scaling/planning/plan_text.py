@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-from scaling.planning import predictions, search
+from scaling.planning import money_text, predictions, search
 from scaling.planning.amounts import (
   UNITS,
   format_amount,
   format_columns,
   format_hours,
   format_interval,
-  format_money,
 )
 from scaling.planning.budget import Budget
 from scaling.planning.planner import Plan
@@ -137,15 +136,13 @@ def run_rows(plan: Plan) -> list[tuple[str, str]]:
           else 'not predicted by the law' if plan.loss is None
           else format_interval(plan.loss, plan.loss_interval, lambda x: f'{x:.3f}'))
   batch = placed.rows * sum(plan.lengths)
-  cost = '' if plan.dollars is None else f', {format_money(plan.dollars)}'
-  energy = '' if plan.kwh is None else f', {plan.kwh:,.0f} kWh'
   default = budget.deadline is None and plan.request.hours is None and plan.request.chips is None
   reason = ('' if not default else f', the fewest that finish in {search.DAYS} days'
             if budget.hours <= 24 * search.DAYS * 1.01
             else ', as many as a sensible batch keeps busy')
   recompute = {'none': 'nothing recomputed', 'full': 'blocks recomputed'}.get(
       placed.remat, f'remat {placed.remat}')
-  return [
+  rows = [
       ('model', f'{plan.request.family}, {plan.total_parameters:,} parameters: width '
        f'{config.embed_dim}, layers {config.num_layers}{decoder}, heads {config.num_heads} of '
        f'{config.head_dim}, MLP {config.mlp_dim}, vocabulary {config.vocab_size}{rounding}'),
@@ -159,7 +156,18 @@ def run_rows(plan: Plan) -> list[tuple[str, str]]:
        f'{placed.microbatches}, {recompute}'),
       ('memory', f'{placed.memory.total / 1e9:.3g} of {budget.chip.device_memory / 1e9:.3g} GB '
        'of a device'),
-      ('time', f'{format_hours(plan.chip_hours / budget.chips)}{cost}{energy}')]
+      ('time', f'{format_hours(plan.chip_hours / budget.chips)} at an MFU of {budget.mfu:.3g}'
+       + money_text.format_bill(budget, plan.chip_hours, plan.request.carbon))]
+  if plan.utilisation is not None:
+    rows.append(('range', money_text.format_range(budget, plan.hours_range, plan.utilisation)))
+  if plan.request.served_tokens is not None:
+    total = plan.serving_flops + plan.flops
+    rows.append(('serving', f'{plan.serving_flops:.3g} FLOPs, '
+                 f'{plan.serving_flops / total:.0%} of training and serving'))
+    if plan.serving is not None:
+      rows += [('', line) for line in money_text.serving_lines(
+          plan.serving, budget, plan.request.served_tokens)]
+  return rows
 
 
 def format_extrapolation(factor: float | None) -> str:

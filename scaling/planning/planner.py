@@ -18,11 +18,13 @@ from scaling.planning import predictions, search, sizing
 from scaling.planning.architecture import SizeError
 from scaling.planning.budget import Budget, solve_budget
 from scaling.planning.constraints import Cost, six_n
+from scaling.planning.goodput import Range, utilisation_range
 from scaling.planning.layout import Layout
 from scaling.planning.predictions import Prediction
 from scaling.planning.refusals import infeasible, too_small
 from scaling.planning.request import LAW, PRESETS, Request
 from scaling.planning.search import Found, Sized
+from scaling.planning.serving import Serving, estimate_serving
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import accounting, hardware
 from t5x_lite.models import ModelConfig
@@ -46,10 +48,12 @@ class Plan:
       says why it is not that of this model.
     rounding_loss: loss of this N less that of the optimum, at equal FLOPs.
     chip_hours, dollars, kwh: of training; None if price or power is not known.
+    utilisation, hours_range: those of published runs like it, and (fewest, most) chip-hours; None
+      if the MFU was measured.
     compute_overhead: factor of the optimal N -> multiple of the FLOPs for the same loss, under the
       constraints; None without a parametric law, or above the largest model.
     prices: constraint -> (FLOPs for the same loss without it, loss without it).
-    serving_flops: of the served tokens.
+    serving_flops, serving: of the served tokens, and the server; None if none are served.
     warnings: one line each.
   """
   request: Request
@@ -76,9 +80,12 @@ class Plan:
   chip_hours: float
   dollars: float | None
   kwh: float | None
+  utilisation: Range | None
+  hours_range: tuple[float, float] | None
   compute_overhead: dict[float, float | None] | None
   prices: dict[str, tuple[float, float]]
   serving_flops: float
+  serving: Serving | None
   warnings: tuple[str, ...]
 
 
@@ -253,6 +260,10 @@ def _finish(goal: _Goal, run: Found, found: tuple[Prediction, ...], reason: str)
       law, lambda form: (constraints.loss(form, counted, trained),))
   parametric = isinstance(law.form, ParametricLaw)
   serving = (request.served_tokens or 0) * per_row / row_tokens / 3
+  half = max(row_tokens // 2, 1)
+  hours = budget.chip_hours(flops)
+  like = None if request.mfu is not None else utilisation_range(
+      sizes.active, budget.chip.name, placed.remat == 'full')
   equal = (goal.flops - serving) / per_row * row_tokens   # tokens of this N at the same FLOPs
   return Plan(
       request=request, budget=budget, predictions=found, prediction=best, law=law,
@@ -265,11 +276,13 @@ def _finish(goal: _Goal, run: Found, found: tuple[Prediction, ...], reason: str)
       steps=steps, warmup_steps=max(1, round(
           hyperparameters.warmup_tokens(counted, trained) / placed.rows / row_tokens)),
       learning_rate=float(f'{rule.learning_rate:.3g}'), layout=placed,
-      chip_hours=budget.chip_hours(flops), dollars=budget.dollars(flops), kwh=budget.kwh(flops),
+      chip_hours=hours, dollars=budget.dollars(flops), kwh=budget.kwh(flops),
+      utilisation=like, hours_range=like and like.around(hours, flops, budget.chip),
       compute_overhead=(constraints.compute_overheads(law.form, goal.flops, goal.cost)
                         if parametric else None),
       prices=constraints.prices(law.form, goal.flops, goal.cost) if parametric else {},
-      serving_flops=serving,
+      serving_flops=serving, serving=None if request.served_tokens is None else estimate_serving(
+          config, budget, request.prompt or half, request.generated or half),
       warnings=tuple(_warnings(goal, budget, recommended, placed, trained, of_run, per_row)))
 
 
