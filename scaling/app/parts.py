@@ -18,8 +18,14 @@ from typing import Any
 from scaling.fitting.parametric import Fit
 from scaling.laws.laws import Law, ParametricLaw
 from scaling.planning import plan_text
-from scaling.planning.budget import MFU, PUE, parse_duration
-from scaling.planning.plan_text import format_amount, format_interval
+from scaling.planning.amounts import (
+  format_amount,
+  format_hours,
+  format_interval,
+  format_money,
+  parse_duration,
+)
+from scaling.planning.budget import MFU, PUE
 from scaling.planning.planner import Plan
 from scaling.planning.predictions import Prediction
 from scaling.planning.request import Request
@@ -195,9 +201,9 @@ def plan_html(plan: Plan) -> str:
           best.ratio_interval, lambda x: f'{x:.3g}')),
       ('Expected loss', 'not predicted' if plan.loss is None else loss(plan.loss),
        bare(plan.loss_interval, loss)),
-      ('Time', plan_text.format_hours(plan.budget.hours),
+      ('Time', format_hours(plan.budget.hours),
        f'on {plan.budget.chips:,} × {chip.title}'),
-      ('Cost', none(plan.dollars, plan_text.format_money), price),
+      ('Cost', none(plan.dollars, format_money), price),
       ('Energy', none(plan.kwh, lambda x: f'{x:,.0f} kWh'), f'with a PUE of {plan.budget.pue:g}'),
       ('Training FLOPs', f'{plan.flops:.3g}', f'at an MFU of {plan.budget.mfu:g}'),
   ]

@@ -1,6 +1,7 @@
 """`t5x-lite scaling budget`: the cost of a given model."""
 
 import argparse
+import dataclasses
 import json
 
 from scaling.commands import plan as plan_command
@@ -13,16 +14,21 @@ _PIECES = {'parameters': 'P', 'gradients': 'G', 'optimizer': 'O', 'activations':
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
+  from scaling.planning.amounts import parse_amount, parse_count
   parser.add_argument('model', nargs='?', help='a name in configs/models, e.g. llama_7b')
   parser.add_argument('--gin_file', action='append', default=[], metavar='FILE',
                       help='gin file of a model or an experiment; may be repeated')
-  parser.add_argument('--tokens', type=float, help="training tokens; default: the experiment's, or "
-                      'those that spend the budget')
-  parser.add_argument('--rows', type=int, help="batch size in rows; default: the experiment's, or "
-                      'one for each device')
-  parser.add_argument('--microbatches', type=int,
+  parser.add_argument('--tokens', type=parse_amount, help="training tokens; default: the "
+                      "experiment's, or those that spend the budget")
+  parser.add_argument('--rows', type=parse_count, help="batch size in rows; default: the "
+                      "experiment's, or one for each device")
+  parser.add_argument('--length', type=parse_count, help="tokens of a row, or of its inputs if it "
+                      "has inputs; default: the experiment's, or the model's")
+  parser.add_argument('--microbatches', type=parse_count,
                       help="microbatches of a step; default: the experiment's, or 1")
   plan_command.add_budget_flags(parser)
+  parser.add_argument('--served_tokens', type=parse_amount, help='tokens to be served')
+  plan_command.add_serving_flags(parser)
   parser.add_argument('--fit', metavar='FOLDER',
                       help='your own law, from scaling fit --output=FOLDER')
   parser.add_argument('--json', action='store_true', help='print JSON')
@@ -30,21 +36,29 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   from scaling.planning import calculator, predictions
+  from scaling.planning.serving import estimate_serving
   experiment = _experiment(args)
   launched = experiment.train.steps > 1
-  lengths, rows = experiment.row_lengths, args.rows or experiment.data.batch_size
+  rows = args.rows or experiment.data.batch_size
+  lengths, counted_at = calculator.row_lengths(experiment, args.length, named=bool(args.model))
   tokens = args.tokens
   if tokens is None and launched and not (args.flops or args.dollars or args.kwh):
     tokens = float(experiment.train.steps * rows * sum(lengths))
-  found = calculator.estimate_training(experiment.model, lengths, _budget(args, tokens),
-                                       predictions.load_laws(args.fit), tokens)
-  held = calculator.estimate_memory(experiment.model, found.budget, rows, lengths,
+  budget, model = _budget(args, tokens, experiment.model.remat), experiment.model
+  if args.model:
+    model = dataclasses.replace(model, dtype=budget.chip.dtype)
+  found = calculator.estimate_training(model, lengths, budget, predictions.load_laws(args.fit),
+                                       tokens)
+  held = calculator.estimate_memory(model, found.budget, rows, lengths,
                                     args.microbatches or experiment.train.microbatches,
                                     experiment.optimizer)
+  half = max(sum(lengths) // 2, 1)
+  serving = estimate_serving(model, found.budget, args.prompt or half, args.generated or half)
   if args.json:
-    print(json.dumps(plan_command.plain({**vars(found), 'memory': held}), indent=2))
+    table = {**vars(found), 'counted_at': counted_at, 'memory': held, 'serving': serving}
+    print(json.dumps(plan_command.plain(table), indent=2, allow_nan=False))
   else:
-    print('\n'.join(_lines(found, held)))
+    print('\n'.join(_lines(args, found, held, counted_at, serving)))
   return 0
 
 
@@ -53,7 +67,8 @@ def _experiment(args):
   from t5x_lite.experiment import gin_config
   if bool(args.model) == bool(args.gin_file):
     raise UserError('which model? Give a name in configs/models, e.g. llama_7b, or --gin_file=FILE')
-  for name in ('tokens', 'rows', 'microbatches'):
+  for name in ('tokens', 'rows', 'microbatches', 'price', 'served_tokens', 'prompt',
+               'generated'):
     value = getattr(args, name)
     if value is not None and not 0 < value < float('inf'):
       raise UserError(f'--{name}={value:g}: give a number above 0')
@@ -61,37 +76,44 @@ def _experiment(args):
       args.gin_file or [f'models/{args.model}.gin', 'hardware/accelerator.gin'])
 
 
-def _budget(args, tokens: float | None):
+def _budget(args, tokens: float | None, remat):
   """The budget; with tokens given, chips and hours only divide it."""
   from scaling.planning import budget
   from t5x_lite.cost import hardware
   chip = hardware.find_chip(args.hardware, hardware.load_catalogue(args.prices))
-  names = ('flops', 'dollars', 'kwh', 'chips', 'hours', 'mfu', 'pue')
+  chip = chip.with_price(args.price)
+  names = ('flops', 'dollars', 'kwh', 'chips', 'hours', 'deadline', 'mfu', 'pue')
   given = {name: getattr(args, name) for name in names}
   if tokens is None:
     if not any(given[name] for name in ('flops', 'dollars', 'kwh')) and not (
-        given['chips'] and given['hours']):
+        given['chips'] and (given['hours'] or given['deadline'])):
       raise UserError('how many tokens? Give --tokens, --flops, --dollars, --kwh, or --chips with '
                       '--hours')
-    return budget.solve_budget(chip, **given)
+    return budget.solve_budget(chip, recomputed=remat == 'full', **given)
   if others := [name for name in ('flops', 'dollars', 'kwh') if given[name] is not None]:
     raise UserError(f'--tokens and --{others[0]} both set the budget: give one of them')
   # The FLOPs of the tokens are not known yet; a placeholder loss leaves them open.
-  return budget.solve_budget(chip, loss=1.0, deadline=given['hours'],
-                      **{name: given[name] for name in ('chips', 'mfu', 'pue')})
+  found = budget.solve_budget(chip, loss=1.0, deadline=given['hours'] or given['deadline'],
+                              recomputed=remat == 'full',
+                              **{name: given[name] for name in ('chips', 'mfu', 'pue')})
+  return dataclasses.replace(found, hours=given['hours'])
 
 
-def _lines(found, held) -> list[str]:
-  from scaling.planning import plan_text
-  format_amount, budget = plan_text.format_amount, found.budget
+def _lines(args, found, held, counted_at: str, serving) -> list[str]:
+  from scaling.planning import money_text, plan_text
+  from scaling.planning.amounts import format_amount, format_hours
+  budget = found.budget
   counts = found.parameters
   active = f', {counts.active:,} active for a token' if counts.active != counts.total else ''
   lines = [*plan_text.hardware_lines(budget)]
   if stale := budget.chip.stale():
     lines.append(f'warning: {stale}')
+  if found.config.dtype == 'bfloat16' != budget.chip.dtype:
+    lines.append(f'warning: {budget.chip.title} has no bfloat16, which this experiment sets: it '
+                 "computes in float32; set ModelConfig.dtype = 'float32'")
   lines += ['', f'{counts.total:,} parameters ({counts.embedding:,} in embeddings{active}), '
             f'{format_amount(found.tokens)} tokens, {found.tokens / counts.total:.3g} a parameter',
-            '',
+            f'Rows of {counted_at}.', '',
             f'{"training FLOPs":<44}{"a token":>12}{"in all":>12}']
   names = {'6N': '6 N (all parameters active for a token)',
            'exact': 'exact: matrices, all of attention',
@@ -99,11 +121,16 @@ def _lines(found, held) -> list[str]:
   lines += [f'{names[name]:<44}{value:>12.4g}{found.flops[name]:>12.4g}'
             for name, value in found.per_token.items()]
   where = '' if budget.chips is None else (
-      f', {plan_text.format_hours(budget.hours)} on {budget.chips}')
-  cost = '' if found.dollars is None else f', {plan_text.format_money(found.dollars)}'
-  energy = '' if found.kwh is None else f', {found.kwh:,.0f} kWh'
+      f', {format_hours(budget.hours)} on {budget.chips}')
   digits = 0 if found.chip_hours >= 10 else 4
-  lines += ['', f'{found.chip_hours:,.{digits}f} chip-hours{where}{cost}{energy}', '']
+  bill = money_text.format_bill(budget, found.chip_hours, args.carbon)
+  lines += ['', f'{found.chip_hours:,.{digits}f} chip-hours{where}{bill}']
+  if found.utilisation is not None:
+    lines.append('Range: ' + money_text.format_range(budget, found.hours_range, found.utilisation))
+  if serving is not None:
+    about = money_text.serving_lines(serving, budget, args.served_tokens)
+    lines += ['Serving: ' + about[0], *(f'  {line}' for line in about[1:])]
+  lines.append('')
   return [*lines, *_memory_lines(held, budget.chip), '', *_law_lines(found)]
 
 
@@ -121,11 +148,15 @@ def _memory_lines(held, chip) -> list[str]:
 
 def _law_lines(found) -> list[str]:
   from scaling.planning import plan_text
-  lines = [f'{"law":<22}{"loss":<24}{"N / optimal N":<16}{"FLOPs / min":<16}extrapolation']
+  from scaling.planning.amounts import format_columns, format_interval
+  rows, reasons = [['law', 'loss', 'N / optimal N', 'FLOPs / min', 'extrapolation']], {}
   for name, expected in found.expected.items():
-    loss = '-' if expected.loss is None else plan_text.format_interval(
+    loss = '-' if expected.loss is None else format_interval(
         expected.loss, expected.loss_interval, lambda x: f'{x:.3f}')
     overhead = '-' if expected.compute_overhead is None else f'{expected.compute_overhead:.3g}'
-    lines.append(f'{name:<22}{loss:<24}{expected.ratio:<16.3g}{overhead:<16}'
-                 + plan_text.format_extrapolation(expected.extrapolation))
-  return lines
+    rows.append([name, loss, f'{expected.ratio:.3g}', overhead,
+                 plan_text.format_extrapolation(expected.extrapolation)])
+    if expected.loss_reason:
+      reasons.setdefault(expected.loss_reason, []).append(name)
+  return format_columns(rows) + [
+      f'No loss of {", ".join(names)}: {reason}.' for reason, names in reasons.items()]

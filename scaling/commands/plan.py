@@ -15,48 +15,62 @@ with one of the others divide it into chips and hours.
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   from scaling.laws import hyperparameters
-  from scaling.planning import budget, request
+  from scaling.planning import request
+  from scaling.planning.amounts import parse_amount, parse_count
   parser.epilog = f'{_BUDGETS}example: {EXAMPLE}'
   add_budget_flags(parser)
   add = parser.add_argument
   add('--loss', type=float, help='target loss, in nats a token')
-  add('--deadline', type=budget.parse_duration, metavar='TIME', help='maximum time: 36, 90m or 2d')
   add('--law', help='law of the plan, a name in the table or fit (default: fit with --fit, else '
       f'{request.LAW})')
   add('--fit', metavar='FOLDER', help='your own law, from scaling fit --output=FOLDER')
   add('--family', default='llama',
       help=f'model family: {", ".join(request.PRESETS)} (default llama)')
-  add('--vocab_size', type=int, help="vocabulary size; default: the family's")
-  add('--length', type=int, help="tokens of a row; default: the family's")
+  add('--vocab_size', type=parse_count, help="vocabulary size; default: the family's")
+  add('--length', type=parse_count, help="tokens of a row; default: the family's")
   add('--task', help='task of the gin file; default: to be filled in')
-  add('--multiple', type=int, default=128, help='divisor of all widths (default 128)')
+  add('--multiple', type=parse_count, default=128, help='divisor of all widths (default 128)')
   add('--recipe', default='step_law', help='rule for learning rate and batch size: '
       f'{", ".join(hyperparameters.RECIPES)} (default step_law)')
-  add('--unique_tokens', type=float, help='unique tokens available; more are repeats')
-  add('--max_parameters', type=float, help='maximum number of parameters')
-  add('--served_tokens', type=float,
+  add('--unique_tokens', type=parse_amount, help='unique tokens available; more are repeats')
+  add('--max_parameters', type=parse_amount, help='maximum number of parameters')
+  add('--served_tokens', type=parse_amount,
       help='tokens of inference, whose FLOPs the budget includes')
+  add_serving_flags(parser)
   add('--output', metavar='FILE.gin', help='write the gin file to this new file, do not print it')
   add('--json', action='store_true', help='print JSON')
+
+
+def add_serving_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of a served request, which `scaling budget` shares."""
+  from scaling.planning.amounts import parse_count
+  add = parser.add_argument
+  add('--prompt', type=parse_count, help='tokens of the prompt of a request (default: half a row)')
+  add('--generated', type=parse_count, help='tokens generated for it (default: half a row)')
 
 
 def add_budget_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags that `scaling budget` shares."""
   from scaling.planning import budget, request
+  from scaling.planning.amounts import parse_amount, parse_count, parse_duration
   add = parser.add_argument
-  add('--flops', type=float, help='training FLOPs')
-  add('--dollars', type=float, help='cost of chip-hours at the price of the hardware')
-  add('--kwh', type=float, help='energy of the chips times --pue')
-  add('--chips', type=int, help='number of chips (for TPUs chips, not cores)')
-  add('--hours', type=budget.parse_duration, metavar='TIME', help='training time: 36, 90m or 2d')
+  add('--flops', type=parse_amount, help='training FLOPs')
+  add('--dollars', type=parse_amount, help='cost of chip-hours at the price of the hardware')
+  add('--kwh', type=parse_amount, help='energy of the chips times --pue')
+  add('--chips', type=parse_count, help='number of chips (for TPUs chips, not cores)')
+  add('--hours', type=parse_duration, metavar='TIME', help='training time: 36, 90m or 2d')
+  add('--deadline', type=parse_duration, metavar='TIME', help='maximum time: 36, 90m or 2d')
   add('--hardware', default=request.HARDWARE, metavar='CHIP',
       help=f'a chip of t5x_lite/cost/hardware.toml (default {request.HARDWARE})')
   add('--prices', metavar='FILE',
       help='TOML like t5x_lite/cost/hardware.toml, whose keys override it')
-  add('--mfu', type=float, default=budget.MFU,
-      help=f'model FLOPs utilisation (default {budget.MFU})')
+  add('--price', type=parse_amount, help="dollars an hour of a chip (default: the catalogue's)")
+  add('--mfu', type=float, help='model FLOPs utilisation that you measured (default '
+      f'{budget.MFU}, or {budget.MFU * budget.RECOMPUTED:g} where blocks are recomputed)')
   add('--pue', type=float, default=budget.PUE,
       help=f'power of the data centre over that of the chips (default {budget.PUE})')
+  add('--carbon', type=float, default=budget.CARBON,
+      help=f'kg of CO2 equivalents a kWh (default {budget.CARBON})')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,8 +2,15 @@
 
 from typing import NamedTuple
 
-RECIPES = ('step_law', 'deepseek', 'porian')
 MAX_WARMUP = 0.1   # fraction of a run's tokens
+MAX_RATE = 0.01    # above the rates of all sweeps behind these rules
+# Recipe -> the (min, max) of what its sweeps covered; parameters without embeddings.
+RECIPES = {
+    'step_law': {'parameters': (59e6, 1.07e9), 'tokens': (2e9, 1e11)},
+    'deepseek': {'flops': (1e17, 2e19)},
+    'porian': {'parameters': (5e6, 9e8)},
+}
+_SYMBOLS = {'parameters': 'N', 'tokens': 'D', 'flops': 'C'}
 
 
 class Recipe(NamedTuple):
@@ -12,15 +19,38 @@ class Recipe(NamedTuple):
 
 
 def compute_recipe(name: str, *, parameters: float, tokens: float, flops: float) -> Recipe:
-  """Learning rate and batch size by the rule of this name, one of RECIPES.
+  """Learning rate, at most MAX_RATE, and batch size by the rule of this name, one of RECIPES.
 
   Args:
-    parameters: without the input embedding.
+    parameters: without embeddings.
     flops: of the whole training run.
   """
+  rule = _unbounded(name, parameters, tokens, flops)
+  return rule._replace(learning_rate=min(rule.learning_rate, MAX_RATE))
+
+
+def _unbounded(name: str, parameters: float, tokens: float, flops: float) -> Recipe:
   if name == 'step_law':
     return step_law(parameters, tokens)
   return deepseek(flops) if name == 'deepseek' else porian(parameters)
+
+
+def list_warnings(name: str, *, parameters: float, tokens: float, flops: float) -> list[str]:
+  """A line if a rule is used outside the runs behind it, and one if its rate is bounded."""
+  run = {'parameters': parameters, 'tokens': tokens, 'flops': flops}
+  outside = []
+  for quantity, (low, high) in RECIPES[name].items():
+    factor = max(run[quantity] / high, low / run[quantity])
+    if factor > 1:
+      outside.append(f'{_SYMBOLS[quantity]} = {run[quantity]:.3g} is a factor of {factor:.3g} '
+                     f'outside its {low:.3g} to {high:.3g}')
+  lines = [f'learning rate and batch size are extrapolated by {name}: {", ".join(outside)}'
+           ] if outside else []
+  rule = _unbounded(name, parameters, tokens, flops)
+  if rule.learning_rate > MAX_RATE:
+    lines.append(f'{name} gives a peak rate of {rule.learning_rate:.3g}, above that of any run '
+                 f'behind it: {MAX_RATE:g} is planned')
+  return lines
 
 
 def step_law(parameters: float, tokens: float) -> Recipe:

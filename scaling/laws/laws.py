@@ -168,6 +168,7 @@ class Law:
     bootstrap_samples: the law refitted to resampled runs, or the file of their constants in
       scaling/data.
     interval: what `exponents` or `bootstrap_samples` are.
+    vocabulary: tokens of its tokenizer, on which losses depend; None if not known.
   """
 
   form: Form
@@ -180,6 +181,7 @@ class Law:
   exponents: tuple[float, float] | None = None
   bootstrap_samples: str | tuple[ParametricLaw, ...] = ()
   interval: str = ''
+  vocabulary: int | None = None
 
   def extrapolation(self, flops: float) -> float:
     """The factor by which a budget is outside the FLOPs of the runs; 1 inside."""
@@ -202,65 +204,77 @@ LAWS: dict[str, Law] = {
         Allocation(0.09915893, 0.49809869), f'{_HOFFMANN}, approach 1, table A3', _ALL, _MASSIVE,
         _HOFFMANN_RUNS,
         'regressed on the nine rows of table A3, which it fits to 1.3 %; table 2 prints 0.50',
-        exponents=(0.488, 0.502), interval=_TABLE_2),
+        exponents=(0.488, 0.502), interval=_TABLE_2,
+        vocabulary=32_000),
     'hoffmann_2': Law(
         Allocation(0.14487705, 0.48994161), f'{_HOFFMANN}, approach 2, table A3', _ALL, _MASSIVE,
         _ISO_FLOP,
         'regressed on the nine rows of table A3, which it fits to 3.3 %; table 2 prints 0.49',
-        exponents=(0.462, 0.534), interval=_TABLE_2),
+        exponents=(0.462, 0.534), interval=_TABLE_2,
+        vocabulary=32_000),
     'hoffmann_3': Law(
         ParametricLaw(1.69, 406.4, 0.34, 410.7, 0.28), f'{_HOFFMANN}, approach 3, equation 10',
         _ALL, _MASSIVE, _HOFFMANN_RUNS,
         'as printed; rounding changes the optimum by a quarter (hoffmann_3_unrounded); table A3 '
-        'follows from neither, and the exponent (0.452) is outside the 0.454 to 0.455 of table 2'),
+        'follows from neither, and the exponent (0.452) is outside the 0.454 to 0.455 of table 2',
+        vocabulary=32_000),
     'hoffmann_3_unrounded': Law(
         ParametricLaw(math.exp(0.5267228), math.exp(6.0073404), 0.33917084, math.exp(6.0179186),
                       0.2849083),
         f'{_HOFFMANN}, TeX source, by way of Besiroglu et al. 2024', _ALL, _MASSIVE,
-        _HOFFMANN_RUNS),
+        _HOFFMANN_RUNS,
+        vocabulary=32_000),
     'besiroglu': Law(
         ParametricLaw(1.8172, 482.01, 0.3478, 2085.43, 0.3658),
         'Besiroglu et al. 2024, arXiv 2404.10102, equation 6', _ALL, _MASSIVE, _HOFFMANN_RUNS,
         'a refit of approach 3 on 240 of 245 digitised runs; it minimises absolute deviations, but '
         'E is that of the Huber loss (absolute deviations have 1.8169)',
         bootstrap_samples='besiroglu_bootstrap_samples.csv',
-        interval='95 % of refits to resampled runs, with the spread of the published errors'),
+        interval='95 % of refits to resampled runs, with the spread of the published errors',
+        vocabulary=32_000),
     'kaplan': Law(
         Kaplan(4.68e9 * 1e21 ** -0.73, 0.73),
         'Kaplan et al. 2020, arXiv 2001.08361; N at 1e21 FLOPs as Hoffmann et al. 2022 give it',
         'N: without embeddings; C = 6 N D', 'WebText2, GPT-2 pieces', None,
         'models of up to 1.5e9 parameters; schedules longer than the run, and FLOPs without the '
-        'last layer, bias N upwards (Porian et al. 2024)', counted='no_embedding'),
+        'last layer, bias N upwards (Porian et al. 2024)', counted='no_embedding',
+        vocabulary=50_257),
     'porian': Law(
         Allocation.through(5.88e23, 76.9e9, 0.497),
         'Porian et al. 2024, arXiv 2406.19146, tuned optimizer, RefinedWeb',
         'N: all but the input embedding; C = 6 N D', 'RefinedWeb, GPT-NeoX pieces',
         (1.25e16, 2.56e19), counted='no_input_embedding', exponents=(0.491, 0.505),
-        interval='95 % of bootstrap of the exponent'),
+        interval='95 % of bootstrap of the exponent',
+        vocabulary=50_277),
     'porian_openwebtext2': Law(
         Allocation.through(5.88e23, 98.8e9, 0.518),
         'Porian et al. 2024, arXiv 2406.19146, tuned optimizer, OpenWebText2',
         'N: all but the input embedding; C = 6 N D', 'OpenWebText2, GPT-NeoX pieces',
-        (1.25e16, 2.56e19), counted='no_input_embedding'),
+        (1.25e16, 2.56e19), counted='no_input_embedding',
+        vocabulary=50_277),
     'muennighoff': Law(
         DataConstrainedLaw(math.exp(0.6254804), math.exp(6.255414), 0.3526596,
                            math.exp(7.3049974), 0.3526596, 15.387756, 5.309743),
         'Muennighoff et al. 2023, arXiv 2305.16264, appendix A and its notebook', _ALL,
         'C4, GPT-2 pieces', (4.3e15, 9.3e21),
-        'the constants of repetition are a local minimum of its own fit and poorly identified'),
+        'the constants of repetition are a local minimum of its own fit and poorly identified',
+        vocabulary=50_257),
     'llama3': Law(
         Allocation.through(3.8e25, 3.8e25 / 6 / 16.1e12, 1 - 0.537),
         'Llama Team 2024, arXiv 2407.21783, section 3.2.1, refitted on its digitised points', _ALL,
         'its own mixture, tiktoken of 128,000', (6e18, 1e22),
         'the printed constants of D, 0.29 and 0.53, give 10.5e12 tokens at 3.8e25 FLOPs; the text '
-        'has 16.55e12, the refit 16.1e12'),
+        'has 16.55e12, the refit 16.1e12',
+        vocabulary=128_000),
     'deepseek': Law(
         Allocation(0.1715 / 6, 0.5243), 'DeepSeek-AI 2024, arXiv 2401.02954, equation 4',
         'N: a sixth of the training FLOPs of a token without embeddings, attention counted',
         'its own English and Chinese, byte-level BPE of 102,400', (1e17, 3e20),
-        counted='flops'),
+        counted='flops',
+        vocabulary=102_400),
     'cerebras': Law(
         FixedRatio(20, 5.984e22, 0.0737, 0.5066),
         'Dey et al. 2023, arXiv 2304.03208, equation 1', _ALL, 'the Pile, GPT-2 pieces',
-        (2.6e18, 2.3e22)),
+        (2.6e18, 2.3e22),
+        vocabulary=50_257),
 }

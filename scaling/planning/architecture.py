@@ -14,6 +14,16 @@ from t5x_lite.core.errors import UserError
 from t5x_lite.cost import accounting
 from t5x_lite.models import ModelConfig
 
+_MAX_FAR = 0.35   # log of the number of parameters over the one that is asked for
+
+
+class SizeError(UserError):
+  """No model has about so many parameters; `nearest` is the config of the nearest one."""
+
+  def __init__(self, nearest: ModelConfig, message: str):
+    super().__init__(message)
+    self.nearest = nearest
+
 
 def config_for_size(base: ModelConfig, parameters: float, *, multiple: int = 128, tensor: int = 1
                     ) -> ModelConfig:
@@ -28,7 +38,7 @@ def config_for_size(base: ModelConfig, parameters: float, *, multiple: int = 128
     multiple: of which widths of the residual stream and of MLPs are multiples.
     tensor: devices over which heads and MLP are sharded.
 
-  Raises UserError if one layer of the minimum width is too large.
+  Raises SizeError if one layer of the minimum width is too large.
   """
   wanted = _aspect(parameters)
   stacks = 1 if base.num_decoder_layers is None else 2
@@ -49,10 +59,11 @@ def config_for_size(base: ModelConfig, parameters: float, *, multiple: int = 128
       shapes.append((25 * far ** 2 + odd ** 2, abs(far), width, layers))
   _, far, width, layers = min(shapes)
   found = _deep(base, width, layers, multiple, tensor)
-  if far > 0.35:
-    raise UserError(f'{parameters:.3g} parameters: the nearest model has '
-                    f'{accounting.parameters(found).total:,} (width {width}, {layers} layers); ask '
-                    f'for about that many, or set a smaller multiple than {multiple}')
+  if far > _MAX_FAR:
+    raise SizeError(found, f'{parameters:.3g} parameters: the nearest model has '
+                    f'{accounting.parameters(found).total:,} (width {width}, {layers} layers, '
+                    f'widths of a multiple of {multiple}, {base.vocab_size:,} tokens): ask for '
+                    'about that many')
   return found
 
 

@@ -4,21 +4,25 @@
     dollars = chips x hours x price;    kWh = chips x hours x watts x PUE / 1000
 
 MFU is the model FLOPs utilisation: the model's FLOPs, without recomputation, over the peak of dense
-bfloat16.
+products in the dtype of training.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import math
-import re
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost.hardware import Chip
 
-MFU = 0.4          # of well-tuned runs: PaLM 0.46, Llama 3 0.38 to 0.43, Gopher 0.33
+MFU = 0.4          # of well-tuned runs that recompute nothing: Llama 3 0.38 to 0.43
+# The MFU of a run that recomputes its blocks, over that of one that does not: 3 passes of 4 count.
+RECOMPUTED = 0.75
 PUE = 1.1          # power of the data centre over that of the chips (LLaMA, LaMDA)
+CARBON = 0.385     # kg of CO2 equivalents a kWh: the average of the United States (LLaMA)
 # Upper limits, far above any real budget.
 _MAX = {'flops': 1e32, 'chips': 1e7, 'dollars': 1e15, 'kwh': 1e15}
-_TOLERANCE = 0.01  # relative difference up to which two quantities agree
+TOLERANCE = 0.01   # relative difference up to which two quantities agree
+MAX_CHIPS = 2 ** 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,7 @@ class Budget:
   """A budget on a kind of chip. What is neither given nor implied is None.
 
   Attributes:
+    mfu: of the run; `measured` if the user gave it, else it falls with recomputation.
     flops: model FLOPs of training; None if only a target loss is given.
     chips, hours: number and time; both None if they are free.
     deadline: maximum hours.
@@ -33,6 +38,7 @@ class Budget:
   """
   chip: Chip
   mfu: float = MFU
+  measured: bool = False
   pue: float = PUE
   flops: float | None = None
   chips: int | None = None
@@ -58,6 +64,12 @@ class Budget:
       return None
     return self.chip_hours(flops) * self.chip.power * self.pue / 1000
 
+  def with_remat(self, remat) -> 'Budget':
+    """The budget at the MFU of this ModelConfig.remat, unless the MFU was measured."""
+    if self.measured or remat != 'full':
+      return self
+    return dataclasses.replace(self, mfu=self.mfu * RECOMPUTED)
+
   def with_flops(self, flops: float) -> 'Budget':
     """The budget with these FLOPs, and the chips or hours that follow.
 
@@ -69,10 +81,12 @@ class Budget:
 def solve_budget(chip: Chip, *, flops: float | None = None, chips: int | None = None,
                  hours: float | None = None, dollars: float | None = None,
                  kwh: float | None = None, deadline: float | None = None,
-                 loss: float | None = None, mfu: float = MFU, pue: float = PUE) -> Budget:
+                 loss: float | None = None, mfu: float | None = None, pue: float = PUE,
+                 recomputed: bool = False, divide: bool = True) -> Budget:
   """The budget of one of FLOPs, money, energy, chips x hours, or a target loss.
 
-  Chips alone, hours alone, or a deadline divide one of the others.
+  Chips alone, hours alone, or a deadline divide one of the others, unless `divide` is False.
+  `mfu` is measured; without one, it is MFU, or less if blocks are `recomputed`.
 
   Raises UserError, with a cure, if the quantities are too few, contradictory or infeasible.
   """
@@ -84,24 +98,26 @@ def solve_budget(chip: Chip, *, flops: float | None = None, chips: int | None = 
   for name, maximum in _MAX.items():
     if given[name] is not None and given[name] > maximum:
       raise UserError(f'--{name}={given[name]:g}: above the limit of {maximum:g}: give less')
-  if not 0.001 <= mfu <= 1:
+  if mfu is not None and not 0.001 <= mfu <= 1:
     raise UserError(f'--mfu={mfu:g}: give a fraction of the peak from 0.001 to 1; {MFU} is usual')
   if pue < 1:
     raise UserError(f'--pue={pue:g}: a data centre draws no less than its chips: give 1 or more')
-  budget = Budget(chip=chip, mfu=mfu, pue=pue, chips=chips, hours=hours, deadline=deadline,
-                  loss=loss)
+  budget = Budget(chip=chip, mfu=mfu or MFU, measured=mfu is not None, pue=pue, chips=chips,
+                  hours=hours, deadline=deadline, loss=loss)
+  budget = budget.with_remat('full' if recomputed else 'none')
   _check_deadline(budget)
   equivalents = _flop_equivalents(budget, flops, dollars, kwh)
   names = list(equivalents)
   for name in names[1:]:
-    if abs(equivalents[name] / equivalents[names[0]] - 1) > _TOLERANCE:
+    if abs(equivalents[name] / equivalents[names[0]] - 1) > TOLERANCE:
       raise UserError(_contradiction(budget, names[0], equivalents[names[0]], name,
                                      equivalents[name]))
   if equivalents and loss is not None:
     raise UserError(f'--loss={loss:g} and {names[0]} both set the budget: give one of them, and '
                     '--deadline or --chips with a loss')
   if equivalents:
-    return _divided(dataclasses.replace(budget, flops=equivalents[names[0]]))
+    solved = dataclasses.replace(budget, flops=equivalents[names[0]])
+    return _divided(solved) if divide else solved
   if loss is None:
     raise UserError('no budget is given: pass --flops, --loss, --dollars or --kwh, or --chips with '
                     '--hours')
@@ -115,8 +131,8 @@ def _flop_equivalents(budget: Budget, flops, dollars, kwh) -> dict[str, float]:
     equivalents[f'--flops={flops:.4g}'] = flops
   if dollars is not None:
     if chip.price is None:
-      raise UserError(f'--dollars: the price of {chip.title} is not known; pass --prices=FILE with '
-                      f'[{chip.name}] price and price_date')
+      raise UserError(f'--dollars: the price of {chip.title} is not known; pass --price=DOLLARS '
+                      f'an hour, or --prices=FILE with [{chip.name}] price and price_date')
     equivalents[f'--dollars={dollars:g}'] = dollars / chip.price * budget.rate
   if kwh is not None:
     if chip.power is None:
@@ -134,7 +150,7 @@ def _flop_equivalents(budget: Budget, flops, dollars, kwh) -> dict[str, float]:
 
 
 def _check_deadline(budget: Budget) -> None:
-  if budget.hours and budget.deadline and budget.hours > budget.deadline * (1 + _TOLERANCE):
+  if budget.hours and budget.deadline and budget.hours > budget.deadline * (1 + TOLERANCE):
     raise UserError(f'--hours={budget.hours:g} is past --deadline={budget.deadline:g}: give fewer '
                     'hours and more chips')
 
@@ -143,8 +159,9 @@ def _contradiction(budget: Budget, one: str, first: float, other: str, second: f
   cure = 'give one of them'
   if other.startswith('--chips'):
     hours = budget.hours or budget.deadline
-    cure += (f', or --hours={first / budget.chips / budget.rate:.4g}, or '
-             f'--chips={math.ceil(first / hours / budget.rate)}')
+    chips = round_up_chips(budget.chip, first / hours / budget.rate)
+    cure += (f', or --hours={first / budget.chips / budget.rate:.4g}, or --chips={chips} with '
+             f'--deadline={hours:g} in place of --hours')
   return (f'{one} and {other} contradict each other: {first:.3g} and {second:.3g} FLOPs on '
           f'{budget.chip.title} at an MFU of {budget.mfu:g}; {cure}')
 
@@ -155,21 +172,37 @@ def _divided(budget: Budget) -> Budget:
   limit = budget.hours or budget.deadline
   if budget.chips is None and limit is None:
     return budget
+  flag = f'--{"hours" if budget.hours else "deadline"}'
   if budget.chips is None:
-    chips = math.ceil(total / limit * (1 - 1e-9))
+    chips = round_up_chips(budget.chip, total / limit)
+    if chips * limit < total * (1 - 1e-9):
+      raise UserError(f'{budget.flops:.3g} FLOPs take {chips:,} x {budget.chip.title}, which is '
+                      f'the limit, {total / chips:.4g} hours, not {limit:g}: give '
+                      f'{flag}={total / chips * 1.001:.4g}')
     return dataclasses.replace(budget, chips=chips, hours=total / chips)
   hours = total / budget.chips
-  if limit is not None and hours > limit * (1 + _TOLERANCE):
+  if limit is not None and hours > limit * (1 + TOLERANCE):
     raise UserError(
         f'{budget.flops:.3g} FLOPs take {budget.chips} x {budget.chip.title} {hours:.4g} hours, '
-        f'not {limit:g}: give --chips={math.ceil(total / limit)}, or --deadline={hours:.4g}, or '
-        f'--flops={budget.chips * limit * budget.rate:.3g}')
+        f'not {limit:g}: give --chips={round_up_chips(budget.chip, total / limit)}, or '
+        f'{flag}={hours * 1.0001:.4g}')
   return dataclasses.replace(budget, hours=hours)
 
 
-def parse_duration(text: str) -> float:
-  """Hours of '36', '36h', '90m' or '2d'; an argparse type."""
-  match = re.fullmatch(r'(\d+\.?\d*(?:e[+-]?\d+)?)\s*([mhd]?)', text.strip())
-  if not match:
-    raise UserError(f'{text!r}: expected hours, or a number with m, h or d, e.g. 36, 90m or 2d')
-  return float(match[1]) * {'m': 1 / 60, 'h': 1, '': 1, 'd': 24}[match[2]]
+def chip_counts(chip: Chip, min_chips: float = 1) -> Iterator[int]:
+  """The numbers of chips that one can have and a mesh divides, from `min_chips` to a million.
+
+  GPUs: part of a node, then 1, 2, 3, 4, 6, 8, 12 ... nodes. TPUs: powers of two, as slices are.
+  """
+  counts = {*chip.part_node}
+  for factor in (1,) if chip.platform == 'tpu' else (1, 3):
+    nodes = factor
+    while nodes * chip.node <= MAX_CHIPS:
+      counts.add(nodes * chip.node)
+      nodes *= 2
+  return (n for n in sorted(counts) if n >= min_chips * (1 - 1e-9))
+
+
+def round_up_chips(chip: Chip, min_chips: float) -> int:
+  """The fewest of `chip_counts`, or the most if these are too few."""
+  return next(chip_counts(chip, min_chips), None) or max(chip_counts(chip))

@@ -1,12 +1,15 @@
 """The cost of training a given model, and the loss that laws predict for it."""
 
 import dataclasses
+import math
 
 from scaling.laws import intervals
 from scaling.laws.intervals import Interval
 from scaling.laws.laws import Law, ParametricLaw
+from scaling.planning import predictions
 from scaling.planning.budget import Budget
-from scaling.planning.planner import count_parameters
+from scaling.planning.goodput import Range, utilisation_range
+from scaling.planning.sizing import count_parameters
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import accounting, memory
 from t5x_lite.models import ModelConfig
@@ -19,7 +22,8 @@ class Expected:
 
   Attributes:
     parameters: N as the law counts it.
-    loss, loss_interval: expected.
+    loss, loss_interval: expected; None if the law has none, or `loss_reason` says why it is not
+      that of this model.
     ratio: N over the optimal N for 6 N D.
     compute_overhead: 6 N D over the minimum FLOPs with that loss, of parametric laws.
     extrapolation: the factor by which 6 N D is outside the runs of the law.
@@ -28,6 +32,7 @@ class Expected:
   ratio: float
   loss: float | None
   loss_interval: Interval | None
+  loss_reason: str
   compute_overhead: float | None
   extrapolation: float | None
 
@@ -40,6 +45,7 @@ class Training:
     per_token: convention -> training FLOPs a token: '6N' (all parameters), 'exact' (products of
       matrices, all of attention, no input embedding), 'causal' (only unmasked attention).
     flops: those of all tokens, likewise; time and cost follow from 'exact'.
+    utilisation, hours_range: as of a Plan.
     expected: law -> its prediction.
   """
   config: ModelConfig
@@ -52,7 +58,33 @@ class Training:
   chip_hours: float
   dollars: float | None
   kwh: float | None
+  utilisation: Range | None
+  hours_range: tuple[float, float] | None
   expected: dict[str, Expected]
+
+
+def row_lengths(experiment, length: int | None, named: bool) -> tuple[tuple[int, int], str]:
+  """((inputs, targets) of a row, what they are) of an experiment, or of a model that is named.
+
+  A model whose RoPE was stretched after pre-training is counted at the length before.
+  """
+  config, (inputs, targets) = experiment.model, experiment.row_lengths
+  stretched = getattr(config.rope_scaling, 'original_length', None)
+  if length is not None:
+    what = '--length'
+  elif named and stretched and stretched < max(inputs, targets):
+    length, what = stretched, (f'before RoPE is stretched to its {config.max_length:,}; '
+                               '--length sets another')
+  else:
+    what = f'{"the model" if named else "the experiment"}\'s; --length sets another'
+  if length is not None:
+    if length < 1 or config.max_length is not None and length > config.max_length:
+      most = '' if config.max_length is None else f' to {config.max_length:,}, its max_length'
+      raise UserError(f'--length={length}: give 1{most or " or more"}')
+    # The targets of an encoder-decoder keep their proportion.
+    inputs, targets = ((length, round(length * targets / inputs)) if inputs else (0, length))
+  size = f'{inputs:,} + {targets:,}' if inputs and targets else f'{inputs + targets:,}'
+  return (inputs, targets), f'{size} tokens ({what})'
 
 
 def per_token(config: ModelConfig, lengths: tuple[int, int]) -> dict[str, float]:
@@ -77,23 +109,34 @@ def estimate_training(config: ModelConfig, lengths: tuple[int, int], budget: Bud
     tokens = budget.flops / each['exact']
   budget = dataclasses.replace(budget, loss=None).with_flops(tokens * each['exact'])
   flops = {name: tokens * value for name, value in each.items()}
+  sizes, hours = accounting.parameters(config), budget.chip_hours(flops['exact'])
+  like = None if budget.measured else utilisation_range(
+      sizes.active, budget.chip.name, config.remat == 'full')
   return Training(
-      config=config, lengths=lengths, parameters=accounting.parameters(config), tokens=tokens,
-      per_token=each, flops=flops, budget=budget, chip_hours=budget.chip_hours(flops['exact']),
+      config=config, lengths=lengths, parameters=sizes, tokens=tokens,
+      per_token=each, flops=flops, budget=budget, chip_hours=hours, utilisation=like,
+      hours_range=like and like.around(hours, flops['exact'], budget.chip),
       dollars=budget.dollars(flops['exact']), kwh=budget.kwh(flops['exact']),
-      expected={name: _expected(law, count_parameters(config, law.counted, lengths), tokens)
-                for name, law in known.items()})
+      expected={name: _expected(law, config, count_parameters(config, law.counted, lengths),
+                                tokens) for name, law in known.items()})
 
 
-def _expected(law: Law, parameters: float, tokens: float) -> Expected:
+def _expected(law: Law, config: ModelConfig, parameters: float, tokens: float) -> Expected:
   flops = 6 * parameters * tokens
   loss = law.form.loss(parameters, tokens) if hasattr(law.form, 'loss') else None
   # Optima of other forms do not minimise their loss.
   min_flops = law.form.flops_for(loss) if isinstance(law.form, ParametricLaw) else None
   of_loss = intervals.bootstrap_intervals(law, lambda form: (form.loss(parameters, tokens),))
+  reason = predictions.why_not_comparable(law, config.family == 'decoder_only', config.vocab_size)
+  if not reason and loss is not None and loss >= (
+      most := math.log(law.vocabulary or config.vocab_size)):
+    reason = f'above the ln V = {most:.3g} of a uniform guess'
+  if loss is None:
+    reason = ''
   return Expected(
-      parameters=parameters, ratio=parameters / law.form.optimum(flops)[0], loss=loss,
-      loss_interval=of_loss and of_loss[0],
+      parameters=parameters, ratio=parameters / law.form.optimum(flops)[0],
+      loss=None if reason else loss, loss_interval=None if reason else of_loss and of_loss[0],
+      loss_reason=reason,
       compute_overhead=None if min_flops is None else flops / min_flops,
       extrapolation=None if law.fitted is None else law.extrapolation(flops))
 

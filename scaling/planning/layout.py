@@ -1,6 +1,6 @@
 """The mesh and batch of a model on the devices of a budget, such that a step fits their memory."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import math
 
@@ -32,7 +32,8 @@ class Layout:
 
 
 def find_layout(config: ModelConfig, chip: Chip, chips: int, wanted_rows: float,
-                lengths: tuple[int, int], tensor: int | None = None) -> Layout | None:
+                lengths: tuple[int, int], tensor: int | None = None,
+                remats: Sequence = ('none', 'full')) -> Layout | None:
   """The layout that fits with minimum communication and recomputation; None if none does.
 
   In order of preference: no rematerialisation, few microbatches, few shards of the state. Tensor
@@ -41,17 +42,23 @@ def find_layout(config: ModelConfig, chip: Chip, chips: int, wanted_rows: float,
   Args:
     wanted_rows: of a global batch; the nearest power of two for each part of the mesh is taken.
     lengths: (inputs, targets) of a row.
+    remats: of ModelConfig, tried in this order.
   """
   devices = chips * chip.devices
   for size in TENSOR if tensor is None else (tensor,):
     if devices % size or any(indivisible(config, {'tensor': size})):
       continue
-    for remat in dict.fromkeys((config.remat, 'full')):
+    for remat in remats:
       trial = dataclasses.replace(config, remat=remat)
       found = _with_tensor(trial, chip, devices // size, size, wanted_rows, lengths)
       if found is not None:
         return found
   return None
+
+
+def state_bytes(config: ModelConfig) -> float:
+  """Bytes of the parameters, their gradients and AdamW's state in training."""
+  return _STATE * accounting.parameters(config).total
 
 
 def _with_tensor(config: ModelConfig, chip: Chip, parts: int, tensor: int, wanted_rows: float,
@@ -64,7 +71,7 @@ def _with_tensor(config: ModelConfig, chip: Chip, parts: int, tensor: int, wante
   each = 2 ** max(0, round(math.log2(wanted_rows / parts)))   # rows of a device, a power of two
   slices = [n for n in _divisors(parts) if config.embed_dim % n == 0]
   limit = MEMORY_FRACTION * chip.device_memory
-  state = _STATE * accounting.parameters(config).total / tensor
+  state = state_bytes(config) / tensor
   if state / slices[-1] > limit:
     return None
 
@@ -99,10 +106,3 @@ def _divisors(n: int) -> list[int]:
   small = [i for i in range(1, math.isqrt(n) + 1) if n % i == 0]
   return sorted({*small, *(n // i for i in small)})
 
-
-def chips_to_try(min_chips: float) -> Iterator[int]:
-  """Powers of two from `min_chips` to a million."""
-  chips = 2 ** max(0, math.ceil(math.log2(max(min_chips, 1)) - 1e-9))
-  while chips <= 2 ** 20:
-    yield chips
-    chips *= 2

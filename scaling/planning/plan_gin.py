@@ -31,6 +31,8 @@ def format_gin(plan: Plan) -> str:
   lines += [f'  {name} = {value!r}' for name, value in shape.items() if value is not None]
   lines += [f'  {name}' .replace('=', ' = ', 1)
             for name in (b.partition('.')[2] for b in preset.bindings)]
+  if config.dtype != 'bfloat16':
+    lines.append(f'  dtype = {config.dtype!r}   # {plan.budget.chip.title} has no bfloat16')
   if config.remat != 'none':
     lines.append(f'  remat = {config.remat!r}')
   if not config.scan_layers:
@@ -77,7 +79,7 @@ def _comments(plan: Plan) -> list[str]:
   return [f'# {plan.total_parameters:,} parameters on {plan.tokens:,} tokens: {plan.flops:.3g} '
           'FLOPs.',
           f'# {budget.chips} x {budget.chip.title}, {plan.chip_hours / budget.chips:.4g} hours at '
-          f'an MFU of {budget.mfu:g}{cost}.',
+          f'an MFU of {budget.mfu:.3g}{cost}.',
           f'# Law: {plan.prediction.law}{expected}. Batch and rate: {plan.request.recipe}.']
 
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 
-from scaling.laws.intervals import Interval
-from scaling.planning import planner, predictions
+from scaling.planning import money_text, predictions, search
+from scaling.planning.amounts import (
+  UNITS,
+  format_amount,
+  format_columns,
+  format_hours,
+  format_interval,
+)
 from scaling.planning.budget import Budget
 from scaling.planning.planner import Plan
 from scaling.planning.predictions import Prediction
-
-# Heading -> width in the table.
-_COLUMNS = {'law': 22, 'FLOPs': 32, 'N': 23, 'D': 10, 'D/N': 20, 'loss': 22, 'extrapolation': 0}
-_UNITS = {1e12: 'T', 1e9: 'B', 1e6: 'M'}
 
 
 def format_plan(plan: Plan) -> str:
@@ -28,8 +30,8 @@ def hardware_lines(budget: Budget) -> list[str]:
   chip = budget.chip
   price = 'no price known' if chip.price is None else (
       f'${chip.price:g} an hour on {chip.price_date} ({chip.price_source})')
-  return [f'{chip.title}: {chip.flops / 1e12:.4g} TFLOP/s dense at an MFU of {budget.mfu:g}, '
-          f'{chip.memory / 1e9:.3g} GB, {price}']
+  return [f'{chip.title}: {chip.flops / 1e12:.4g} TFLOP/s of dense {chip.dtype} at an MFU of '
+          f'{budget.mfu:.3g}, {chip.memory / 1e9:.3g} GB, {price}']
 
 
 def table_cells(found: Sequence[Prediction], target: bool) -> list[dict[str, str]]:
@@ -49,9 +51,9 @@ def table_cells(found: Sequence[Prediction], target: bool) -> list[dict[str, str
         'law': prediction.law,
         'FLOPs': format_interval(prediction.flops, prediction.flops_interval,
                                  lambda x: f'{x:.2e}'),
-        f'N ({_UNITS[in_n]})': format_interval(
+        f'N ({UNITS[in_n]})': format_interval(
             prediction.parameters, prediction.parameters_interval, lambda x: _in_unit(x, in_n)),
-        f'D ({_UNITS[in_d]})': _in_unit(prediction.tokens, in_d),
+        f'D ({UNITS[in_d]})': _in_unit(prediction.tokens, in_d),
         'D/N': format_interval(prediction.tokens / prediction.parameters,
                                prediction.ratio_interval, lambda x: f'{x:.1f}'),
         'loss': '-' if prediction.loss is None else format_interval(
@@ -64,7 +66,7 @@ def table_cells(found: Sequence[Prediction], target: bool) -> list[dict[str, str
 def _unit(values: Sequence[float]) -> float:
   """The unit in which the middle one of these numbers is 1 to 1000."""
   middle = sorted(values)[len(values) // 2] if values else 1e9
-  return next((unit for unit in _UNITS if middle >= 0.9995 * unit), min(_UNITS))
+  return next((unit for unit in UNITS if middle >= 0.9995 * unit), min(UNITS))
 
 
 def _in_unit(value: float, unit: float) -> str:
@@ -77,12 +79,11 @@ def format_table(found: Sequence[Prediction], target: bool) -> list[str]:
   """A line for each law, under its headings."""
   rows = table_cells(found, target)
   names = next((list(row) for row in rows if 'reason' not in row), ['law'])
-  width = lambda name: _COLUMNS[name.partition(' (')[0]]
-  lines = [''.join(f'{name:<{width(name)}}' for name in names)]
-  for row in rows:
-    lines.append(f'{row["law"]:<22}- ({row["reason"]})' if 'reason' in row else ''.join(
-        f'{row[name]:<{width(name)}}' for name in names))
-  return [line.rstrip() for line in lines]
+  lines = format_columns([names, *([row['law'], *(row.get(name, '') for name in names[1:])]
+                                   for row in rows)])
+  wide = max(len(row['law']) for row in rows) + 2
+  return [lines[0], *(f'{row["law"]:<{wide}}- ({row["reason"]})' if 'reason' in row else line
+                      for row, line in zip(rows, lines[1:]))]
 
 
 def list_notes(plan: Plan) -> list[str]:
@@ -104,12 +105,24 @@ def list_notes(plan: Plan) -> list[str]:
 
 
 def _overhead_lines(plan: Plan) -> list[str]:
+  """What a wrong N costs under the plan's constraints, and what each constraint costs."""
   if plan.compute_overhead is None:
     return []
-  costs = ', '.join(f'{factor:g} N {cost:.3g}' if cost < 1e6 else f'{factor:g} N never'
+  constraints = plan.request.constraints
+  show = lambda cost: ('is above --max_parameters' if cost is None
+                       else f'{cost:.3g}' if cost < 1e6 else 'never')
+  costs = ', '.join(f'{factor:g} N {show(cost)}'
                     for factor, cost in plan.compute_overhead.items() if factor != 1)
-  return ['', f'Compute overhead of a wrong N ({plan.prediction.law}), as a multiple of the FLOPs '
-          f'for the same loss: {costs}.']
+  under = ' under these constraints' if constraints else ''
+  serving = ', serving included' if constraints.served_tokens else ''
+  lines = ['', f'Compute overhead of a wrong N ({plan.prediction.law}){under}, as a multiple of '
+           f'the FLOPs for the same loss{serving}: {costs}.']
+  total = plan.flops + plan.serving_flops
+  for name, (needed, loss) in plan.prices.items():
+    gain = '' if plan.loss is None else f', and this budget reaches {loss:.3f}'
+    lines.append(f'--{name} costs a factor of {max(total / needed, 1):.3g}: without it, '
+                 f'{needed:.3g} FLOPs reach this loss{gain}.')
+  return lines
 
 
 def run_rows(plan: Plan) -> list[tuple[str, str]]:
@@ -119,20 +132,21 @@ def run_rows(plan: Plan) -> list[tuple[str, str]]:
   mesh = ' x '.join(f'{axis} {size}' for axis, size in placed.mesh.items())
   rounding = ('' if plan.rounding_loss is None
               else f'; rounding N costs {plan.rounding_loss:.1e} nats')
-  loss = 'not predicted by the law' if plan.loss is None else format_interval(
-      plan.loss, plan.loss_interval, lambda x: f'{x:.3f}')
+  loss = (f'not that of {plan.prediction.law}: {plan.loss_reason}' if plan.loss_reason
+          else 'not predicted by the law' if plan.loss is None
+          else format_interval(plan.loss, plan.loss_interval, lambda x: f'{x:.3f}'))
   batch = placed.rows * sum(plan.lengths)
-  cost = '' if plan.dollars is None else f', {format_money(plan.dollars)}'
-  energy = '' if plan.kwh is None else f', {plan.kwh:,.0f} kWh'
   default = budget.deadline is None and plan.request.hours is None and plan.request.chips is None
-  reason = f', the smallest power of two that finishes in {planner.DAYS} days' if default else ''
+  reason = ('' if not default else f', the fewest that finish in {search.DAYS} days'
+            if budget.hours <= 24 * search.DAYS * 1.01
+            else ', as many as a sensible batch keeps busy')
   recompute = {'none': 'nothing recomputed', 'full': 'blocks recomputed'}.get(
       placed.remat, f'remat {placed.remat}')
-  return [
+  rows = [
       ('model', f'{plan.request.family}, {plan.total_parameters:,} parameters: width '
        f'{config.embed_dim}, layers {config.num_layers}{decoder}, heads {config.num_heads} of '
        f'{config.head_dim}, MLP {config.mlp_dim}, vocabulary {config.vocab_size}{rounding}'),
-      ('tokens', f'{format_amount(plan.tokens)}: {plan.steps:,} steps of {placed.rows} rows '
+      ('tokens', f'{format_amount(plan.tokens)}: {plan.steps:,} steps of {placed.rows:,} rows '
        f'({format_amount(batch)} tokens), {plan.tokens / plan.total_parameters:.3g} a parameter'),
       ('AdamW', f'peak rate {plan.learning_rate:g} ({plan.request.recipe}), '
        f'{plan.warmup_steps:,} steps of warm-up, half a cosine to 0'),
@@ -142,32 +156,20 @@ def run_rows(plan: Plan) -> list[tuple[str, str]]:
        f'{placed.microbatches}, {recompute}'),
       ('memory', f'{placed.memory.total / 1e9:.3g} of {budget.chip.device_memory / 1e9:.3g} GB '
        'of a device'),
-      ('time', f'{format_hours(plan.chip_hours / budget.chips)}{cost}{energy}')]
+      ('time', f'{format_hours(plan.chip_hours / budget.chips)} at an MFU of {budget.mfu:.3g}'
+       + money_text.format_bill(budget, plan.chip_hours, plan.request.carbon))]
+  if plan.utilisation is not None:
+    rows.append(('range', money_text.format_range(budget, plan.hours_range, plan.utilisation)))
+  if plan.request.served_tokens is not None:
+    total = plan.serving_flops + plan.flops
+    rows.append(('serving', f'{plan.serving_flops:.3g} FLOPs, '
+                 f'{plan.serving_flops / total:.0%} of training and serving'))
+    if plan.serving is not None:
+      rows += [('', line) for line in money_text.serving_lines(
+          plan.serving, budget, plan.request.served_tokens)]
+  return rows
 
 
 def format_extrapolation(factor: float | None) -> str:
   """The factor by which a budget is outside the runs of a law; '?' if they are not known."""
   return '?' if factor is None else 'no' if factor <= 1 else f'{factor:.3g} times'
-
-
-def format_amount(value: float) -> str:
-  """A number of parameters or tokens: '1.41T', '70.2B', '400M'."""
-  for size, letter in _UNITS.items():
-    if value >= 0.9995 * size:
-      return f'{value / size:.{3 if value < 999.5 * size else 5}g}{letter}'
-  return f'{value:,.0f}'
-
-
-def format_hours(value: float) -> str:
-  """'2.1 hours', or days above two days."""
-  return f'{value:.3g} hours' if value <= 48 else f'{value / 24:.3g} days'
-
-
-def format_money(value: float) -> str:
-  """'$1,192,641', or with cents below 100 dollars."""
-  return f'${value:,.0f}' if value >= 100 else f'${value:.2f}'
-
-
-def format_interval(value: float, interval: Interval | None, show) -> str:
-  """'72B (49B–116B)'."""
-  return show(value) + ('' if interval is None else f' ({show(interval[0])}–{show(interval[1])})')

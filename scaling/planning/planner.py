@@ -1,27 +1,34 @@
 """From a budget to a run: the prediction of one law, rounded to a model, with its layout.
 
 FLOPs are counted in two ways. A law's C is 6 N D, with N as the law counts it. A run's FLOPs are
-`t5x_lite.cost.accounting.train_flops`, with attention and without the input embedding. The tokens
-of a plan spend the budget by the second count; for a target loss, the tokens are those of the law,
-and the second count gives their cost.
+`t5x_lite.cost.accounting.train_flops`, with attention and without the input embedding. Where the
+law has a loss, N and D of a plan minimise it at equal FLOPs by the second count; other laws give
+the N of their own count, and the tokens spend the budget.
 """
 
+from collections.abc import Sequence
 import dataclasses
+import functools
 import math
 
 from scaling.laws import hyperparameters, intervals
 from scaling.laws.intervals import Interval
 from scaling.laws.laws import Law, ParametricLaw
-from scaling.planning import architecture, layout, predictions
+from scaling.planning import predictions, search, sizing
+from scaling.planning.architecture import SizeError
 from scaling.planning.budget import Budget, solve_budget
+from scaling.planning.constraints import Cost, six_n
+from scaling.planning.goodput import Range, utilisation_range
 from scaling.planning.layout import Layout
 from scaling.planning.predictions import Prediction
+from scaling.planning.refusals import infeasible, too_small
 from scaling.planning.request import LAW, PRESETS, Request
+from scaling.planning.search import Found, Sized
+from scaling.planning.serving import Serving, estimate_serving
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import accounting, hardware
 from t5x_lite.models import ModelConfig
 
-DAYS = 30         # within which the default number of chips finishes
 _MIN_STEPS = 50   # of a run on more devices than its batch needs
 
 
@@ -30,17 +37,23 @@ class Plan:
   """A run that can be launched, and its expected results.
 
   Attributes:
-    budget: with chips and hours of the run.
+    budget: with chips and hours of the run, and its MFU.
     predictions: of all laws; `prediction` is that of `law`, which the plan follows.
     config: the model.
     total_parameters, parameters: all, and those that the law counts.
+    optimum: (N, D) of the lowest loss at the run's FLOPs, as the law counts N.
     tokens: of training: steps x rows x tokens of a row.
     flops, flops_6nd: of training, exact (all of attention counted), and 6 N D as the law counts.
-    loss, loss_interval: expected of this N and D; None if the law has no loss.
-    rounding_loss: loss of this N less that of the optimum, at equal 6 N D.
+    loss, loss_interval: expected of this N and D; None if the law has no loss, or `loss_reason`
+      says why it is not that of this model.
+    rounding_loss: loss of this N less that of the optimum, at equal FLOPs.
     chip_hours, dollars, kwh: of training; None if price or power is not known.
-    compute_overhead: factor of the optimal N -> multiple of the FLOPs for the same loss; None
-      without a parametric law.
+    utilisation, hours_range: those of published runs like it, and (fewest, most) chip-hours; None
+      if the MFU was measured.
+    compute_overhead: factor of the optimal N -> multiple of the FLOPs for the same loss, under the
+      constraints; None without a parametric law, or above the largest model.
+    prices: constraint -> (FLOPs for the same loss without it, loss without it).
+    serving_flops, serving: of the served tokens, and the server; None if none are served.
     warnings: one line each.
   """
   request: Request
@@ -52,11 +65,13 @@ class Plan:
   lengths: tuple[int, int]
   total_parameters: int
   parameters: float
+  optimum: tuple[float, float]
   tokens: int
   flops: float
   flops_6nd: float
   loss: float | None
   loss_interval: Interval | None
+  loss_reason: str
   rounding_loss: float | None
   steps: int
   warmup_steps: int
@@ -65,165 +80,244 @@ class Plan:
   chip_hours: float
   dollars: float | None
   kwh: float | None
-  compute_overhead: dict[float, float] | None
+  utilisation: Range | None
+  hours_range: tuple[float, float] | None
+  compute_overhead: dict[float, float | None] | None
+  prices: dict[str, tuple[float, float]]
+  serving_flops: float
+  serving: Serving | None
   warnings: tuple[str, ...]
 
 
-def predict_request(request: Request) -> tuple[Budget, dict[str, Law], list[Prediction]]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Goal:
+  """What a plan is built for: the optimum of its law at the exact cost of a token."""
+  request: Request
+  budget: Budget
+  law: Law
+  best: Prediction
+  cost: Cost
+  flops: float
+  optimum: tuple[float, float]
+
+
+def predict_request(request: Request, recomputed: bool = False
+                    ) -> tuple[Budget, dict[str, Law], list[Prediction]]:
   """The budget, the laws, and the prediction of each; UserError if the request is infeasible."""
   chip = hardware.find_chip(request.hardware, hardware.load_catalogue(request.prices))
-  budget = solve_budget(chip, **{name: getattr(request, name) for name in (
-      'flops', 'loss', 'dollars', 'kwh', 'chips', 'hours', 'deadline', 'mfu', 'pue')})
+  given = {name: getattr(request, name) for name in (
+      'flops', 'loss', 'dollars', 'kwh', 'chips', 'hours', 'deadline', 'mfu', 'pue')}
+  # How many chips it takes, and whether they are in time, the layout tells.
+  budget = solve_budget(chip.with_price(request.price), recomputed=recomputed, divide=False,
+                        **given)
   known = predictions.load_laws(request.fit)
   return budget, known, predictions.predict_all(budget, known, request.constraints)
 
 
 def make_plan(request: Request) -> Plan:
   """The plan of a request; UserError, with a cure, if it is infeasible."""
-  budget, known, found = predict_request(request)
+  plan = _plan(request, False, ('none', 'full'))
+  buys = request.flops is None and request.loss is None   # the MFU decides what the budget buys
+  if buys and request.mfu is None and plan.layout.remat == 'full':
+    return _plan(request, True, ('full',))
+  return plan
+
+
+def _plan(request: Request, recomputed: bool, remats: Sequence) -> Plan:
+  budget, known, found = predict_request(request, recomputed)
   name = request.law or ('fit' if request.fit else LAW)
   best = predictions.select_prediction(name, found, known, budget, request.constraints)
   law = known[name]
-  lengths = request.lengths
-  to_train = 6 * best.parameters * best.tokens    # less than the budget if that includes serving
-  if request.constraints.served_tokens:
-    budget = dataclasses.replace(budget, hours=None)
-  config, counted, tokens, placed, budget = _build_run(request, law, best, budget, lengths)
-  per_row = accounting.train_flops(config, *lengths)
-  row_tokens = sum(lengths)
-  steps = max(1, round(tokens / row_tokens / placed.rows))
+  base = sizing.base_config(request, budget.chip.dtype)
+  reason = predictions.why_not_comparable(law, base.family == 'decoder_only', base.vocab_size)
+  if request.loss is not None and reason:
+    raise UserError(_not_comparable(request, law, base, known, reason))
+  try:
+    predictions.check_loss(name, law, best, base.vocab_size)
+    goal = _goal(request, budget, law, best, base)
+    run = _find(goal, base, recomputed, remats)
+  except (SizeError, predictions.LossError) as e:
+    raise UserError(too_small(
+        str(e), request, budget, law, best, lambda smaller: _can_build(smaller, recomputed))) from e
+  return _finish(goal, run, tuple(found), reason)
+
+
+def _can_build(request: Request, recomputed: bool = False) -> bool:
+  """Whether there is a model for a request, on any chips."""
+  try:
+    budget, known, found = predict_request(request, recomputed)
+    name = request.law or ('fit' if request.fit else LAW)
+    best = predictions.select_prediction(name, found, known, budget, request.constraints)
+    base = sizing.base_config(request, budget.chip.dtype)
+    predictions.check_loss(name, known[name], best, base.vocab_size)
+    _sized(_goal(request, budget, known[name], best, base), base, 1)
+  except UserError:
+    return False
+  return True
+
+
+def _goal(request: Request, budget: Budget, law: Law, best: Prediction, base: ModelConfig) -> _Goal:
+  """The optimum at the exact cost of a token; the law's own if it is not parametric."""
+  constraints = request.constraints
+  if not isinstance(law.form, ParametricLaw):
+    return _Goal(request=request, budget=budget, law=law, best=best, cost=six_n, flops=best.flops,
+                 optimum=(best.parameters, best.tokens))
+  flops, optimum, cost = best.flops, (best.parameters, best.tokens), six_n
+  for _ in range(3):   # the curve of the cost is exact around the optimum
+    around = optimum[0]
+    cost = sizing.token_cost(base, law.counted, around, request)
+    if request.loss is not None:
+      flops = constraints.flops_for(law.form, request.loss, cost)
+    optimum = constraints.optimum(law.form, flops, cost)
+    if abs(math.log(optimum[0] / around)) < 1:
+      break
+  return _Goal(request=request, budget=budget, law=law, best=best, cost=cost, flops=flops,
+               optimum=optimum)
+
+
+def _sized(goal: _Goal, base: ModelConfig, tensor: int) -> Sized | None:
+  """The model for this tensor parallelism; None if only others can be built."""
+  request, lengths, (parameters, wanted) = goal.request, goal.request.lengths, goal.optimum
+  try:
+    config = sizing.config_for_count(base, goal.law.counted, parameters, request, tensor)
+  except UserError:
+    if tensor == 1:
+      raise
+    return None
+  counted = sizing.count_parameters(config, goal.law.counted, lengths)
+  each = sizing.token_flops(config, lengths)
+  if request.loss is not None:
+    tokens = request.constraints.tokens_for(goal.law.form, counted, request.loss, wanted)
+  else:
+    tokens = goal.flops / each - (request.served_tokens or 0) / 3
+  if not 0 < tokens < math.inf:
+    return None
+  rule = hyperparameters.compute_recipe(
+      request.recipe, parameters=accounting.parameters(config).non_embedding, tokens=tokens,
+      flops=each * tokens)
+  return Sized(config=config, counted=counted, tokens=tokens, flops=each * tokens,
+               rows=rule.batch_tokens / sum(lengths))
+
+
+def _find(goal: _Goal, base: ModelConfig, recomputed: bool, remats: Sequence) -> Found:
+  """The model on its chips; UserError, with a cure that was tried, if there are none."""
+  request, budget = goal.request, goal.budget
+  sized = functools.cache(lambda tensor: _sized(goal, base, tensor))
+  # A second pass is at the MFU of recomputation already.
+  budget = dataclasses.replace(budget, measured=budget.measured or recomputed)
+  work = any(getattr(request, name) is not None for name in ('flops', 'dollars', 'kwh', 'loss'))
+  limit = request.hours or request.deadline
+  if request.chips is not None and not work:
+    limit = None   # chips and hours are the budget
+  find = lambda **other: search.find_run(sized, budget, request.lengths, **{
+      'chips': request.chips, 'limit': limit, 'remats': remats, **other})
+  run, fastest = find()
+  if run is None:
+    raise UserError(infeasible(request, budget, limit, sized(1), fastest, find, functools.partial(
+        _find_smaller, goal, base, recomputed, remats)))
+  rows, row_tokens = run.layout.rows, sum(request.lengths)
+  steps = round(run.sized.tokens / row_tokens / rows)
+  if steps < _MIN_STEPS and rows > search.SENSIBLE * run.sized.rows:
+    raise UserError(
+        f'{run.budget.chips:,} x {budget.chip.title} are too many: a row for each leaves {steps} '
+        f'steps of {rows:,} rows, where {request.recipe} recommends {run.sized.rows:.0f} rows: '
+        f'give --chips={find(chips=None, limit=None)[0].budget.chips}')
+  return run
+
+
+def _find_smaller(goal: _Goal, base: ModelConfig, recomputed: bool, remats: Sequence,
+                  max_parameters: float) -> Found | None:
+  """The run of a model of at most so many parameters, however long it takes; None if none fits."""
+  request = dataclasses.replace(goal.request, max_parameters=max_parameters)
+  best = goal.best
+  if goal.cost is six_n:
+    best = dataclasses.replace(best, parameters=max_parameters,
+                               tokens=best.parameters * best.tokens / max_parameters)
+  budget = dataclasses.replace(goal.budget, measured=goal.budget.measured or recomputed)
+  try:
+    smaller = _goal(request, budget, goal.law, best, base)
+    found = search.find_run(functools.cache(lambda tensor: _sized(smaller, base, tensor)), budget,
+                            request.lengths, chips=request.chips, limit=None, remats=remats)
+  except UserError:
+    return None
+  return found[0]
+
+
+def _finish(goal: _Goal, run: Found, found: tuple[Prediction, ...], reason: str) -> Plan:
+  request, law, best, constraints = goal.request, goal.law, goal.best, goal.request.constraints
+  config = dataclasses.replace(run.sized.config, remat=run.layout.remat)
+  placed, budget, lengths, counted = run.layout, run.budget, request.lengths, run.sized.counted
+  row_tokens, per_row = sum(lengths), accounting.train_flops(config, *lengths)
+  steps = max(1, round(run.sized.tokens / row_tokens / placed.rows))
   trained = steps * placed.rows * row_tokens
   flops = float(steps * placed.rows * per_row)
   sizes = accounting.parameters(config)
-  rule = _recipe(request, sizes, trained, flops)
+  of_run = dict(parameters=sizes.non_embedding, tokens=trained, flops=flops)
+  rule = hyperparameters.compute_recipe(request.recipe, **of_run)
   recommended = rule.batch_tokens / row_tokens
-  if steps < _MIN_STEPS and placed.rows > 1.5 * recommended:
-    raise UserError(
-        f'{budget.chips:,} x {budget.chip.title} are too many: a row for each leaves {steps} steps '
-        f'of {placed.rows:,} rows, where {request.recipe} recommends {recommended:.0f} rows: give '
-        'fewer --chips or more time')
-  warm = hyperparameters.warmup_tokens(counted, trained)
-  loss_of = lambda n, d: request.constraints.loss(law.form, n, d)
-  loss_interval = intervals.bootstrap_intervals(law, lambda form: (
-      request.constraints.loss(form, counted, trained),))
+  loss_of = lambda n, d: constraints.loss(law.form, n, d)
+  interval = None if reason else intervals.bootstrap_intervals(
+      law, lambda form: (constraints.loss(form, counted, trained),))
+  parametric = isinstance(law.form, ParametricLaw)
+  serving = (request.served_tokens or 0) * per_row / row_tokens / 3
+  half = max(row_tokens // 2, 1)
+  hours = budget.chip_hours(flops)
+  like = None if request.mfu is not None else utilisation_range(
+      sizes.active, budget.chip.name, placed.remat == 'full')
+  equal = (goal.flops - serving) / per_row * row_tokens   # tokens of this N at the same FLOPs
   return Plan(
-      request=request, budget=budget, predictions=tuple(found), prediction=best, law=law,
+      request=request, budget=budget, predictions=found, prediction=best, law=law,
       config=config, lengths=lengths, total_parameters=sizes.total, parameters=counted,
-      tokens=trained, flops=flops, flops_6nd=6.0 * counted * trained,
-      loss=loss_of(counted, trained),
-      loss_interval=loss_interval and loss_interval[0],
-      rounding_loss=(None if best.loss is None
-                     else loss_of(counted, to_train / 6 / counted) - best.loss),
-      steps=steps, warmup_steps=max(1, round(warm / placed.rows / row_tokens)),
+      optimum=goal.optimum, tokens=trained, flops=flops, flops_6nd=6.0 * counted * trained,
+      loss=None if reason else loss_of(counted, trained), loss_reason=reason,
+      loss_interval=interval and interval[0],
+      rounding_loss=(max(loss_of(counted, equal) - loss_of(*goal.optimum), 0.0)
+                     if parametric else None),
+      steps=steps, warmup_steps=max(1, round(
+          hyperparameters.warmup_tokens(counted, trained) / placed.rows / row_tokens)),
       learning_rate=float(f'{rule.learning_rate:.3g}'), layout=placed,
-      chip_hours=budget.chip_hours(flops), dollars=budget.dollars(flops), kwh=budget.kwh(flops),
-      compute_overhead=(law.form.compute_overheads(best.flops)
-                        if isinstance(law.form, ParametricLaw) else None),
-      warnings=tuple(_warnings(law, best, budget, request, rule, placed, trained)))
+      chip_hours=hours, dollars=budget.dollars(flops), kwh=budget.kwh(flops),
+      utilisation=like, hours_range=like and like.around(hours, flops, budget.chip),
+      compute_overhead=(constraints.compute_overheads(law.form, goal.flops, goal.cost)
+                        if parametric else None),
+      prices=constraints.prices(law.form, goal.flops, goal.cost) if parametric else {},
+      serving_flops=serving, serving=None if request.served_tokens is None else estimate_serving(
+          config, budget, request.prompt or half, request.generated or half),
+      warnings=tuple(_warnings(goal, budget, recommended, placed, trained, of_run, per_row)))
 
 
-def base_config(request: Request) -> ModelConfig:
-  """The family's config with the request's vocabulary and length, in bfloat16."""
-  from t5x_lite.experiment import gin_config
-  preset = PRESETS[request.family]
-  config = gin_config.load_described([preset.config], preset.bindings).model
-  inputs, targets = request.lengths
-  length = inputs + targets if config.family == 'decoder_only' else max(inputs, targets)
-  return dataclasses.replace(
-      config, dtype='bfloat16', vocab_size=request.vocab_size or config.vocab_size,
-      max_length=None if config.max_length is None else length)
+def _not_comparable(request: Request, law: Law, base: ModelConfig, known: dict[str, Law],
+                    reason: str) -> str:
+  """Why a target loss of a law says nothing of a model, and the laws or flags that do."""
+  cures = ['--fit=FOLDER, a law of runs like yours']
+  if base.family == 'decoder_only':
+    cures.append(f'--vocab_size={law.vocabulary}')
+    if able := [name for name, other in known.items()
+                if request.constraints.has_loss(other.form)
+                and not predictions.why_not_comparable(other, True, base.vocab_size)]:
+      cures.append(f'--law={able[0]}')
+  else:
+    cures.append('--flops in place of --loss')
+  return (f'--loss={request.loss:g}: not the loss of this model: {reason}: give '
+          + ', or '.join(cures))
 
 
-def count_parameters(config: ModelConfig, counted: str, lengths: tuple[int, int]) -> float:
-  """N of a model as a law counts it; `counted` as in `Law`. Only active experts count."""
-  whole = accounting.parameters(config)
-  table = config.vocab_size * config.embed_dim
-  if counted == 'no_embedding':
-    return whole.active - whole.embedding
-  if counted == 'no_input_embedding':   # the output layer counts, tied or not
-    return whole.active - (0 if config.tied_embeddings else table)
-  if counted == 'flops':
-    head = 6 * table * (sum(lengths) if config.family != 'encoder_decoder' else lengths[1])
-    return (accounting.train_flops(config, *lengths) - head) / 6 / sum(lengths)
-  return whole.active
-
-
-def _build_run(request: Request, law: Law, best: Prediction, budget: Budget,
-               lengths: tuple[int, int]
-               ) -> tuple[ModelConfig, float, float, Layout, Budget]:
-  """(config, its N, tokens, layout, budget with its chips) of a prediction.
-
-  Raises UserError if the model fits on no number of chips.
-  """
-  base = base_config(request)
-  for tensor in layout.TENSOR:
-    config = _config_for_count(base, law.counted, best.parameters, request, lengths, tensor)
-    counted = count_parameters(config, law.counted, lengths)
-    per_token = accounting.train_flops(config, *lengths) / sum(lengths)
-    if request.loss is None:
-      tokens = 6 * best.parameters * best.tokens / per_token
-    else:
-      tokens = request.constraints.tokens_for(law.form, counted, request.loss, best.tokens)
-    budget = budget.with_flops(per_token * tokens)
-    rule = _recipe(request, accounting.parameters(config), tokens, budget.flops)
-    rows = rule.batch_tokens / sum(lengths)
-    find = lambda chips: layout.find_layout(config, budget.chip, chips, rows, lengths, tensor)
-    if budget.chips is not None:
-      placed, chips = find(budget.chips), budget.chips
-    else:
-      min_chips = budget.chip_hours(budget.flops) / (24 * DAYS)
-      placed, chips = next(((found, n) for n in layout.chips_to_try(min_chips)
-                            if (found := find(n))), (None, None))
-    if placed is not None:
-      hours = budget.chip_hours(budget.flops) / chips
-      return (dataclasses.replace(config, remat=placed.remat), counted, tokens, placed,
-              dataclasses.replace(budget, chips=chips, hours=hours))
-  raise UserError(_too_large(config, budget, rows, lengths))
-
-
-def _config_for_count(base: ModelConfig, counted: str, parameters: float, request: Request,
-                      lengths: tuple[int, int], tensor: int) -> ModelConfig:
-  """The config whose N, as the law counts it, is about `parameters`."""
-  build = lambda n: architecture.config_for_size(base, n, multiple=request.multiple, tensor=tensor)
-  config = build(parameters)
-  for _ in range(0 if counted == 'all' else 4):   # what is not counted depends on the width
-    ratio = accounting.parameters(config).total / count_parameters(config, counted, lengths)
-    config = build(parameters * ratio)
-  maximum = request.constraints.max_parameters
-  for step in range(1, 40):   # the nearest may be above the limit
-    if maximum is None or count_parameters(config, counted, lengths) <= maximum:
-      return config
-    config = build(parameters * 0.98 ** step)
-  raise UserError(f'--max_parameters={maximum:g}: no model with widths of a multiple of '
-                  f'{request.multiple} is so small; set a smaller --multiple or --vocab_size')
-
-
-def _recipe(request: Request, sizes, tokens: float, flops: float) -> hyperparameters.Recipe:
-  return hyperparameters.compute_recipe(request.recipe, parameters=sizes.non_embedding,
-                                        tokens=tokens, flops=flops)
-
-
-def _too_large(config: ModelConfig, budget: Budget, rows: float, lengths: tuple[int, int]) -> str:
-  chip = budget.chip
-  what = f'{accounting.parameters(config).total:,} parameters'
-  for chips in layout.chips_to_try((budget.chips or 1) + 1):
-    if layout.find_layout(config, chip, chips, rows, lengths):
-      return (f'{what} do not fit the memory of {budget.chips} x {chip.title}: give '
-              f'--chips={chips}, or --max_parameters')
-  return (f'{what} do not fit any number of {chip.title}: choose other --hardware, or give '
-          '--max_parameters')
-
-
-def _warnings(law: Law, best: Prediction, budget: Budget, request: Request,
-              rule: hyperparameters.Recipe, placed: Layout, tokens: int):
+def _warnings(goal: _Goal, budget: Budget, recommended: float, placed: Layout, tokens: int,
+              of_run: dict, per_row: int):
+  request, law, best = goal.request, goal.law, goal.best
   if outside := predictions.extrapolation_warning(best.law, best):
     yield outside
+  yield from hyperparameters.list_warnings(request.recipe, **of_run)
   if stale := budget.chip.stale():
     yield stale
-  recommended = rule.batch_tokens / sum(request.lengths)
-  if placed.rows > 1.5 * recommended:
-    yield (f'a row for each device makes batches of {placed.rows} rows, where {request.recipe} '
-           f'recommends {recommended:.0f}: fewer chips suffice')
+  if placed.rows > search.SENSIBLE * recommended:
+    yield (f'a row for each device makes batches of {placed.rows:,} rows, where {request.recipe} '
+           f'recommends {recommended:.0f}: the last of them are of little use')
+  uncounted = per_row / sum(request.lengths) / 6 / of_run['parameters']
+  if goal.cost is six_n and not 0.8 < uncounted < 1.25:
+    yield (f'{best.law} has no loss, and allocates 6 N D: a token of this model costs '
+           f'{uncounted:.2g} times 6 N without embeddings; --law={LAW} minimises its loss at the '
+           'exact cost')
   epochs = tokens / (request.unique_tokens or math.inf)
   if epochs > 4:
     yield (f'{epochs:.1f} epochs of {request.unique_tokens:.3g} unique tokens: beyond 4, repeats '
@@ -237,3 +331,5 @@ def _warnings(law: Law, best: Prediction, budget: Budget, request: Request,
   if PRESETS[request.family].lengths[0]:
     yield ('the laws were fitted on decoder-only models and are not validated for the family '
            f'{request.family}')
+  if budget.chip.dtype == 'float32':
+    yield f'{budget.chip.title} has no bfloat16: activations, and its peak, are those of float32'

@@ -10,6 +10,8 @@ from scaling.planning.budget import Budget
 from scaling.planning.constraints import Constraints
 from t5x_lite.core.errors import UserError
 
+_SAME_VOCABULARY = 0.05   # log of the ratio up to which vocabularies count as one
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
@@ -109,6 +111,34 @@ def select_prediction(name: str, found: list[Prediction], known: dict[str, Law],
   if prediction.tokens < 1 or prediction.parameters < 1:
     raise UserError(f'{prediction.flops:.3g} FLOPs are too few for any model by {name}')
   return prediction
+
+
+class LossError(UserError):
+  """The expected loss is above that of guessing."""
+
+
+def check_loss(name: str, law: Law, prediction: Prediction, vocabulary: int) -> None:
+  """Raises LossError for a loss above ln V, that of a uniform guess over the law's vocabulary."""
+  size = law.vocabulary or vocabulary
+  if prediction.loss is not None and prediction.loss >= math.log(size):
+    raise LossError(f'expected loss {prediction.loss:.3g} by {name}, above the ln V = '
+                    f'{math.log(size):.3g} of a uniform guess over {size:,} tokens: the law does '
+                    'not hold for so little training')
+
+
+def why_not_comparable(law: Law, decoder_only: bool, vocabulary: int) -> str:
+  """Why the loss of a law is not that of a model; '' if it may be.
+
+  Losses are a token's: they depend on the objective and the tokenizer, of which the number of
+  tokens is known. A law of one's own is taken to be of such models.
+  """
+  if law.vocabulary is None:
+    return ''
+  if not decoder_only:
+    return 'its runs are of decoder-only language models'
+  if abs(math.log(vocabulary / law.vocabulary)) > _SAME_VOCABULARY:
+    return f'its tokens are of a vocabulary of {law.vocabulary:,}, not {vocabulary:,}'
+  return ''
 
 
 def extrapolation_warning(law: str, prediction: Prediction) -> str | None:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from scaling.laws.hyperparameters import RECIPES
-from scaling.planning.budget import MFU, PUE
+from scaling.planning.budget import CARBON, PUE
 from t5x_lite.core.errors import UserError
 
 LAW = 'besiroglu'
@@ -33,8 +33,12 @@ class Request:
   """The flags of `t5x-lite scaling plan`; see its --help.
 
   Attributes:
+    price: dollars an hour of a chip; None: that of the catalogue.
+    mfu: measured; None: MFU, or less if blocks are recomputed.
     law: None: 'fit' if there is a fit, else LAW.
     unique_tokens, max_parameters, served_tokens: see `scaling.planning.constraints.Constraints`.
+    carbon: kg of CO2 equivalents a kWh.
+    prompt, generated: tokens of a request that is served; None: half a row each.
     vocab_size: None: the family's.
     task: None: to be filled in.
     length: tokens of a row, or of its inputs if it has inputs. None: the family's.
@@ -49,13 +53,17 @@ class Request:
   deadline: float | None = None
   hardware: str = HARDWARE
   prices: str | None = None
-  mfu: float = MFU
+  price: float | None = None
+  mfu: float | None = None
   pue: float = PUE
+  carbon: float = CARBON
   law: str | None = None
   fit: str | None = None
   unique_tokens: float | None = None
   max_parameters: float | None = None
   served_tokens: float | None = None
+  prompt: int | None = None
+  generated: int | None = None
   family: str = 'llama'
   vocab_size: int | None = None
   length: int | None = None
@@ -68,11 +76,14 @@ class Request:
       if getattr(self, name) not in known:
         raise UserError(f'--{name}={getattr(self, name)}: choose from {", ".join(known)}')
     for name, low, high in (('vocab_size', 128, 2 ** 24), ('length', 8, 2 ** 20),
-                            ('multiple', 1, 2 ** 13)):
+                            ('multiple', 1, 2 ** 13), ('prompt', 1, 2 ** 20),
+                            ('generated', 1, 2 ** 20)):
       value = getattr(self, name)
       if value is not None and not low <= value <= high:
         raise UserError(f'--{name}={value}: give {low} to {high:,}')
-    for name in ('unique_tokens', 'max_parameters', 'served_tokens'):
+    if not 0 <= self.carbon < 10:
+      raise UserError(f'--carbon={self.carbon:g}: give 0 to 10 kg of CO2 a kWh')
+    for name in ('unique_tokens', 'max_parameters', 'served_tokens', 'price'):
       value = getattr(self, name)
       if value is not None and not 0 < value < math.inf:
         raise UserError(f'--{name}={value:g}: give a number above 0')

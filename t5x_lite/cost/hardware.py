@@ -33,15 +33,25 @@ class Chip:
   bandwidth: float | None = None     # of the memory
   interconnect: float | None = None  # to the other chips of its pod, sum of both directions
   pod: int | None = None             # chips on that interconnect
+  node: int = 8                      # chips of a host
+  part_node: tuple[int, ...] = (1, 2, 4)   # numbers of chips below a node that one can have
   power: float | None = None
   price: float | None = None         # an hour
   price_date: datetime.date | None = None
   price_source: str = ''
 
   @property
+  def dtype(self) -> str:
+    """Of activations in training: 'bfloat16', or 'float32' on chips without it.
+
+    Models do not train in float16, whose range needs a scaled loss.
+    """
+    return 'bfloat16' if 'bfloat16' in self.peak else 'float32'
+
+  @property
   def flops(self) -> float:
-    """Peak FLOP/s of dense bfloat16 matrix products (of float16 without bfloat16)."""
-    return self.peak.get('bfloat16', self.peak.get('float16', math.nan))
+    """Peak FLOP/s of dense matrix products in `dtype`."""
+    return self.peak[self.dtype]
 
   @property
   def platform(self) -> str:
@@ -53,6 +63,13 @@ class Chip:
     """Bytes of one JAX device."""
     return self.memory / self.devices
 
+  def with_price(self, price: float | None) -> 'Chip':
+    """The chip at this price, of today, given by the user; None: itself."""
+    if price is None:
+      return self
+    return dataclasses.replace(self, price=price, price_date=datetime.date.today(),
+                               price_source='--price')
+
   def stale(self, today: datetime.date | None = None) -> str | None:
     """One line if the price is older than `STALE_DAYS`, with its date and the cure."""
     if self.price is None:
@@ -61,7 +78,7 @@ class Chip:
     if age <= STALE_DAYS:
       return None
     return (f'the price of {self.title}, ${self.price:g} an hour, is of {self.price_date} '
-            f'({age} days old): pass --prices=FILE, or edit {SHIPPED}')
+            f'({age} days old): pass --price=DOLLARS or --prices=FILE, or edit {SHIPPED}')
 
 
 Catalogue = dict[str, Chip]
@@ -128,18 +145,27 @@ def _chip(name: str, table: dict, path: str, known: Chip | None = None) -> Chip:
       raise UserError(f'{where} {key}: no such key; '
                       + (f'did you mean {near[0]}?' if near
                          else f'choose from {", ".join(fields)}'))
-    if key in ('bandwidth', 'interconnect', 'power', 'price', 'devices', 'pod'):
+    if key in ('bandwidth', 'interconnect', 'power', 'price', 'devices', 'pod', 'node'):
       _check_positive(f'{where} {key}', value)
+    if key in ('devices', 'pod', 'node') and not isinstance(value, int):
+      raise UserError(f'{where} {key} = {value!r}: expected a whole number')
   table = dict(table)
   if 'peak' in table:
     if not isinstance(table['peak'], dict) or not table['peak']:
       raise UserError(f'{where} peak: expected e.g. {{ bfloat16 = 989e12 }}')
     for dtype, value in table['peak'].items():
       _check_positive(f'{where} peak.{dtype}', value)
+    if not {'bfloat16', 'float32'} & set(table['peak']):
+      raise UserError(f'{where} peak has neither bfloat16 nor float32, in which models are '
+                      'trained: add one of them, e.g. { float32 = 15.7e12 }')
   if 'memory' in table:
     table['memory'] = _bytes(f'{where} memory', table['memory'])
   if 'kinds' in table:
     table['kinds'] = tuple(table['kinds'])
+  if 'part_node' in table:
+    table['part_node'] = _counts(f'{where} part_node', table['part_node'])
+  elif 'node' in table:   # powers of two below it
+    table['part_node'] = tuple(2 ** i for i in range((table['node'] - 1).bit_length()))
   if not isinstance(table.get('price_date', datetime.date.min), datetime.date):
     raise UserError(f'{where} price_date: expected a date without quotes, e.g. 2026-01-31')
   if known is not None:
@@ -148,6 +174,13 @@ def _chip(name: str, table: dict, path: str, known: Chip | None = None) -> Chip:
   if missing:
     raise UserError(f'{where} is a new chip and needs {", ".join(sorted(missing))} too')
   return Chip(name=name, **table)
+
+
+def _counts(where: str, values) -> tuple[int, ...]:
+  if not isinstance(values, list) or not all(
+      isinstance(x, int) and not isinstance(x, bool) and x > 0 for x in values):
+    raise UserError(f'{where} = {values!r}: expected a list of whole numbers, e.g. [1, 2, 4]')
+  return tuple(sorted(values))
 
 
 def _check_positive(where: str, value) -> None:

@@ -103,6 +103,8 @@ def per_device(config, *, mesh: Mapping[str, int], rows: int, inputs_length: int
   # it is scattered.
   table = 4 * own.vocab_size * own.embed_dim
   lookup = table if own.tied_embeddings else table - table // parts('embed')
+  if parts('vocab') > 1:   # the output layer is held in the order of each of its two products
+    lookup += table
   summed = trained if microbatches > 1 else 0
   activations = traced['activations'] + traced['weights'] // parts('embed')
   return Memory(parameters, trained, optimizer_state, activations,

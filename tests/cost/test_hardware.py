@@ -14,8 +14,8 @@ from t5x_lite.cost import hardware
     ('TPU v5p', 459), ('TPU v5', 459), ('TPU v6 lite', 918), ('TPU7x', 1153.5),
     ('NVIDIA A100-SXM4-80GB', 312), ('NVIDIA A100-SXM4-40GB', 312),
     ('NVIDIA H100 80GB HBM3', 989.4), ('NVIDIA H100 PCIe', 756), ('NVIDIA H100 NVL', 835),
-    ('NVIDIA H200', 989.4), ('NVIDIA B200', 2250), ('NVIDIA L4', 121), ('Tesla T4', 65),
-    ('Tesla V100-SXM2-16GB', 125)])
+    ('NVIDIA H200', 989.4), ('NVIDIA B200', 2250), ('NVIDIA L4', 121), ('Tesla T4', 8.1),
+    ('Tesla V100-SXM2-16GB', 15.7)])
 def test_known_devices(kind, teraflops):
   """Of one JAX device, which is half a chip of TPU v2, v3 and 7x."""
   assert hardware.peak_flops(kind) == teraflops * 1e12

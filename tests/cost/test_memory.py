@@ -92,6 +92,21 @@ def test_a_step_needs_what_the_compiler_allocates(name, mesh, remat, microbatche
   assert found.total == pytest.approx(real, rel=0.15)
 
 
+@pytest.mark.parametrize('name, mesh', [
+    ('llama', {'fsdp': 4, 'tensor': 2}),
+    pytest.param('llama', {'data': 4, 'tensor': 2}, marks=pytest.mark.slow),
+    pytest.param('llama', {'fsdp': 2, 'tensor': 4}, marks=pytest.mark.slow),
+    pytest.param('bert', {'fsdp': 4, 'tensor': 2}, marks=pytest.mark.slow),
+    pytest.param('t5', {'fsdp': 4, 'tensor': 2}, marks=pytest.mark.slow)])
+def test_a_large_vocabulary_cut_over_tensor(name, mesh):
+  """The estimate was 0.80 to 0.86 of the compiler's."""
+  config = dataclasses.replace(CONFIGS[name], remat='full', vocab_size=50176, num_layers=2)
+  if config.num_decoder_layers:
+    config = dataclasses.replace(config, num_decoder_layers=2)
+  found = memory.per_device(config, mesh=mesh, rows=ROWS, optimizer=OPTIMIZER, **lengths_of(config))
+  assert found.total == pytest.approx(compiled_bytes(config, mesh), rel=0.15)
+
+
 @pytest.mark.parametrize('mesh', MESHES.values(), ids=MESHES)
 def test_the_state_is_what_a_device_is_given(mesh, configs):
   config = dataclasses.replace(configs['decoder'], embed_dim=64, mlp_dim=128, head_dim=8)

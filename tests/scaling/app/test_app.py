@@ -16,7 +16,7 @@ import pytest
 from scaling.app import parts
 from scaling.fitting import parametric
 from scaling.fitting.runs import read_csv
-from scaling.planning import plan_gin, plan_text, planner
+from scaling.planning import amounts, plan_gin, plan_text, planner
 from scaling.planning.request import Request
 from t5x_lite import cli
 from t5x_lite.experiment import gin_config
@@ -210,8 +210,8 @@ def check_shown(page: Page, plan: planner.Plan) -> None:
                                                  lambda x: f'{x:.3f}'),
         plan_text.format_extrapolation(prediction.extrapolation)]
   tiles = page.text('#tiles')
-  for part in (plan_text.format_amount(plan.total_parameters), plan_text.format_amount(plan.tokens),
-               f'{plan.loss:.3f}', plan_text.format_money(plan.dollars),
+  for part in (amounts.format_amount(plan.total_parameters), amounts.format_amount(plan.tokens),
+               f'{plan.loss:.3f}', amounts.format_money(plan.dollars),
                str(plan.budget.chip.price_date)):
     assert part in tiles
   run = page.table('run')

@@ -125,14 +125,14 @@ def test_json_has_all_of_it(capsys):
 @pytest.mark.parametrize('flags, message', [
     ([], 'no budget is given'), (['--loss=1.5'], 'no budget gets below 1.817 by besiroglu'),
     (['--flops=1e21', '--dollars=1000'], 'contradict each other'),
-    (['--flops=1e21', '--chips=8', '--deadline=1d'], 'give --chips=30'),
+    (['--flops=1e21', '--chips=8', '--deadline=1d'], 'give --chips=32'),
     (['--flops=1e20', '--hardware=h101'], 'did you mean h100'),
     (['--flops=1e20', '--law=chinchila'], 'choose from hoffmann_1'),
     (['--loss=2.5', '--law=llama3'], 'has no loss'),
     (['--loss=2.5', '--max_parameters=1e8'], 'no budget gets below 2.61'),
     (['--flops=1e20', '--hours=soon'], 'expected hours'),
     (['--flops=1e17', '--chips=65536', '--vocab_size=384'],
-     'of 65,536 rows, where step_law recommends'),
+     'of 8,192 rows, where step_law recommends'),
     (['--flops=1e24', '--chips=8'], 'do not fit the memory of 8 x H100 SXM: give --chips=')])
 def test_what_cannot_be_met_is_one_line_with_the_cure(flags, message, capsys):
   assert planned(*flags) == 1
@@ -194,7 +194,7 @@ def test_the_calculator_reads_an_experiment(capsys):
     ([], 'which model?'), (['llama_7b'], 'how many tokens?'), (['llama_8b', '--tokens=1'], 'found'),
     (['llama_7b', '--tokens=-1'], '--tokens=-1'),
     (['llama_7b', '--tokens=1e12', '--dollars=5'], 'both set the budget'),
-    (['llama_7b', '--tokens=1e12', '--chips=8', '--hours=24'], 'give --chips=1254'),
+    (['llama_7b', '--tokens=1e12', '--chips=8', '--hours=24'], 'give --chips=1536'),
     (['llama_7b', '--gin_file=x', '--tokens=1'], 'which model?')])
 def test_what_the_calculator_cannot_do(flags, message, capsys):
   assert planned(*flags, command='budget') == 1

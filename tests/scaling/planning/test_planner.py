@@ -8,7 +8,7 @@ import pytest
 
 from scaling.laws import intervals
 from scaling.laws.laws import LAWS, Allocation, Law, ParametricLaw
-from scaling.planning import layout, planner, predictions
+from scaling.planning import layout, predictions, sizing
 from scaling.planning.budget import solve_budget
 from scaling.planning.constraints import Constraints
 from scaling.planning.request import Request
@@ -160,14 +160,14 @@ def test_a_budget_outside_the_runs_is_warned_of_with_the_factor():
     ('no_embedding', 124_439_808 - 50257 * 768 - 1024 * 768)])
 def test_what_laws_count_of_gpt2(counted, n):
   config = gin_config.load_described(['models/gpt2_small.gin']).model
-  assert planner.count_parameters(config, counted, (0, 1024)) == n
+  assert sizing.count_parameters(config, counted, (0, 1024)) == n
 
 
 def test_deepseeks_count_is_the_flops_without_embeddings():
   """72 L d^2 + 12 L d s a token for a model whose blocks have 12 d^2 weights; a sixth is N."""
   config = gin_config.load_described(['models/gpt2_small.gin']).model
   expected = (72 * 12 * 768 ** 2 + 12 * 12 * 768 * 1024) / 6
-  assert planner.count_parameters(config, 'flops', (0, 1024)) == pytest.approx(expected, rel=1e-12)
+  assert sizing.count_parameters(config, 'flops', (0, 1024)) == pytest.approx(expected, rel=1e-12)
 
 
 class Fake:
