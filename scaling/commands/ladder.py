@@ -1,6 +1,7 @@
 """`t5x-lite scaling ladder`: small runs that predict a large one, and the verdict on it."""
 
 import argparse
+import math
 import sys
 
 from t5x_lite.core.errors import UserError
@@ -39,8 +40,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--seeds', type=int, default=1, help='seeds of each run (default 1)')
   add('--tokens_per_parameter', type=float, default=20.0,
       help='estimate of the optimal D / N, the centre of the sizes (default 20)')
-  add('--law', metavar='FILE', help='estimate of the law instead: a name of scaling plan, or the '
-      'fit.json or its folder of scaling fit --output')
+  add('--law', metavar='LAW', help='estimate of the law instead: a name of scaling plan, the '
+      'folder of scaling fit --output, or E,A,ALPHA,B,BETA')
   add('--noise', type=float, default=0.003,
       help='relative noise of a loss, for what the ladder is expected to tell (default 0.003)')
   add('--multiple', type=int, default=128, help='divisor of all widths (default 128)')
@@ -81,9 +82,18 @@ def _design(args) -> None:
 
 
 def _law(text: str):
-  """A published law of this name, or a fitted one; UserError if it has no loss."""
+  """A published law of this name, a fitted one or five constants; UserError if it has no loss."""
   from scaling.fitting import parametric
   from scaling.laws.laws import LAWS, ParametricLaw
+  if text.count(',') == 4:
+    try:
+      constants = [float(x) for x in text.split(',')]
+    except ValueError:
+      constants = [math.nan]
+    if not all(0 < x < math.inf for x in constants):
+      raise UserError(f'--law={text}: give E,A,ALPHA,B,BETA, all above 0, e.g. '
+                      '1.69,406.4,0.34,410.7,0.28')
+    return ParametricLaw(*constants)
   law = LAWS[text] if text in LAWS else parametric.load_law(text)
   if not isinstance(law.form, ParametricLaw):
     raise UserError(f'--law={text}: has no loss; use a law of approach 3, such as besiroglu')

@@ -61,7 +61,7 @@ def trainer(monkeypatch):
       experiment, text = gin_config.load_experiment([gin_file], [f'MODEL_DIR={folder!r}'])
     gins[name] = experiment
     made = types.SimpleNamespace(parameters=accounting.parameters(experiment.model).total,
-                                 tokens=experiment.train.steps * 1024)
+                                 tokens=experiment.train.steps * 512)
     loss = None if name in diverged else made_up_loss(made) + spoilt.get(name, 0.0)
     step = experiment.train.checkpoint_every
     for saved in range(step, experiment.train.steps + 1, step):

@@ -32,7 +32,7 @@ def default():
 
 def test_the_default_costs_at_most_a_tenth_of_its_target(default):
   """Counted step by step: a branch has those after the step it branches off at."""
-  taken = sum(6 * run.parameters * 1024 * (run.steps - (run.branches_off or ('', 0))[1])
+  taken = sum(6 * run.parameters * 512 * (run.steps - (run.branches_off or ('', 0))[1])
               for run in default.runs)
   assert default.flops == pytest.approx(taken)
   assert default.flops <= 0.1 * default.target_flops

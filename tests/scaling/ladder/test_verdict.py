@@ -35,7 +35,7 @@ def spoil(folder, run, change=0.01):
 def test_the_loop_from_design_to_verdict(tmp_path, trainer, capsys, fewer_starts, ladder):
   """One command, on made-up runs of a known law: the target falls inside the interval."""
   argv = ['scaling', 'ladder', 'all', f'--gin_file={BASE}', '--target=1e15', '--largest=4e13',
-          '--multiple=16', '--budgets=4', '--spread=8', f'--folder={tmp_path}']
+          '--multiple=16', '--budgets=4', '--spread=8', '--level=0.999', f'--folder={tmp_path}']
   assert cli.main(argv) == 0, capsys.readouterr().err
   said = capsys.readouterr().out
   judged = json.loads((tmp_path / verdict.VERDICT).read_text())
@@ -197,6 +197,8 @@ def test_calibration_counts_what_was_promised():
      'nowhere'),
     (['design', '--folder=x', f'--gin_file={BASE}', '--target=1e18', '--law=hoffmann_1'],
      '--law=hoffmann_1: has no loss'),
+    (['design', '--folder=x', f'--gin_file={BASE}', '--target=1e18', '--law=1,2,3,4,-5'],
+     '--law=1,2,3,4,-5: give E,A,ALPHA,B,BETA, all above 0'),
 ])
 def test_a_mistake_is_one_line(argv, message, capsys, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
