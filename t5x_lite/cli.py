@@ -65,6 +65,9 @@ COMMANDS = {
     'scaling suggest': (
         'scaling.commands.suggest',
         'choose the next runs of a ladder: those that tell most of a target for their FLOPs'),
+    'scaling compare': (
+        'scaling.commands.compare',
+        'compare two recipes beyond their runs: difference of loss, effective compute'),
     'scaling app': (
         'scaling.commands.app',
         'serve a local web page that plans runs from a budget and fits laws to a CSV file'),
