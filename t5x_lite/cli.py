@@ -68,6 +68,9 @@ COMMANDS = {
     'scaling compare': (
         'scaling.commands.compare',
         'compare two recipes beyond their runs: difference of loss, effective compute'),
+    'scaling hyperparameters': (
+        'scaling.commands.hyperparameters',
+        'fit laws of learning rate and batch size to sweeps, beside the published ones'),
     'scaling app': (
         'scaling.commands.app',
         'serve a local web page that plans runs from a budget and fits laws to a CSV file'),
