@@ -62,6 +62,15 @@ COMMANDS = {
     'scaling ladder': (
         'scaling.commands.ladder',
         'design, run and fit a sweep of small runs, predict a large one, run it and check'),
+    'scaling suggest': (
+        'scaling.commands.suggest',
+        'choose the next runs of a ladder: those that tell most of a target for their FLOPs'),
+    'scaling compare': (
+        'scaling.commands.compare',
+        'compare two recipes beyond their runs: difference of loss, effective compute'),
+    'scaling hyperparameters': (
+        'scaling.commands.hyperparameters',
+        'fit laws of learning rate and batch size to sweeps, beside the published ones'),
     'scaling app': (
         'scaling.commands.app',
         'serve a local web page that plans runs from a budget and fits laws to a CSV file'),

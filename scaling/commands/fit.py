@@ -93,7 +93,8 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _read(args: argparse.Namespace):
-  from scaling.fitting.runs import read_csv, read_curves, read_folders
+  from scaling.fitting.run_folders import read_curves, read_folders
+  from scaling.fitting.runs import read_csv
   columns = {}
   for item in args.columns:
     quantity, equals, name = item.partition('=')
@@ -146,6 +147,8 @@ def _parametric(args: argparse.Namespace, runs, budgets):
 
 def _allocation(args: argparse.Namespace, runs, budgets):
   from scaling.fitting import fit_report, isoflop
+  from scaling.fitting.runs import check_unique
+  check_unique(runs)
   if args.approach == 1:
     found = isoflop.fit_envelope(isoflop.group_curves(runs), args.bootstrap, args.seed)
   else:

@@ -1,5 +1,6 @@
 """Reasons to doubt a fitted law: another method, held-out runs, outliers, conditioning."""
 
+from collections.abc import Sequence
 import dataclasses
 import math
 
@@ -15,6 +16,18 @@ from t5x_lite.core.errors import UserError
 RARE = 3.5                 # standard deviations of a normal from which a run is an outlier
 _RUNS_PER_OUTLIER = 5      # at most one run in so many is an outlier
 _GRID = np.geomspace(0.05, 1.5, 24)   # initial exponents of variable projection
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnostics:
+  """What a fit says of itself, beside its numbers.
+
+  Attributes:
+    resampling: how the intervals were made, and the noise that they assume.
+    warnings: a line for each reason to doubt the law.
+  """
+  resampling: str
+  warnings: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +52,17 @@ class Outlier:
   index: int
   residual: float
   z: float
+
+
+def diagnose(found: Fit, outlying: Sequence[Outlier]) -> Diagnostics:
+  """The diagnostics of a fit with bootstrap samples; `outlying` are the `outliers` of all runs."""
+  warnings = []
+  if outlying:
+    names = ', '.join(outlier.name for outlier in outlying[:4])
+    warnings.append(f'{len(outlying)} outlier{"s" if len(outlying) > 1 else ""}: {names}'
+                    f'{" …" if len(outlying) > 4 else ""}')
+  return Diagnostics(f'percentiles of {len(found.noise)} refits to resampled {found.resampled}',
+                     warnings)
 
 
 def variable_projection(runs: Runs) -> ParametricLaw:

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from scaling.fitting import solver
-from scaling.fitting.runs import Runs, check_varied
+from scaling.fitting.runs import Runs, check_unique, check_varied
 from scaling.laws.laws import Allocation, Law, ParametricLaw
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
@@ -149,6 +149,7 @@ def fit_unchecked(runs: Runs, loss: Loss = 'huber', starts: np.ndarray | None = 
   similar for any law.
   """
   check_varied(runs)
+  check_unique(runs)
   if len(runs) < 6:
     raise UserError(f'{len(runs)} runs do not identify five parameters and their noise: a law '
                     'needs at least 6 runs')

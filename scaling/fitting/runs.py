@@ -1,4 +1,4 @@
-"""Finished runs: parameters, tokens, FLOPs and final loss, from CSV files and run folders."""
+"""The table of finished runs: parameters, tokens, FLOPs, final loss, and what they share."""
 
 from collections.abc import Mapping, Sequence
 import csv
@@ -15,6 +15,7 @@ from t5x_lite.core.paths import local_path
 
 MIN_DISTINCT = 3         # different N, and different D, that a law needs
 FLOPS_TOLERANCE = 0.25   # relative difference allowed between a FLOPs column and 6 N D
+EPOCHS_TOLERANCE = 0.05  # relative difference allowed between a column of epochs and D / U
 QUANTITIES = ('parameters', 'tokens', 'flops', 'loss')
 # Column names known without --columns, in lower case with _ for other characters.
 NAMES = {
@@ -25,11 +26,16 @@ NAMES = {
     'flops': ('flops', 'c', 'flop', 'training_flop', 'training_flops', 'train_flops', 'compute'),
     'loss': ('loss', 'l', 'final_loss', 'val_loss', 'valid_loss', 'validation_loss', 'eval_loss',
              'test_loss'),
+    'unique_tokens': ('unique_tokens', 'u', 'u_unique_tokens', 'n_unique_tokens',
+                      'num_unique_tokens', 'unique', 'u_tokens'),
+    'epochs': ('epochs', 'epoch', 'n_epochs', 'num_epochs'),
+    'cluster': ('cluster', 'trunk'),
+    'seed': ('seed', 'random_seed', 'rng_seed'),
     'name': ('name', 'run', 'run_name', 'id'),
 }
 # Limits of real runs: numbers outside are in another unit.
-_MIN = {'parameters': 1e3, 'tokens': 1e4, 'flops': 1e9}
-_MAX = {'parameters': 1e15, 'tokens': 1e18, 'flops': 1e30}
+_MIN = {'parameters': 1e3, 'tokens': 1e4, 'unique_tokens': 1e3, 'flops': 1e9}
+_MAX = {'parameters': 1e15, 'tokens': 1e18, 'unique_tokens': 1e18, 'flops': 1e30}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,17 +48,31 @@ class Runs:
     loss: at the end of training, in nats a token.
     flops: C; 6 N D, or the user's own count, which may differ by a quarter.
     names: of the runs, for messages.
+    cluster: of each run, the name of what it shares noise with others through, such as the trunk
+      that it branches off; '' for its size.
+    seed: of each run, as text; '' if not known.
+    unique_tokens: U, the different ones among D; at most D, which is the default.
   """
   parameters: np.ndarray
   tokens: np.ndarray
   loss: np.ndarray
   flops: np.ndarray
   names: tuple[str, ...]
+  cluster: tuple[str, ...] = ()
+  seed: tuple[str, ...] = ()
+  unique_tokens: np.ndarray | None = None
 
   def __post_init__(self):
-    for field in QUANTITIES:
+    if self.unique_tokens is None:
+      object.__setattr__(self, 'unique_tokens', self.tokens)
+    for field in ('cluster', 'seed'):
+      texts = tuple(map(str, getattr(self, field))) or ('',) * len(self.names)
+      if len(texts) != len(self.names):
+        raise ValueError(f'{field}: {len(texts)} values for {len(self.names)} names')
+      object.__setattr__(self, field, texts)
+    for field in (*QUANTITIES, 'unique_tokens'):
       object.__setattr__(self, field, np.asarray(getattr(self, field), np.float64))
-    for field in QUANTITIES:
+    for field in (*QUANTITIES, 'unique_tokens'):
       values = getattr(self, field)
       if len(values) != len(self.names):
         raise ValueError(f'{field}: {len(values)} values for {len(self.names)} names')
@@ -60,6 +80,7 @@ class Runs:
         raise UserError(f'{self.names[i]}: {field} is {values[i]:g}, expected a '
                         'finite number above 0: correct it or leave the run out')
     self._check_units()
+    object.__setattr__(self, 'unique_tokens', np.minimum(self.unique_tokens, self.tokens))
     ratio = self.flops / (6 * self.parameters * self.tokens)
     for i in np.flatnonzero(np.abs(ratio - 1) > FLOPS_TOLERANCE)[:1]:
       raise UserError(f'{self.names[i]}: {self.flops[i]:.3g} FLOPs are {ratio[i]:.3g} times '
@@ -69,11 +90,32 @@ class Runs:
   def __len__(self) -> int:
     return len(self.names)
 
+  @property
+  def epochs(self) -> np.ndarray:
+    """D / U [runs], at least 1."""
+    return self.tokens / self.unique_tokens
+
+  @property
+  def clusters(self) -> np.ndarray:
+    """[runs] of the cluster that each shares noise with, numbered from 0.
+
+    A cluster is what the column `cluster` names; where it is blank, the runs of one size (N
+    within 1 %).
+    """
+    order = np.argsort(self.parameters, kind='stable')
+    size = np.zeros(len(self), int)
+    size[order] = np.cumsum(np.append(0, np.diff(np.log(self.parameters[order])) > 0.01))
+    keys = [(name, -1 if name else int(i)) for name, i in zip(self.cluster, size)]
+    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[key] for key in keys], int)
+
   def select(self, keep: np.ndarray) -> 'Runs':
     """The runs that an array of bools or indices selects."""
     index = np.arange(len(self))[keep]
-    arrays = {field: getattr(self, field)[index] for field in QUANTITIES}
-    return Runs(**arrays, names=tuple(self.names[i] for i in index))
+    arrays = {field: getattr(self, field)[index] for field in (*QUANTITIES, 'unique_tokens')}
+    texts = {field: tuple(getattr(self, field)[i] for i in index)
+             for field in ('names', 'cluster', 'seed')}
+    return Runs(**arrays, **texts)
 
   def _check_units(self):
     for field, lowest in _MIN.items():
@@ -98,6 +140,15 @@ def check_varied(runs: Runs) -> None:
                       f'{field}')
 
 
+def check_unique(runs: Runs) -> None:
+  """Raises UserError if a run repeats tokens, which a law of N and D alone does not describe."""
+  repeated = np.flatnonzero(runs.epochs > 1 + EPOCHS_TOLERANCE)
+  if len(repeated):
+    raise UserError(f'{runs.names[repeated[0]]}: {runs.epochs[repeated[0]]:.3g} epochs; '
+                    f'{len(repeated)} of {len(runs)} runs repeat tokens, which this law takes as '
+                    'new: leave them out')
+
+
 def _billions(ratio: float) -> str:
   """The likely cause of FLOPs that are off by 1e9 or 1e18."""
   for power in (9, 18):
@@ -110,38 +161,76 @@ def _billions(ratio: float) -> str:
 def read_csv(path: pathlib.Path | str, columns: Mapping[str, str] | None = None) -> Runs:
   """The runs of a CSV file with a header, a run in each line.
 
+  Cells are separated by commas, semicolons or tabs, as in the header; numbers have a decimal point.
+
   Args:
     path: of the file.
-    columns: the names of its columns for 'parameters', 'tokens', 'flops', 'loss' and 'name'; the
-      defaults are `NAMES`. Two of N, D and C are enough: C = 6 N D.
+    columns: the names of its columns for the keys of `NAMES`, whose values are the defaults. Two of
+      N, D and C are enough: C = 6 N D. Of unique tokens and epochs one is enough; a blank cell
+      means that no token is repeated.
 
   Raises:
     UserError: for a missing file or column, and for impossible values.
   """
   path = local_path(path)
-  try:
-    with open(path, newline='', encoding='utf-8-sig') as file:
-      rows = list(csv.reader(file))
-  except (OSError, UnicodeDecodeError) as e:
-    raise UserError(f'{path} cannot be read ({e}): pass a CSV file with a header') from e
-  numbered = [(i, row) for i, row in enumerate(rows, 1) if any(cell.strip() for cell in row)]
-  if len(numbered) < 2:
-    raise UserError(f'{path} has no runs: a header and a line for each run are needed')
-  header = [cell.strip() for cell in numbered[0][1]]
+  numbered = _read_cells(path)
+  header, rows = [cell.strip() for cell in numbered[0][1]], numbered[1:]
   found = _columns(path, header, columns or {})
   location = lambda i: f'{path.name}, line {i}'
-  values = {field: np.array([_number(row, found[field], location(i), header[found[field]])
-                             for i, row in numbered[1:]])
+  for i, row in rows:
+    if any(cell.strip() for cell in row[len(header):]):
+      raise UserError(f'{location(i)} has {len(row)} cells, and the header {len(header)}: correct '
+                      'the line; a number with a decimal comma is two cells')
+  text = lambda row, field: row[found[field]].strip() if found[field] < len(row) else ''
+  number = lambda i, row, field: _number(text(row, field), location(i), header[found[field]])
+  values = {field: np.array([number(i, row, field) for i, row in rows])
             for field in QUANTITIES if field in found}
   if 'parameters' not in values:
     values['parameters'] = values['flops'] / 6 / values['tokens']
   if 'tokens' not in values:
     values['tokens'] = values['flops'] / 6 / values['parameters']
   values.setdefault('flops', 6 * values['parameters'] * values['tokens'])
-  names = tuple(
-      f'{location(i)} ({row[found["name"]].strip()})' if found.get('name', len(row)) < len(row)
-      else location(i) for i, row in numbered[1:])
-  return Runs(**values, names=names)
+  named = [text(row, 'name') if 'name' in found else '' for _, row in rows]
+  names = tuple(f'{location(i)} ({name})' if name else location(i)
+                for (i, _), name in zip(rows, named))
+  repeats = [{field: number(i, row, field) for field in ('unique_tokens', 'epochs')
+              if field in found and text(row, field)} for i, row in rows]
+  unique = [_unique_tokens(tokens, given, name)
+            for tokens, given, name in zip(values['tokens'], repeats, names)]
+  texts = {field: tuple(text(row, field) for _, row in rows)
+           for field in ('cluster', 'seed') if field in found}
+  return Runs(**values, names=names, unique_tokens=np.array(unique), **texts)
+
+
+def _read_cells(path: pathlib.Path) -> list[tuple[int, list[str]]]:
+  """(line number, cells) of each line that is not blank, the header first."""
+  try:
+    with open(path, newline='', encoding='utf-8-sig') as file:
+      lines = file.read().splitlines(keepends=True)
+      first = next((line for line in lines if line.strip()), '')
+      outside = re.sub('"[^"]*"', '', first)   # of quotes
+      counts = {mark: outside.count(mark) for mark in ',;\t'}
+      rows = list(csv.reader(lines, delimiter=max(counts, key=counts.get)))
+  except (OSError, UnicodeDecodeError, csv.Error) as e:
+    raise UserError(f'{path} cannot be read ({e}): pass a CSV file with a header') from e
+  numbered = [(i, row) for i, row in enumerate(rows, 1) if any(cell.strip() for cell in row)]
+  if len(numbered) < 2:
+    raise UserError(f'{path} has no runs: a header and a line for each run are needed')
+  return numbered
+
+
+def _unique_tokens(tokens: float, given: Mapping[str, float], name: str) -> float:
+  """U of a run of D tokens, from its cells of unique tokens and epochs."""
+  epochs, unique = given.get('epochs', 1.0), given.get('unique_tokens', tokens)
+  if not epochs > 0:
+    raise UserError(f'{name}: epochs is {epochs:g}, expected a number above 0: correct it, or '
+                    'leave the cell empty for a run that repeats no token')
+  if len(given) < 2:
+    return min(unique, tokens / epochs)
+  if abs(max(tokens / unique, 1.0) / max(epochs, 1.0) - 1) > EPOCHS_TOLERANCE:
+    raise UserError(f'{name}: {epochs:g} epochs of {unique:.4g} unique tokens are not '
+                    f'{tokens:.4g} tokens: correct the line, or leave one of the two columns out')
+  return unique
 
 
 def _columns(path: pathlib.Path, header: Sequence[str], columns: Mapping[str, str]
@@ -161,6 +250,9 @@ def _columns(path: pathlib.Path, header: Sequence[str], columns: Mapping[str, st
     at = [plain.index(name) for name in names if name in plain and plain.index(name) not in taken]
     if field not in found and at:
       found[field] = at[0]
+  for field, at in found.items():
+    if header.count(header[at]) > 1:
+      raise UserError(f'{path} has {header.count(header[at])} columns {header[at]!r}: keep one')
   if 'loss' not in found:
     raise UserError(f'{path} has no known column of losses: pass --columns loss=NAME; '
                     f'{_nearest("loss", header)}')
@@ -179,76 +271,11 @@ def _nearest(name: str, header: Sequence[str]) -> str:
   return f'choose from {", ".join(map(repr, close[:8]))}{" …" if len(close) > 8 else ""}'
 
 
-def _number(row: Sequence[str], index: int, location: str, column: str) -> float:
-  text = row[index].strip() if index < len(row) else ''
+def _number(text: str, location: str, column: str) -> float:
   try:
     return float(text.replace('_', ''))
   except ValueError:
-    raise UserError(f'{location}: column {column!r} has {text!r}, not a number: correct it or '
-                    'leave the line out') from None
-
-
-def read_folders(paths: Sequence[pathlib.Path | str]) -> Runs:
-  """The runs of folders written by `t5x-lite train` (MODEL_DIR).
-
-  N counts all parameters, D the tokens of all batches; the loss is that of the evaluation after the
-  last step. Raises UserError for a folder without a run, an unfinished run (earlier checkpoints of
-  a decaying learning rate do not follow the law), and a run without evaluation.
-  """
-  rows = [_folder(local_path(path)) for path in paths]
-  parameters, tokens, loss = (np.array(column, float) for column in zip(*rows))
-  return Runs(parameters, tokens, loss, 6 * parameters * tokens, tuple(map(str, paths)))
-
-
-def read_curves(paths: Sequence[pathlib.Path | str]) -> Runs:
-  """Every evaluation of each run: training curves, for approach 1 only.
-
-  Raises UserError as `read_folders` does, but accepts unfinished runs.
-  """
-  rows = []
-  for path in paths:
-    parameters, tokens_per_step, _, losses = _evaluations(local_path(path))
-    rows += [(parameters, tokens_per_step * step, loss, f'{path}, step {step}')
-               for step, loss in losses.items()]
-  parameters, tokens, loss = (np.array(column, float) for column in list(zip(*rows))[:3])
-  return Runs(parameters, tokens, loss, 6 * parameters * tokens, tuple(row[3] for row in rows))
-
-
-def _folder(path: pathlib.Path) -> tuple[int, int, float]:
-  """(N, D, loss) of a finished run."""
-  parameters, tokens_per_step, steps, losses = _evaluations(path)
-  if steps not in losses:
-    raise UserError(f'{path} was last evaluated at step {max(losses)} of {steps}: a law '
-                    'needs finished runs; resume its training first')
-  return parameters, tokens_per_step * steps, losses[steps]
-
-
-def _evaluations(path: pathlib.Path) -> tuple[int, int, int, dict[int, float]]:
-  """(N, tokens of a step, steps of the whole run, {step: evaluation loss}) of a run's folder."""
-  from t5x_lite.cost import accounting  # the model is built from the run's gin
-  from t5x_lite.experiment import gin_config
-  from t5x_lite.training.run_folder import RunFolder
-  config, log = RunFolder(path).config, RunFolder(path).metrics
-  for file in (config, log):
-    if not file.exists():
-      raise UserError(f'{path} has no {file.name}: pass the MODEL_DIR of a finished run')
-  losses = {}
-  for record in RunFolder(path).read_metrics():
-    found = {name: value for name, value in record.items() if name.endswith('/loss')}
-    if record['kind'] != 'eval':
-      continue
-    if len(found) != 1:
-      raise UserError(f'{path}: expected one evaluation loss after step {record["step"]}, found '
-                      f'{", ".join(found) or "none"}: train one task with the metrics of a '
-                      'language model')
-    (name, loss), = found.items()
-    if loss is None:
-      raise UserError(f'{path}: {name} after step {record["step"]} is not finite: leave the run '
-                      'out')
-    losses[record['step']] = loss
-  if not losses:
-    raise UserError(f'{path} has no evaluation in {log.name}: finish its training, with a task '
-                    'that has a validation split')
-  experiment, _ = gin_config.load_experiment([str(config)])
-  tokens = sum(experiment.row_lengths) * experiment.data.batch_size
-  return accounting.parameters(experiment.model).total, tokens, experiment.train.steps, losses
+    cure = 'correct it or leave the line out'
+    if re.fullmatch(r'[-+]?\d+(,\d+)+([.eE][-+\d.eE]*)?', text):
+      cure = 'write numbers with a decimal point and without separators of thousands'
+    raise UserError(f'{location}: column {column!r} has {text!r}, not a number: {cure}') from None

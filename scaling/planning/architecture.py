@@ -25,8 +25,8 @@ class SizeError(UserError):
     self.nearest = nearest
 
 
-def config_for_size(base: ModelConfig, parameters: float, *, multiple: int = 128, tensor: int = 1
-                    ) -> ModelConfig:
+def config_for_size(base: ModelConfig, parameters: float, *, multiple: int = 128, tensor: int = 1,
+                    depth: int | None = None) -> ModelConfig:
   """`base` with the width and depth whose exact number of parameters is close to `parameters`.
 
   Head size, the ratio of MLP to width, queries a key-value head, and the ratio of the two stacks of
@@ -37,6 +37,7 @@ def config_for_size(base: ModelConfig, parameters: float, *, multiple: int = 128
     parameters: total, embeddings and output layer included.
     multiple: of which widths of the residual stream and of MLPs are multiples.
     tensor: devices over which heads and MLP are sharded.
+    depth: number of layers; None: by the usual aspect ratio.
 
   Raises SizeError if one layer of the minimum width is too large.
   """
@@ -46,16 +47,17 @@ def config_for_size(base: ModelConfig, parameters: float, *, multiple: int = 128
   heads = tensor * (base.num_heads // base.num_kv_heads)
   fills = base.num_heads * base.head_dim == base.embed_dim
   min_width = math.lcm(multiple, base.head_dim * heads) if fills else multiple
-  ideal = (parameters * wanted / 12 / stacks) ** (1 / 3)
+  ideal = (parameters * wanted / 12 / stacks) ** (1 / 3) if depth is None else math.sqrt(
+      parameters / 12 / stacks / depth)
   step = min_width * 2 ** max(0, math.ceil(math.log2(ideal / min_width / 16)))
-  first = max(1, round(ideal / 2 / step))
+  first = max(1, round(ideal / (2 if depth is None else 8) / step))
   shapes = []
   for width in range(first * step, max(first + 1, round(ideal * 1.5 / step)) * step + 1, step):
     rest, layer = _linear(base, width, multiple, tensor)
     middle = max(1, round((parameters - rest) / layer))
-    for layers in {middle, max(1, middle - 1), middle + 1}:
+    for layers in {middle, max(1, middle - 1), middle + 1} if depth is None else {depth}:
       far = math.log((rest + layers * layer) / parameters)
-      odd = math.log(width / layers / wanted)
+      odd = math.log(width / layers / wanted) if depth is None else 0.0
       shapes.append((25 * far ** 2 + odd ** 2, abs(far), width, layers))
   _, far, width, layers = min(shapes)
   found = _deep(base, width, layers, multiple, tensor)

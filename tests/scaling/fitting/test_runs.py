@@ -1,11 +1,14 @@
 """Runs from CSV files and from folders, and the lines that refuse what cannot be right."""
 
+import csv
+import io
 import json
 
 import numpy as np
 import pytest
 
-from scaling.fitting.runs import Runs, check_varied, read_csv, read_curves, read_folders
+from scaling.fitting.run_folders import read_curves, read_folders
+from scaling.fitting.runs import Runs, check_varied, read_csv
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import accounting
 from t5x_lite.experiment import gin_config
@@ -86,6 +89,74 @@ def test_columns_that_are_not_there_are_refused(tmp_path):
   assert "'loss'" in refusal(read_csv, path, {'loss': 'los'})
   assert 'choose from parameters' in refusal(read_csv, path, {'width': 'N'})
   assert 'cannot be read' in refusal(read_csv, tmp_path / 'none.csv')
+
+
+def csv_text(rows, mark):
+  file = io.StringIO()
+  csv.writer(file, delimiter=mark).writerows(rows)
+  return file.getvalue()
+
+
+@pytest.mark.parametrize('mark', [',', ';', '\t'])
+def test_cells_are_separated_as_in_the_header(tmp_path, mark):
+  rows = [['run; a, b, c, d; e; f', 'N', 'D', 'loss'], ['a; b, c\td', 1e6, 2e8, 3.5],
+          ['', '2e6 ', ' 4e8', 3.2]]
+  text = csv_text(rows, mark).replace(rows[0][0], f'"{rows[0][0]}"').replace('""', '"')
+  runs = read_csv(write(tmp_path, text), {'name': rows[0][0]})
+  np.testing.assert_array_equal(runs.loss, [3.5, 3.2])
+  np.testing.assert_array_equal(runs.tokens, [2e8, 4e8])
+  assert runs.names == ('runs.csv, line 2 (a; b, c\td)', 'runs.csv, line 3')
+
+
+@pytest.mark.parametrize('mark, text, parts', [
+    (';', '3,5', ["'3,5'", 'decimal point']),
+    (',', '3,5', ["'3,5'", 'decimal point']),
+    (';', '3,5e0', ["'3,5e0'", 'decimal point']),
+    (';', '1.000,5', ['1.000,5', 'not a number']),
+    ('\t', '1,000,000.5', ['decimal point', 'thousands'])])
+def test_decimal_commas_are_refused(tmp_path, mark, text, parts):
+  line = refusal(read_csv, write(tmp_path, csv_text(
+      [['N', 'D', 'loss'], [1e6, 2e8, 3.5], [1e6, 2e8, text]], mark)))
+  assert 'line 3' in line
+  for part in parts:
+    assert part in line
+
+
+def test_a_line_with_more_cells_than_the_header_is_refused(tmp_path):
+  assert '4 cells, and the header 3' in refusal(
+      read_csv, write(tmp_path, GOOD.replace('3.2', '3,2')))
+  assert len(read_csv(write(tmp_path, GOOD.replace('3.2', '3.2,,')))) == 3
+  assert "2 columns 'loss'" in refusal(
+      read_csv, write(tmp_path, 'N,D,loss,loss\n1e6,2e8,3,2\n'))
+
+
+def test_unique_tokens_and_epochs_are_read(tmp_path):
+  text = 'N,D,loss,U,epochs\n1e6,2e8,3,1e8,2\n1e6,2e8,3,,4\n1e6,2e8,3,5e7,\n1e6,2e8,3,,\n'
+  runs = read_csv(write(tmp_path, text))
+  np.testing.assert_array_equal(runs.unique_tokens, [1e8, 5e7, 5e7, 2e8])
+  np.testing.assert_array_equal(runs.epochs, [2, 4, 4, 1])
+  np.testing.assert_array_equal(runs.select(runs.epochs > 2).unique_tokens, [5e7, 5e7])
+  # A run that does not finish its data repeats nothing.
+  part = read_csv(write(tmp_path, 'N,D,loss,U,epochs\n1e6,2e8,3,8e8,0.25\n1e6,2e8,3,4e8,\n'))
+  np.testing.assert_array_equal(part.epochs, [1, 1])
+
+
+@pytest.mark.parametrize('cells, part', [
+    ('1e8,4', '4 epochs of 1e+08 unique tokens are not 2e+08 tokens'), ('0,', 'unique_tokens is 0'),
+    (',0', 'epochs is 0'), (',-1', 'epochs is -1'), (',nan', 'epochs is nan'),
+    ('x,', "'U' has 'x'"), ('0.1,', 'billions'), (',inf', 'unique_tokens is 0')])
+def test_impossible_repeats_are_refused(tmp_path, cells, part):
+  line = refusal(read_csv, write(tmp_path, f'N,D,loss,U,epochs\n1e6,2e8,3,{cells}\n'))
+  assert part in line and 'line 2' in line
+
+
+def test_clusters_are_the_sizes_unless_they_are_named(tmp_path):
+  runs = read_csv(write(tmp_path, 'N,D,loss,trunk,seed\n1e6,2e8,3,,0\n2e6,2e8,3,,0\n'
+                                  '1.001e6,3e8,3,,1\n2e6,3e8,3,t,1\n1e6,3e8,3,t,1\n'))
+  assert runs.clusters.tolist() == [0, 1, 0, 2, 2] and runs.seed == ('0', '0', '1', '1', '1')
+  assert runs.select(np.array([1, 3])).clusters.tolist() == [0, 1]
+  n = np.array([3e6, 1e6, 3e6])
+  assert Runs(n, 20 * n, np.full(3, 3.0), 120 * n * n, tuple('abc')).clusters.tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize('n, d, letter', [
