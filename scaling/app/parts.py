@@ -1,114 +1,35 @@
-"""The inputs and outputs of the web page: fields to a request, a CSV file to a law, and
-predictions, plans and fits to HTML and figures.
+"""The outputs of the web page: a CSV file to a law; predictions, plans and fits to HTML.
 
 All numbers come from the other modules of `scaling`, and most labels from `plan_text`.
 """
 
 import base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 from html import escape
 import io
 import json
-import math
 import pathlib
-import re
 from typing import Any
 
+from scaling.app import charts
 from scaling.fitting.parametric import Fit
-from scaling.laws.laws import Law, ParametricLaw
-from scaling.planning import plan_text
-from scaling.planning.amounts import (
-  format_amount,
-  format_hours,
-  format_interval,
-  format_money,
-  parse_duration,
-)
-from scaling.planning.budget import MFU, PUE
+from scaling.laws.laws import Law
+from scaling.planning import calculator, plan_text
+from scaling.planning.amounts import format_amount, format_hours, format_interval, format_money
 from scaling.planning.planner import Plan
 from scaling.planning.predictions import Prediction
-from scaling.planning.request import Request
 from t5x_lite.core.errors import UserError
 
+Tiles = list[tuple[str, str, str]]
+
+CHARTS = ('The optimal N of each budget by law, without constraints; dotted: outside the runs of '
+          'the law. Diamond: this plan.',
+          'Compute overhead of a wrong N: FLOPs for the same loss, as a multiple.',
+          'Memory of a device in a step by mesh, that of the plan first; at work: the largest of '
+          'logits, a layer, and a copy.')
 RESAMPLES = 20, 2000   # min and max of the page
 _SPAN = 300            # factor around the budget in the figure of the laws
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-  """A text field: its label, parser, hint and initial value.
-
-  `decades` are the powers of ten of its slider; larger values than `max_value` take too long.
-  """
-  label: str
-  read: Callable[[str], Any]
-  hint: str
-  value: str = ''
-  decades: tuple[int, int] | None = None
-  max_value: float = math.inf
-
-
-FIELDS = {
-    'flops': Field('Training FLOPs', float, 'e.g. 1e21', '1e21', (17, 27)),
-    'hours': Field('Time', parse_duration, 'e.g. 36, 90m or 2d (hours if no unit)', '24'),
-    'dollars': Field('Dollars', float, 'e.g. 1000', '1000', (1, 8)),
-    'kwh': Field('Energy (kWh)', float, 'e.g. 500', '500', (1, 8)),
-    'loss': Field('Target loss', float, 'nats a token, e.g. 2.5', '2.5'),
-    'chips': Field('Chips', int, 'empty: as few as suffice', max_value=2 ** 20),
-    'mfu': Field('MFU', float, f'fraction of the peak; empty: {MFU}'),
-    'pue': Field('PUE', float, f'data centre over chips; empty: {PUE}'),
-    'deadline': Field('Deadline', parse_duration, 'e.g. 36, 90m or 2d'),
-    'unique_tokens': Field('Unique tokens', float, 'e.g. 1e11; more are repeats'),
-    'served_tokens': Field('Tokens to be served', float, 'e.g. 1e12; the budget includes them'),
-    'max_parameters': Field('Largest model', float, 'parameters, e.g. 8e9'),
-    'length': Field('Row length', int, "tokens; empty: the family's", max_value=2 ** 20),
-    'multiple': Field('Multiple of widths', int, 'empty: 128'),
-    'vocab_size': Field('Vocabulary', int, "empty: the family's"),
-}
-BUDGETS = {'flops': 'FLOPs', 'chips': 'Chips', 'dollars': '$', 'kwh': 'kWh', 'loss': 'Loss'}
-OF_BUDGET = ('flops', 'hours', 'dollars', 'kwh', 'loss')
-DETAILS = tuple(name for name in FIELDS if name not in (*OF_BUDGET, 'chips'))
-
-
-class TextError(UserError):
-  """A text that its field cannot parse; `field` is its name."""
-
-  def __init__(self, field: str, message: str):
-    super().__init__(message)
-    self.field = field
-
-
-def shown_fields(budget: str) -> tuple[str, ...]:
-  """The names of the fields of a kind of budget, one of BUDGETS."""
-  return ('hours' if budget == 'chips' else budget, 'chips', *DETAILS)
-
-
-def read_request(texts: Mapping[str, str], budget: str, **choices) -> Request:
-  """The request of the fields' texts; TextError or UserError if it is invalid."""
-  values = {}
-  for name in shown_fields(budget):
-    field, text = FIELDS[name], (texts.get(name) or '').strip()
-    if text:
-      try:
-        values[name] = field.read(text)
-      except ValueError:
-        kind = 'whole number' if field.read is int else 'number'
-        raise TextError(name, f'{field.label}: {text!r} is not a {kind}; {field.hint}') from None
-      except UserError as e:
-        raise TextError(name, f'{field.label}: {e}') from None
-      if values[name] > field.max_value:
-        raise TextError(name, f'{field.label}={text}: give {field.max_value:,} or less')
-  return Request(**values, **choices)
-
-
-def explain_message(message: str) -> tuple[str, str | None]:
-  """A message with the page's labels in place of command-line flags, and its field."""
-  name = re.match(r'--(\w+)', message)
-  labels = {**{name: field.label for name, field in FIELDS.items()}, 'law': 'Law',
-            'hardware': 'Hardware', 'family': 'Family', 'columns': 'Columns'}
-  text = re.sub(r'--(\w+)', lambda found: labels.get(found[1], found[0]), message)
-  return text, name[1] if name and name[1] in FIELDS else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,14 +107,16 @@ def predictions_html(found: Sequence[Prediction], chosen: str, target: bool) -> 
                     'predictions')
 
 
-def plan_html(plan: Plan) -> str:
-  """The plan: its figures, its warnings, and the run as the command prints it."""
+def tiles_of(plan: Plan) -> Tiles:
+  """(name, value, what is below it) of the figures of a plan."""
   chip, best = plan.budget.chip, plan.prediction
   none = lambda value, shown: 'not known' if value is None else shown(value)
   bare = lambda ends, show: '' if ends is None else f'{show(ends[0])}–{show(ends[1])}'
   loss = lambda x: f'{x:.3f}'
   price = '' if chip.price is None else f'${chip.price:g} an hour on {chip.price_date}'
-  tiles = [
+  if chip.stale():
+    price += ', an old price: set another'
+  return [
       ('Parameters', format_amount(plan.total_parameters), 'by the law '
        + format_interval(best.parameters, best.parameters_interval, format_amount)),
       ('Tokens', format_amount(plan.tokens), f'by the law {format_amount(best.tokens)}'),
@@ -205,16 +128,53 @@ def plan_html(plan: Plan) -> str:
        f'on {plan.budget.chips:,} × {chip.title}'),
       ('Cost', none(plan.dollars, format_money), price),
       ('Energy', none(plan.kwh, lambda x: f'{x:,.0f} kWh'), f'with a PUE of {plan.budget.pue:g}'),
-      ('Training FLOPs', f'{plan.flops:.3g}', f'at an MFU of {plan.budget.mfu:g}'),
+      ('Training FLOPs', f'{plan.flops:.3g}', f'at an MFU of {plan.budget.mfu:.3g}'),
   ]
-  return (''.join(f'<div class="warn">{escape(line)}</div>' for line in plan.warnings)
+
+
+def plan_html(plan: Plan) -> str:
+  """The plan: its figures, its warnings, and the run as the command prints it."""
+  old_price = plan.budget.chip.stale()   # which the tile of the cost says
+  return (''.join(f'<div class="warn">{escape(line)}</div>' for line in plan.warnings
+                  if line != old_price)
           + '<div class="tiles" id="tiles">' + ''.join(
               f'<div class="tile"><span>{escape(name)}</span><b>{escape(value)}</b>'
-              f'<span>{escape(below)}</span></div>' for name, value, below in tiles) + '</div>'
+              f'<span>{escape(below)}</span></div>' for name, value, below in tiles_of(plan))
+          + '</div>'
           + '<table class="data rows" id="run" style="margin-top: 10px"><tbody>' + ''.join(
               f'<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>'
               for name, text in plan_text.run_rows(plan))
           + '</tbody></table>')
+
+
+def answer_html(plan: Plan) -> str:
+  """The plan in a line, which a phone shows while its fields are changed."""
+  shown = {name: value for name, value, _ in tiles_of(plan)}
+  cost = f', <b>{escape(shown["Cost"])}</b>' if plan.dollars is not None else ''
+  return (f'<a href="#tiles"><b>{escape(shown["Parameters"])}</b> parameters, '
+          f'<b>{escape(shown["Tokens"])}</b> tokens, loss <b>{escape(shown["Expected loss"])}</b>'
+          f'{cost}, <b>{escape(shown["Time"])}</b></a>')
+
+
+def failed_html(message: str) -> str:
+  """As answer_html, of a request without a plan."""
+  return f'<a href="#alert" class="failed">{escape(message)}</a>'
+
+
+def name_of(plan: Plan) -> str:
+  """What tells one plan from another: its law, budget and hardware."""
+  return (f'{plan.prediction.law}, {plan.flops:.2g} FLOPs, {plan.budget.chips:,} × '
+          f'{plan.budget.chip.title}')
+
+
+def comparison_html(kept: tuple[str, Tiles] | None, shown: tuple[str, Tiles] | None) -> str:
+  """Two plans side by side; '' if none is kept."""
+  if kept is None:
+    return ''
+  (name, tiles), (other, others) = kept, shown or ('no plan', [('', '', '')] * len(kept[1]))
+  return table_html(['', f'Kept: {name}', f'Now: {other}'],
+                    [[what, value, now] for (what, value, _), (_, now, _) in zip(tiles, others)],
+                    name='comparison')
 
 
 def notes_html(plan: Plan) -> str:
@@ -222,30 +182,31 @@ def notes_html(plan: Plan) -> str:
   return ''.join(f'<div>{escape(line)}</div>' for line in plan_text.list_notes(plan))
 
 
-def plan_pictures(plan: Plan, known: dict[str, Law], fit: Fit | None) -> str:
-  """Frontier with the budget marked, compute overhead, and memory of a device."""
-  from scaling import figures
-  flops = plan.prediction.flops
-  span = flops / _SPAN, flops * _SPAN
-  frontier = figures.frontier(fit, span=span, marked=(flops, plan.prediction.parameters))
-  overhead = figures.compute_overhead(
-      {name: law.form for name, law in known.items() if isinstance(law.form, ParametricLaw)}, flops)
-  held = plan.layout.memory
+def plan_charts(plan: Plan, known: dict[str, Law]) -> list[dict[str, Any]]:
+  """The charts CHARTS of a plan, but for the last one to its own mesh alone."""
+  flops, held = plan.prediction.flops, plan.layout.memory
   mesh = ' × '.join(f'{axis} {size}' for axis, size in plan.layout.mesh.items() if size > 1)
-  bars = figures.memory_bars({mesh or 'one device': held.parts}, plan.budget.chip.device_memory)
-  return pictures([
-      ('The optimal N of each budget by law. Line and star: this budget. Dotted: extrapolation.',
-       frontier, (4.2, 5.0)),
-      ('Compute overhead of a wrong N, as a multiple.', overhead, (4.2, 3.6)),
-      ('Memory of a device in a step; at work: the largest of logits, a layer, and a copy.', bars,
-       (4.2, 2.0))])
+  return [charts.frontier_chart(known, flops, plan.prediction.parameters, _SPAN),
+          charts.overhead_chart(charts.overheads_of(known), flops),
+          charts.memory_chart({mesh or 'one device': held.parts}, plan.budget.chip.device_memory)]
+
+
+def memory_by_mesh(plan: Plan) -> dict[str, dict[str, float]]:
+  """Mesh -> part -> bytes of a device, for the meshes of the plan's chips, its own first."""
+  placed = plan.layout
+  mesh = ' x '.join(f'{axis} {size}' for axis, size in placed.mesh.items() if size > 1)
+  own = {mesh or 'one device': placed.memory.parts}
+  others = calculator.estimate_memory(plan.config, plan.budget, placed.rows, plan.lengths,
+                                      placed.microbatches)
+  return {**own, **{name: held.parts for name, held in others.items() if name not in own}}
 
 
 def pictures(shown: Iterable[tuple[str, Any, tuple[float, float]]]) -> str:
   """(caption, matplotlib figure, size in inches) as inline images."""
   return '<div class="pictures">' + ''.join(
-      f'<figure><figcaption>{escape(caption)}</figcaption><img alt="{escape(caption)}" '
-      f'src="{_image(figure, size)}"></figure>' for caption, figure, size in shown) + '</div>'
+      f'<figure><figcaption>{escape(caption)}</figcaption><a download="figure.svg" '
+      f'href="{(image := _image(figure, size))}"><img alt="{escape(caption)}" src="{image}"></a>'
+      '</figure>' for caption, figure, size in shown) + '</div>'
 
 
 def _image(figure, size: tuple[float, float]) -> str:

@@ -5,9 +5,7 @@ beside the server's, one for plans (gin has global state), one for fits.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-import functools
-import logging
+import json
 import math
 import pathlib
 import shutil
@@ -15,31 +13,36 @@ import socket
 import tempfile
 from typing import Any
 
-from nicegui import app, core, ui
+from nicegui import app, ui
 
-from scaling.app import parts
-from scaling.app.parts import (
+from scaling.app import charts, parts
+from scaling.app.elements import PLANS, box, mark, run_in
+from scaling.app.fields import (
+  ALWAYS,
   BUDGETS,
+  CHOICES,
   DETAILS,
   FIELDS,
   OF_BUDGET,
-  Fitted,
   explain_message,
-  fit_csv,
+  format_link,
+  read_link,
   read_request,
   shown_fields,
 )
+from scaling.app.fit_box import FitBox
+from scaling.app.parts import Tiles
 from scaling.laws.hyperparameters import RECIPES
-from scaling.planning import plan_text
-from scaling.planning.request import HARDWARE, LAW, PRESETS, Request
+from scaling.planning import plan_gin, plan_text, planner, predictions
+from scaling.planning.planner import Plan
+from scaling.planning.request import PRESETS, Request
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import hardware
 
-MAX_BYTES = 5_000_000      # of a CSV file
 _RECONNECT_TIMEOUT = 60    # seconds of silence of a busy server before a page reloads
-_PLANS, _FITS = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+# A handler that copies TEXT, and says whether it could.
 _COPY = """async () => {
-  const text = document.getElementById('gin').textContent;
+  const text = TEXT;
   let copied = true;
   try {
     await navigator.clipboard.writeText(text);
@@ -55,142 +58,144 @@ _COPY = """async () => {
 }"""
 
 
-async def _run(pool: ThreadPoolExecutor, function: Callable, *args) -> tuple[Any, str]:
-  """(the result, '') or (None, an error message)."""
-  try:
-    return await core.loop.run_in_executor(pool, functools.partial(function, *args)), ''
-  except UserError as e:
-    return None, str(e)
-  except Exception as e:   # our bug: one line on the page, the traceback in the terminal
-    logging.exception('the page failed to compute a result')
-    return None, f'This cannot be computed: {type(e).__name__}, see the terminal of the app'
-
-
 class Page:
   """The page of one visitor."""
 
   def __init__(self, prices: str | None, folder: str):
     self.prices = prices
     self.asked = 0             # requests so far; results of older ones are dropped
-    self.fitted: Fitted | None = None
-    self.csv: tuple[str, bytes] | None = None
-    self.gin_text = ''
+    self.gin_text, self.shown = '', None
+    self.kept: tuple[str, Tiles] | None = None   # a plan to compare with
     self.inputs: dict[str, ui.input] = {}
     self.sliders: dict[str, ui.slider] = {}
+    self.choices: dict[str, ui.element] = {}
     self.folder = pathlib.Path(tempfile.mkdtemp(dir=folder))
-    ui.context.client.on_delete(lambda: shutil.rmtree(self.folder, ignore_errors=True))
+    client = ui.context.client
+    client.on_delete(lambda: shutil.rmtree(self.folder, ignore_errors=True))
+    self.chips = hardware.load_catalogue(prices)
+    self.texts, unknown = read_link(client.request.query_params, self.chips,
+                                    predictions.load_laws())
     ui.add_css(pathlib.Path(__file__).parent / 'app.css')
     ui.colors(primary='#1f5f99')
     with ui.element('header').classes('top'):
       ui.html('<h1>t5x-lite scaling</h1><p>From a compute budget to a run</p>', sanitize=False)
+    self.answer = ui.html('', sanitize=False).classes('answer').props('id=answer role=status')
     with ui.element('main').classes('sides'):
       with ui.element('div').classes('side'):
         self._budget_box()
         self._model_box()
       with ui.element('div').classes('side'):
+        for line in unknown:
+          ui.label(f'This link has {line}').classes('warn').props('role=alert')
         self._result_boxes()
-        self._fit_box()
+        self.fit_box = FitBox(self.folder, self._took_fit)
     self._show_fields()
     ui.timer(0.01, self.refresh, once=True)
 
   def _budget_box(self) -> None:
-    chips = hardware.load_catalogue(self.prices)
-    with _box('Budget'):
-      self.budget = ui.toggle(BUDGETS, value='flops', on_change=self._changed_budget).props(
-          'spread no-caps unelevated color=grey-3 text-color=grey-9')
-      for name in (*OF_BUDGET, 'chips'):
+    with box('Budget'):
+      self.choices['budget'] = ui.toggle(
+          BUDGETS, value=self.texts['budget'], on_change=self._changed_budget).props(
+              'spread no-caps unelevated color=grey-3 text-color=grey-9')
+      for name in OF_BUDGET:
         self._field(name)
-      self.hardware = ui.select({name: chip.title for name, chip in chips.items()},
-                                value=HARDWARE, label='Hardware', on_change=self.refresh)
-      _mark(self.hardware, 'hardware')
+      self._choice('hardware', {name: chip.title for name, chip in self.chips.items()}, 'Hardware')
+      for name in ALWAYS:
+        self._field(name)
       self.chip = ui.label().classes('note')
 
   def _model_box(self) -> None:
-    with _box('Model and law'):
-      self.family = ui.select(list(PRESETS), value='llama', label='Family',
-                              on_change=self.refresh)
-      self.law = ui.select(list(self._known()), value=LAW, label='Law', on_change=self.refresh)
-      _mark(self.family, 'family')
-      _mark(self.law, 'law')
+    with box('Model and law'):
+      self._choice('family', list(PRESETS), 'Family')
+      self._choice('law', list(predictions.load_laws()), 'Law')
       self.provenance = ui.html('', sanitize=False).classes('note').props('id=provenance')
-      with ui.expansion('Constraints and details').props('dense header-class="q-px-none"'):
+      with ui.expansion('Constraints and details').props('dense header-class="q-px-none"') as more:
         for name in DETAILS:
           self._field(name)
-        self.recipe = ui.select(list(RECIPES), value='step_law', label='Batch and rate by',
-                                on_change=self.refresh)
+        self._choice('recipe', list(RECIPES), 'Batch and rate by')
+      more.value = any(self.texts[name] for name in DETAILS)
+
+  def _choice(self, name: str, options: Any, label: str) -> None:
+    self.choices[name] = ui.select(options, value=self.texts[name], label=label,
+                                   on_change=self.refresh).classes('full-width')
+    mark(self.choices[name], name)
 
   def _field(self, name: str) -> None:
     """A text field, with a slider where it has one."""
     field = FIELDS[name]
-    entry = ui.input(field.label, value=field.value).props(
+    entry = ui.input(field.label, value=self.texts[name]).props(
         f'debounce=500 hint="{field.hint}" autocomplete=off').classes('full-width')
     entry.on_value_change(lambda: self._changed_text(name))
-    _mark(entry, name)
+    mark(entry, name)
     self.inputs[name] = entry
     if field.decades:
       low, high = field.decades
-      slider = ui.slider(min=low, max=high, step=0.05, value=math.log10(float(field.value))).props(
+      slider = ui.slider(min=low, max=high, step=0.05, value=self._decade(name)).props(
           f'aria-label="{field.label}"').classes('q-px-sm')
       slider.on('update:model-value', lambda: self._moved(name), throttle=0.2)
-      _mark(slider, f'{name}-slider')
+      mark(slider, f'{name}-slider')
       self.sliders[name] = slider
+
+  def _decade(self, name: str) -> float | None:
+    """Where the slider of a field is for its text; None for a text that is no such number."""
+    try:
+      return math.log10(float(self.inputs[name].value))
+    except (ValueError, OverflowError, TypeError):   # the refresh reports it
+      return None
 
   def _result_boxes(self) -> None:
     self.alert = ui.label().classes('alert').props('role=alert id=alert')
     self.alert.visible = False
-    with _box('Plan'):
+    with box('Plan'):
       self.busy = ui.linear_progress(show_value=False).props('indeterminate')
       self.plan = ui.html('', sanitize=False)
-    with _box('Prediction of each law'):
+      with ui.element('div').classes('buttons'):
+        self._button('keep', 'Keep to compare', 'push_pin', self._keep)
+        link = self._button('link', 'Copy link', 'link')
+        link.on('click', self._copied, js_handler=_COPY.replace('TEXT', 'location.href'))
+      self.comparison = ui.html('', sanitize=False)
+    with box('Prediction of each law'):
       self.predictions = ui.html('', sanitize=False)
       self.notes = ui.html('', sanitize=False).classes('note')
-    with _box('Figures'):
-      self.pictures = ui.html('', sanitize=False).props('id=pictures')
-    with _box('Gin experiment'):
+    with box('Figures') as self.figures:
+      self.charts = {}
+      for title in parts.CHARTS:
+        ui.label(title).classes('note')
+        self.charts[title] = ui.echart({'series': []}).classes('chart')
+      with ui.element('div').classes('buttons'):
+        self._button('csv', 'Download as CSV', 'download', lambda: ui.download.content(
+            charts.format_csv({title: self.charts[title].options for title in parts.CHARTS[:2]}),
+            'figures.csv'))
+    with box('Gin experiment'):
       ui.label('Launch it: t5x-lite train --gin_file=plan.gin --gin.MODEL_DIR=FOLDER').classes(
           'note')
       with ui.element('div').classes('buttons'):
-        self.copy = ui.button('Copy gin', icon='content_copy').props('no-caps unelevated')
-        self.copy.on('click', self._copied, js_handler=_COPY)
-        self.download = ui.button('Download', icon='download', on_click=lambda: ui.download.content(
-            self.gin_text, 'plan.gin')).props('no-caps outline')
-      _mark(self.copy, 'copy')
+        self.copy = self._button('copy', 'Copy gin', 'content_copy')
+        self.copy.on('click', self._copied, js_handler=_COPY.replace(
+            'TEXT', "document.getElementById('gin').textContent"))
+        self.download = self._button('download', 'Download', 'download', lambda: (
+            ui.download.content(self.gin_text, 'plan.gin')))
       self.gin = ui.html('', sanitize=False)
 
-  def _fit_box(self) -> None:
-    with _box('Fit a law to your own runs'):
-      ui.label('A CSV file with a header and a run on each line: two of parameters, tokens and '
-               'flops, and the final loss. It stays on this machine; the law is then available '
-               'above as fit.').classes('note')
-      upload = ui.upload(label='CSV file', auto_upload=True, max_files=1, max_file_size=MAX_BYTES,
-                         on_upload=self._uploaded, on_rejected=lambda: self._fit_failed(
-                             f'Upload one CSV file of up to {MAX_BYTES / 1e6:g} MB'))
-      upload.props('flat bordered accept=.csv')
-      _mark(upload, 'upload')
-      self.upload = upload
-      self.file = ui.label().classes('note')
-      with ui.element('div').classes('buttons'):
-        self.columns = ui.input('Columns, if not recognised', placeholder='loss=val_loss').classes(
-            'grow')
-        self.fit_loss = ui.select({'huber': 'Huber, delta 1e-3', 'lad': 'absolute deviations'},
-                                  value='huber', label='Loss of the fit').style('min-width: 160px')
-        self.resamples = ui.input('Resamples', value='200').style('width: 90px')
-        self.fit_button = ui.button('Fit', on_click=self.fit).props('no-caps unelevated')
-      for name in ('columns', 'resamples'):
-        _mark(getattr(self, name), name)
-      _mark(self.fit_button, 'fit')
-      self.fit_alert = ui.label().classes('alert').props('role=alert id=fit-alert')
-      self.fit_busy = ui.linear_progress(show_value=False).props('indeterminate')
-      self.fit_alert.visible = self.fit_busy.visible = False
-      self.fit_result = ui.html('', sanitize=False).props('id=fitted')
-      self.fit_pictures = ui.html('', sanitize=False)
+  def _button(self, name: str, label: str, icon: str, on_click: Callable | None = None):
+    button = ui.button(label, icon=icon, on_click=on_click).props('no-caps outline')
+    mark(button, name)
+    return button
 
   def _known(self):
-    from scaling.planning import predictions
-    return predictions.load_laws(str(self.fitted.path) if self.fitted else None)
+    fitted = self.fit_box.fitted
+    return predictions.load_laws(str(fitted.path) if fitted else None)
+
+  async def _took_fit(self) -> None:
+    """The visitor has a law of his own: the plan follows it."""
+    law = self.choices['law']
+    if law.value == 'fit':
+      await self.refresh()
+    else:
+      law.set_options([*self._known()], value='fit')
 
   def _show_fields(self) -> None:
-    names = shown_fields(self.budget.value)
+    names = shown_fields(self.choices['budget'].value)
     for name in OF_BUDGET:
       for element in filter(None, (self.inputs[name], self.sliders.get(name))):
         element.visible = name in names
@@ -204,25 +209,27 @@ class Page:
     self.inputs[name].value = f'{10 ** self.sliders[name].value:.3g}'.replace('e+', 'e')
 
   async def _changed_text(self, name: str) -> None:
-    if name in self.sliders:
-      try:
-        self.sliders[name].value = math.log10(float(self.inputs[name].value))
-      except (ValueError, OverflowError):
-        pass   # the refresh reports it
+    if name in self.sliders and (decade := self._decade(name)) is not None:
+      self.sliders[name].value = decade
     await self.refresh()
 
   def _request(self) -> Request:
     texts = {name: entry.value for name, entry in self.inputs.items()}
-    return read_request(texts, self.budget.value, hardware=self.hardware.value, prices=self.prices,
-                family=self.family.value, law=self.law.value, recipe=self.recipe.value,
-                fit=str(self.fitted.path) if self.fitted else None)
+    fitted = self.fit_box.fitted
+    chosen = {name: self.choices[name].value for name in CHOICES if name != 'budget'}
+    return read_request(texts, self.choices['budget'].value, prices=self.prices,
+                        fit=str(fitted.path) if fitted else None, **chosen)
 
   async def refresh(self) -> None:
-    """Computes the predictions of the fields' request, then the plan."""
-    from scaling.planning import planner
+    """Computes the predictions of the fields' request, then the plan, then memory by mesh."""
     self.asked += 1
     turn = self.asked
-    self.provenance.content = parts.provenance_html(self.law.value, self._known()[self.law.value])
+    law = self.choices['law'].value
+    elements = {**self.inputs, **self.choices}
+    link = format_link({name: element.value for name, element in elements.items()})
+    ui.run_javascript('history.replaceState(null, "", location.pathname + '
+                      f'{json.dumps(link and f"?{link}")})')
+    self.provenance.content = parts.provenance_html(law, self._known()[law])
     for entry in self.inputs.values():
       entry.error = None
     try:
@@ -232,7 +239,7 @@ class Page:
       self._failed(message, getattr(e, 'field', field))
       return
     self.busy.visible = True
-    predicted, why = await _run(_PLANS, planner.predict_request, request)
+    predicted, why = await run_in(PLANS, planner.predict_request, request)
     if turn != self.asked:
       return
     if predicted is None:
@@ -241,26 +248,55 @@ class Page:
     budget, known, found = predicted
     self.chip.text = plan_text.hardware_lines(budget)[0]
     self.predictions.content = parts.predictions_html(found, request.law, budget.loss is not None)
-    latest = lambda: _planned(request, known, self.fitted) if turn == self.asked else None
-    planned, why = await _run(_PLANS, latest)
+    latest = lambda: planner.make_plan(request) if turn == self.asked else None
+    plan, why = await run_in(PLANS, latest)
     if turn != self.asked:
       return
-    if planned is None:
+    if plan is None:
       self._failed(*explain_message(why), keep_laws=True)
       return
+    self._show(plan, known)
+    meshes, why = await run_in(PLANS, lambda: parts.memory_by_mesh(plan) if turn == self.asked
+                               else None)
+    if meshes and turn == self.asked:
+      self._show_chart(parts.CHARTS[2], charts.memory_chart(meshes, budget.chip.device_memory))
+
+  def _show(self, plan: Plan, known) -> None:
     self.alert.visible = self.busy.visible = False
-    self.plan.content, self.notes.content, self.pictures.content, self.gin_text = planned
+    self.figures.visible = True
+    self.plan.content, self.notes.content = parts.plan_html(plan), parts.notes_html(plan)
+    self.answer.content = parts.answer_html(plan)
+    self.gin_text = plan_gin.format_gin(plan)
+    self.shown = parts.name_of(plan), parts.tiles_of(plan)
+    for title, chart in zip(parts.CHARTS, parts.plan_charts(plan, known)):
+      self._show_chart(title, chart)
+    self._compare()
     self._show_gin()
+
+  def _show_chart(self, title: str, chart: dict[str, Any]) -> None:
+    self.charts[title].options.clear()
+    self.charts[title].options.update(chart)
+    self.charts[title].update()
+
+  def _keep(self) -> None:
+    self.kept = self.shown
+    self._compare()
+
+  def _compare(self) -> None:
+    self.comparison.content = parts.comparison_html(self.kept, self.shown)
 
   def _failed(self, message: str, field: str | None, keep_laws: bool = False) -> None:
     """Shows a message, also at its field, and clears the results."""
     self.alert.text = message
-    self.alert.visible, self.busy.visible = True, False
+    self.alert.visible, self.busy.visible, self.figures.visible = True, False, False
     if field in self.inputs:
       self.inputs[field].error = message
-    self.plan.content = self.notes.content = self.pictures.content = self.gin_text = ''
+    self.plan.content = self.notes.content = self.gin_text = ''
+    self.answer.content = parts.failed_html(message)
     if not keep_laws:
       self.predictions.content = ''
+    self.shown = None
+    self._compare()
     self._show_gin()
 
   def _show_gin(self) -> None:
@@ -270,62 +306,6 @@ class Page:
 
   def _copied(self, event) -> None:
     ui.notify('Copied' if event.args else 'The browser forbids copying: select the text below')
-
-  async def _uploaded(self, event) -> None:
-    self.csv = event.file.name, await event.file.read()
-    self.file.text = f'{event.file.name}, {len(self.csv[1]):,} bytes'
-    self.upload.reset()
-    await self.fit()
-
-  async def fit(self) -> None:
-    """Fits a law to the last uploaded file."""
-    if self.csv is None:
-      self._fit_failed('No runs: choose a CSV file first')
-      return
-    self.fit_button.disable()
-    self.fit_alert.visible, self.fit_busy.visible = False, True
-    found, why = await _run(_FITS, _fitted, self.folder, *self.csv,
-                            self.columns.value, self.fit_loss.value, self.resamples.value.strip())
-    self.fit_button.enable()
-    self.fit_busy.visible = False
-    if found is None:
-      self._fit_failed(explain_message(why)[0])
-      return
-    self.fitted, self.fit_result.content, self.fit_pictures.content = found
-    if self.law.value == 'fit':
-      await self.refresh()
-    else:
-      self.law.set_options([*self._known()], value='fit')
-
-  def _fit_failed(self, message: str) -> None:
-    self.fit_alert.text, self.fit_alert.visible = message, True
-    self.fit_result.content = self.fit_pictures.content = ''
-
-
-def _planned(request: Request, known, found: Fitted | None) -> tuple[str, str, str, str]:
-  """(plan, notes, pictures) as HTML, and the gin file."""
-  from scaling.planning import plan_gin, planner
-  plan = planner.make_plan(request)
-  return (parts.plan_html(plan), parts.notes_html(plan),
-          parts.plan_pictures(plan, known, found and found.fit), plan_gin.format_gin(plan))
-
-
-def _fitted(*args) -> tuple[Fitted, str, str]:
-  """A fitted law, its report and its pictures as HTML."""
-  found = fit_csv(*args)
-  return found, parts.fit_html(found.report, found.text), parts.fit_pictures(found.fit)
-
-
-def _box(title: str):
-  box = ui.element('section').classes('box')
-  with box:
-    ui.html(f'<h2>{title}</h2>', sanitize=False)
-  return box
-
-
-def _mark(element, name: str) -> None:
-  """Names an element for browser automation."""
-  element.props(f'data-name={name}')
 
 
 def serve(host: str, port: int, prices: str | None) -> None:

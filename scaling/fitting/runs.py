@@ -250,7 +250,7 @@ def _columns(path: pathlib.Path, header: Sequence[str], columns: Mapping[str, st
     at = [plain.index(name) for name in names if name in plain and plain.index(name) not in taken]
     if field not in found and at:
       found[field] = at[0]
-  for field, at in found.items():
+  for at in found.values():
     if header.count(header[at]) > 1:
       raise UserError(f'{path} has {header.count(header[at])} columns {header[at]!r}: keep one')
   if 'loss' not in found:

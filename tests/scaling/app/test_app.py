@@ -13,12 +13,15 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from scaling.app import parts
+from scaling.app import charts, fields, parts
 from scaling.fitting import parametric
 from scaling.fitting.runs import read_csv
+from scaling.laws.laws import LAWS
 from scaling.planning import amounts, plan_gin, plan_text, planner
+from scaling.planning.budget import MFU
 from scaling.planning.request import Request
 from t5x_lite import cli
+from t5x_lite.cost import hardware
 from t5x_lite.experiment import gin_config
 
 pytest.importorskip('nicegui', reason='the web page needs the extra app')
@@ -32,6 +35,8 @@ LOCAL = {'127.0.0.1', 'localhost'}
 
 @pytest.mark.parametrize('budget, texts, expected', [
     ('flops', {'flops': ' 5.76e23 ', 'hours': '24', 'dollars': '9'}, {'flops': 5.76e23}),
+    ('flops', {'flops': '1,000T', 'price': '$2.50', 'served_tokens': '10T'},
+     {'flops': 1e15, 'price': 2.5, 'served_tokens': 1e13}),
     ('chips', {'chips': '8', 'hours': '2d', 'flops': '1e21'}, {'chips': 8, 'hours': 48.0}),
     ('dollars', {'dollars': '1000', 'chips': '16', 'mfu': '0.3'},
      {'dollars': 1000.0, 'chips': 16, 'mfu': 0.3}),
@@ -39,24 +44,78 @@ LOCAL = {'127.0.0.1', 'localhost'}
      {'loss': 2.5, 'unique_tokens': 1e11, 'deadline': 1.5}),
 ])
 def test_only_the_fields_of_a_budget_count(budget, texts, expected):
-  assert parts.read_request(texts, budget) == Request(**expected)
+  assert fields.read_request(texts, budget) == Request(**expected)
 
 
 @pytest.mark.parametrize('name, text, words', [
-    ('flops', '1,000', "Training FLOPs: '1,000' is not a number"),
-    ('chips', '8.5', "Chips: '8.5' is not a whole number"), ('deadline', 'soon', 'Deadline:'),
+    ('flops', 'many', "Training FLOPs: 'many': expected a number, e.g. 1e12"),
+    ('chips', '8.5', "Chips: '8.5': expected a whole number"), ('deadline', 'soon', 'Deadline:'),
     ('chips', '1' + 20 * '0', 'Chips=1.*: give 1,048,576 or less')])
 def test_a_text_that_cannot_be_read_names_its_field(name, text, words):
-  with pytest.raises(parts.TextError, match='^' + words) as raised:
-    parts.read_request({'flops': '1e21', name: text}, 'flops')
+  with pytest.raises(fields.TextError, match='^' + words) as raised:
+    fields.read_request({'flops': '1e21', name: text}, 'flops')
   assert raised.value.field == name and '\n' not in str(raised.value)
 
 
 def test_flags_of_the_command_line_are_called_as_on_the_page():
-  assert parts.explain_message('--flops=-1: give a number above 0, or --chips') == (
+  assert fields.explain_message('--flops=-1: give a number above 0, or --chips') == (
       'Training FLOPs=-1: give a number above 0, or Chips', 'flops')
-  assert parts.explain_message('the price is old: pass --prices=FILE') == (
+  assert fields.explain_message('the price is old: pass --prices=FILE') == (
       'the price is old: pass --prices=FILE', None)
+
+
+def test_a_link_restores_all_fields():
+  initial, unknown = fields.read_link({}, {'h100': None}, LAWS)
+  assert fields.format_link(initial) == '' and not unknown
+  assert fields.read_request(initial, 'flops', law=initial['law']) == Request(
+      flops=1e21, law='besiroglu')
+  texts = {**initial, 'budget': 'dollars', 'dollars': '5 & 6', 'chips': '8', 'flops': '',
+           'law': 'kaplan'}
+  link = fields.format_link(texts)
+  query = dict(urllib.parse.parse_qsl(link, keep_blank_values=True))
+  assert query == {'budget': 'dollars', 'dollars': '5 & 6', 'chips': '8', 'flops': '',
+                   'law': 'kaplan'}
+  assert fields.read_link(query, {'h100': None}, LAWS) == (texts, [])
+  restored, unknown = fields.read_link(
+      {'law': 'fit', 'hardware': 'h1000', 'colour': 'red', 'chips': '8'}, {'h100': None}, LAWS)
+  assert restored == {**initial, 'chips': '8'}
+  assert unknown == ['law=fit: upload its runs again', 'hardware=h1000: choose from h100',
+                     'colour=red: there is no such field']
+
+
+def test_charts_hold_the_laws_numbers():
+  chart = charts.frontier_chart(LAWS, 1e21, 2.8e9, 100)
+  assert json.loads(json.dumps(chart, allow_nan=False)) == chart
+  for name, law in LAWS.items():
+    solid, dotted = [s['data'] for s in chart['series'] if s['name'] == name]
+    for c, n in (point for point in solid + dotted if point[1] is not None):
+      assert n == pytest.approx(law.form.optimum(c)[0], rel=2e-3)
+    inside = [law.fitted is not None and law.fitted[0] <= c <= law.fitted[1] for c, _ in solid]
+    assert [n is not None for _, n in solid] == inside
+    # Each stretch between two budgets is drawn by one of the two lines.
+    drawn = [[a[1] is not None and b[1] is not None for a, b in zip(line, line[1:])]
+             for line in (solid, dotted)]
+    assert all(map(any, zip(*drawn)))
+  overheads = charts.overhead_chart(charts.overheads_of(LAWS), 1e21)
+  assert {s['name'] for s in overheads['series']} == {
+      'hoffmann_3', 'hoffmann_3_unrounded', 'besiroglu', 'muennighoff'}
+  law = LAWS['besiroglu'].form
+  for factor, multiple in overheads['series'][2]['data']:
+    assert multiple == pytest.approx(law.compute_overhead(1e21, factor), rel=2e-3)
+  rows = charts.format_csv({'a': chart, 'b': overheads}).splitlines()
+  assert rows[0] == 'chart,series,x,y' and 'a,this budget,1e+21,2800000000.0' in rows
+  assert len(rows) == 1 + sum(y is not None for c in (chart, overheads) for s in c['series']
+                              for _, y in s['data'])
+
+
+@pytest.mark.parametrize('flags, words', [
+    (['--export=page.txt'], 'a name that ends in .html'),
+    (['--export=/proc/page.html'], '--export=/proc/page.html: '),
+    (['--export=page.html', '--prices=nowhere.toml'], '--prices=nowhere.toml')])
+def test_an_export_that_cannot_be_written_is_refused(flags, words, capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert cli.main(['scaling', 'app', *flags]) == 1
+  assert words in capsys.readouterr().err and not [*tmp_path.iterdir()]
 
 
 def test_what_a_file_says_is_no_html():
@@ -115,8 +174,8 @@ def address(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def page(address, tmp_path_factory):
-  """The page in a desktop's browser."""
+def browser(tmp_path_factory):
+  """A desktop's browser."""
   webdriver = pytest.importorskip('selenium.webdriver')
   if not (CHROMIUM and DRIVER):
     pytest.skip('there is no chromium with chromedriver on this machine')
@@ -127,13 +186,19 @@ def page(address, tmp_path_factory):
     options.add_argument(flag)
   options.set_capability('goog:loggingPrefs', {'performance': 'ALL', 'browser': 'ALL'})
   browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+  yield browser
+  browser.quit()
+
+
+@pytest.fixture(scope='module')
+def page(address, browser):
+  """The page in a desktop's browser."""
   browser.execute_cdp_cmd('Browser.grantPermissions', {
       'origin': address, 'permissions': ['clipboardReadWrite', 'clipboardSanitizedWrite']})
   browser.get(address)
   shown = Page(browser)
   shown.wait(lambda: shown.text('#gin'), 'the page shows no plan of its own')
-  yield shown
-  browser.quit()
+  return shown
 
 
 class Page:
@@ -236,15 +301,43 @@ def test_the_numbers_are_the_planners(page):
   page.write('hours', '90m')
   check_shown(page, planner.make_plan(Request(chips=1, hours=1.5)))
   page.wait(lambda: page.browser.execute_script(
-      'return [...document.querySelectorAll("#pictures img")].map(i => i.naturalWidth > 100)'
-      ) == [True, True, True], 'three pictures are not shown')
+      'return [...document.querySelectorAll(".chart canvas")].map(c => c.width > 100)'
+      ) == [True, True, True], 'three charts are not shown')
+
+
+@pytest.mark.slow
+def test_a_reload_keeps_the_fields_and_two_plans_are_compared(page):
+  page.choose('FLOPs')
+  page.write('flops', '-1')
+  page.message('above 0')
+  page.write('flops', '')   # an empty field is no longer wrong, though the budget is not given
+  page.message('no budget is given')
+  assert not page.browser.find_elements('css selector', '.q-field--error')
+  page.write('flops', '3e18')
+  page.write('chips', '1')
+  plan = planner.make_plan(Request(flops=3e18, chips=1))
+  page.wait(lambda: plan_gin.format_gin(plan) == page.text('#gin'), 'the plan is not shown')
+  page.find('[data-name=keep]').click()
+  page.wait(lambda: page.table('comparison'), 'no plan is kept')
+  size = amounts.format_amount(plan.total_parameters)
+  assert page.table('comparison')['Parameters'] == [size, size]
+  page.write('chips', '2')
+  other = planner.make_plan(Request(flops=3e18, chips=2))
+  page.wait(lambda: plan_gin.format_gin(other) == page.text('#gin'), 'the plan is not shown')
+  times = [amounts.format_hours(p.budget.hours) for p in (plan, other)]
+  assert page.table('comparison')['Time'] == times and times[0] != times[1]
+  page.wait(lambda: urllib.parse.urlsplit(page.browser.current_url).query == (
+      'flops=3e18&chips=2'), 'the link has not the fields')
+  page.browser.refresh()
+  page.wait(lambda: plan_gin.format_gin(other) == page.text('#gin'), 'the fields are lost')
+  page.write('chips', '')
 
 
 @pytest.mark.slow
 def test_bad_values_are_named_in_a_line(page):
   page.write('chips', '')
   page.choose('FLOPs')
-  for text, words in (('1,000', "Training FLOPs: '1,000' is not a number"),
+  for text, words in (('many', "Training FLOPs: 'many': expected a number"),
                       ('-1', 'Training FLOPs=-1: give a number above 0'),
                       ('nan', 'Training FLOPs=nan'), ('1', 'FLOPs are too few for any model'),
                       ('', 'no budget is given')):
@@ -332,6 +425,14 @@ def test_nothing_is_wider_than_a_phone(page):
     page.wait(lambda: page.browser.execute_script('return innerWidth') == size['width'], 'size')
     wide, screen = page.browser.execute_script(width)
     assert wide <= screen
+    # The answer is in sight, wherever on the page a phone is.
+    page.browser.execute_script('scrollTo(0, 1200)')
+    box = page.find('#answer').rect if size['mobile'] else None
+    assert page.find('#answer').is_displayed() == size['mobile']
+    if size['mobile']:
+      top = page.browser.execute_script('return document.getElementById("answer")'
+                                        '.getBoundingClientRect().top')
+      assert top == 0 and 'parameters' in page.text('#answer') and box['height'] < 100
     # Nor is anything cut off at the edge: what is wide scrolls in a box of its own.
     assert page.browser.execute_script(
         'return [...document.querySelectorAll(".box, .box h2, .tile, img, button, input")]'
@@ -340,7 +441,7 @@ def test_nothing_is_wider_than_a_phone(page):
 
 @pytest.mark.slow
 def test_no_other_host_is_asked(page):
-  """Of all that the page has done so far; run last."""
+  """Of all that the page has done so far."""
   page.wait(lambda: page.text('#gin'), 'there is no plan')
   asked = set()
   for entry in page.browser.get_log('performance'):
@@ -355,3 +456,38 @@ def test_no_other_host_is_asked(page):
   severe = [entry['message'] for entry in page.browser.get_log('browser')
             if entry['level'] == 'SEVERE']
   assert not severe
+
+
+@pytest.mark.slow
+def test_the_exported_calculator_has_the_planners_numbers(browser, tmp_path):
+  """Leaves the page; run last."""
+  file = tmp_path / 'page.html'
+  assert cli.main(['scaling', 'app', f'--export={file}']) == 0
+  shown = Page(browser)
+  chip = hardware.find_chip('a100_80')
+  for query, given in ((dict(flops='5.76e23'), dict(flops=5.76e23)),
+                       (dict(budget='dollars', dollars='500', price='2', hardware='a100_80'),
+                        dict(flops=250 * 3600 * chip.flops * MFU)),
+                       (dict(budget='chips', hours='48', mfu='0.3'),
+                        dict(chips=8, hours=48, mfu=0.3))):
+    browser.get('about:blank')
+    browser.get(f'{file.as_uri()}#{urllib.parse.urlencode(query)}')
+    _, known, found = planner.predict_request(Request(**given))
+    table = shown.table('laws')
+    assert list(table) == list(known)
+    letters = {'M': 1e6, 'B': 1e9, 'T': 1e12}
+    for prediction in found:
+      size, tokens, ratio, loss, outside = table[prediction.law]
+      for text, value in ((size, prediction.parameters), (tokens, prediction.tokens)):
+        assert float(text[:-1]) * letters[text[-1]] == pytest.approx(value, rel=6e-3)
+      assert float(ratio) == pytest.approx(prediction.tokens / prediction.parameters, rel=6e-3)
+      assert loss == ('-' if prediction.loss is None else f'{prediction.loss:.3f}')
+      factor = prediction.extrapolation
+      if factor is None or factor <= 1:
+        assert outside == ('?' if factor is None else 'no')
+      else:
+        assert float(outside.removesuffix(' times')) == pytest.approx(factor, rel=6e-3)
+  browser.get('about:blank')
+  browser.get(f'{file.as_uri()}#flops=many')
+  assert shown.text('#answer') == 'Training FLOPs: "many" is not a number above 0'
+  assert not [entry for entry in browser.get_log('browser') if entry['level'] == 'SEVERE']
