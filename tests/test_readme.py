@@ -91,8 +91,7 @@ def test_every_command_of_the_readme_runs(tmp_path, stdlib_data_dir):
   for body in (body for info, body in _blocks(text) if info == 'python'):
     done = _run(f'{sys.executable} -c {shlex.quote(body)}', tmp_path, stdlib_data_dir)
     assert done.returncode == 0, f'{body}\n{done.stderr}'
-  for run in ('lm', 'mlm', 'span', 'mine', 'docstring', 'package', 'pieces', 'mesh',
-              'tuned'):
+  for run in ('lm', 'mlm', 'span', 'mine', 'operator', 'pieces', 'mesh', 'tuned'):
     assert (tmp_path / 'runs' / run / 'checkpoints/2').is_dir(), run
   assert len(list(tmp_path.glob('runs/*/inferences-*.jsonl'))) == 4
 

@@ -127,7 +127,8 @@ seqio.TaskRegistry.add(
 seqio.TaskRegistry.add(
     'stdlib_operator',
     source=StdlibSource('operators'),
-    **classification.task_parts(VOCABULARY, len(OPERATORS), text='code', label='operator'),
+    **classification.task_parts(
+        VOCABULARY, len(OPERATORS), text='code', label='operator', labels=OPERATORS),
 )
 
 seqio.MixtureRegistry.add(
