@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
                                       for field in dataclasses.fields(Request)}))
   path = plan_gin.write_gin(plan, args.output) if args.output else None
   if args.json:
-    print(json.dumps(as_json(plan), indent=2))
+    print(json.dumps(as_json(plan), indent=2, allow_nan=False))
     return 0
   from scaling.planning import plan_text
   print(plan_text.format_plan(plan))
