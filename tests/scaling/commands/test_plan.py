@@ -6,6 +6,9 @@ import re
 from jax.sharding import AbstractMesh
 import pytest
 
+from scaling.planning import plan_text, predictions
+from scaling.planning.budget import solve_budget
+from scaling.planning.constraints import Constraints
 from t5x_lite import cli
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import hardware
@@ -227,17 +230,17 @@ def test_what_is_printed_is_taken_and_a_price_is_a_flag(capsys):
   assert '$1.5 an hour' in text and '(--price)' in text and 'days old' not in text
 
 
-def test_no_columns_collide(capsys):
-  for flags in (['--flops=1e28'], ['--loss=1.85'], ['--flops=1e17']):
-    if planned(*flags):
-      continue
-    lines = capsys.readouterr().out.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith('law '))
-    heads = lines[start].split('  ')
-    columns = [lines[start].index(head.strip()) for head in heads if head.strip()]
-    for line in lines[start + 1:start + 13]:
-      if ' - (' not in line:
-        assert all(line[i - 2:i] == '  ' for i in columns[1:] if i < len(line)), line
+@pytest.mark.parametrize('given', [{'flops': 10.0 ** n} for n in range(15, 30)] + [
+    {'loss': loss} for loss in (1.83, 1.9, 2.5, 3.5)])
+def test_no_columns_collide(given):
+  found = predictions.predict_all(
+      solve_budget(hardware.find_chip('h100'), **given), predictions.load_laws(), Constraints())
+  head, *lines = plan_text.format_table(found, 'loss' in given)
+  starts = [match.start() for match in re.finditer(r'(?<=  )\S', head)]
+  assert len(starts) == 5 + ('loss' in given)
+  for line in lines:
+    if '- (' not in line:
+      assert all(line[i - 2:i] == '  ' and line[i] != ' ' for i in starts), line
 
 
 def test_the_calculator_names_flags_that_it_has(capsys):
