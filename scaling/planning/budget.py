@@ -154,8 +154,8 @@ def _flop_equivalents(budget: Budget, flops, dollars, kwh) -> dict[str, float]:
 
 def _check_deadline(budget: Budget) -> None:
   if budget.hours and budget.deadline and budget.hours > budget.deadline * (1 + TOLERANCE):
-    raise UserError(f'--hours={budget.hours:g} is past --deadline={budget.deadline:g}: give fewer '
-                    'hours and more chips')
+    raise UserError(f'--hours={budget.hours:g} is past --deadline={budget.deadline:g}: give '
+                    f'--hours={budget.deadline:g}, or --deadline={budget.hours:g}')
 
 
 def _contradiction(budget: Budget, one: str, first: float, other: str, second: float) -> str:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from scaling.laws.laws import FACTORS, LAWS
+from scaling.laws.laws import FACTORS, LAWS, ParametricLaw
 from scaling.planning import plan_text, planner
 from scaling.planning.constraints import Constraints
 from scaling.planning.request import Request
@@ -68,6 +68,18 @@ def test_what_a_constraint_costs(cost):
       best = min(cheapest(free, n, loss, cost) for n in np.geomspace(most / 5e3, most, 300))
       assert needed == pytest.approx(best, rel=0.02)
       assert needed <= 1e21 * (1 + 1e-4) and better <= loss + 1e-7
+
+
+@pytest.mark.parametrize('n, served, saved', [(13e9, 2e12, 0.1745), (30e9, 10e12, 0.280)])
+def test_what_serving_saves_over_training_alone(n, served, saved):
+  """Sardana et al. 2024, figure 1: models of the quality of 13B and 30B."""
+  form = ParametricLaw(1.69, 406.4, 0.336, 410.7, 0.283)
+  chinchilla = (form.beta * form.b / (form.alpha * form.a) * n ** form.alpha) ** (1 / form.beta)
+  limits = Constraints(served_tokens=served)
+  flops = limits.flops_for(form, form.loss(n, chinchilla))
+  parameters, both = limits.trained_alone(form, flops)
+  assert parameters == pytest.approx(n, rel=1e-3)
+  assert 1 - flops / both == pytest.approx(saved, abs=0.002)
 
 
 def test_without_constraints_it_is_the_laws_own():
