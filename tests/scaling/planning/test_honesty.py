@@ -71,7 +71,8 @@ def test_which_losses_are_those_of_a_model():
 
 
 @pytest.mark.parametrize('fields, reason', [
-    ({'family': 't5'}, 'its runs are of decoder-only language models'),
+    pytest.param({'family': 't5'}, 'its runs are of decoder-only language models',
+                 marks=pytest.mark.slow),
     pytest.param({'family': 'bert'}, 'its runs are of decoder-only language models',
                  marks=pytest.mark.slow),
     ({'vocab_size': 128_256}, 'its tokens are of a vocabulary of 32,000, not 128,256'),
