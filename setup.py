@@ -46,7 +46,8 @@ setup(
         'configs.*']),
     package_data={'': ['*.gin'],
                   't5x_lite': ['cost/*.toml'],
-                  'scaling': ['data/*.csv', 'app/*.css', 'app/*.html', 'data/ladder/*', 'data/ladder/gin/*']},
+                  'scaling': ['data/*.csv', 'data/*.toml', 'app/*.css', 'app/*.html',
+                              'data/ladder/*', 'data/ladder/gin/*']},
     install_requires=REQUIRES,
     extras_require={
         'test': TEST + NOTEBOOKS, 'notebooks': NOTEBOOKS, 'app': APP,

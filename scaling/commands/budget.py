@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 
 from scaling.commands import plan as plan_command
 from t5x_lite.core.errors import UserError
@@ -56,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
   serving = estimate_serving(model, found.budget, args.prompt or half, args.generated or half)
   if args.json:
     table = {**vars(found), 'counted_at': counted_at, 'memory': held, 'serving': serving}
-    print(json.dumps(plan_command.plain(table), indent=2, allow_nan=False))
+    from scaling.commands.output import print_json
+    print_json(table)
   else:
     print('\n'.join(_lines(args, found, held, counted_at, serving)))
   return 0

@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-import json
-import math
 
 EXAMPLE = 't5x-lite scaling plan --chips=8 --hardware=h100 --hours=24 --output=plan.gin'
 _BUDGETS = """
@@ -80,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
                                       for field in dataclasses.fields(Request)}))
   path = plan_gin.write_gin(plan, args.output) if args.output else None
   if args.json:
-    print(json.dumps(as_json(plan), indent=2))
+    from scaling.commands.output import print_json
+    print_json(as_json(plan))
     return 0
   from scaling.planning import plan_text
   print(plan_text.format_plan(plan))
@@ -93,22 +92,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def as_json(plan) -> dict:
-  """A plan without the constants of its law, for JSON; infinity is null."""
+  """A plan without the constants of its law."""
   from scaling.planning import plan_gin
   table = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)
            if field.name not in ('law', 'predictions', 'prediction')}
   table['predictions'] = {prediction.law: prediction for prediction in plan.predictions}
-  return plain({**table, 'law': plan.prediction.law, 'gin': plan_gin.format_gin(plan)})
-
-
-def plain(value):
-  """The value for json.dumps: dataclasses as dicts, non-finite numbers as None."""
-  if dataclasses.is_dataclass(value):
-    return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-  if isinstance(value, dict):
-    return {str(key): plain(item) for key, item in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [plain(item) for item in value]
-  if isinstance(value, float):
-    return value if math.isfinite(value) else None
-  return value if isinstance(value, (int, str)) or value is None else str(value)
+  return {**table, 'law': plan.prediction.law, 'gin': plan_gin.format_gin(plan)}

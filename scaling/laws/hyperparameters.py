@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 MAX_WARMUP = 0.1   # fraction of a run's tokens
-MAX_RATE = 0.01    # above the rates of all sweeps behind these rules
+MAX_RATE = 0.02    # above all that these rules give inside the range of their sweeps
 # Recipe -> the (min, max) of what its sweeps covered; parameters without embeddings.
 RECIPES = {
     'step_law': {'parameters': (59e6, 1.07e9), 'tokens': (2e9, 1e11)},
@@ -48,8 +48,8 @@ def list_warnings(name: str, *, parameters: float, tokens: float, flops: float) 
            ] if outside else []
   rule = _unbounded(name, parameters, tokens, flops)
   if rule.learning_rate > MAX_RATE:
-    lines.append(f'{name} gives a peak rate of {rule.learning_rate:.3g}, above that of any run '
-                 f'behind it: {MAX_RATE:g} is planned')
+    lines.append(f'{name} gives a peak rate of {rule.learning_rate:.3g}, above that of all runs '
+                 f'behind these rules: {MAX_RATE:g} is planned')
   return lines
 
 

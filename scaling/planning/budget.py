@@ -20,7 +20,7 @@ RECOMPUTED = 0.75
 PUE = 1.1          # power of the data centre over that of the chips (LLaMA, LaMDA)
 CARBON = 0.385     # kg of CO2 equivalents a kWh: the average of the United States (LLaMA)
 # Upper limits, far above any real budget.
-_MAX = {'flops': 1e32, 'chips': 1e7, 'dollars': 1e15, 'kwh': 1e15}
+_MAX = {'flops': 1e30, 'chips': 1e7, 'dollars': 1e15, 'kwh': 1e15}
 TOLERANCE = 0.01   # relative difference up to which two quantities agree
 MAX_CHIPS = 2 ** 20
 
@@ -115,6 +115,9 @@ def solve_budget(chip: Chip, *, flops: float | None = None, chips: int | None = 
   if equivalents and loss is not None:
     raise UserError(f'--loss={loss:g} and {names[0]} both set the budget: give one of them, and '
                     '--deadline or --chips with a loss')
+  if equivalents and equivalents[names[0]] > _MAX['flops']:
+    raise UserError(f'{names[0]}: {equivalents[names[0]]:.3g} FLOPs, above the limit of '
+                    f'{_MAX["flops"]:g}: give less')
   if equivalents:
     solved = dataclasses.replace(budget, flops=equivalents[names[0]])
     return _divided(solved) if divide else solved
@@ -151,8 +154,8 @@ def _flop_equivalents(budget: Budget, flops, dollars, kwh) -> dict[str, float]:
 
 def _check_deadline(budget: Budget) -> None:
   if budget.hours and budget.deadline and budget.hours > budget.deadline * (1 + TOLERANCE):
-    raise UserError(f'--hours={budget.hours:g} is past --deadline={budget.deadline:g}: give fewer '
-                    'hours and more chips')
+    raise UserError(f'--hours={budget.hours:g} is past --deadline={budget.deadline:g}: give '
+                    f'--hours={budget.deadline:g}, or --deadline={budget.hours:g}')
 
 
 def _contradiction(budget: Budget, one: str, first: float, other: str, second: float) -> str:

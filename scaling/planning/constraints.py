@@ -131,6 +131,14 @@ class Constraints:
                        free.loss(form, *free.optimum(form, flops, cost)))
     return found
 
+  def trained_alone(self, form: ParametricLaw, flops: float, cost: Cost = six_n
+                    ) -> tuple[float, float]:
+    """(N that reaches this loss with the least training, FLOPs of it with serving)."""
+    free = dataclasses.replace(self, served_tokens=None)
+    training = free.flops_for(form, self.loss(form, *self.optimum(form, flops, cost)), cost)
+    parameters, _ = free.optimum(form, training, cost)
+    return parameters, training + cost(parameters) * (self.served_tokens or 0) / 3
+
   def has_loss(self, form: Form) -> bool:
     """Whether the form has a loss, under these constraints."""
     if self.unique_tokens is not None or self.served_tokens is not None:

@@ -122,6 +122,11 @@ def _overhead_lines(plan: Plan) -> list[str]:
     gain = '' if plan.loss is None else f', and this budget reaches {loss:.3f}'
     lines.append(f'--{name} costs a factor of {max(total / needed, 1):.3g}: without it, '
                  f'{needed:.3g} FLOPs reach this loss{gain}.')
+  if plan.trained_alone is not None:
+    n, both = plan.trained_alone
+    lines.append(f'--served_tokens favours {format_amount(plan.optimum[0])} over the '
+                 f'{format_amount(n)} parameters that reach this loss with the least training: to '
+                 f'train and serve these costs {max(both / total, 1):.3g} times as much.')
   return lines
 
 

@@ -53,6 +53,8 @@ class Plan:
     compute_overhead: factor of the optimal N -> multiple of the FLOPs for the same loss, under the
       constraints; None without a parametric law, or above the largest model.
     prices: constraint -> (FLOPs for the same loss without it, loss without it).
+    trained_alone: (N that reaches this loss with the least training, FLOPs of it with serving), as
+      a law counts N; None if no tokens are served.
     serving_flops, serving: of the served tokens, and the server; None if none are served.
     warnings: one line each.
   """
@@ -84,6 +86,7 @@ class Plan:
   hours_range: tuple[float, float] | None
   compute_overhead: dict[float, float | None] | None
   prices: dict[str, tuple[float, float]]
+  trained_alone: tuple[float, float] | None
   serving_flops: float
   serving: Serving | None
   warnings: tuple[str, ...]
@@ -116,10 +119,13 @@ def predict_request(request: Request, recomputed: bool = False
 
 def make_plan(request: Request) -> Plan:
   """The plan of a request; UserError, with a cure, if it is infeasible."""
-  plan = _plan(request, False, ('none', 'full'))
   buys = request.flops is None and request.loss is None   # the MFU decides what the budget buys
-  if buys and request.mfu is None and plan.layout.remat == 'full':
-    return _plan(request, True, ('full',))
+  try:
+    plan = _plan(request, False, ('none', 'full'))
+    if buys and request.mfu is None and plan.layout.remat == 'full':
+      plan = _plan(request, True, ('full',))
+  except (SizeError, predictions.TooSmallError) as e:
+    raise UserError(too_small(str(e), request, _can_build)) from e
   return plan
 
 
@@ -132,20 +138,16 @@ def _plan(request: Request, recomputed: bool, remats: Sequence) -> Plan:
   reason = predictions.why_not_comparable(law, base.family == 'decoder_only', base.vocab_size)
   if request.loss is not None and reason:
     raise UserError(_not_comparable(request, law, base, known, reason))
-  try:
-    predictions.check_loss(name, law, best, base.vocab_size)
-    goal = _goal(request, budget, law, best, base)
-    run = _find(goal, base, recomputed, remats)
-  except (SizeError, predictions.LossError) as e:
-    raise UserError(too_small(
-        str(e), request, budget, law, best, lambda smaller: _can_build(smaller, recomputed))) from e
+  predictions.check_loss(name, law, best, base.vocab_size)
+  goal = _goal(request, budget, law, best, base)
+  run = _find(goal, base, recomputed, remats)
   return _finish(goal, run, tuple(found), reason)
 
 
-def _can_build(request: Request, recomputed: bool = False) -> bool:
+def _can_build(request: Request) -> bool:
   """Whether there is a model for a request, on any chips."""
   try:
-    budget, known, found = predict_request(request, recomputed)
+    budget, known, found = predict_request(request, True)
     name = request.law or ('fit' if request.fit else LAW)
     best = predictions.select_prediction(name, found, known, budget, request.constraints)
     base = sizing.base_config(request, budget.chip.dtype)
@@ -281,6 +283,8 @@ def _finish(goal: _Goal, run: Found, found: tuple[Prediction, ...], reason: str)
       compute_overhead=(constraints.compute_overheads(law.form, goal.flops, goal.cost)
                         if parametric else None),
       prices=constraints.prices(law.form, goal.flops, goal.cost) if parametric else {},
+      trained_alone=(constraints.trained_alone(law.form, goal.flops, goal.cost)
+                     if parametric and request.served_tokens is not None else None),
       serving_flops=serving, serving=None if request.served_tokens is None else estimate_serving(
           config, budget, request.prompt or half, request.generated or half),
       warnings=tuple(_warnings(goal, budget, recommended, placed, trained, of_run, per_row)))

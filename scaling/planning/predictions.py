@@ -46,6 +46,10 @@ class Prediction:
     return 'never reached' if self.flops == math.inf else 'no prediction'
 
 
+class TooSmallError(UserError):
+  """A budget for which a law has no model, or one no better than guessing."""
+
+
 def load_laws(fit: str | None = None) -> dict[str, Law]:
   """The published laws, and under 'fit' the one of `t5x-lite scaling fit --output`."""
   if fit is None:
@@ -109,19 +113,15 @@ def select_prediction(name: str, found: list[Prediction], known: dict[str, Law],
     raise UserError(f'--law={name} has no loss, and the budget is a target loss: choose one of '
                     f'{", ".join(able)}')
   if prediction.tokens < 1 or prediction.parameters < 1:
-    raise UserError(f'{prediction.flops:.3g} FLOPs are too few for any model by {name}')
+    raise TooSmallError(f'{prediction.flops:.3g} FLOPs are too few for any model by {name}')
   return prediction
 
 
-class LossError(UserError):
-  """The expected loss is above that of guessing."""
-
-
 def check_loss(name: str, law: Law, prediction: Prediction, vocabulary: int) -> None:
-  """Raises LossError for a loss above ln V, that of a uniform guess over the law's vocabulary."""
+  """Raises TooSmallError for a loss above ln V, that of a uniform guess over V tokens."""
   size = law.vocabulary or vocabulary
   if prediction.loss is not None and prediction.loss >= math.log(size):
-    raise LossError(f'expected loss {prediction.loss:.3g} by {name}, above the ln V = '
+    raise TooSmallError(f'expected loss {prediction.loss:.3g} by {name}, above the ln V = '
                     f'{math.log(size):.3g} of a uniform guess over {size:,} tokens: the law does '
                     'not hold for so little training')
 

@@ -4,9 +4,7 @@ from collections.abc import Callable
 import dataclasses
 import math
 
-from scaling.laws.laws import Law
 from scaling.planning.budget import Budget
-from scaling.planning.predictions import Prediction
 from scaling.planning.request import Request
 from scaling.planning.search import Found, Sized
 from t5x_lite.cost import accounting
@@ -60,8 +58,7 @@ def _up(value: float) -> str:
   return f'{math.ceil(value * 10 ** digits) / 10 ** digits:g}'
 
 
-def too_small(message: str, request: Request, budget: Budget, law: Law, best: Prediction,
-              can_build: Callable[[Request], bool]) -> str:
+def too_small(message: str, request: Request, can_build: Callable[[Request], bool]) -> str:
   """A budget that is too small for any model: the flags with which there is one."""
   cures = []
   if request.loss is not None:
@@ -90,4 +87,5 @@ def too_small(message: str, request: Request, budget: Budget, law: Law, best: Pr
           dataclasses.replace(request, **{name: value})):
         cures.append(f'--{name}={value}')
         break
+  message = message.removesuffix(': ask for about that many') if cures else message
   return message + (f': give {", or ".join(cures)}' if cures else '')

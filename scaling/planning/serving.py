@@ -21,7 +21,7 @@ class Serving:
   """A server for requests of `prompt` and `generated` tokens.
 
   Attributes:
-    chips: the fewest that hold the weights and a cache.
+    chips: up to a node, or as few as hold the weights and a cache: those that generate cheapest.
     rows: requests at a time: as many caches as fit.
     cache_bytes: of a request when it ends.
     seconds: between two tokens of a request.
@@ -60,11 +60,6 @@ def estimate_serving(config: ModelConfig, budget: Budget, prompt: int, generated
   weights = size * accounting.parameters(config).total
   cache = memory.cache_bytes(config, 1, length, inputs)
   held = lambda chips: MEMORY_FRACTION * chip.memory * chips - weights
-  chips = next((n for n in chip_counts(chip) if held(n) >= cache), None)
-  if chips is None:
-    return None
-  rows = min(int(held(chips) // cache), MAX_ROWS)
-  speed = chip.flops * budget.mfu * chips
   # Tokens of a prompt are the positions before the generated ones, in the forward pass of a row.
   if inputs:
     whole, first = (accounting.forward_flops(config, prompt, n, causal=True)
@@ -72,14 +67,21 @@ def estimate_serving(config: ModelConfig, budget: Budget, prompt: int, generated
   else:
     whole, first = (accounting.forward_flops(config, 0, n, causal=True)
                     for n in (length, prompt))
-  decode_flops = rows * (whole - first) / generated
-  filled = (inputs + generated / 2 if inputs else prompt + generated / 2) / (inputs + length)
-  by_bandwidth = (weights + rows * cache * filled) / (
-      chip.bandwidth * BANDWIDTH_FRACTION * chips)
-  by_arithmetic = decode_flops / speed
-  seconds = max(by_bandwidth, by_arithmetic)
-  return Serving(
-      prompt=prompt, generated=generated, chips=chips, rows=rows, cache_bytes=cache,
-      seconds=seconds, prompt_hours=first / prompt / speed * chips / 3600,
-      generated_hours=seconds / rows * chips / 3600,
-      limit='bandwidth' if by_bandwidth >= by_arithmetic else 'arithmetic')
+  filled = (prompt + generated / 2) / (prompt + generated)
+
+  def serve(chips: int) -> Serving:
+    rows = min(int(held(chips) // cache), MAX_ROWS)
+    by_bandwidth = (weights + rows * cache * filled) / (
+        chip.bandwidth * BANDWIDTH_FRACTION * chips)
+    speed = chip.flops * budget.mfu * chips
+    by_arithmetic = rows * (whole - first) / generated / speed
+    seconds = max(by_bandwidth, by_arithmetic)
+    return Serving(
+        prompt=prompt, generated=generated, chips=chips, rows=rows, cache_bytes=cache,
+        seconds=seconds, prompt_hours=first / prompt / speed * chips / 3600,
+        generated_hours=seconds / rows * chips / 3600,
+        limit='bandwidth' if by_bandwidth >= by_arithmetic else 'arithmetic')
+
+  fitting = [n for n in chip_counts(chip) if held(n) >= cache]
+  servers = [serve(n) for n in fitting if n <= max(chip.node, fitting[0])]
+  return min(servers, key=lambda server: server.generated_hours, default=None)

@@ -85,7 +85,7 @@ def token_cost(base: ModelConfig, counted: str, around: float, request: Request)
   for factor in _GRID:
     try:
       config = architecture.config_for_size(base, around * factor, multiple=request.multiple)
-    except architecture.SizeError:
+    except UserError:   # no model is so small, or so deep
       continue
     n = count_parameters(config, counted, request.lengths)
     sizes.append(math.log(n))

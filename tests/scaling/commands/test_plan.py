@@ -1,10 +1,14 @@
 """`t5x-lite scaling plan` and `budget`, from the command line to gin that `describe` compiles."""
 
 import json
+import re
 
 from jax.sharding import AbstractMesh
 import pytest
 
+from scaling.planning import plan_text, predictions
+from scaling.planning.budget import solve_budget
+from scaling.planning.constraints import Constraints
 from t5x_lite import cli
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import hardware
@@ -182,6 +186,75 @@ def test_the_calculator_in_words(capsys):
   assert '46,702,792,704 parameters' in text and '12,879,925,248 active for a token' in text
   assert '48 chip-hours, 48 hours on 1' in text and 'does not fit' in text
   assert '|' in text and 'P parameters' in text
+
+
+def calculated(capsys, *flags) -> dict:
+  def refuse(constant):
+    raise AssertionError(f'{constant} is not JSON')
+
+  assert planned(*flags, '--json', command='budget') == 0
+  return json.loads(capsys.readouterr().out, parse_constant=refuse)
+
+
+def test_the_calculator_counts_at_a_length_and_says_so(capsys):
+  """Llama 3.1 8B was counted at 131,072 tokens a row, at 2.6 times the published bill."""
+  llama = calculated(capsys, 'llama3_1_8b', '--tokens=15T')
+  assert llama['lengths'] == [0, 8192] and llama['counted_at'].startswith('8,192 tokens (before')
+  same = calculated(capsys, 'llama3_1_8b', '--tokens=15T', '--length=8192')
+  assert same['flops'] == llama['flops']
+  whole = calculated(capsys, 'llama3_1_8b', '--tokens=15T', '--length=131072')
+  assert whole['flops']['exact'] > 4 * llama['flops']['exact']
+  t5 = calculated(capsys, 't5_1_1_small', '--tokens=1e9', '--length=256')
+  assert t5['lengths'][0] == 256 and '256 + ' in t5['counted_at']
+  assert planned('llama_7b', '--tokens=1T', command='budget') == 0
+  assert "Rows of 2,048 tokens (the model's; --length sets another)." in capsys.readouterr().out
+
+
+def test_the_calculator_prints_losses_of_this_family_and_vocabulary_alone(capsys):
+  llama = calculated(capsys, 'llama_7b', '--tokens=1T')['expected']
+  assert llama['besiroglu']['loss'] and llama['kaplan']['loss'] is None
+  for name in ('llama3_8b', 't5_1_1_small', 'bert_base'):
+    found = calculated(capsys, name, '--tokens=1T')['expected']
+    assert all(law['loss'] is None is law['loss_interval'] for law in found.values())
+    assert 'vocabulary of 32,000' in found['besiroglu']['loss_reason'] or (
+        'decoder-only' in found['besiroglu']['loss_reason'])
+
+
+def test_what_is_printed_is_taken_and_a_price_is_a_flag(capsys):
+  table = calculated(capsys, 'llama_7b', '--tokens=1.4T', '--served_tokens=10B', '--price=$2.50',
+                     '--hardware=a100_80', '--deadline=16.5 days')
+  assert table['tokens'] == 1.4e12 and table['dollars'] == pytest.approx(2.5 * table['chip_hours'])
+  assert table['budget']['chips'] % 8 == 0
+  assert planned('--flops=1e20', '--max_parameters=1B', '--unique_tokens=10T', '--price=1.5') == 0
+  text = capsys.readouterr().out
+  assert '$1.5 an hour' in text and '(--price)' in text and 'days old' not in text
+
+
+@pytest.mark.parametrize('given', [{'flops': 10.0 ** n} for n in range(15, 30)] + [
+    {'loss': loss} for loss in (1.83, 1.9, 2.5, 3.5)])
+def test_no_columns_collide(given):
+  found = predictions.predict_all(
+      solve_budget(hardware.find_chip('h100'), **given), predictions.load_laws(), Constraints())
+  head, *lines = plan_text.format_table(found, 'loss' in given)
+  starts = [match.start() for match in re.finditer(r'(?<=  )\S', head)]
+  assert len(starts) == 5 + ('loss' in given)
+  for line in lines:
+    if '- (' not in line:
+      assert all(line[i - 2:i] == '  ' and line[i] != ' ' for i in starts), line
+
+
+def test_the_calculator_names_flags_that_it_has(capsys):
+  assert planned('llama_7b', '--tokens=1e12', '--chips=8', '--deadline=1d', command='budget') == 1
+  cures = re.findall(r'--\w+=[\d.]+', capsys.readouterr().err)
+  assert len(cures) == 2
+  for cure in cures:
+    name = cure.partition('=')[0]
+    flags = [flag for flag in ('--chips=8', '--deadline=1d') if not flag.startswith(name)]
+    assert planned('llama_7b', '--tokens=1e12', *flags, cure, command='budget') == 0
+  assert planned('gpt2_small', '--tokens=1e9', '--length=2048', command='budget') == 1
+  assert '--length=2048: give 1 to 1,024' in capsys.readouterr().err
+  assert planned('gpt2_small', '--tokens=1e9', '--hardware=t4', command='budget') == 0
+  assert 'TFLOP/s of dense float32' in capsys.readouterr().out
 
 
 def test_the_calculator_reads_an_experiment(capsys):

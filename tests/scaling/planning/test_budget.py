@@ -96,7 +96,8 @@ def test_chips_of_a_deadline_are_the_fewest_that_one_can_have():
     ({'chips': 8, 'hours': 48, 'deadline': 24}, 'past --deadline=24'),
     ({'dollars': 1, 'loss': 2.5}, 'both set the budget'),
     ({'flops': -1}, '--flops=-1: give a number above 0'), ({'hours': float('nan')}, '--hours=nan'),
-    ({'flops': 1e300}, '--flops=1e.300: above the limit of 1e.32'),
+    ({'flops': 1e300}, '--flops=1e.300: above the limit of 1e.30'),
+    ({'dollars': 1e15}, 'FLOPs, above the limit of 1e.30'),
     ({'chips': 10 ** 13, 'hours': 1}, '--chips=1e.13: above the limit'),
     ({'flops': 1e21, 'mfu': 0}, '--mfu=0'), ({'flops': 1e21, 'mfu': 40}, '--mfu=40'),
     ({'flops': 1e21, 'pue': 0.5}, '--pue=0.5')])
