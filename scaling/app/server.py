@@ -31,6 +31,7 @@ from scaling.app.fields import (
   shown_fields,
 )
 from scaling.app.fit_box import FitBox
+from scaling.app.model_box import ModelBox
 from scaling.app.parts import Tiles
 from scaling.laws.hyperparameters import RECIPES
 from scaling.planning import plan_gin, plan_text, planner, predictions
@@ -88,6 +89,7 @@ class Page:
         for line in unknown:
           ui.label(f'This link has {line}').classes('warn').props('role=alert')
         self._result_boxes()
+        self.model_box = ModelBox(self._request)
         self.fit_box = FitBox(self.folder, self._took_fit)
     self._show_fields()
     ui.timer(0.01, self.refresh, once=True)

@@ -13,7 +13,7 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from scaling.app import charts, fields, parts
+from scaling.app import charts, fields, model_box, parts
 from scaling.fitting import parametric
 from scaling.fitting.runs import read_csv
 from scaling.laws.laws import LAWS
@@ -21,6 +21,7 @@ from scaling.planning import amounts, plan_gin, plan_text, planner
 from scaling.planning.budget import MFU
 from scaling.planning.request import Request
 from t5x_lite import cli
+from t5x_lite.core.errors import UserError
 from t5x_lite.cost import hardware
 from t5x_lite.experiment import gin_config
 
@@ -360,6 +361,25 @@ def test_bad_values_are_named_in_a_line(page):
   page.wait(lambda: page.text('#gin'), 'there is no way back from a mistake')
   assert not page.find('#alert').is_displayed()
   assert page.text('#predictions th:nth-child(2)') == 'FLOPs'
+
+
+def test_the_cost_of_a_given_model_is_that_of_the_command(capsys):
+  request = Request(flops=1e21, hardware='a100_80', chips=2048, mfu=0.5, price=1.5)
+  assert cli.main(['scaling', 'budget', 'llama_65b', '--tokens=1.4T', '--hardware=a100_80',
+                   '--chips=2048', '--mfu=0.5', '--price=1.5']) == 0
+  assert capsys.readouterr().out == model_box.estimate_text('llama_65b', '1.4T', request) + '\n'
+  with pytest.raises(UserError, match="'many': expected a number"):
+    model_box.estimate_text('llama_65b', 'many', request)
+
+
+@pytest.mark.slow
+def test_a_given_model_is_estimated_on_the_page(page):
+  page.wait(lambda: page.text('#gin'), 'there is no plan')
+  page.find('[data-name=estimate]').click()
+  page.wait(lambda: '15T tokens' in page.text('#estimate'), 'nothing is estimated')
+  page.write('tokens', 'many')
+  page.find('[data-name=estimate]').click()
+  page.message("'many': expected a number", 'model-alert')
 
 
 @pytest.mark.slow
