@@ -56,7 +56,7 @@ def test_the_report_and_its_files(capsys, csv, tmp_path):
   assert err == 'warning: 6.4e+20 FLOPs are a factor of 10 outside the runs (1e+18 to 6.4e+19)\n'
   for part in ('Huber loss', '95 % interval', 'Compute overhead', 'Held out', 'Outliers',
                'variable projection', 'least absolute deviations', 'Conditioning',
-               'resampled residuals', 'x 10'):
+               'plus simulated noise', 'Misfit: p', 'x 10'):
     assert part in out, part
   names = ('residuals', 'isoflop', 'surface', 'frontier', 'compute_overhead')
   written = ', '.join(['fit.json', *(f'{name}.png' for name in names)])
