@@ -334,9 +334,9 @@ def load_law(path: pathlib.Path | str) -> Law:
     fields = dict(warnings=tuple(saved.get('warnings', ())), source=f'fitted: {path}', counts='N and C as in the runs; D = C / 6 N',
                   text=f'the user\'s own, {saved["runs"]} runs', fitted=tuple(saved['fitted']))
     if saved['approach'] != 3:
-      return Law(Allocation(**saved['law']), exponents=tuple(np.quantile(
-          samples['exponent'], [0.025, 0.975])), interval='95 % of resamples of the exponent',
-          **fields)
+      laws = tuple(map(Allocation, samples['coefficient'], samples['exponent']))
+      return Law(Allocation(**saved['law']), bootstrap_samples=laws,
+                 interval='95 % of resamples of the optima', **fields)
     laws = tuple(ParametricLaw(*row) for row in zip(*(samples[name] for name in PARAMETERS)))
     return Law(ParametricLaw(**saved['law']), bootstrap_samples=laws,
                interval=saved.get('resampling', 'percentiles of refits'), **fields)

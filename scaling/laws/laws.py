@@ -180,7 +180,7 @@ class Law:
   note: str = ''
   counted: Literal['all', 'no_input_embedding', 'no_embedding', 'flops'] = 'all'
   exponents: tuple[float, float] | None = None
-  bootstrap_samples: str | tuple[ParametricLaw, ...] = ()
+  bootstrap_samples: str | tuple[Form, ...] = ()
   interval: str = ''
   vocabulary: int | None = None
   warnings: tuple[str, ...] = ()

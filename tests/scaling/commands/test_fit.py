@@ -7,7 +7,7 @@ import pytest
 
 from scaling.commands import fit as command
 from scaling.fitting import parametric
-from scaling.laws import laws
+from scaling.laws import intervals, laws
 from t5x_lite import cli
 
 LAW = laws.LAWS['besiroglu'].form
@@ -117,8 +117,11 @@ def test_parabolas(capsys, csv, tmp_path):
   assert status == 0 and 'approach 2' in out and 'Exponent of N' in out
   loaded = parametric.load_law(tmp_path)
   assert loaded.form.exponent == pytest.approx(0.51, abs=0.06)
-  low, high = loaded.exponents
-  assert low < loaded.form.exponent < high
+  for flops in (1e18, 8e18, 6.4e19, 1e22):   # 8e18 is the middle, where no interval is empty
+    n = loaded.form.optimum(flops)[0]
+    (low, high), none = intervals.bootstrap_intervals(
+        loaded, lambda form: (form.optimum(flops)[0], None))
+    assert low < 0.99 * n and 1.01 * n < high and none is None
   assert (tmp_path / 'isoflop.png').read_bytes().startswith(b'\x89PNG')
 
 
