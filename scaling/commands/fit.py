@@ -94,6 +94,10 @@ def _check(args: argparse.Namespace) -> None:
       ('drop_highest', args.drop_highest >= 0, 'give 0 or more')):
     if not good:
       raise UserError(f'--{name}={getattr(args, name)}: {cure}')
+  for flag, given in (('--loss=lad', args.loss == 'lad'), ('--drop_outliers', args.drop_outliers),
+                      (f'--resample={args.resample}', args.resample is not None)):
+    if given and args.approach != 3:
+      raise UserError(f'{flag} applies to approach 3: leave it or --approach={args.approach} out')
 
 
 def _read(args: argparse.Namespace):

@@ -203,9 +203,9 @@ def check_identified(found: Fit, blamed: Iterable[str] = ()) -> None:
     raise UserError(f'the law cannot be identified from these {len(found.runs)} runs: {reason}'
                     + (f'; or leave out the outliers: {outliers}' if outliers else ''))
   if found.misfit is not None and found.misfit.refused:
-    raise UserError(f'the {len(found.runs)} runs do not follow one law: {found.misfit.describe()}. '
-                    'Fit the runs of one side, or train those of the other again with rates tuned '
-                    'for them')
+    raise UserError(f'the {len(found.runs)} runs do not follow one law: {found.misfit.describe()}: '
+                    'fit the runs of one side alone, or train those of the other again with rates '
+                    'tuned for them')
 
 
 def line_spread(runs: Runs) -> float:
@@ -330,7 +330,8 @@ def load_law(path: pathlib.Path | str) -> Law:
   path = path / 'fit.json' if path.is_dir() else path
   try:
     saved = json.loads(path.read_text())
-    samples = saved['bootstrap_samples']
+    samples = {name: [math.nan if value is None else value for value in values]
+               for name, values in saved['bootstrap_samples'].items()}
     fields = dict(warnings=tuple(saved.get('warnings', ())), source=f'fitted: {path}', counts='N and C as in the runs; D = C / 6 N',
                   text=f'the user\'s own, {saved["runs"]} runs', fitted=tuple(saved['fitted']))
     if saved['approach'] != 3:
@@ -340,7 +341,7 @@ def load_law(path: pathlib.Path | str) -> Law:
     laws = tuple(ParametricLaw(*row) for row in zip(*(samples[name] for name in PARAMETERS)))
     return Law(ParametricLaw(**saved['law']), bootstrap_samples=laws,
                interval=saved.get('resampling', 'percentiles of refits'), **fields)
-  except (OSError, ValueError, KeyError, TypeError) as e:
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
     raise UserError(f'{path} is not a fit ({type(e).__name__}: {e}): write one with t5x-lite '
                     'scaling fit RUNS --output=FOLDER') from e
 
