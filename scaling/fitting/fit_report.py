@@ -41,7 +41,8 @@ def report_fit(fit: Fit, budgets: Sequence[float], level: float,
       'noise': fit.scale, 'shared_noise': shared, 'own_noise': own,
       'clusters': int(runs.clusters.max()) + 1,
       'misfit': fit.misfit and {
-          name: getattr(fit.misfit, name) for name in ('p', 'explained', 'quantity', 'at', 'change', 'error')},
+          name: getattr(fit.misfit, name)
+          for name in ('p', 'explained', 'quantity', 'at', 'change', 'error')},
       'condition': diagnostics.condition_number(fit),
       'degenerate': float(fit.degenerate.mean()),
       'held_out': [dataclasses.asdict(x) for x in diagnostics.held_out(fit)],
@@ -180,8 +181,8 @@ def _check_lines(report: dict[str, Any]) -> list[str]:
 def _misfit(found: dict[str, Any] | None) -> str:
   if found is None:
     return 'not tested, the runs are too few'
-  return (f'p {found["p"]:.2g} (the most likely bend: the exponent of {found["quantity"]} changes by '
-          f'{found["change"]:+.2g} at {found["quantity"]} = {found["at"]:.3g})')
+  return (f'p {found["p"]:.2g} (the most likely bend: the exponent of {found["quantity"]} changes '
+          f'by {found["change"]:+.2g} at {found["quantity"]} = {found["at"]:.3g})')
 
 
 def _allocation_lines(report: dict[str, Any]) -> list[str]:

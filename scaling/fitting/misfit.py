@@ -94,7 +94,8 @@ def find_misfit(residuals: np.ndarray, jacobian: np.ndarray, log_n: np.ndarray, 
   p = (1 + int((gains >= gain[0]).sum())) / (1 + _SIMULATIONS)
   # The log loss falls by the change: the bends are those of the law's logarithm.
   explained = -math.expm1(-gain[0] / free.shape[1])
-  return Misfit(p, explained, quantity, math.exp(at), -float(coefficient[0]), float(error[0]), up, down)
+  return Misfit(p, explained, quantity, math.exp(at), -float(coefficient[0]), float(error[0]), up,
+                down)
 
 
 def _without_outliers(residuals: np.ndarray, jacobian: np.ndarray) -> np.ndarray:

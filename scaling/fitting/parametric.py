@@ -253,8 +253,8 @@ def bootstrap(found: Fit, count: int = 1000, seed: int = 0, resample: Resample |
   share and noise of each run, of deviations drawn from their posterior (`noise.Noise`). 'clusters',
   the default above, draws whole clusters with replacement. 'runs' draws runs with replacement, as
   published refits do: its intervals are too narrow where runs share noise, and take the law as
-  true. By the others, where the runs cast doubt on the law (`misfit.Misfit`), a third of the resamples has the bend
-  taken out of the runs above it, and a third out of those below.
+  true. By the others, where the runs cast doubt on the law (`misfit.Misfit`), a third of the
+  resamples has the bend taken out of the runs above it, and a third out of those below.
   """
   runs = found.runs
   many = runs.clusters.max() + 1 >= MIN_CLUSTERS_RESAMPLED
@@ -332,7 +332,8 @@ def load_law(path: pathlib.Path | str) -> Law:
     saved = json.loads(path.read_text())
     samples = {name: [math.nan if value is None else value for value in values]
                for name, values in saved['bootstrap_samples'].items()}
-    fields = dict(warnings=tuple(saved.get('warnings', ())), source=f'fitted: {path}', counts='N and C as in the runs; D = C / 6 N',
+    fields = dict(warnings=tuple(saved.get('warnings', ())), source=f'fitted: {path}',
+                  counts='N and C as in the runs; D = C / 6 N',
                   text=f'the user\'s own, {saved["runs"]} runs', fitted=tuple(saved['fitted']))
     if saved['approach'] != 3:
       laws = tuple(map(Allocation, samples['coefficient'], samples['exponent']))

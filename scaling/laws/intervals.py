@@ -2,7 +2,8 @@
 
 A law has bootstrap samples, which give an interval of every quantity; or an interval of the
 exponent a in N ~ C ** a, which gives one of N, wider with the distance from the middle of the runs
-but not empty there; or neither. No interval covers what all runs share: corpus, tokenizer and recipe.
+but not empty there; or neither. No interval covers what all runs share: corpus, tokenizer and
+recipe.
 """
 
 from collections.abc import Callable

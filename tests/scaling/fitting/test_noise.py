@@ -22,7 +22,7 @@ def crossed():
   return np.repeat(np.geomspace(3e7, 1e9, 5), 7), np.tile(np.geomspace(5e8, 2e10, 7), 5)
 
 
-def centred(budgets=5, sizes=7, step=0.5 * np.log(2)):
+def centred(budgets=5, sizes=7, step=0.35):
   """Sizes about the optimum of each budget, rounded to a grid that budgets share."""
   flops = np.repeat(np.geomspace(1e18, 1e20, budgets), sizes)
   best = np.array([LAW.optimum(c)[0] for c in flops])
