@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 import numpy as np
 
 from scaling.laws.laws import LAWS, ParametricLaw
+from scaling.laws.parabolas import fit_budgets
 from t5x_lite.core.files import naming
 
 _SIZE = (5.4, 3.8)    # inches: one column and a half
@@ -51,27 +52,25 @@ def _shades(number: int) -> np.ndarray:
   return matplotlib.colormaps[_SHADES](np.linspace(0.05, 0.85, number))
 
 
-def isoflop(runs, law: ParametricLaw | None = None, groups: Sequence[float] | None = None
-            ) -> Figure:
+def isoflop(runs, law: ParametricLaw | None = None) -> Figure:
   """Loss against N, a curve a budget: the runs, a parabola through them, and the law's curve.
 
-  The runs of a budget are those within 20 % of it; budgets of fewer than three sizes are left out.
-  `groups` are the budgets; None: `budgets_of` the runs.
+  Budgets and parabolas are those of approach 2 (`parabolas.fit_budgets`). Budgets of fewer than
+  three sizes are left out; a parabola without a minimum inside its runs is not drawn.
   """
   figure, axes = _axes('Loss against size, by budget', 'parameters N', 'loss (nats a token)')
-  groups = budgets_of(runs.flops) if groups is None else list(groups)
-  for flops, colour in zip(groups, _shades(len(groups))):
-    near = np.abs(np.log(runs.flops / flops)) < np.log(1.2)
-    n, loss = runs.parameters[near], runs.loss[near]
-    if len(set(n)) < 3:
-      continue
-    axes.plot(n, loss, 'o', color=colour, markersize=5, label=f'runs of {flops:.2g} FLOPs')
+  budgets = [budget for budget in fit_budgets(runs.parameters, runs.flops, runs.loss)
+             if budget.coefficients is not None]
+  for budget, colour in zip(budgets, _shades(len(budgets))):
+    n = runs.parameters[budget.index]
+    axes.plot(n, runs.loss[budget.index], 'o', color=colour, markersize=5,
+              label=f'runs of {budget.flops:.2g} FLOPs')
     dense = np.geomspace(n.min() / 1.3, n.max() * 1.3, 200)
-    axes.plot(dense, np.polyval(np.polyfit(np.log(n), loss, 2), np.log(dense)), '-', lw=1,
-              color=colour, alpha=0.6)
+    if not budget.reason:
+      axes.plot(dense, budget(dense), '-', lw=1, color=colour, alpha=0.6)
     if law is not None:
-      axes.plot(dense, law.loss(dense, flops / 6 / dense), '--', lw=1, color=colour)
-      best, tokens = law.optimum(flops)
+      axes.plot(dense, law.loss(dense, budget.flops / 6 / dense), '--', lw=1, color=colour)
+      best, tokens = law.optimum(budget.flops)
       if dense[0] <= best <= dense[-1]:
         axes.plot(best, law.loss(best, tokens), '*', color=colour, markersize=10)
   axes.set_xscale('log')
@@ -85,17 +84,6 @@ def isoflop(runs, law: ParametricLaw | None = None, groups: Sequence[float] | No
   figure.legend([*handles, *styles.values()], [*labels, *styles], frameon=False, fontsize=8,
                 ncols=3, loc='outside lower center')
   return figure
-
-
-def budgets_of(flops: np.ndarray) -> list[float]:
-  """The budgets of runs, to 20 %: the middle of each group."""
-  found = []
-  for value in np.sort(flops):
-    if found and value < found[-1][0] * 1.4:
-      found[-1].append(value)
-    else:
-      found.append([value])
-  return [float(np.exp(np.mean(np.log(group)))) for group in found]
 
 
 def surface(fit) -> Figure:

@@ -1,15 +1,16 @@
 """`t5x-lite scaling fit`: a scaling law of the user's runs, with diagnostics."""
 
 import argparse
-import json
 import math
 import pathlib
 import sys
 import warnings
 
+from scaling.commands import output
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.files import write_text
 from t5x_lite.core.paths import local_path
+from t5x_lite.core.strict_json import format_json
 
 EXAMPLE = 't5x-lite scaling fit runs.csv --columns loss=val_loss --budgets=1e21,1e22'
 DATA = pathlib.Path(__file__).resolve().parent.parent / 'data' / 'ladder' / 'ladder.csv'
@@ -35,8 +36,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       help='budgets to predict; default: 1, 10 and 100 times the largest run')
   add('--bootstrap', type=int, default=1000, metavar='COUNT',
       help='number of resamples (default 1000)')
-  add('--resample', choices=('runs', 'residuals'),
-      help='approach 3: unit of resampling; default: residuals below 40 runs')
+  add('--resample', choices=('clusters', 'noise', 'runs'),
+      help='approach 3: whole clusters (runs of one size or trunk), noise about the law, or single '
+           'runs; default: noise below 40 clusters')
   add('--level', type=float, default=0.95, help='level of the intervals (default 0.95)')
   add('--seed', type=int, default=0, help='seed of the resamples (default 0)')
   add('--json', action='store_true', help='print the report as JSON')
@@ -54,9 +56,11 @@ def run(args: argparse.Namespace) -> int:
     fit, report = _parametric(args, runs, budgets)
   else:
     report = _allocation(args, runs, budgets)
-  for line in fit_report.list_warnings(report):
-    print(f'warning: {line}', file=sys.stderr)
-  print(json.dumps(report, indent=1) if args.json else fit_report.format_report(report))
+  output.print_warnings(fit_report.list_warnings(report))
+  if args.json:
+    output.print_json(report)
+  else:
+    print(fit_report.format_report(report))
   if args.output is not None:
     written = _write(args, runs, fit, report)
     stream = sys.stderr if args.json else sys.stdout   # JSON stands alone
@@ -71,7 +75,7 @@ def _write(args: argparse.Namespace, runs, fit, report) -> list[pathlib.Path]:
   from scaling import figures
   from scaling.fitting import fit_report, isoflop
   args.output.mkdir(parents=True, exist_ok=True)
-  write_text(args.output / 'fit.json', json.dumps(report))
+  write_text(args.output / 'fit.json', format_json(report) + '\n')
   save = lambda figure, name: figures.save_figure(figure, args.output / name)
   if fit is not None:
     found = [save(fit_report.residual_figure(fit), 'residuals.png'),
@@ -90,6 +94,10 @@ def _check(args: argparse.Namespace) -> None:
       ('drop_highest', args.drop_highest >= 0, 'give 0 or more')):
     if not good:
       raise UserError(f'--{name}={getattr(args, name)}: {cure}')
+  for flag, given in (('--loss=lad', args.loss == 'lad'), ('--drop_outliers', args.drop_outliers),
+                      (f'--resample={args.resample}', args.resample is not None)):
+    if given and args.approach != 3:
+      raise UserError(f'{flag} applies to approach 3: leave it or --approach={args.approach} out')
 
 
 def _read(args: argparse.Namespace):

@@ -14,6 +14,7 @@ from scaling.laws.laws import ParametricLaw
 from t5x_lite.core.errors import UserError
 
 RARE = 3.5                 # standard deviations of a normal from which a run is an outlier
+FEW_SIZES = 6              # different N up to which a bend in N looks like noise of the sizes
 _RUNS_PER_OUTLIER = 5      # at most one run in so many is an outlier
 _GRID = np.geomspace(0.05, 1.5, 24)   # initial exponents of variable projection
 
@@ -54,15 +55,38 @@ class Outlier:
   z: float
 
 
-def diagnose(found: Fit, outlying: Sequence[Outlier]) -> Diagnostics:
-  """The diagnostics of a fit with bootstrap samples; `outlying` are the `outliers` of all runs."""
-  warnings = []
-  if outlying:
-    names = ', '.join(outlier.name for outlier in outlying[:4])
-    warnings.append(f'{len(outlying)} outlier{"s" if len(outlying) > 1 else ""}: {names}'
-                    f'{" …" if len(outlying) > 4 else ""}')
-  return Diagnostics(f'percentiles of {len(found.noise)} refits to resampled {found.resampled}',
-                     warnings)
+def diagnose(found: Fit, outlying: Sequence[Outlier] = ()) -> Diagnostics:
+  """The diagnostics of a fit with bootstrap samples.
+
+  `outlying` are the `outliers` of a fit to all runs, which this one may leave out.
+  """
+  return Diagnostics(found.resampling, [*_outlier_lines(found, outlying), *_doubt_lines(found)])
+
+
+def _outlier_lines(found: Fit, outlying: Sequence[Outlier]) -> list[str]:
+  if not outlying:
+    return []
+  names = ', '.join(outlier.name for outlier in outlying[:4])
+  names += ' …' if len(outlying) > 4 else ''
+  count = f'{len(outlying)} outlier{"s" if len(outlying) > 1 else ""}'
+  if {outlier.name for outlier in outlying}.isdisjoint(found.runs.names):
+    return [f'{count} left out of the fit: {names}']
+  return [f'{count} among the {len(found.runs)} runs: {names}; find their cause, or fit without '
+          'them']
+
+
+def _doubt_lines(found: Fit) -> list[str]:
+  sizes = len(np.unique(np.round(np.log(found.runs.parameters), 2)))
+  lines = []
+  if found.misfit is None:
+    lines.append('the runs are too few to test whether they follow the law')
+  elif found.misfit.doubted:
+    lines.append(f'the runs may not follow one law: {found.misfit.describe()}; the intervals cover '
+                 'the law of either side')
+  elif sizes <= FEW_SIZES:
+    lines.append(f'{sizes} sizes cannot tell a law that bends at some N, or large models that are '
+                 'tuned worse, from noise that the runs of a size share: add sizes')
+  return lines
 
 
 def variable_projection(runs: Runs) -> ParametricLaw:

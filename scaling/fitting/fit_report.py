@@ -29,6 +29,8 @@ def report_fit(fit: Fit, budgets: Sequence[float], level: float,
   near = parametric.perturbed_starts(fit)
   outlying = {outlier.name for outlier in outliers}
   keep = [name not in outlying for name in runs.names]
+  found = diagnostics.diagnose(fit, outliers)
+  shared, own = fit.noise_model.estimate
   return {
       'approach': 3, 'law': dataclasses.asdict(fit.law), 'loss': fit.loss,
       'objective': fit.objective, 'runs': len(runs),
@@ -36,13 +38,19 @@ def report_fit(fit: Fit, budgets: Sequence[float], level: float,
       'parameters': {name: {'value': getattr(fit.law, name), 'standard_error': errors[name],
                             'interval': intervals[name]} for name in parametric.PARAMETERS},
       'budgets': [_budget(fit, flops, level) for flops in budgets],
-      'noise': fit.scale, 'condition': diagnostics.condition_number(fit),
+      'noise': fit.scale, 'shared_noise': shared, 'own_noise': own,
+      'clusters': int(runs.clusters.max()) + 1,
+      'misfit': fit.misfit and {
+          name: getattr(fit.misfit, name)
+          for name in ('p', 'explained', 'quantity', 'at', 'change', 'error')},
+      'condition': diagnostics.condition_number(fit),
       'degenerate': float(fit.degenerate.mean()),
       'held_out': [dataclasses.asdict(x) for x in diagnostics.held_out(fit)],
       'outliers': [dataclasses.asdict(x) for x in outliers],
       'without_outliers': None if all(keep) else _law(runs.select(keep), fit.loss, near),
       'other_loss': {'loss': _OTHER_LOSS[fit.loss], 'law': _law(runs, _OTHER_LOSS[fit.loss], near)},
       'variable_projection': dataclasses.asdict(diagnostics.variable_projection(runs)),
+      'resampling': found.resampling, 'warnings': found.warnings,
       'resampled': fit.resampled, 'resamples': len(fit.noise),
       'residuals': dict(zip(runs.names, map(float, fit.residuals))),
       'bootstrap_samples': {name: getattr(fit.with_optimum(), name).tolist()
@@ -90,7 +98,7 @@ def format_report(report: dict[str, Any]) -> str:
 
 
 def list_warnings(report: dict[str, Any]) -> list[str]:
-  """A line for each budget outside the runs, for degenerate samples, and for a vanished E."""
+  """A line for each reason to doubt the report: outliers, misfit, extrapolation, what vanished."""
   low, high = report['fitted']
   lines = [f'{b["flops"]:.3g} FLOPs are a factor of {b["extrapolation"]:.3g} outside the runs '
            f'({low:.3g} to {high:.3g})' for b in report['budgets'] if b['extrapolation'] > 1.001]
@@ -100,7 +108,7 @@ def list_warnings(report: dict[str, Any]) -> list[str]:
   if report['approach'] == 3 and report['law']['e'] < _NO_FLOOR:
     lines.append('E is 0: the runs do not identify the irreducible loss, so losses of larger '
                  'budgets are underestimated; add larger runs')
-  return lines
+  return [*report.get('warnings', []), *lines]
 
 
 def _fit_lines(report: dict[str, Any]) -> list[str]:
@@ -148,8 +156,8 @@ def _budget_lines(report: dict[str, Any], percent: str) -> list[str]:
 def _check_lines(report: dict[str, Any]) -> list[str]:
   lines = [f'Noise (robust standard deviation of log loss about the law): '
            f'{100 * report["noise"]:.2g} %',
-           f'Intervals: percentiles of {report["resamples"]} refits to resampled '
-           f'{report["resampled"]}',
+           f'Intervals: {report["resampling"]}',
+           f'Misfit: {_misfit(report["misfit"])}',
            f'Conditioning of the scaled J^T J: {report["condition"]:.2g}; degenerate '
            f'resamples, excluded from standard errors: {report["degenerate"]:.1%}', '',
            'Held out: fitted below a compute cut, tested above']
@@ -168,6 +176,13 @@ def _check_lines(report: dict[str, Any]) -> list[str]:
   lines += [f'{name:28}{law["e"]:>9.5g}{law["a"]:>12.5g}{law["alpha"]:>9.4f}{law["b"]:>12.5g}'
             f'{law["beta"]:>9.4f}' for name, law in laws.items() if law]
   return lines
+
+
+def _misfit(found: dict[str, Any] | None) -> str:
+  if found is None:
+    return 'not tested, the runs are too few'
+  return (f'p {found["p"]:.2g} (the most likely bend: the exponent of {found["quantity"]} changes '
+          f'by {found["change"]:+.2g} at {found["quantity"]} = {found["at"]:.3g})')
 
 
 def _allocation_lines(report: dict[str, Any]) -> list[str]:

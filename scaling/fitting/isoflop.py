@@ -13,10 +13,10 @@ import numpy as np
 from scaling.fitting.parametric import percentiles
 from scaling.fitting.runs import Runs
 from scaling.laws.laws import Allocation
+from scaling.laws.parabolas import Parabola, fit_budgets
 from t5x_lite.core.errors import UserError
 
 FLOP_VALUES = 1500    # of the envelope, log-spaced
-_SAME = 0.1           # difference in ln C up to which neighbouring runs have one budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +122,9 @@ def fit_parabolas(parameters: np.ndarray, flops: np.ndarray, loss: np.ndarray, s
                   seed: int = 0) -> AllocationFit:
   """Approach 2: for each budget the vertex of a parabola of loss over ln N, and a law through them.
 
-  Runs have one budget if their C differ by less than 10 % from the next. A budget is left out, with
-  a warning, if it has fewer than three N, no minimum, or a minimum outside its N. A resample adds
-  to the parabolas residuals drawn with replacement from all budgets.
+  Budgets are those of `parabolas.group_budgets`. One is left out, with a warning, if it has fewer
+  than three N, no minimum, or a minimum outside its N. A resample adds to the parabolas residuals
+  drawn with replacement from all budgets.
 
   Args:
     parameters, flops, loss: of the runs, [runs] each.
@@ -134,66 +134,37 @@ def fit_parabolas(parameters: np.ndarray, flops: np.ndarray, loss: np.ndarray, s
   Raises:
     UserError: if fewer than two budgets remain.
   """
-  groups = group_budgets(flops)
-  fitted, minima, dropped = [], [], []
-  for index in groups:
-    middle = float(np.exp(np.log(flops[index]).mean()))
-    vertex = _vertex(parameters[index], loss[index])
-    if isinstance(vertex, str):
-      dropped.append(f'budget {middle:.3g}: {vertex}')
-      continue
-    minima.append(Minimum(middle, *vertex))
-    fitted.append(index)
+  budgets = fit_budgets(parameters, flops, loss)
+  fitted = [budget for budget in budgets if not budget.reason]
+  dropped = [f'budget {budget.flops:.3g}: {budget.reason}' for budget in budgets if budget.reason]
   for line in dropped:
     warnings.warn(f'{line}; left out', stacklevel=2)
-  if len(minima) < 2:
+  if len(fitted) < 2:
     more = f' ({dropped[0]})' if dropped else ''
-    raise UserError(f'{len(minima)} of {len(groups)} budgets have a minimum inside their N{more}: '
+    raise UserError(f'{len(fitted)} of {len(budgets)} budgets have a minimum inside their N{more}: '
                     'at least 2 are needed; add smaller and larger N to each')
-  laws = _resample(parameters, loss, fitted, minima, samples, np.random.default_rng(seed))
+  minima = [Minimum(budget.flops, *budget.minimum) for budget in fitted]
+  laws = _resample(fitted, samples, np.random.default_rng(seed))
   law = _power_law(np.array([m.flops for m in minima]), np.array([m.parameters for m in minima]))
   return AllocationFit(law, tuple(minima), tuple(dropped), _stacked(laws, samples))
 
 
-def _resample(parameters, loss, fitted, minima, samples, rng) -> list[Allocation]:
+def _resample(fitted: Sequence[Parabola], samples: int, rng) -> list[Allocation]:
   """Laws of resampled residuals that have at least two budgets with a minimum."""
-  columns = [np.vander(np.log(parameters[i] / m.parameters), 3) for i, m in zip(fitted, minima)]
+  columns = [np.vander(np.log(p.parameters / p.minimum[0]), 3) for p in fitted]
   inverses = [np.linalg.pinv(x) for x in columns]
-  curves = [x @ (inverse @ loss[i]) for x, inverse, i in zip(columns, inverses, fitted)]
-  pool = np.concatenate([(loss[i] - curve) * np.sqrt(len(i) / max(len(i) - 3, 1))
-                         for i, curve in zip(fitted, curves)])
+  curves = [p(p.parameters) for p in fitted]
+  pool = np.concatenate([(p.loss - curve) * np.sqrt(len(curve) / max(len(curve) - 3, 1))
+                         for p, curve in zip(fitted, curves)])
   best, kept = np.empty((2, samples, len(fitted)))
   for k, (x, inverse, curve) in enumerate(zip(columns, inverses, curves)):
     q2, q1, _ = inverse @ (curve[:, None] + rng.choice(pool, (len(curve), samples)))
     vertex = np.divide(-q1, 2 * q2, out=np.zeros(samples), where=q2 > 0)
-    best[:, k] = minima[k].parameters * np.exp(vertex)
+    best[:, k] = fitted[k].minimum[0] * np.exp(vertex)
     kept[:, k] = (q2 > 0) & (x[:, 1].min() < vertex) & (vertex < x[:, 1].max())
-  flops = np.array([m.flops for m in minima])
-  return [_power_law(flops, n, some > 0) for n, some in zip(best, kept) if some.sum() > 1]
-
-
-def group_budgets(flops: np.ndarray) -> list[np.ndarray]:
-  """Indices of the runs of each budget, the smallest first."""
-  order = np.argsort(flops)
-  cuts = np.flatnonzero(np.diff(np.log(flops[order])) > _SAME) + 1
-  return np.split(order, cuts)
-
-
-def _vertex(parameters: np.ndarray, loss: np.ndarray) -> tuple[float, float, float] | str:
-  """(N, loss, curvature) of the minimum, or why there is none."""
-  distinct = 1 + int((np.diff(np.log(np.sort(parameters))) > 0.01).sum())
-  if distinct < 3:
-    return f'{distinct} different N, and a parabola needs 3'
-  x = np.log(parameters)
-  middle = x.mean()
-  q2, q1, q0 = np.polyfit(x - middle, loss, 2)
-  if q2 <= 0:
-    return f'the parabola has no minimum (curvature {q2:.2g})'
-  best = -q1 / (2 * q2)
-  if not x.min() < best + middle < x.max():
-    return (f'the minimum, N = {np.exp(best + middle):.3g}, is outside the N of the runs '
-            f'({parameters.min():.3g} to {parameters.max():.3g})')
-  return float(np.exp(best + middle)), float(q0 - q1 ** 2 / (4 * q2)), float(q2)
+  flops = np.array([p.flops for p in fitted])
+  return [_power_law(flops, n, some > 0) for n, some in zip(best, kept)
+          if some.sum() > 1]
 
 
 def _power_law(flops: np.ndarray, parameters: np.ndarray, kept: np.ndarray | slice = slice(None)

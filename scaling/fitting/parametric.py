@@ -5,6 +5,7 @@ Residuals are those of log L. Intervals are percentiles over laws refitted to re
 
 from collections.abc import Iterable
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -13,6 +14,8 @@ from typing import Literal
 import numpy as np
 
 from scaling.fitting import solver
+from scaling.fitting.misfit import Misfit, find_misfit
+from scaling.fitting.noise import Noise, estimate_noise
 from scaling.fitting.runs import Runs, check_unique, check_varied
 from scaling.laws.laws import Allocation, Law, ParametricLaw
 from t5x_lite.core.errors import UserError
@@ -20,7 +23,8 @@ from t5x_lite.core.paths import local_path
 
 Loss = Literal['huber', 'lad']
 PARAMETERS = ('e', 'a', 'alpha', 'b', 'beta')
-MIN_RUNS_RESAMPLED = 40   # number of runs from which runs are resampled, not residuals
+Resample = Literal['clusters', 'noise', 'runs']
+MIN_CLUSTERS_RESAMPLED = 40   # number of clusters from which they are resampled, not the noise
 _RESTARTS = 3        # perturbed starts of every resample, beside the optimum
 _BOUNDS = 0.01, 5.0  # exponents of a law that is identified
 _VANISHED = 1e-6     # fraction of the loss below which a term is zero
@@ -36,7 +40,7 @@ class Fit:
     runs: that it is fitted to.
     loss: 'huber' (delta 1e-3) or 'lad', least absolute deviations.
     objective: its sum over the runs at the optimum (Huber: over delta^2).
-    resampled: 'runs' or 'residuals'; None before `bootstrap`.
+    resampled: 'clusters', 'noise' or 'runs'; None before `bootstrap`.
     bootstrap_samples: laws of the resamples, one ParametricLaw of arrays [samples]; None before
       `bootstrap`.
     noise: [samples], the deviation of the log loss of a new run from each of these laws.
@@ -45,7 +49,7 @@ class Fit:
   runs: Runs
   loss: Loss
   objective: float
-  resampled: Literal['runs', 'residuals'] | None = None
+  resampled: Resample | None = None
   bootstrap_samples: ParametricLaw | None = None
   noise: np.ndarray | None = None
 
@@ -64,6 +68,26 @@ class Fit:
     """(ln A, ln B, ln E, alpha, beta), as in solver.py."""
     law = self.law
     return np.array([math.log(law.a), math.log(law.b), math.log(law.e), law.alpha, law.beta])
+
+  @functools.cached_property
+  def noise_model(self) -> Noise:
+    """Noise that the runs of a cluster share, and each run's own."""
+    n, d, _ = _logs(self.runs)
+    return estimate_noise(self.residuals, solver.jacobian(self.theta, n, d), self.runs.clusters)
+
+  @functools.cached_property
+  def misfit(self) -> Misfit | None:
+    """The test of whether the runs follow the law; None if they are too few or too alike."""
+    n, d, _ = _logs(self.runs)
+    return find_misfit(self.residuals, solver.jacobian(self.theta, n, d), n, d, self.runs.clusters)
+
+  @property
+  def resampling(self) -> str:
+    """How the intervals were made, and the noise that they assume, in words."""
+    units = {'noise': 'the law plus simulated noise', 'runs': 'runs drawn with replacement',
+             'clusters': f'{self.noise_model.clusters.max() + 1} clusters drawn with replacement'}
+    return (f'percentiles of {len(self.noise)} refits to {units[self.resampled]}; '
+            f'{self.noise_model.describe()}')
 
   def extrapolation(self, flops: float) -> float:
     """The factor by which a budget is outside the FLOPs of the runs; 1 inside."""
@@ -170,11 +194,18 @@ def fit_law(runs: Runs, loss: Loss = 'huber', starts: np.ndarray | None = None) 
 
 
 def check_identified(found: Fit, blamed: Iterable[str] = ()) -> None:
-  """Raises UserError if the runs do not identify the law; `blamed` are outliers among them."""
+  """Raises UserError if the runs do not identify the law, or contradict it.
+
+  `blamed` are outliers among them.
+  """
   if reason := unidentified(found):
     outliers = ', '.join(blamed)
     raise UserError(f'the law cannot be identified from these {len(found.runs)} runs: {reason}'
                     + (f'; or leave out the outliers: {outliers}' if outliers else ''))
+  if found.misfit is not None and found.misfit.refused:
+    raise UserError(f'the {len(found.runs)} runs do not follow one law: {found.misfit.describe()}: '
+                    'fit the runs of one side alone, or train those of the other again with rates '
+                    'tuned for them')
 
 
 def line_spread(runs: Runs) -> float:
@@ -214,32 +245,33 @@ def rough_errors(found: Fit) -> np.ndarray:
   return np.linalg.norm(inverse, axis=1) * found.scale
 
 
-def bootstrap(found: Fit, count: int = 1000, seed: int = 0,
-              resample: Literal['runs', 'residuals'] | None = None) -> Fit:
+def bootstrap(found: Fit, count: int = 1000, seed: int = 0, resample: Resample | None = None
+              ) -> Fit:
   """The fit with `count` laws refitted to resamples, each from the optimum and 3 perturbed starts.
 
-  'runs' draws as many runs with replacement. 'residuals' keeps N and D, and adds to the law
-  residuals drawn with replacement: smoothed, since a robust fit has many at 0; scaled by
-  sqrt(P / (P - 5)) for the fitted parameters, and by sqrt(nu / chi^2_nu), nu = P - 5, for the
-  uncertainty of their scale (for a linear law and normal noise the intervals are then Student's).
-  Resamples of few runs often do not identify a law, so residuals are the default below 40 runs.
+  'noise', the default below 40 clusters, keeps N and D, and adds to the law noise that clusters
+  share and noise of each run, of deviations drawn from their posterior (`noise.Noise`). 'clusters',
+  the default above, draws whole clusters with replacement. 'runs' draws runs with replacement, as
+  published refits do: its intervals are too narrow where runs share noise, and take the law as
+  true. By the others, where the runs cast doubt on the law (`misfit.Misfit`), a third of the
+  resamples has the bend taken out of the runs above it, and a third out of those below.
   """
   runs = found.runs
-  resample = resample or ('runs' if len(runs) >= MIN_RUNS_RESAMPLED else 'residuals')
+  many = runs.clusters.max() + 1 >= MIN_CLUSTERS_RESAMPLED
+  resample = resample or ('clusters' if many else 'noise')
   rng = np.random.default_rng(seed)
   n, d, log_loss = _logs(runs)
-  free = len(runs) - 5
-  residuals = found.residuals * math.sqrt(len(runs) / free)
-  width = 0.9 * found.scale * len(runs) ** -0.2   # of the kernel, by Silverman's rule
-  smoothed = lambda shape: rng.choice(residuals, shape) + width * rng.normal(size=shape)
-  noise = smoothed(count)
   weights = np.ones(len(runs))
-  if resample == 'runs':
-    weights = rng.multinomial(len(runs), weights / len(runs), count).astype(float)
+  noisy, noise = found.noise_model.simulate(rng, count)
+  if resample == 'noise':
+    log_loss = log_loss - found.residuals + noisy
   else:
-    size = np.sqrt(free / rng.chisquare(free, (count, 1)))
-    log_loss = log_loss - found.residuals + size * smoothed((count, len(runs)))
-    noise = noise * size[:, 0]
+    units = runs.clusters if resample == 'clusters' else np.arange(len(runs))
+    drawn = rng.multinomial(units.max() + 1, np.full(units.max() + 1, 1 / (units.max() + 1)), count)
+    weights = drawn[:, units].astype(float)
+    noise = _smoothed_residuals(found, rng, count)
+  if resample != 'runs' and found.misfit is not None and found.misfit.doubted:
+    log_loss = log_loss - _bends(found.misfit, rng, count)
   starts = np.tile(found.theta, (_RESTARTS + 1, 1))
   starts = np.tile(starts, (count, 1, 1))
   starts[:, 1:] = perturbed(found, rng, count * _RESTARTS).reshape(count, _RESTARTS, 5)
@@ -250,6 +282,25 @@ def bootstrap(found: Fit, count: int = 1000, seed: int = 0,
   samples = theta.reshape(count, -1, 5)[np.arange(count), best]
   return dataclasses.replace(found, resampled=resample, bootstrap_samples=_law(samples.T),
                              noise=noise)
+
+
+def _smoothed_residuals(found: Fit, rng: np.random.Generator, count: int) -> np.ndarray:
+  """Draws [count] of the residuals, for the noise of a new run.
+
+  They are scaled by sqrt(P / (P - 5)) for the fitted parameters, and smoothed, since a robust fit
+  has many at 0, by a kernel of Silverman's width.
+  """
+  count_runs = len(found.runs)
+  width = 0.9 * found.scale * count_runs ** -0.2
+  residuals = found.residuals * math.sqrt(count_runs / (count_runs - 5))
+  return rng.choice(residuals, count) + width * rng.normal(size=count)
+
+
+def _bends(misfit: Misfit, rng: np.random.Generator, count: int) -> np.ndarray:
+  """Corrections of log loss [count, P]: none, above the bend or below it, a third each."""
+  change = misfit.change + misfit.error * rng.standard_normal(count)
+  sides = np.stack([np.zeros_like(misfit.above), misfit.above, misfit.below])
+  return -change[:, None] * sides[rng.integers(3, size=count)]
 
 
 def perturbed_starts(found: Fit) -> np.ndarray:
@@ -279,17 +330,19 @@ def load_law(path: pathlib.Path | str) -> Law:
   path = path / 'fit.json' if path.is_dir() else path
   try:
     saved = json.loads(path.read_text())
-    samples = saved['bootstrap_samples']
-    fields = dict(source=f'fitted: {path}', counts='N and C as in the runs; D = C / 6 N',
+    samples = {name: [math.nan if value is None else value for value in values]
+               for name, values in saved['bootstrap_samples'].items()}
+    fields = dict(warnings=tuple(saved.get('warnings', ())), source=f'fitted: {path}',
+                  counts='N and C as in the runs; D = C / 6 N',
                   text=f'the user\'s own, {saved["runs"]} runs', fitted=tuple(saved['fitted']))
     if saved['approach'] != 3:
-      return Law(Allocation(**saved['law']), exponents=tuple(np.quantile(
-          samples['exponent'], [0.025, 0.975])), interval='95 % of resamples of the exponent',
-          **fields)
+      laws = tuple(map(Allocation, samples['coefficient'], samples['exponent']))
+      return Law(Allocation(**saved['law']), bootstrap_samples=laws,
+                 interval='95 % of resamples of the optima', **fields)
     laws = tuple(ParametricLaw(*row) for row in zip(*(samples[name] for name in PARAMETERS)))
     return Law(ParametricLaw(**saved['law']), bootstrap_samples=laws,
-               interval=f'95 % of refits to resampled {saved["resampled"]}', **fields)
-  except (OSError, ValueError, KeyError, TypeError) as e:
+               interval=saved.get('resampling', 'percentiles of refits'), **fields)
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
     raise UserError(f'{path} is not a fit ({type(e).__name__}: {e}): write one with t5x-lite '
                     'scaling fit RUNS --output=FOLDER') from e
 

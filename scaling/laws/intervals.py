@@ -1,8 +1,9 @@
 """Intervals of a law's predictions, from the uncertainty that its source reports.
 
 A law has bootstrap samples, which give an interval of every quantity; or an interval of the
-exponent a in N ~ C ** a, which gives one of N, wider with the distance from the middle of the runs;
-or neither. No interval covers what all runs share: corpus, tokenizer and recipe.
+exponent a in N ~ C ** a, which gives one of N, wider with the distance from the middle of the runs
+but not empty there; or neither. No interval covers what all runs share: corpus, tokenizer and
+recipe.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import math
 
 import numpy as np
 
-from scaling.laws.laws import Law, ParametricLaw
+from scaling.laws.laws import Form, Law, ParametricLaw
 
 Interval = tuple[float, float]
 LEVEL = 0.95
@@ -27,31 +28,40 @@ def load_bootstrap_samples(name: str) -> tuple[ParametricLaw, ...]:
   return tuple(ParametricLaw(**dict(zip(names, map(float, row.split(','))))) for row in rows[1:])
 
 
-def bootstrap_intervals(law: Law, quantities: Callable[[ParametricLaw], tuple[float, ...]],
-                        level: float = LEVEL) -> list[Interval] | None:
+def bootstrap_intervals(law: Law, quantities: Callable[[Form], tuple[float | None, ...]],
+                        level: float = LEVEL) -> list[Interval | None] | None:
   """The central interval of each quantity over the bootstrap samples; None if there are none.
 
-  A value that is not finite (the FLOPs for a loss that a sample never reaches) counts as infinite.
+  A value that is not finite (the FLOPs for a loss that a sample never reaches) counts as infinite;
+  of a quantity that is None for every sample (the loss of an allocation) the interval is None.
   """
   forms = law.bootstrap_samples
   if isinstance(forms, str):
     forms = load_bootstrap_samples(forms)
   if not forms:
     return None
-  values = np.array([quantities(form) for form in forms], np.float64)
+  found = [quantities(form) for form in forms]
+  absent = [all(value is None for value in column) for column in zip(*found)]
+  values = np.array(found, np.float64)
   values[np.isnan(values)] = np.inf
   ends = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0, method='inverted_cdf')
-  return [(float(low), float(high)) for low, high in ends.T]
+  return [None if none else (float(low), float(high)) for none, (low, high) in zip(absent, ends.T)]
 
 
 def exponent_interval(law: Law, flops: float) -> Interval | None:
   """The interval of the optimal N from that of the exponent; None if there is none.
 
-  All power laws pass through the law's N at the geometric middle of its runs' budgets.
+  Of a line through optima that are even in ln C over a range S, whose slope has the error s, the
+  height has the error s S / sqrt(12) in the middle, and s sqrt(S^2 / 12 + x^2) at a distance x.
   """
   if law.exponents is None or law.fitted is None:
     return None
-  middle = math.sqrt(law.fitted[0] * law.fitted[1])
-  at_middle = law.form.optimum(middle)[0]
-  low, high = sorted(at_middle * (flops / middle) ** a for a in law.exponents)
-  return low, high
+  low, high = np.log(law.fitted)
+  distance = math.log(flops) - (low + high) / 2
+  reach = math.hypot((high - low) / math.sqrt(12), distance)
+  exponent = math.log(law.form.optimum(math.e * flops)[0] / law.form.optimum(flops)[0])
+  down, up = exponent - law.exponents[0], law.exponents[1] - exponent
+  if distance < 0:
+    down, up = up, down
+  best = law.form.optimum(flops)[0]
+  return best * math.exp(-max(down, 0.0) * reach), best * math.exp(max(up, 0.0) * reach)

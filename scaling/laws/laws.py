@@ -169,6 +169,7 @@ class Law:
       scaling/data.
     interval: what `exponents` or `bootstrap_samples` are.
     vocabulary: tokens of its tokenizer, on which losses depend; None if not known.
+    warnings: reasons to doubt the law, of the user's own fit.
   """
 
   form: Form
@@ -179,9 +180,10 @@ class Law:
   note: str = ''
   counted: Literal['all', 'no_input_embedding', 'no_embedding', 'flops'] = 'all'
   exponents: tuple[float, float] | None = None
-  bootstrap_samples: str | tuple[ParametricLaw, ...] = ()
+  bootstrap_samples: str | tuple[Form, ...] = ()
   interval: str = ''
   vocabulary: int | None = None
+  warnings: tuple[str, ...] = ()
 
   def extrapolation(self, flops: float) -> float:
     """The factor by which a budget is outside the FLOPs of the runs; 1 inside."""

@@ -126,7 +126,8 @@ def _expected(law: Law, config: ModelConfig, parameters: float, tokens: float) -
   loss = law.form.loss(parameters, tokens) if hasattr(law.form, 'loss') else None
   # Optima of other forms do not minimise their loss.
   min_flops = law.form.flops_for(loss) if isinstance(law.form, ParametricLaw) else None
-  of_loss = intervals.bootstrap_intervals(law, lambda form: (form.loss(parameters, tokens),))
+  of_loss = None if loss is None else intervals.bootstrap_intervals(
+      law, lambda form: (form.loss(parameters, tokens),))
   reason = predictions.why_not_comparable(law, config.family == 'decoder_only', config.vocab_size)
   if not reason and loss is not None and loss >= (
       most := math.log(law.vocabulary or config.vocab_size)):

@@ -311,6 +311,7 @@ def _warnings(goal: _Goal, budget: Budget, recommended: float, placed: Layout, t
   request, law, best = goal.request, goal.law, goal.best
   if outside := predictions.extrapolation_warning(best.law, best):
     yield outside
+  yield from (f'{best.law}: {line}' for line in law.warnings)
   yield from hyperparameters.list_warnings(request.recipe, **of_run)
   if stale := budget.chip.stale():
     yield stale

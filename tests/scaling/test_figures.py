@@ -7,6 +7,7 @@ from scaling import figures
 from scaling.fitting.isoflop import Curve
 from scaling.fitting.runs import Runs
 from scaling.laws.laws import LAWS, ParametricLaw
+from scaling.laws.parabolas import fit_budgets
 
 LAW = LAWS['besiroglu'].form
 
@@ -48,10 +49,16 @@ def test_isoflop_curves_pass_through_the_runs_and_star_the_optimum(runs):
     assert n[np.argmin(loss)] == pytest.approx(LAW.optimum(flops)[0], rel=0.35)
 
 
-def test_budgets_are_the_groups_of_runs(runs):
-  np.testing.assert_allclose(figures.budgets_of(runs.flops), [1e18, 1e19, 1e20, 5e20], rtol=1e-12)
-  np.testing.assert_allclose(figures.budgets_of(np.array([1.0, 1.2, 3.0])),
-                             [1.2 ** 0.5, 3], rtol=1e-12)
+def test_the_picture_has_the_parabolas_of_the_fit_and_none_without_a_minimum(runs):
+  bent = np.where(runs.flops == 1e19, 6 - runs.loss, runs.loss)   # concave
+  shown = Runs(runs.parameters, runs.tokens, bent, runs.flops, runs.names)
+  found = fit_budgets(shown.parameters, shown.flops, shown.loss)
+  assert [bool(budget.reason) for budget in found] == [False, True, False, True]
+  drawn = lines(figures.isoflop(shown).axes[0], '-')
+  assert len(drawn) == 2
+  for line, budget in zip(drawn, (found[0], found[2])):
+    n, loss = line.get_data()
+    np.testing.assert_allclose(loss, budget(n))
 
 
 def test_the_surface_holds_the_runs_and_the_frontier(runs):

@@ -7,7 +7,7 @@ import pytest
 
 from scaling.commands import fit as command
 from scaling.fitting import parametric
-from scaling.laws import laws
+from scaling.laws import intervals, laws
 from t5x_lite import cli
 
 LAW = laws.LAWS['besiroglu'].form
@@ -56,7 +56,7 @@ def test_the_report_and_its_files(capsys, csv, tmp_path):
   assert err == 'warning: 6.4e+20 FLOPs are a factor of 10 outside the runs (1e+18 to 6.4e+19)\n'
   for part in ('Huber loss', '95 % interval', 'Compute overhead', 'Held out', 'Outliers',
                'variable projection', 'least absolute deviations', 'Conditioning',
-               'resampled residuals', 'x 10'):
+               'plus simulated noise', 'Misfit: p', 'x 10'):
     assert part in out, part
   names = ('residuals', 'isoflop', 'surface', 'frontier', 'compute_overhead')
   written = ', '.join(['fit.json', *(f'{name}.png' for name in names)])
@@ -104,6 +104,62 @@ def test_a_spoilt_rung_is_an_outlier_and_may_be_dropped(capsys, csv, tmp_path):
   assert reports[1]['without_outliers'] is None
 
 
+def strict(text):
+  def refuse(constant):
+    raise AssertionError(constant)
+  return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize('approach', ['--approach=3', '--approach=2'])
+def test_json_is_strict_and_has_the_doubts(capsys, csv, tmp_path, approach):
+  status, out, _ = run(capsys, csv, '--columns=loss=val', '--bootstrap=20', '--json', approach,
+                       '--budgets=1e30', f'--output={tmp_path}')
+  assert status == 0 and strict(out) == strict((tmp_path / 'fit.json').read_text())
+  if approach == '--approach=3':
+    report = strict(out)
+    assert 'refits to the law plus simulated noise' in report['resampling']
+    assert report['warnings'] == [] and report['misfit']['p'] > 0.02
+
+
+def test_outliers_are_a_warning_on_the_command_line_and_in_the_file(capsys, csv, tmp_path):
+  lines = csv.read_text().splitlines()
+  first, last = lines[6].rsplit(',', 1)
+  lines[6] = f'{first},{float(last) + 0.5}'
+  path = tmp_path / 'spoilt.csv'
+  path.write_text('\n'.join(lines))
+  for flags, part in (((), '1 outlier among the 16 runs: spoilt.csv, line 7 (r6)'),
+                      (('--drop_outliers',), '1 outlier left out of the fit')):
+    status, _, err = run(capsys, path, '--columns=loss=val', '--bootstrap=20', *flags,
+                         f'--output={tmp_path}')
+    assert status == 0 and f'warning: {part}' in err
+    assert part in parametric.load_law(tmp_path).warnings[0]
+    assert cli.main(['scaling', 'plan', '--flops=1e20', f'--fit={tmp_path}']) == 0
+    assert f'warning: fit: {part}' in capsys.readouterr().out
+
+
+def test_an_allocation_of_ones_own_serves_plan_and_budget(capsys, csv, tmp_path):
+  run(capsys, csv, '--columns=loss=val', '--approach=2', '--bootstrap=20', f'--output={tmp_path}')
+  for argv in (['plan', '--flops=1e20'], ['budget', 'llama_7b', '--tokens=1e9']):
+    assert cli.main(['scaling', *argv, f'--fit={tmp_path}']) == 0, argv
+    assert 'fit' in capsys.readouterr().out
+
+
+def test_repeated_data_are_refused(capsys, csv, tmp_path):
+  lines = csv.read_text().splitlines()
+  path = tmp_path / 'repeats.csv'
+  path.write_text('\n'.join(f'{line},{extra}' for line, extra in zip(
+      lines, ['epochs', *(['1'] * 10), *(['4'] * 6)])))
+  for approach in (2, 3):
+    assert '6 of 16 runs repeat tokens' in refused(
+        capsys, path, '--columns=loss=val', f'--approach={approach}')
+
+
+def test_flags_of_another_approach_are_refused(capsys, csv):
+  for flag in ('--loss=lad', '--drop_outliers', '--resample=runs'):
+    assert 'applies to approach 3' in refused(capsys, csv, '--columns=loss=val', '--approach=2',
+                                              flag)
+
+
 def test_drop_highest(capsys, csv):
   report = json.loads(run(capsys, csv, '--columns=loss=val', '--bootstrap=20', '--json',
                           '--drop_highest=3')[1])
@@ -117,8 +173,11 @@ def test_parabolas(capsys, csv, tmp_path):
   assert status == 0 and 'approach 2' in out and 'Exponent of N' in out
   loaded = parametric.load_law(tmp_path)
   assert loaded.form.exponent == pytest.approx(0.51, abs=0.06)
-  low, high = loaded.exponents
-  assert low < loaded.form.exponent < high
+  for flops in (1e18, 8e18, 6.4e19, 1e22):   # 8e18 is the middle, where no interval is empty
+    n = loaded.form.optimum(flops)[0]
+    (low, high), none = intervals.bootstrap_intervals(
+        loaded, lambda form: (form.optimum(flops)[0], None))
+    assert low < 0.99 * n and 1.01 * n < high and none is None
   assert (tmp_path / 'isoflop.png').read_bytes().startswith(b'\x89PNG')
 
 

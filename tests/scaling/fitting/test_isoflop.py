@@ -1,11 +1,14 @@
 """Approaches 1 and 2 on curves whose optimum is known."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from scaling.fitting import isoflop
 from scaling.fitting.isoflop import Curve
 from scaling.fitting.runs import Runs
+from scaling.laws import parabolas
 from scaling.laws.laws import LAWS, ParametricLaw
 from t5x_lite.core.errors import UserError
 
@@ -58,7 +61,42 @@ def test_intervals_cover_the_exponent_that_noise_hides():
 
 def test_budgets_are_grouped_by_their_flops():
   flops = np.array([1e19, 1.02e19, 3e19, 0.97e19, 3.05e19])
-  assert [sorted(index) for index in isoflop.group_budgets(flops)] == [[0, 1, 3], [2, 4]]
+  assert [sorted(index) for index in parabolas.group_budgets(flops)] == [[0, 1, 3], [2, 4]]
+
+
+def test_a_chain_of_runs_is_not_one_budget():
+  flops = np.geomspace(1.6e19, 1.5e20, 92)   # neighbours differ by 2.5 %
+  groups = parabolas.group_budgets(np.random.default_rng(0).permutation(flops))
+  assert sorted(np.concatenate(groups)) == list(range(92)) and len(groups) == 6
+  for index in groups:
+    assert len(index) > 5
+
+
+NINE = np.array([6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21])
+
+
+@pytest.mark.parametrize('name, spread, sizes', itertools.product(
+    ('symmetric', 'besiroglu', 'hoffmann_3'), (0.0, 0.05, 0.15, 0.18), (6, 9)))
+def test_nominal_budgets_give_the_exponent(name, spread, sizes):
+  """Budgets met to 15 % only, as runs of whole steps do: Hoffmann et al.'s nine.
+
+  With runs of exactly a budget, a parabola has this exponent to 0.01 for these laws.
+  """
+  law = LAW if name == 'symmetric' else LAWS[name].form
+  true = law.beta / (law.alpha + law.beta)
+  for seed in range(5):
+    rng = np.random.default_rng(seed)
+    n, flops, _ = grid(law, NINE, sizes)
+    nominal = flops
+    flops = flops * (1 + spread * rng.uniform(-1, 1, len(flops)))
+    loss = law.loss(n, flops / 6 / n)
+    groups = parabolas.group_budgets(flops)
+    assert [sorted(index) for index in groups] == [
+        sorted(np.flatnonzero(nominal == c)) for c in NINE]
+    found = isoflop.fit_parabolas(n, flops, loss, samples=20)
+    assert found.law.exponent == pytest.approx(true, abs=0.01) and len(found.minima) == 9
+    best = found.optimum(1e20)['parameters'][0]
+    assert best == pytest.approx(law.optimum(1e20)[0], rel=0.12)
 
 
 @pytest.mark.parametrize('spoil, reason', [

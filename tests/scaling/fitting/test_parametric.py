@@ -182,7 +182,7 @@ def test_weights_count_as_often_as_runs():
 
 def test_standard_errors_are_the_published_ones(huber):
   """Besiroglu et al. 2024, from 4,000 resamples: A 124.58, B 1293.23, E 0.03, .02 and .02."""
-  sure = parametric.bootstrap(huber, 200)
+  sure = parametric.bootstrap(dataclasses.replace(huber), 200, resample='runs')
   assert sure.resampled == 'runs'
   errors = sure.standard_errors()
   for name, want, off in (('a', 124.6, .2), ('b', 1293, .35), ('e', .026, .2), ('alpha', .015, .2),
@@ -196,7 +196,7 @@ def test_standard_errors_are_the_published_ones(huber):
 
 def test_intervals_are_percentiles_and_widen_with_their_level():
   found = parametric.bootstrap(parametric.fit_law(noisy(2), starts=some_starts(64)), 100, seed=3)
-  assert found.resampled == 'residuals' and found.noise.shape == (100,)
+  assert found.resampled == 'noise' and found.noise.shape == (100,)
   n, d = found.law.optimum(1e21)
   wide, narrow = found.predict_loss(n, d, 0.95), found.predict_loss(n, d, 0.5)
   assert wide[1] < narrow[1] < narrow[2] < wide[2]
@@ -229,7 +229,7 @@ def coverage(seeds):
   near, covered = [], []
   n, d = ladder()
   for seed in range(seeds):
-    found = parametric.fit_law(noisy(seed), starts=some_starts(32, seed))
+    found = parametric.fit_unchecked(noisy(seed), starts=some_starts(32, seed))
     found = parametric.bootstrap(found, 200, seed)
     errors = found.standard_errors()
     near.append([abs(value - true) < 2 * errors[name] for name, value, true in zip(
@@ -248,8 +248,8 @@ def test_a_known_law_is_recovered_and_its_intervals_cover():
 
 
 def test_a_known_law_is_recovered_at_a_few_seeds():
-  near, covered = coverage(5)
-  assert near.all(1).sum() >= 4 and covered.sum() >= 4
+  near, covered = coverage(6)
+  assert near.all(1).sum() >= 4 and covered.sum() >= 5
 
 
 def test_variable_projection_agrees():
@@ -292,7 +292,8 @@ def spoilt(runs, index, by=0.5):
 @pytest.mark.parametrize('index', [0, 3, 6, 11])
 def test_a_spoilt_rung_is_an_outlier(index):
   runs = spoilt(noisy(4, budgets=3, noise=0.003), index)
-  found = parametric.fit_law(runs, starts=some_starts(64))
+  found = parametric.fit_unchecked(runs, starts=some_starts(64))
+  assert found.misfit is None or not found.misfit.refused   # one run is no bend
   named, = diagnostics.outliers(found)
   assert (named.name, named.index) == (f'run {index}', index) and named.z > 0
   assert named.residual == pytest.approx(np.log(runs.loss[index] / (runs.loss[index] - 0.5)),
@@ -302,7 +303,7 @@ def test_a_spoilt_rung_is_an_outlier(index):
 @pytest.mark.slow
 def test_sound_runs_are_not_outliers():
   """The noise of few runs is poorly estimated: about one in a hundred is a false positive."""
-  named = [diagnostics.outliers(parametric.fit_law(noisy(seed), starts=some_starts(64)))
+  named = [diagnostics.outliers(parametric.fit_unchecked(noisy(seed), starts=some_starts(64)))
            for seed in range(8)]
   assert sum(map(len, named)) <= 3
 
@@ -339,7 +340,7 @@ def test_resamples_without_a_best_size_are_left_out_of_its_interval():
   runs = Runs(n, 20 * n, law.loss(n, 20 * n), 120 * n * n, ('a', 'b', 'c'))
   exponents = np.array([0.34, -0.1, 0.34])
   same = lambda value: np.full(3, value)
-  found = parametric.Fit(law, runs, 'huber', 0.0, 'runs', ParametricLaw(
+  found = parametric.Fit(law, runs, 'huber', 0.0, 'noise', ParametricLaw(
       same(1.7), same(400.0), exponents, same(400.0), same(0.28)), np.zeros(3))
   value, low, high = found.optimum(1e20)['parameters']
   assert low == pytest.approx(value) and high == pytest.approx(value)

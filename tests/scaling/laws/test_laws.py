@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from scaling.laws import hyperparameters
+from scaling.laws import hyperparameters, intervals
 from scaling.laws.laws import LAWS, DataConstrainedLaw, FixedRatio, Kaplan, ParametricLaw
 
 GOPHER = 5.76e23
@@ -273,3 +273,18 @@ def test_recipes():
 def test_warm_up_is_as_many_tokens_as_parameters_and_a_tenth_at_most():
   assert hyperparameters.warmup_tokens(1e9, 20e9) == 1e9
   assert hyperparameters.warmup_tokens(1e9, 5e9) == 5e8
+
+
+def test_intervals_of_exponents_are_not_empty_in_the_middle():
+  """Porian et al. 2024 print 70.0 to 86.4 billion at 5.88e23 FLOPs, from the same resamples."""
+  low, high = intervals.exponent_interval(LAWS['porian'], 5.88e23)
+  assert low == pytest.approx(70.0e9, rel=0.012) and high == pytest.approx(86.4e9, rel=0.012)
+  for name in ('porian', 'hoffmann_1', 'hoffmann_2'):
+    law = LAWS[name]
+    middle = math.sqrt(law.fitted[0] * law.fitted[1])
+    widths = [math.log(high / low) for low, high in (
+        intervals.exponent_interval(law, middle * factor) for factor in (1e-4, 0.01, 1, 100, 1e4))]
+    assert min(widths) == widths[2] > 0.01
+    assert widths[0] == pytest.approx(widths[4]) and widths[1] == pytest.approx(widths[3])
+    low, high = intervals.exponent_interval(law, middle)
+    assert low < law.form.optimum(middle)[0] < high
