@@ -21,13 +21,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  from scaling.commands.output import print_json
+  from scaling.commands.output import print_json, print_warnings
   from scaling.ladder import advice, compare
   if not 0 < args.level < 1:
     raise UserError(f'--level={args.level}: give a number between 0 and 1, e.g. 0.95')
   if args.target is not None and not 0 < args.target < math.inf:
     raise UserError(f'--target={args.target:g}: give FLOPs, e.g. 1e21')
   recipes = [advice.read_recipe(path) for path in (args.a, args.b)]
+  print_warnings(line for recipe in recipes for line in recipe.notes)
   target = args.target or recipes[0].target or recipes[1].target
   if target is None:
     raise UserError(f'{args.a} names no target: pass --target=FLOPS')

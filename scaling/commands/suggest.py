@@ -33,10 +33,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  from scaling.commands.output import print_json
+  from scaling.commands.output import print_json, print_warnings
   from scaling.ladder import advice
   _check(args)
   known = [advice.read_recipe(path) for path in args.runs]
+  print_warnings(line for recipe in known for line in recipe.notes)
   target = args.target or next((each.target for each in known if each.target), None)
   if target is None:
     raise UserError(f'{args.runs[0]} names no target: pass --target=FLOPS')
