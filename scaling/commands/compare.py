@@ -10,12 +10,13 @@ EXAMPLE = 't5x-lite scaling compare runs/ladder_a runs/ladder_b --target=1e21'
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
+  from scaling.planning.amounts import parse_amount
   add = parser.add_argument
   add('a', metavar='A', type=local_path,
       help='folder of a ladder, or a CSV file as scaling fit reads it')
   add('b', metavar='B', type=local_path,
       help='the same of another recipe: another optimizer, other data, …; losses on the same text')
-  add('--target', type=float, metavar='FLOPS', help='6 N D; default: that of the ladder A')
+  add('--target', type=parse_amount, metavar='FLOPS', help='6 N D; default: that of the ladder A')
   add('--level', type=float, default=0.95, help='level of the intervals (default 0.95)')
   add('--json', action='store_true', help='print JSON')
 

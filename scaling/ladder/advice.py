@@ -102,6 +102,13 @@ def advise(recipes: Sequence[Recipe], quantity: str, target: float, *, budget: f
     error: half width of the interval at which no more runs are needed.
     largest: FLOPs of one run; None: those of the largest, or a hundredth of the target.
   """
+  trained = max(float(recipe.runs.flops.max()) for recipe in recipes)
+  if not trained <= target < math.inf:
+    raise UserError(f'--target={target:.3g}: give at least the FLOPs of the largest run, '
+                    f'{trained:.3g}')
+  if largest is not None and largest > target:
+    raise UserError(f'--largest={largest:.3g}: a run of more FLOPs than the target of {target:.3g} '
+                    'tells it by itself; give less')
   if budget is None:
     budget = sum(float(recipe.runs.flops.sum()) for recipe in recipes) / 4
   known, grids, free = [], [], 0

@@ -95,6 +95,9 @@ def make_ladder(gin_files: Sequence[str], bindings: Sequence[str], *, target_flo
 
   if not 0 < target_flops < math.inf:
     raise UserError(f'--target={target_flops:g}: give FLOPs, e.g. 1e21')
+  for name, value in (('multiple', multiple), ('layers', depth)):
+    if value is not None and value < 1:
+      raise UserError(f'--{name}={value}: give 1 or more')
   if not 0 < noise < 1:
     raise UserError(f'--noise={noise:g}: give a fraction of the loss, e.g. 0.003')
   largest = LARGEST * target_flops if largest is None else largest

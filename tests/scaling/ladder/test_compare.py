@@ -109,7 +109,7 @@ def test_the_command(tmp_path, capsys, fewer_starts):
   assert [row['asymptote'] for row in rows] == ['own'] * 3 + ['one'] * 3
   for argv, message in ((paths, 'names no target: pass --target=FLOPS'),
                         ([*paths, '--target=1e20'], '--target=1e+20: give at least the FLOPs'),
-                        ([*paths, '--target=nan'], '--target=nan: give FLOPs'),
+                        ([*paths, '--target=nan'], "'nan': expected a number"),
                         ([*paths, '--target=1e23', '--level=2'], '--level=2.0: give a number'),
                         ([paths[0], 'nowhere.csv', '--target=1e23'], 'nowhere.csv')):
     assert cli.main(['scaling', 'compare', *argv]) == 1

@@ -218,6 +218,8 @@ def test_all_models_may_have_one_depth(settings):
     (dict(seeds=0), '--seeds=0: give 1 or more'),
     (dict(spread=1.0), '--spread=1: give the largest over the smallest'),
     (dict(spread=math.nan), '--spread=nan'),
+    (dict(multiple=0), '--multiple=0: give 1 or more'),
+    (dict(depth=0), '--layers=0: give 1 or more'),
     (dict(noise=0.0), '--noise=0: give a fraction'),
     (dict(tokens_per_parameter=0.0), '--tokens_per_parameter=0: give D / N'),
     (dict(largest=5e14), 'the ladder costs .* of the target'),

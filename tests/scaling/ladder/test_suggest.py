@@ -239,6 +239,8 @@ def test_advice_for_a_table(trained, ladder, capsys, fewer_starts):
                    '--quantity=difference', '--count=2']) == 0
   assert 'nats (95%)' in capsys.readouterr().out
   for wrong, message in ((['--add'], 'is no folder of a ladder'),
+                         (['--target=1e12'], '--target=1e+12: give at least the FLOPs of the lar'),
+                         (['--largest=1e16'], '--largest=1e+16: a run of more FLOPs than the tar'),
                          (['--budget=-1'], '--budget=-1: give FLOPs'),
                          (['--error=2'], '--error=2.0: give a fraction'),
                          (['--count=0'], '--count=0: give 1 or more'),
