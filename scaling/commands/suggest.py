@@ -21,13 +21,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--quantity', choices=QUANTITIES, default='loss',
       help='what to narrow: the loss of the target (default), its optimal size, or the difference '
            'of the losses of two recipes')
-  add('--budget', type=parse_amount, metavar='FLOPS', help='FLOPs of all suggested runs; default: a '
-      'quarter of those of the finished ones')
+  add('--budget', type=parse_amount, metavar='FLOPS',
+      help='FLOPs of all suggested runs; default: a quarter of those of the finished ones')
   add('--error', type=float, default=0.0, metavar='FRACTION',
       help='half width of the interval at which no more runs are needed, e.g. 0.01')
   add('--count', type=parse_count, default=10, help='maximum number of runs (default 10)')
-  add('--largest', type=parse_amount, metavar='FLOPS', help='of the largest suggested run; default: that '
-      'of the runs, or a hundredth of the target if it is more')
+  add('--largest', type=parse_amount, metavar='FLOPS', help='of the largest suggested run; default: '
+      'that of the runs, or a hundredth of the target if it is more')
   add('--level', type=float, default=0.95, help='level of the intervals (default 0.95)')
   add('--add', action='store_true', help='add them to the ladder, for scaling ladder run')
   add('--json', action='store_true', help='print JSON')
