@@ -26,8 +26,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--error', type=float, default=0.0, metavar='FRACTION',
       help='half width of the interval at which no more runs are needed, e.g. 0.01')
   add('--count', type=parse_count, default=10, help='maximum number of runs (default 10)')
-  add('--largest', type=parse_amount, metavar='FLOPS', help='of the largest suggested run; default: '
-      'that of the runs, or a hundredth of the target if it is more')
+  add('--largest', type=parse_amount, metavar='FLOPS',
+      help='of the largest suggested run; default: that of the runs, or a hundredth of the target '
+           'if it is more')
   add('--level', type=float, default=0.95, help='level of the intervals (default 0.95)')
   add('--add', action='store_true', help='add them to the ladder, for scaling ladder run')
   add('--json', action='store_true', help='print JSON')

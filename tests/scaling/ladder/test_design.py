@@ -204,6 +204,24 @@ def test_seeds_repeat_every_trunk_with_its_branches(ladder, settings):
   assert design.expected(two).loss < design.expected(one).loss
 
 
+@pytest.mark.parametrize('lines, bindings, seed', [
+    ('', ['SEED=7'], 7), ('SEED = 5', [], 5), ('SEED = 5', ['SEED=7'], 7),
+    ('experiment.Experiment.seed = 3', [], 3), ('', ['experiment.Experiment.seed=4'], 4)])
+def test_the_seed_is_that_of_the_base_experiment_however_it_is_set(lines, bindings, seed, settings,
+                                                                   tmp_path):
+  base = tmp_path / 'base.gin'
+  base.write_text('from __gin__ import dynamic_registration\nfrom t5x_lite import experiment\n'
+                  f"include '{BASE}'\n{lines}\n")
+  ladder = design.make_ladder(**settings | {'gin_files': [str(base)], 'bindings': bindings},
+                              seeds=2)
+  manifest.write_ladder(ladder, tmp_path / 'ladder')
+  for run in (ladder.runs[0], ladder.runs[-1]):
+    experiment, _ = gin_config.load_experiment(
+        [str(manifest.gin_path(tmp_path / 'ladder', run.name))], ["MODEL_DIR='x'"])
+    assert experiment.seed == run.seed
+  assert {run.seed for run in ladder.runs} == {seed, seed + 1}
+
+
 def test_all_models_may_have_one_depth(settings):
   ladder = design.make_ladder(**settings, depth=3)
   assert {run.shape.get('num_layers', 4) for run in ladder.runs} == {3}
