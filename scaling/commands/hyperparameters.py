@@ -10,11 +10,13 @@ EXAMPLE = 't5x-lite scaling hyperparameters sweep.csv --parameters=1e8 --tokens=
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
+  from scaling.planning.amounts import parse_amount
   add = parser.add_argument
   add('sweep', metavar='CSV', type=local_path,
       help='a run on each line: parameters, tokens, learning_rate, batch_tokens, loss')
-  add('--parameters', type=float, metavar='N', help='of the run to recommend for, as in the file')
-  add('--tokens', type=float, metavar='D', help='of the run to recommend for')
+  add('--parameters', type=parse_amount, metavar='N',
+      help='of the run to recommend for, counted as in the file')
+  add('--tokens', type=parse_amount, metavar='D', help='of the run to recommend for')
   add('--level', type=float, default=0.95, help='level of the intervals (default 0.95)')
   add('--json', action='store_true', help='print JSON')
 

@@ -21,6 +21,7 @@ actions:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
+  from scaling.planning.amounts import parse_amount, parse_count
   parser.epilog = f'{_ACTIONS}\nexample: {EXAMPLE}'
   add = parser.add_argument
   add('action', choices=('design', 'run', 'fit', 'check', 'all'))
@@ -29,24 +30,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       help='base experiment, whose sizes, steps and rates are replaced; may be repeated')
   add('--bind', action='append', default=[], metavar='NAME=VALUE',
       help='a gin binding on top of it; may be repeated')
-  add('--target', type=float, metavar='FLOPS',
+  add('--target', type=parse_amount, metavar='FLOPS',
       help='6 N D of the run to predict; for fit and check, of another than the designed one')
-  add('--largest', type=float, metavar='FLOPS',
+  add('--largest', type=parse_amount, metavar='FLOPS',
       help='6 N D of the largest runs; default: target/100')
-  add('--budgets', type=int, default=8, help='budgets, each half of the next (default 8)')
-  add('--sizes', type=int, default=5, help='sizes of each budget (default 5)')
+  add('--budgets', type=parse_count, default=8, help='budgets, each half of the next (default 8)')
+  add('--sizes', type=parse_count, default=5, help='sizes of each budget (default 5)')
   add('--spread', type=float, default=16.0,
       help='largest to smallest size of a budget (default 16)')
-  add('--seeds', type=int, default=1, help='seeds of each run (default 1)')
+  add('--seeds', type=parse_count, default=1, help='seeds of each run (default 1)')
   add('--tokens_per_parameter', type=float, default=20.0,
       help='estimate of the optimal D / N, the centre of the sizes (default 20)')
   add('--law', metavar='LAW', help='estimate of the law instead: a name of scaling plan, the '
       'folder of scaling fit --output, or E,A,ALPHA,B,BETA')
   add('--noise', type=float, default=0.003,
       help='relative noise of a loss, for what the ladder is expected to tell (default 0.003)')
-  add('--multiple', type=int, default=128, help='divisor of all widths (default 128)')
-  add('--layers', type=int, help='layers of every model; default: more with the size')
-  add('--jobs', type=int, default=1, help='runs at a time on this machine (default 1)')
+  add('--multiple', type=parse_count, default=128, help='divisor of all widths (default 128)')
+  add('--layers', type=parse_count, help='layers of every model; default: more with the size')
+  add('--jobs', type=parse_count, default=1, help='runs at a time on this machine (default 1)')
   add('--level', type=float, default=0.95, help='level of the predicted interval (default 0.95)')
   add('--leave_out', action='append', default=[], metavar='RUN',
       help='a run that is neither trained nor fitted; may be repeated')

@@ -12,31 +12,34 @@ QUANTITIES = ('loss', 'size', 'difference')
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
+  from scaling.planning.amounts import parse_amount, parse_count
   add = parser.add_argument
   add('runs', nargs='+', metavar='RUNS', type=local_path,
       help='folder of a ladder, or a CSV file as scaling fit reads it; two for a difference')
-  add('--target', type=float, metavar='FLOPS',
+  add('--target', type=parse_amount, metavar='FLOPS',
       help='6 N D of the run to predict; default: that of the ladder')
   add('--quantity', choices=QUANTITIES, default='loss',
       help='what to narrow: the loss of the target (default), its optimal size, or the difference '
            'of the losses of two recipes')
-  add('--budget', type=float, metavar='FLOPS', help='FLOPs of all suggested runs; default: a '
-      'quarter of those of the finished ones')
+  add('--budget', type=parse_amount, metavar='FLOPS',
+      help='FLOPs of all suggested runs; default: a quarter of those of the finished ones')
   add('--error', type=float, default=0.0, metavar='FRACTION',
       help='half width of the interval at which no more runs are needed, e.g. 0.01')
-  add('--count', type=int, default=10, help='maximum number of runs (default 10)')
-  add('--largest', type=float, metavar='FLOPS', help='of the largest suggested run; default: that '
-      'of the runs, or a hundredth of the target if it is more')
+  add('--count', type=parse_count, default=10, help='maximum number of runs (default 10)')
+  add('--largest', type=parse_amount, metavar='FLOPS',
+      help='of the largest suggested run; default: that of the runs, or a hundredth of the target '
+           'if it is more')
   add('--level', type=float, default=0.95, help='level of the intervals (default 0.95)')
   add('--add', action='store_true', help='add them to the ladder, for scaling ladder run')
   add('--json', action='store_true', help='print JSON')
 
 
 def run(args: argparse.Namespace) -> int:
-  from scaling.commands.output import print_json
+  from scaling.commands.output import print_json, print_warnings
   from scaling.ladder import advice
   _check(args)
   known = [advice.read_recipe(path) for path in args.runs]
+  print_warnings(line for recipe in known for line in recipe.notes)
   target = args.target or next((each.target for each in known if each.target), None)
   if target is None:
     raise UserError(f'{args.runs[0]} names no target: pass --target=FLOPS')

@@ -7,7 +7,7 @@ import pathlib
 
 from scipy import stats
 
-from scaling.fitting import parametric
+from scaling.fitting import diagnostics, parametric
 from scaling.fitting.runs import Runs, read_csv
 from scaling.ladder import design, information, launch, manifest, registry, suggest
 from scaling.ladder.manifest import Ladder, Run
@@ -21,12 +21,20 @@ _NEAR = 0.9    # of the smallest N and D that were trained: the law may not hold
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """A setting of which runs are finished: its table, its fit, and its ladder if it has one."""
+  """A setting of which runs are finished: its table, its fit, and its ladder if it has one.
+
+  Attributes:
+    runs: finished, without outliers.
+    planned: runs of the ladder that are not finished.
+    notes: a line for what is left out.
+  """
   path: pathlib.Path
   runs: Runs
   fit: parametric.Fit
   noise: information.Noise
   ladder: Ladder | None = None
+  planned: tuple[Run, ...] = ()
+  notes: tuple[str, ...] = ()
 
   @property
   def target(self) -> float | None:
@@ -34,15 +42,34 @@ class Recipe:
 
 
 def read_recipe(path: pathlib.Path) -> Recipe:
-  """The recipe of a ladder's folder or a CSV file; UserError if its runs identify no law."""
-  ladder = None
+  """The recipe of a ladder's folder or a CSV file; UserError if its runs identify no law.
+
+  Runs without a loss, and `diagnostics.outliers`, are left out and named.
+  """
+  ladder, planned, notes = None, (), []
   if path.is_dir():
     ladder = manifest.read_ladder(path)
-    runs = read_csv(launch.write_results(ladder, path))
-  else:
-    runs = read_csv(path)
-  fit = parametric.fit_law(runs)
-  return Recipe(path, runs, fit, suggest.estimate_noise(fit), ladder)
+    outcomes = [(run, launch.read_outcome(path, run)) for run in ladder.runs]
+    planned = tuple(run for run, outcome in outcomes if outcome == launch.Outcome())
+    failed = [run.name for run, outcome in outcomes if outcome.problem]
+    notes += [f'{path}: {name} has no loss: left out' for name in failed]
+    if planned:
+      notes.append(f'{path}: {len(planned)} runs are not finished: taken as planned')
+    if len(planned) + len(failed) == len(ladder.runs):
+      raise UserError(f'{path}: no run is finished: t5x-lite scaling ladder run --folder={path}')
+    table = launch.write_results(ladder, path, [*failed, *(run.name for run in planned)])
+  runs = read_csv(path if ladder is None else table)
+  try:
+    fit = parametric.fit_unchecked(runs)
+    outliers = diagnostics.outliers(fit)
+    if outliers:
+      notes += [f'{path}: {outlier.name} is an outlier: left out' for outlier in outliers]
+      runs = runs.select([i not in {o.index for o in outliers} for i in range(len(runs))])
+      fit = parametric.fit_law(runs)
+    parametric.check_identified(fit)
+  except UserError as e:
+    raise UserError(f'{path}: {e}') from e
+  return Recipe(path, runs, fit, suggest.estimate_noise(fit), ladder, planned, tuple(notes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +102,13 @@ def advise(recipes: Sequence[Recipe], quantity: str, target: float, *, budget: f
     error: half width of the interval at which no more runs are needed.
     largest: FLOPs of one run; None: those of the largest, or a hundredth of the target.
   """
+  trained = max(float(recipe.runs.flops.max()) for recipe in recipes)
+  if not trained <= target < math.inf:
+    raise UserError(f'--target={target:.3g}: give at least the FLOPs of the largest run, '
+                    f'{trained:.3g}')
+  if largest is not None and largest > target:
+    raise UserError(f'--largest={largest:.3g}: a run of more FLOPs than the target of {target:.3g} '
+                    'tells it by itself; give less')
   if budget is None:
     budget = sum(float(recipe.runs.flops.sum()) for recipe in recipes) / 4
   known, grids, free = [], [], 0
@@ -84,10 +118,12 @@ def advise(recipes: Sequence[Recipe], quantity: str, target: float, *, budget: f
                 else information.loss_gradient(law, *law.optimum(target)))
     if quantity == 'difference':   # in nats
       gradient = gradient * law.loss(*law.optimum(target))
-    known.append(suggest.Knowledge(law, recipe.noise, gradient, runs.parameters, runs.tokens))
+    planned = [(run.parameters, run.tokens) for run in recipe.planned]
+    done = [*zip(runs.parameters, runs.tokens), *planned]
+    known.append(suggest.Knowledge(law, recipe.noise, gradient, *zip(*done)))
     most = largest or max(float(runs.flops.max()), target / 100)
     taken = {(round(math.log(n), 1), round(math.log(d), 1))
-             for n, d in zip(runs.parameters, runs.tokens)}
+             for n, d in done}
     least = min(most, max(most / SPAN, float(runs.flops.min())))
     grids.append([run for run in _buildable(recipe, suggest.candidate_grid(law, least, most))
                   if (round(math.log(run.parameters), 1), round(math.log(run.tokens), 1))

@@ -87,10 +87,10 @@ def compare_recipes(recipes: Sequence[Recipe], target: float, level: float = 0.9
   """Compares recipe B with recipe A at the target and at the budgets of their runs."""
   if len(recipes) != 2:
     raise ValueError(f'{len(recipes)} recipes, expected two')
-  largest = min(float(recipe.runs.flops.max()) for recipe in recipes)
+  largest = max(float(recipe.runs.flops.max()) for recipe in recipes)
   if not largest <= target < math.inf:
-    raise UserError(f'--target={target:.3g}: give at least the FLOPs of the largest run of both '
-                    f'recipes, {largest:.3g}')
+    raise UserError(f'--target={target:.3g}: give at least the FLOPs of the largest run, '
+                    f'{largest:.3g}')
   budgets = sorted({largest, math.sqrt(largest * target), target})
   own, one = _fit(recipes, 10), _fit(recipes, 9)
   rows, degenerate = [], 0.0

@@ -95,6 +95,9 @@ def make_ladder(gin_files: Sequence[str], bindings: Sequence[str], *, target_flo
 
   if not 0 < target_flops < math.inf:
     raise UserError(f'--target={target_flops:g}: give FLOPs, e.g. 1e21')
+  for name, value in (('multiple', multiple), ('layers', depth)):
+    if value is not None and value < 1:
+      raise UserError(f'--{name}={value}: give 1 or more')
   if not 0 < noise < 1:
     raise UserError(f'--noise={noise:g}: give a fraction of the loss, e.g. 0.003')
   largest = LARGEST * target_flops if largest is None else largest
@@ -110,9 +113,22 @@ def make_ladder(gin_files: Sequence[str], bindings: Sequence[str], *, target_flo
       runs=design_runs(experiment, Shape(largest=largest, **shape), law, multiple, depth),
       versions={'python': platform.python_version(), 'jax': version('jax'),
                 't5x_lite': __version__},
-      assumed_law=dataclasses.asdict(law), noise=noise)
+      assumed_law=dataclasses.asdict(law), noise=noise,
+      seed_name=_seed_name(gin_files, bindings, experiment.seed))
   check_design(ladder)
   return ladder
+
+
+def _seed_name(gin_files: Sequence[str], bindings: Sequence[str], seed: int) -> str:
+  """The macro SEED if the experiment uses it, otherwise its field."""
+  from t5x_lite.experiment import gin_config
+
+  try:
+    other, _ = gin_config.load_experiment(
+        gin_files, [*bindings, f'SEED={seed + 1}', "MODEL_DIR=''"])
+  except UserError:   # SEED is set and used nowhere
+    return 'experiment.Experiment.seed'
+  return 'SEED' if other.seed == seed + 1 else 'experiment.Experiment.seed'
 
 
 def nominal_law(flops: float, tokens_per_parameter: float) -> ParametricLaw:

@@ -174,7 +174,8 @@ def _row(folder: pathlib.Path, run: Run, loss: float) -> list[object]:
 def write_slurm(ladder: Ladder, folder: pathlib.Path) -> pathlib.Path:
   """Writes a script that submits the runs as array jobs, one a wave; returns its path.
 
-  All runs of a wave may run at once; the environment variable LIMIT is how many at most.
+  All runs of a wave may run at once; the environment variable LIMIT is how many at most. The second
+  wave starts when the first has ended, also where a run of it has failed.
   """
   lines = ['#!/bin/bash', '# Submits the ladder to SLURM; arguments are options of sbatch.',
            '# LIMIT=8 in the environment runs at most 8 at a time.',
@@ -189,7 +190,7 @@ def write_slurm(ladder: Ladder, folder: pathlib.Path) -> pathlib.Path:
                  f'--array=0-{len(wave) - 1}${{LIMIT:+%$LIMIT}} '
                  f'--output={shlex.quote(str(folder / "logs" / "%A_%a.log"))} '
                  f'--wrap={shlex.quote(task)})')
-    lines += ['echo "submitted $job"', 'after=--dependency=afterok:$job']
+    lines += ['echo "submitted $job"', 'after=--dependency=afterany:$job']
   path = folder / 'slurm.sh'
   (folder / 'logs').mkdir(exist_ok=True)
   path.write_text('\n'.join(lines) + '\n')

@@ -58,6 +58,7 @@ class Ladder:
     versions: of Python, JAX and this project at design time.
     assumed_law: e, a, alpha, b and beta, by which sizes were centred and the precision expected.
     noise: of log loss, assumed in the expected precision.
+    seed_name: what sets the seed in gin.
   """
   target_flops: float
   gin_files: tuple[str, ...]
@@ -70,6 +71,7 @@ class Ladder:
   depth: int | None = None
   assumed_law: dict[str, float] | None = None
   noise: float | None = None
+  seed_name: str = 'SEED'
 
   @property
   def flops(self) -> float:
@@ -99,7 +101,7 @@ def format_gin(ladder: Ladder, run: Run, folder: pathlib.Path) -> str:
   lines += ['', *[binding.replace('=', ' = ', 1) for binding in ladder.bindings]]
   lines += [f'models.ModelConfig.{name} = {value!r}' for name, value in run.shape.items()]
   lines += [f'STEPS = {run.steps}', f'LEARNING_RATE = {run.learning_rate!r}',
-            f'experiment.Experiment.seed = {run.seed}',
+            f'{ladder.seed_name} = {run.seed}',
             f'optimizers.{ladder.optimizer}.learning_rate = @schedules.WSD()', 'schedules.WSD:',
             '  peak = %LEARNING_RATE', f'  warmup_steps = {run.warmup_steps}',
             f'  decay_steps = {run.decay_steps}', f'  total_steps = {run.steps}',

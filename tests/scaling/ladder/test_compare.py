@@ -59,11 +59,11 @@ def test_a_loss_that_the_other_never_reaches_has_no_multiplier(capsys):
 
 @pytest.mark.parametrize('own, shared', [(0.003, 0.0), (0.001, 0.003)])
 def test_intervals_cover_the_truth(own, shared):
-  """Of 60 pairs, at 95 %: 54 to 60, of the difference and of the multiplier, with E's alike."""
+  """Of 30 pairs, at 95 %: 26 to 30, of the difference and of the multiplier, with E's alike."""
   inside = np.zeros((2, 2))
   truth = BETTER.loss(*BETTER.optimum(1e23)) - LAW.loss(*LAW.optimum(1e23))
   same = 0
-  for seed in range(60):
+  for seed in range(30):
     rng = np.random.default_rng(seed)
     found = compare.compare_recipes(
         [recipe_of(law, own, rng, shared=shared) for law in (LAW, BETTER)], 1e23)
@@ -71,7 +71,7 @@ def test_intervals_cover_the_truth(own, shared):
     for i, row in enumerate((found.rows[2], found.rows[5])):
       inside[i] += (row.difference[1] <= truth <= row.difference[2],
                     row.multiplier[1] <= 1.3 <= row.multiplier[2])
-  assert (inside >= 54).all() and same >= 53
+  assert (inside >= 26).all() and same >= 26
 
 
 def test_one_asymptote_tells_more():
@@ -109,7 +109,7 @@ def test_the_command(tmp_path, capsys, fewer_starts):
   assert [row['asymptote'] for row in rows] == ['own'] * 3 + ['one'] * 3
   for argv, message in ((paths, 'names no target: pass --target=FLOPS'),
                         ([*paths, '--target=1e20'], '--target=1e+20: give at least the FLOPs'),
-                        ([*paths, '--target=nan'], '--target=nan: give FLOPs'),
+                        ([*paths, '--target=nan'], "'nan': expected a number"),
                         ([*paths, '--target=1e23', '--level=2'], '--level=2.0: give a number'),
                         ([paths[0], 'nowhere.csv', '--target=1e23'], 'nowhere.csv')):
     assert cli.main(['scaling', 'compare', *argv]) == 1

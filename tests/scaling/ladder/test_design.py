@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from scaling.fitting import parametric, solver
+from scaling.fitting.runs import Runs
 from scaling.ladder import design, information, manifest
 from scaling.laws.laws import LAWS, ParametricLaw
 from t5x_lite.core.errors import UserError
@@ -69,16 +71,37 @@ def predict(n, d, law, noise, rng, clusters=None, shared=0.0):
   return lambda n, d: float(model(x, math.log(n), math.log(d)))
 
 
-@pytest.mark.parametrize('law', [LAW, LAWS['hoffmann_3'].form, LAWS['hoffmann_3_unrounded'].form])
-@pytest.mark.parametrize('times', [30, 100])
-def test_the_default_predicts_within_a_percent_at_thirty_and_a_hundred_times_its_largest(
-    law, times):
-  """0.3 % of noise. The design knows D / N alone; of 40 seeds, 19 in 20 and at a hundred 18."""
+@pytest.mark.parametrize('name', ['besiroglu', 'hoffmann_3', 'hoffmann_3_unrounded'])
+@pytest.mark.parametrize('ratio', [
+    None, pytest.param(20.0, marks=pytest.mark.slow), pytest.param(5.0, marks=pytest.mark.slow)])
+def test_the_default_predicts_within_a_percent_at_thirty_times_its_largest(name, ratio):
+  """By the project's own fit, in 19 of 20 seeds of 0.3 % of noise; at a hundred times in 17.
+
+  The design knows the D / N of the truth, or is told another.
+  """
+  law = LAWS[name].form
+  n, d = cells_of(design.nominal_law(1e21, ratio or law.optimum(1e21)[1] / law.optimum(1e21)[0]))
+  starts, within = solver.standard_starts()[::150], {30: 0, 100: 0}
+  for seed in range(20):
+    loss = law.loss(n, d) * np.exp(0.003 * np.random.default_rng(seed).normal(size=n.size))
+    runs = Runs(n, d, loss, 6 * n * d, tuple(map(str, range(n.size))))
+    fitted = parametric.fit_unchecked(runs, starts=starts).law
+    for times in within:
+      target = law.optimum(times * 1e21)
+      within[times] += abs(math.log(fitted.loss(*target) / law.loss(*target))) < 0.01
+  assert within[30] >= 19 and within[100] >= 17, within
+
+
+@pytest.mark.parametrize('name', ['besiroglu', 'hoffmann_3'])
+def test_the_default_predicts_also_with_noise_that_the_runs_of_a_size_share(name):
+  """0.3 % shared and 0.05 % own: an independent fit, in 19 of 20 seeds."""
+  law = LAWS[name].form
   n, d = cells_of(design.nominal_law(1e21, law.optimum(1e21)[1] / law.optimum(1e21)[0]))
-  target = law.optimum(times * 1e21)
-  errors = [abs(predict(n, d, law, 0.003, np.random.default_rng(seed))(*target)
-                - math.log(law.loss(*target))) for seed in range(40)]
-  assert sum(error < 0.01 for error in errors) >= (38 if times == 30 else 36)
+  clusters = np.unique(np.round(n), return_inverse=True)[1]
+  target = law.optimum(3e22)
+  errors = [predict(n, d, law, 0.0005, np.random.default_rng(seed), clusters, 0.003)(*target)
+            - math.log(law.loss(*target)) for seed in range(40)]
+  assert sum(abs(error) < 0.01 for error in errors) >= 38
 
 
 def test_the_default_tells_more_than_that_which_cost_as_much_as_its_target():
@@ -181,6 +204,24 @@ def test_seeds_repeat_every_trunk_with_its_branches(ladder, settings):
   assert design.expected(two).loss < design.expected(one).loss
 
 
+@pytest.mark.parametrize('lines, bindings, seed', [
+    ('', ['SEED=7'], 7), ('SEED = 5', [], 5), ('SEED = 5', ['SEED=7'], 7),
+    ('experiment.Experiment.seed = 3', [], 3), ('', ['experiment.Experiment.seed=4'], 4)])
+def test_the_seed_is_that_of_the_base_experiment_however_it_is_set(lines, bindings, seed, settings,
+                                                                   tmp_path):
+  base = tmp_path / 'base.gin'
+  base.write_text('from __gin__ import dynamic_registration\nfrom t5x_lite import experiment\n'
+                  f"include '{BASE}'\n{lines}\n")
+  ladder = design.make_ladder(**settings | {'gin_files': [str(base)], 'bindings': bindings},
+                              seeds=2)
+  manifest.write_ladder(ladder, tmp_path / 'ladder')
+  for run in (ladder.runs[0], ladder.runs[-1]):
+    experiment, _ = gin_config.load_experiment(
+        [str(manifest.gin_path(tmp_path / 'ladder', run.name))], ["MODEL_DIR='x'"])
+    assert experiment.seed == run.seed
+  assert {run.seed for run in ladder.runs} == {seed, seed + 1}
+
+
 def test_all_models_may_have_one_depth(settings):
   ladder = design.make_ladder(**settings, depth=3)
   assert {run.shape.get('num_layers', 4) for run in ladder.runs} == {3}
@@ -195,6 +236,8 @@ def test_all_models_may_have_one_depth(settings):
     (dict(seeds=0), '--seeds=0: give 1 or more'),
     (dict(spread=1.0), '--spread=1: give the largest over the smallest'),
     (dict(spread=math.nan), '--spread=nan'),
+    (dict(multiple=0), '--multiple=0: give 1 or more'),
+    (dict(depth=0), '--layers=0: give 1 or more'),
     (dict(noise=0.0), '--noise=0: give a fraction'),
     (dict(tokens_per_parameter=0.0), '--tokens_per_parameter=0: give D / N'),
     (dict(largest=5e14), 'the ladder costs .* of the target'),

@@ -199,7 +199,7 @@ echo 7
   first, second = record.read_text().splitlines()
   assert f'--array=0-{len(waves[0]) - 1} ' in first and '--partition=cpu' in first
   assert 'dependency' not in first
-  assert f'--array=0-{len(waves[1]) - 1} ' in second and '--dependency=afterok:7' in second
+  assert f'--array=0-{len(waves[1]) - 1} ' in second and '--dependency=afterany:7' in second
   jobs = (tmp_path / 'record.jobs').read_text().splitlines()
   assert jobs == [' '.join(launch.train_command(tmp_path, run)) for wave in waves for run in wave]
   submit(env | {'LIMIT': '2'})

@@ -14,6 +14,7 @@ from scaling.ladder.information import Noise
 from scaling.ladder.suggest import Candidate, Knowledge
 from scaling.laws.laws import LAWS, ParametricLaw
 from t5x_lite import cli
+from t5x_lite.training.run_folder import RunFolder
 
 LAW = LAWS['besiroglu'].form
 TARGET = 1e23
@@ -206,6 +207,26 @@ def test_advice_for_a_ladder_is_added_to_it_and_trained(trained, trainer, ladder
   assert 'target of ' in capsys.readouterr().err
 
 
+def test_unfinished_runs_are_planned_and_failed_ones_and_outliers_are_named(
+    trained, ladder, capsys, fewer_starts):
+  metrics = [RunFolder(manifest.run_folder(trained, run.name)).metrics for run in ladder.runs]
+  metrics[0].unlink()
+  for i, change in ((5, None), (9, 0.4)):
+    record = json.loads(metrics[i].read_text())
+    loss = record['stdlib_lm/loss']
+    metrics[i].write_text(json.dumps(record | {
+        'stdlib_lm/loss': change and loss + change}) + '\n')
+  assert cli.main(['scaling', 'suggest', str(trained), '--count=1']) == 0
+  said = capsys.readouterr().err
+  for line in (f'{ladder.runs[5].name} has no loss: left out', '1 runs are not finished',
+               f'{ladder.runs[9].name}) is an outlier: left out'):
+    assert line in said
+  for path in metrics:
+    path.unlink(missing_ok=True)
+  assert cli.main(['scaling', 'suggest', str(trained)]) == 1
+  assert 'no run is finished: t5x-lite scaling ladder run' in capsys.readouterr().err
+
+
 def test_advice_for_a_table(trained, ladder, capsys, fewer_starts):
   table = str(launch.write_results(ladder, trained))
   argv = ['scaling', 'suggest', table, '--target=1e15', '--quantity=size']
@@ -218,6 +239,8 @@ def test_advice_for_a_table(trained, ladder, capsys, fewer_starts):
                    '--quantity=difference', '--count=2']) == 0
   assert 'nats (95%)' in capsys.readouterr().out
   for wrong, message in ((['--add'], 'is no folder of a ladder'),
+                         (['--target=1e12'], '--target=1e+12: give at least the FLOPs of the lar'),
+                         (['--largest=1e16'], '--largest=1e+16: a run of more FLOPs than the tar'),
                          (['--budget=-1'], '--budget=-1: give FLOPs'),
                          (['--error=2'], '--error=2.0: give a fraction'),
                          (['--count=0'], '--count=0: give 1 or more'),
