@@ -17,9 +17,9 @@ from t5x_lite.interop.json_files import read_optional
 from tasks.vocabularies.pad_alias import model_ids
 
 _SENTINEL = re.compile(r'▁?<extra_id_\d+>')
-# A table of normalisations in SentencePiece's form, without an entry: the bytes of its trie, the trie
-# (a root that leads nowhere), and its texts. Where a model has no table, TensorFlow Text says so on
-# stderr, each time that it reads it.
+# A table of normalisations in SentencePiece's form, without an entry: the bytes of its trie, the
+# trie (a root that leads nowhere), and its texts. Where a model has no table, TensorFlow Text says
+# so on stderr, each time that it reads it.
 _NO_RULES = struct.pack('<II', 1024, 1 << 10) + bytes(1020) + b'\0'
 
 
