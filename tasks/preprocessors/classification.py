@@ -22,7 +22,8 @@ class LabelVocabulary(seqio.PassThroughVocabulary):
 
 
 def task_parts(vocabulary: seqio.Vocabulary, num_classes: int, *, text: str, label: str,
-               labels: Sequence[str] = (), before: tuple = ()) -> dict[str, Any]:
+               labels: Sequence[str] = (), gap: str | None = None, before: tuple = ()
+               ) -> dict[str, Any]:
   """The arguments of TaskRegistry.add that make a classification, scored by accuracy and macro-F1.
 
   Args:
@@ -30,9 +31,10 @@ def task_parts(vocabulary: seqio.Vocabulary, num_classes: int, *, text: str, lab
     num_classes: labels are 0 … num_classes - 1.
     text, label: features of the source, or of what the preprocessors `before` make of it.
     labels: names of the classes.
+    gap: what stands in the text for what is missing there, read as the mask id.
     before: preprocessors that come first.
   """
-  to_classes = functools.partial(classify, text=text, label=label)
+  to_classes = functools.partial(classify, text=text, label=label, gap=gap)
   return dict(
       preprocessors=(*before, to_classes, seqio.CacheDatasetPlaceholder()),
       output_features={
