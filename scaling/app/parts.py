@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 import dataclasses
 from html import escape
 import io
-import json
 import pathlib
 from typing import Any
 
@@ -20,6 +19,7 @@ from scaling.planning.amounts import format_amount, format_hours, format_interva
 from scaling.planning.planner import Plan
 from scaling.planning.predictions import Prediction
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.strict_json import format_json
 
 Tiles = list[tuple[str, str, str]]
 
@@ -61,12 +61,15 @@ def fit_csv(folder: pathlib.Path, name: str, data: bytes, columns: str, loss: st
     runs = read_csv(path, named)
   except UserError as e:   # the visitor knows the name, not the folder
     raise UserError(str(e).replace(f'{folder}/', '')) from None
-  found = parametric.bootstrap(parametric.fit_law(runs, loss), int(resamples))
+  found = parametric.fit_unchecked(runs, loss)
+  outlying = diagnostics.outliers(found)
+  parametric.check_identified(found, (outlier.name for outlier in outlying))
+  found = parametric.bootstrap(found, int(resamples))
   max_flops = float(runs.flops.max())
   report = fit_report.report_fit(found, [max_flops, 10 * max_flops, 100 * max_flops], 0.95,
-                                 diagnostics.outliers(found))
+                                 outlying)
   saved = folder / 'fit.json'
-  saved.write_text(json.dumps(report))
+  saved.write_text(format_json(report))
   return Fitted(found, report, fit_report.format_report(report), saved)
 
 
