@@ -190,5 +190,7 @@ class Generator:
       return [labels[i] for i in best[:, 0].tolist()], log_p[:, 0]
     masked = (tokens == self.inputs.mask_id) & (batch['encoder_segment_ids'] > 0)
     filled = np.where(masked, best, tokens)
-    texts = [self.inputs.decode(row[:len(ids)].tolist()) for row, ids in zip(filled, inputs)]
+    begun = [int(ids[0] == self.inputs.cls_id) for ids in inputs]   # by what is no text
+    texts = [self.inputs.decode(row[at:len(ids)].tolist())
+             for row, ids, at in zip(filled, inputs, begun)]
     return texts, (log_p * masked).sum(1)

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tasks import metrics, vocabularies
 from tasks.datasets import python_stdlib
-from tasks.datasets.stdlib_sources import GAP, OPERATORS
+from tasks.datasets.stdlib_sources import OPERATORS
 from tasks.preprocessors import classification, pretraining
 from tasks.preprocessors.text import keep_frequent
 
@@ -128,7 +128,7 @@ seqio.TaskRegistry.add(
     'stdlib_operator',
     source=StdlibSource('operators'),
     **classification.task_parts(
-        VOCABULARY, len(OPERATORS), text='code', label='operator', labels=OPERATORS, gap=GAP),
+        VOCABULARY, len(OPERATORS), text='code', label='operator', labels=OPERATORS),
 )
 
 seqio.MixtureRegistry.add(

@@ -22,8 +22,7 @@ class LabelVocabulary(seqio.PassThroughVocabulary):
 
 
 def task_parts(vocabulary: seqio.Vocabulary, num_classes: int, *, text: str, label: str,
-               labels: Sequence[str] = (), gap: str | None = None, before: tuple = ()
-               ) -> dict[str, Any]:
+               labels: Sequence[str] = (), before: tuple = ()) -> dict[str, Any]:
   """The arguments of TaskRegistry.add that make a classification, scored by accuracy and macro-F1.
 
   Args:
@@ -31,10 +30,9 @@ def task_parts(vocabulary: seqio.Vocabulary, num_classes: int, *, text: str, lab
     num_classes: labels are 0 … num_classes - 1.
     text, label: features of the source, or of what the preprocessors `before` make of it.
     labels: names of the classes.
-    gap: what stands in the text for what is missing there, read as the mask id.
     before: preprocessors that come first.
   """
-  to_classes = functools.partial(classify, text=text, label=label, gap=gap)
+  to_classes = functools.partial(classify, text=text, label=label)
   return dict(
       preprocessors=(*before, to_classes, seqio.CacheDatasetPlaceholder()),
       output_features={

@@ -37,7 +37,7 @@ class Letters:
 
   def decode(self, ids):
     ids = ids[:ids.index(EOS)] if EOS in ids else ids
-    return ''.join(LETTERS[i - 4] for i in ids if i >= 4)
+    return ''.join('<class>' if i == CLS else LETTERS[i - 4] for i in ids if i == CLS or i >= 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def test_a_prompt_for_which_there_is_no_room_is_refused_before_anything_runs(mak
 def test_masks_are_filled_where_they_are_named(make):
   data = Data({'inputs': 12, 'targets': 12}, add_eos=True)
   (record,) = make('encoder', data)(['ab[MASK]cd'])
-  assert len(record['output']) in (4, 5) and record['output'].startswith('ab')
+  assert len(record['output']) in (4, 5, 4 + len('<class>')) and record['output'].startswith('ab')
   assert record['output'].endswith('cd') and record['score'] < 0
   (text,) = make('encoder', data, placeholders=False)(['ab[MASK]cd'])
   assert text['output'] == 'ab[MASK]cd' and text['score'] == 0

@@ -8,10 +8,8 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tasks import vocabularies
 from tasks.datasets import python_stdlib, stdlib_sources
 from tasks.pipeline import feature_converters
-from tasks.preprocessors.text import classify
 
 
 def _modules(dataset):
@@ -39,26 +37,7 @@ def test_an_operator_is_named_by_its_place(stdlib):
   (task_example,) = seqio.TaskRegistry.get('stdlib_operator').get_dataset(
       {'inputs': 128, 'targets': 1}, 'test', shuffle=False).take(1).as_numpy_iterator()
   assert task_example['targets'] == [example['operator']] and name in stdlib_sources.OPERATORS
-  before, after = example['code'].decode().split(stdlib_sources.GAP)
-  encode, vocabulary = stdlib.VOCABULARY.encode, stdlib.VOCABULARY
-  assert task_example['inputs'].tolist() == [
-      vocabularies.cls_id(vocabulary), *encode(before.removesuffix(' ')),
-      vocabularies.mask_id(vocabulary), *encode(after)]
-
-
-@pytest.mark.parametrize('text, before, after', [
-    ('a <?> b', 'a', ' b'), ('a  <?>', 'a ', ''), ('<?>b', '', 'b'), ('a <?>\n<?>', 'a', '\n<?>'),
-    ('a ', 'a ', None), ('', '', None)])
-def test_a_gap_is_read_as_the_mask(text, before, after, stdlib):
-  features = seqio.TaskRegistry.get('stdlib_operator').output_features
-  rows = classify(tf.data.Dataset.from_tensors({'code': text, 'operator': 3}), features,
-                  text='code', label='operator', gap='<?>')
-  (row,) = rows.as_numpy_iterator()
-  vocabulary = features['inputs'].vocabulary
-  rest = [] if after is None else [vocabularies.mask_id(vocabulary), *vocabulary.encode(after)]
-  assert row['inputs'].tolist() == [
-      vocabularies.cls_id(vocabulary), *vocabulary.encode(before), *rest]
-  assert row['targets'].tolist() == [3] and row['inputs_pretokenized'].decode() == text
+  assert stdlib.VOCABULARY.decode(task_example['inputs'].tolist()) == example['code'].decode()
 
 
 def test_examples_are_those_of_the_interpreter(stdlib):
