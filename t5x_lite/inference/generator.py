@@ -110,7 +110,12 @@ class Generator:
 
   def cut_fields(self, ids: Sequence[int], cut: int) -> dict[str, Any]:
     """What a record says of inputs `ids` that `cut` tokens were cut off; nothing if none were."""
-    return {'inputs_read': self.inputs.decode(list(ids)), 'tokens_cut': cut} if cut else {}
+    return {'inputs_read': self._input_text(list(ids)), 'tokens_cut': cut} if cut else {}
+
+  def _input_text(self, ids: list[int]) -> str:
+    """The text of an input, without the class id that begins an encoder's."""
+    begun = self.config.family == 'encoder_only' and ids[:1] == [self.inputs.cls_id]
+    return self.inputs.decode(ids[begun:])
 
   def from_ids(self, inputs: Sequence[Sequence[int]], framed: bool = False
                ) -> Iterator[dict[str, Any]]:
@@ -190,7 +195,5 @@ class Generator:
       return [labels[i] for i in best[:, 0].tolist()], log_p[:, 0]
     masked = (tokens == self.inputs.mask_id) & (batch['encoder_segment_ids'] > 0)
     filled = np.where(masked, best, tokens)
-    begun = [int(ids[0] == self.inputs.cls_id) for ids in inputs]   # by what is no text
-    texts = [self.inputs.decode(row[at:len(ids)].tolist())
-             for row, ids, at in zip(filled, inputs, begun)]
+    texts = [self._input_text(row[:len(ids)].tolist()) for row, ids in zip(filled, inputs)]
     return texts, (log_p * masked).sum(1)
