@@ -25,7 +25,7 @@ Tiles = list[tuple[str, str, str]]
 
 CHARTS = ('The optimal N of each budget by law, without constraints; dotted: outside the runs of '
           'the law. Diamond: this plan.',
-          'Compute overhead of a wrong N, without constraints: FLOPs for the same loss, a multiple.',
+          'Compute overhead of a wrong N, without constraints: FLOPs for the same loss.',
           'Memory of a device in a step by mesh, that of the plan first; at work: the largest of '
           'logits, a layer, and a copy.')
 RESAMPLES = 20, 2000   # min and max of the page
