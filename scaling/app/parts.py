@@ -61,9 +61,7 @@ def fit_csv(folder: pathlib.Path, name: str, data: bytes, columns: str, loss: st
     runs = read_csv(path, named)
   except UserError as e:   # the visitor knows the name, not the folder
     raise UserError(str(e).replace(f'{folder}/', '')) from None
-  found = parametric.fit_unchecked(runs, loss)
-  outlying = diagnostics.outliers(found)
-  parametric.check_identified(found, (outlier.name for outlier in outlying))
+  _, found, outlying = diagnostics.fit_kept(runs, loss, drop=False)
   found = parametric.bootstrap(found, int(resamples))
   max_flops = float(runs.flops.max())
   report = fit_report.report_fit(found, [max_flops, 10 * max_flops, 100 * max_flops], 0.95,
@@ -187,21 +185,23 @@ def notes_html(plan: Plan) -> str:
 
 def plan_charts(plan: Plan, known: dict[str, Law]) -> list[dict[str, Any]]:
   """The charts CHARTS of a plan, but for the last one to its own mesh alone."""
-  flops, held = plan.prediction.flops, plan.layout.memory
-  mesh = ' × '.join(f'{axis} {size}' for axis, size in plan.layout.mesh.items() if size > 1)
+  flops = plan.prediction.flops
   return [charts.frontier_chart(known, flops, plan.prediction.parameters, _SPAN),
           charts.overhead_chart(charts.overheads_of(known), flops),
-          charts.memory_chart({mesh or 'one device': held.parts}, plan.budget.chip.device_memory)]
+          charts.memory_chart(_own_memory(plan), plan.budget.chip.device_memory)]
 
 
 def memory_by_mesh(plan: Plan) -> dict[str, dict[str, float]]:
   """Mesh -> part -> bytes of a device, for the meshes of the plan's chips, its own first."""
-  placed = plan.layout
-  mesh = ' x '.join(f'{axis} {size}' for axis, size in placed.mesh.items() if size > 1)
-  own = {mesh or 'one device': placed.memory.parts}
+  placed, own = plan.layout, _own_memory(plan)
   others = calculator.estimate_memory(plan.config, plan.budget, placed.rows, plan.lengths,
                                       placed.microbatches)
   return {**own, **{name: held.parts for name, held in others.items() if name not in own}}
+
+
+def _own_memory(plan: Plan) -> dict[str, dict[str, float]]:
+  mesh = ' x '.join(f'{axis} {size}' for axis, size in plan.layout.mesh.items() if size > 1)
+  return {mesh or 'one device': plan.layout.memory.parts}
 
 
 def pictures(shown: Iterable[tuple[str, Any, tuple[float, float]]]) -> str:

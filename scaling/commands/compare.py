@@ -24,8 +24,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   from scaling.commands.output import print_json, print_warnings
   from scaling.ladder import advice, compare
-  if not 0 < args.level < 1:
-    raise UserError(f'--level={args.level}: give a number between 0 and 1, e.g. 0.95')
+  from scaling.planning.amounts import check_level
+  check_level(args.level)
   if args.target is not None and not 0 < args.target < math.inf:
     raise UserError(f'--target={args.target:g}: give FLOPs, e.g. 1e21')
   recipes = [advice.read_recipe(path) for path in (args.a, args.b)]

@@ -88,8 +88,9 @@ def _write(args: argparse.Namespace, runs, fit, report) -> list[pathlib.Path]:
 
 
 def _check(args: argparse.Namespace) -> None:
+  from scaling.planning.amounts import check_level
+  check_level(args.level)
   for name, good, cure in (
-      ('level', 0 < args.level < 1, 'give a number between 0 and 1, e.g. 0.95'),
       ('bootstrap', args.bootstrap >= 20, 'give 20 or more'),
       ('drop_highest', args.drop_highest >= 0, 'give 0 or more')):
     if not good:
@@ -141,14 +142,7 @@ def _budgets(args: argparse.Namespace, runs) -> list[float]:
 
 def _parametric(args: argparse.Namespace, runs, budgets):
   from scaling.fitting import diagnostics, fit_report, parametric
-  fit = parametric.fit_unchecked(runs, args.loss)
-  outliers = diagnostics.outliers(fit)
-  if args.drop_outliers and outliers:
-    outlying = {outlier.index for outlier in outliers}
-    runs = runs.select([i not in outlying for i in range(len(runs))])
-    fit = parametric.fit_law(runs, args.loss)
-  else:   # an outlier may prevent identification
-    parametric.check_identified(fit, (outlier.name for outlier in outliers))
+  _, fit, outliers = diagnostics.fit_kept(runs, args.loss, args.drop_outliers)
   fit = parametric.bootstrap(fit, args.bootstrap, args.seed, args.resample)
   return fit, fit_report.report_fit(fit, budgets, args.level, outliers)
 

@@ -24,8 +24,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   from scaling.commands.output import print_json
   from scaling.fitting import hyperparameter_fit
-  if not 0 < args.level < 1:
-    raise UserError(f'--level={args.level}: give a number between 0 and 1, e.g. 0.95')
+  from scaling.planning.amounts import check_level
+  check_level(args.level)
   if (args.parameters is None) != (args.tokens is None):
     raise UserError('a recommendation is for N and D: pass --parameters and --tokens')
   law = hyperparameter_fit.fit_hyperparameters(hyperparameter_fit.read_sweep(args.sweep))

@@ -54,11 +54,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+  from scaling.planning.amounts import check_level
   actions = ('design', 'run', 'fit', 'check') if args.action == 'all' else (args.action,)
   if args.jobs < 1:
     raise UserError(f'--jobs={args.jobs}: give 1 or more')
-  if not 0 < args.level < 1:
-    raise UserError(f'--level={args.level}: give a number between 0 and 1, e.g. 0.95')
+  check_level(args.level)
   for action in actions:
     {'design': _design, 'run': _run, 'fit': _fit, 'check': _check}[action](args)
   return 0

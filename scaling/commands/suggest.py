@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
+  from scaling.planning.amounts import check_level
   wanted = 2 if args.quantity == 'difference' else 1
   if len(args.runs) != wanted:
     raise UserError(f'--quantity={args.quantity} is of {wanted} RUNS, not {len(args.runs)}: give '
@@ -66,8 +67,8 @@ def _check(args: argparse.Namespace) -> None:
     value = getattr(args, name)
     if value is not None and not 0 < value < math.inf:
       raise UserError(f'--{name}={value:g}: give FLOPs, e.g. 1e18')
-  for name, good, cure in (('level', 0 < args.level < 1, 'a number between 0 and 1, e.g. 0.95'),
-                           ('error', 0 <= args.error < 1, 'a fraction, e.g. 0.01'),
+  check_level(args.level)
+  for name, good, cure in (('error', 0 <= args.error < 1, 'a fraction, e.g. 0.01'),
                            ('count', args.count >= 1, '1 or more')):
     if not good:
       raise UserError(f'--{name}={getattr(args, name)}: give {cure}')

@@ -55,6 +55,23 @@ class Outlier:
   z: float
 
 
+def fit_kept(runs: Runs, loss: parametric.Loss = 'huber', drop: bool = True
+             ) -> tuple[Fit, Fit, list[Outlier]]:
+  """(the fit to all runs, unchecked; the fit that stands; the outliers among them).
+
+  The second is without outliers if they are dropped; UserError if its runs identify no law.
+  """
+  every = parametric.fit_unchecked(runs, loss)
+  outlying = outliers(every)
+  if drop and outlying:
+    left_out = {outlier.index for outlier in outlying}
+    kept = runs.select([i not in left_out for i in range(len(runs))])
+    return every, parametric.fit_law(kept, loss), outlying
+  # An outlier may prevent identification.
+  parametric.check_identified(every, (outlier.name for outlier in outlying))
+  return every, every, outlying
+
+
 def diagnose(found: Fit, outlying: Sequence[Outlier] = ()) -> Diagnostics:
   """The diagnostics of a fit with bootstrap samples.
 

@@ -12,7 +12,6 @@ from scaling.fitting.runs import Runs, read_csv
 from scaling.ladder import design, information, launch, manifest, registry, suggest
 from scaling.ladder.manifest import Ladder, Run
 from scaling.ladder.suggest import Candidate
-from scaling.planning import architecture
 from t5x_lite.core.errors import UserError
 
 SPAN = 128     # at most, from the smallest to the largest budget of suggested runs
@@ -60,16 +59,11 @@ def read_recipe(path: pathlib.Path) -> Recipe:
     table = launch.write_results(ladder, path, [*failed, *(run.name for run in planned)])
   runs = read_csv(path if ladder is None else table)
   try:
-    fit = parametric.fit_unchecked(runs)
-    outliers = diagnostics.outliers(fit)
-    if outliers:
-      notes += [f'{path}: {outlier.name} is an outlier: left out' for outlier in outliers]
-      runs = runs.select([i not in {o.index for o in outliers} for i in range(len(runs))])
-      fit = parametric.fit_law(runs)
-    parametric.check_identified(fit)
+    _, fit, outliers = diagnostics.fit_kept(runs)
   except UserError as e:
     raise UserError(f'{path}: {e}') from e
-  return Recipe(path, runs, fit, suggest.estimate_noise(fit), ladder, planned, tuple(notes))
+  notes += [f'{path}: {outlier.name} is an outlier: left out' for outlier in outliers]
+  return Recipe(path, fit.runs, fit, suggest.estimate_noise(fit), ladder, planned, tuple(notes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,29 +136,18 @@ def _buildable(recipe: Recipe, grid: list[Candidate]) -> list[Candidate]:
   """The candidates with the sizes of models of the ladder's experiment, each once."""
   if recipe.ladder is None:
     return grid
-  experiment, sizes, found = _experiment(recipe.ladder), {}, {}
+  experiment, sizes, found = design.base_experiment(recipe.ladder), {}, {}
   for run in grid:
     if run.parameters not in sizes:
       try:
         sizes[run.parameters] = design.count_parameters(
-            _config(recipe.ladder, experiment, run.parameters))
+            design.config_of(recipe.ladder, experiment, run.parameters))
       except UserError:   # no model is near that size
         sizes[run.parameters] = None
     if count := sizes[run.parameters]:
       found.setdefault((count, round(math.log(run.flops), 3)),
                        Candidate(count, run.flops / 6 / count))
   return list(found.values())
-
-
-def _experiment(ladder: Ladder):
-  from t5x_lite.experiment import gin_config
-
-  return gin_config.load_experiment(ladder.gin_files, [*ladder.bindings, "MODEL_DIR=''"])[0]
-
-
-def _config(ladder: Ladder, experiment, parameters: float):
-  return architecture.config_for_size(experiment.model, parameters, multiple=ladder.multiple,
-                                      depth=ladder.depth)
 
 
 def format_advice(advice: Advice) -> str:
@@ -207,9 +190,9 @@ def add_runs(recipe: Recipe, advice: Advice, index: int) -> list[Run]:
     if RunFolder(manifest.run_folder(folder, name)).read_metrics():
       raise UserError(f'--add: {name} of {folder} has begun, so that its prediction stands: design '
                       'another ladder')
-  experiment, added = _experiment(ladder), {}
+  experiment, added = design.base_experiment(ladder), {}
   for wanted in (run for run in advice.runs if run['recipe'] == index):
-    config = _config(ladder, experiment, wanted['parameters'])
+    config = design.config_of(ladder, experiment, wanted['parameters'])
     count = design.count_parameters(config)
     steps = round(wanted['flops'] / 6 / count / ladder.tokens_per_step)
     decay, warmup = round(design.DECAY * steps), round(design.WARMUP * steps)

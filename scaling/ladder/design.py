@@ -242,6 +242,19 @@ def make_run(experiment, config, name: str, steps: int, *, warmup: int, decay: i
              checkpoint_every=checkpoint_every, branches_off=branches_off, seed=seed)
 
 
+def base_experiment(ladder: Ladder):
+  """The experiment that the runs of a ladder vary."""
+  from t5x_lite.experiment import gin_config
+
+  return gin_config.load_experiment(ladder.gin_files, [*ladder.bindings, "MODEL_DIR=''"])[0]
+
+
+def config_of(ladder: Ladder, experiment, parameters: float) -> ModelConfig:
+  """The model of about so many parameters; UserError if none is near that size."""
+  return architecture.config_for_size(experiment.model, parameters, multiple=ladder.multiple,
+                                      depth=ladder.depth)
+
+
 @functools.cache
 def count_parameters(config: ModelConfig) -> int:
   """All parameters of a model."""

@@ -10,7 +10,6 @@ from scipy import optimize
 
 from scaling.ladder import design, launch, manifest, registry
 from scaling.ladder.manifest import Ladder, Run
-from scaling.planning import architecture
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.files import write_text
 from t5x_lite.core.strict_json import format_json
@@ -78,15 +77,7 @@ def fit_ladder(results: pathlib.Path, names: Sequence[str]):
   from scaling.fitting import diagnostics, parametric
   from scaling.fitting.runs import read_csv
 
-  runs = read_csv(results)
-  all_runs = fit = parametric.fit_unchecked(runs)
-  outliers = diagnostics.outliers(all_runs)
-  if outliers:
-    kept = np.ones(len(runs), bool)
-    kept[[outlier.index for outlier in outliers]] = False
-    fit = parametric.fit_law(runs.select(kept))
-  else:
-    parametric.check_identified(fit)
+  all_runs, fit, outliers = diagnostics.fit_kept(read_csv(results))
   fit = parametric.bootstrap(fit)
   found = diagnostics.diagnose(fit, outliers)
   return all_runs, fit, [names[outlier.index] for outlier in outliers], [
@@ -136,11 +127,8 @@ def _refit(fit, e: float) -> tuple[np.ndarray, float]:
 
 def size_target(ladder: Ladder, parameters: float, flops: float, name: str) -> Run:
   """The run of about so many parameters with these FLOPs and the ladder's schedule."""
-  from t5x_lite.experiment import gin_config
-
-  experiment, _ = gin_config.load_experiment(ladder.gin_files, [*ladder.bindings, "MODEL_DIR=''"])
-  config = architecture.config_for_size(experiment.model, parameters, multiple=ladder.multiple,
-                                        depth=ladder.depth)
+  experiment = design.base_experiment(ladder)
+  config = design.config_of(ladder, experiment, parameters)
   count = design.count_parameters(config)
   steps = round(flops / 6 / count / ladder.tokens_per_step)
   return design.make_run(

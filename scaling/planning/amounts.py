@@ -50,6 +50,12 @@ def parse_duration(text: str) -> float:
   return float(match[1].replace(',', '').replace('_', '')) * _HOURS[(match[2] or 'h')[0]]
 
 
+def check_level(level: float) -> None:
+  """Raises UserError for what is no level of an interval."""
+  if not 0 < level < 1:
+    raise UserError(f'--level={level}: give a number between 0 and 1, e.g. 0.95')
+
+
 def format_amount(value: float) -> str:
   """A number of parameters or tokens: '1.41T', '70.2B', '400M'."""
   for size, letter in UNITS.items():
