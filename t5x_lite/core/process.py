@@ -76,7 +76,10 @@ _interrupted = False
 def _interrupt(number, frame) -> None:
   global _interrupted
   if _interrupted:
-    print('error: interrupted', file=sys.stderr)
+    try:
+      os.write(2, b'error: interrupted\n')   # print may be what was interrupted
+    except OSError:
+      pass
     _exit(INTERRUPTED)
   _interrupted = True
   raise KeyboardInterrupt
@@ -102,6 +105,6 @@ def _exit(status: int) -> NoReturn:
   for stream in (sys.stdout, sys.stderr):
     try:
       stream.flush()
-    except (OSError, ValueError):   # nobody reads it
+    except (OSError, ValueError, RuntimeError):   # nobody reads it, or an interrupt is in its write
       pass
   os._exit(status)

@@ -13,7 +13,7 @@ from t5x_lite.core.process import was_interrupted
 def start(body):
   """A process that runs `body` as the command, and has said 'ready'."""
   code = f'''
-import atexit, gc, sys, threading, time
+import atexit, gc, io, os, sys, threading, time
 from t5x_lite.core.process import run_and_exit
 def main():
 {''.join(f"  {line}{chr(10)}" for line in body.strip().splitlines())}
@@ -70,6 +70,27 @@ def test_ctrl_c_interrupts_and_a_second_one_ends_at_once():
   assert process.stdout.readline() == 'interrupted\n'
   process.send_signal(signal.SIGINT)
   assert end(process) == (130, '', 'error: interrupted\n')
+
+
+def test_a_second_ctrl_c_ends_a_process_in_the_midst_of_a_print():
+  process = start('''
+class Stream(io.RawIOBase):
+  def writable(self):
+    return True
+  def write(self, data):
+    os.write(1, data)
+    os.kill(os.getpid(), 2)   # the second one, while the stream is locked
+    return len(data)
+print('ready', flush=True)
+sys.stdout = io.TextIOWrapper(io.BufferedWriter(Stream()))
+try:
+  os.kill(os.getpid(), 2)
+  time.sleep(1000)
+except KeyboardInterrupt:
+  print('interrupted', flush=True)
+  time.sleep(1000)
+''')
+  assert end(process) == (130, 'interrupted\n', 'error: interrupted\n')
 
 
 def test_an_interrupt_that_a_callback_swallows_is_repeated():
