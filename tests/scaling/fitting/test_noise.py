@@ -86,7 +86,8 @@ def test_intervals_cover_with_noise_that_sizes_share(design):
 @pytest.mark.slow
 @pytest.mark.parametrize('design', DESIGNS)
 def test_intervals_cover_with_independent_noise(design):
-  assert (coverage(DESIGNS[design], 30, 0.0, 0.003) >= 26).all()
+  """Three standard deviations of a count below 95 of 100."""
+  assert (coverage(DESIGNS[design], 100, 0.0, 0.003) >= 88).all()
 
 
 def test_intervals_cover_at_a_few_seeds():
