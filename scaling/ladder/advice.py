@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import math
 import pathlib
 
@@ -15,6 +16,7 @@ from scaling.ladder.suggest import Candidate
 from t5x_lite.core.errors import UserError
 
 SPAN = 128     # at most, from the smallest to the largest budget of suggested runs
+_MIN_NOISE = 1e-6   # of a run: a fit without residuals would make its runs tell everything
 _NEAR = 0.9    # of the smallest N and D that were trained: the law may not hold below
 
 
@@ -30,7 +32,6 @@ class Recipe:
   path: pathlib.Path
   runs: Runs
   fit: parametric.Fit
-  noise: information.Noise
   ladder: Ladder | None = None
   planned: tuple[Run, ...] = ()
   notes: tuple[str, ...] = ()
@@ -38,6 +39,12 @@ class Recipe:
   @property
   def target(self) -> float | None:
     return self.ladder and self.ladder.target_flops
+
+  @functools.cached_property
+  def noise(self) -> information.Noise:
+    """The noise that the fit estimates of the runs' log loss."""
+    shared, own = self.fit.noise_model.estimate
+    return information.Noise(max(own, _MIN_NOISE), shared)
 
 
 def read_recipe(path: pathlib.Path) -> Recipe:
@@ -63,7 +70,7 @@ def read_recipe(path: pathlib.Path) -> Recipe:
   except UserError as e:
     raise UserError(f'{path}: {e}') from e
   notes += [f'{path}: {outlier.name} is an outlier: left out' for outlier in outliers]
-  return Recipe(path, fit.runs, fit, suggest.estimate_noise(fit), ladder, planned, tuple(notes))
+  return Recipe(path, fit.runs, fit, ladder, planned, tuple(notes))
 
 
 @dataclasses.dataclass(frozen=True)

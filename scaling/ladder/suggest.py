@@ -163,21 +163,3 @@ def _most_informative(known, left, rows, budget: float) -> int | None:
     if gains[j] > most:
       best, most = fits[j], float(gains[j])
   return best
-
-
-def estimate_noise(fit) -> Noise:
-  """Own and shared noise of the runs of a fit, by the moments of its residuals.
-
-  Residuals are scaled for the five fitted constants. Without clusters of several runs all is own.
-  """
-  clusters, residuals = fit.runs.clusters, fit.residuals
-  residuals = residuals * math.sqrt(len(residuals) / max(len(residuals) - 5, 1))
-  counts = np.bincount(clusters)
-  means = np.bincount(clusters, residuals) / counts
-  within = len(residuals) - len(counts)
-  if not within:
-    return Noise(float(np.sqrt(np.mean(residuals ** 2))), 0.0)
-  own = float(((residuals - means[clusters]) ** 2).sum() / within)
-  between = float((counts * means ** 2).sum() / len(counts))
-  shared = max(0.0, (between - own) / counts.mean())
-  return Noise(max(math.sqrt(own), 1e-6), math.sqrt(shared))

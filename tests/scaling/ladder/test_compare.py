@@ -9,7 +9,7 @@ import pytest
 
 from scaling.fitting import parametric
 from scaling.fitting.runs import Runs
-from scaling.ladder import compare, design, suggest
+from scaling.ladder import compare, design
 from scaling.ladder.advice import Recipe
 from scaling.laws.laws import LAWS
 from t5x_lite import cli
@@ -33,7 +33,7 @@ def recipe_of(law, noise=0.0, rng=None, largest=1e21, shared=0.0, **shape):
   runs = Runs(n, d, np.exp(log_loss), 6 * n * d, tuple(map(str, range(n.size))))
   start = np.array([[math.log(law.a), math.log(law.b), math.log(law.e), law.alpha, law.beta]])
   fit = parametric.fit_unchecked(runs, starts=start)
-  return Recipe(None, runs, fit, suggest.estimate_noise(fit))
+  return Recipe(None, runs, fit)
 
 
 def test_without_noise_the_comparison_is_that_of_the_laws():

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from scaling.fitting.parametric import Fit
-from scaling.fitting.runs import Runs
 from scaling.ladder import design, information, launch, manifest, suggest
 from scaling.ladder.information import Noise
 from scaling.ladder.suggest import Candidate, Knowledge
@@ -87,25 +85,6 @@ def test_the_difference_of_two_recipes_takes_runs_of_the_one_that_is_known_less(
   grid = suggest.candidate_grid(LAW, 1e19, 1e21)
   chosen = suggest.suggest_runs(known, [grid, list(grid)], 1e21, count=6)
   assert chosen and all(s.recipe == 1 for s in chosen)
-
-
-@pytest.mark.parametrize('own, shared', [(0.003, 0.0), (0.0005, 0.003), (0.002, 0.002)])
-def test_noise_is_estimated_from_residuals(own, shared):
-  """The root mean square over 40 ladders is near the truth; five constants are not noise."""
-  n, d = columns(default_runs(LAW, 1e21))
-  clusters = np.unique(np.round(np.log(n) / 0.01), return_inverse=True)[1]
-  found = []
-  for seed in range(40):
-    rng = np.random.default_rng(seed)
-    y = np.log(LAW.loss(n, d)) + own * rng.normal(size=n.size) + shared * rng.normal(
-        size=clusters.max() + 1)[clusters]
-    law = least_squares(n, d, y)
-    runs = Runs(n, d, np.exp(y), 6 * n * d, tuple(map(str, range(n.size))))
-    noise = suggest.estimate_noise(Fit(law, runs, 'huber', 0.0))
-    found.append((noise.own, noise.shared))
-  own_seen, shared_seen = np.sqrt(np.mean(np.square(found), 0))
-  assert own_seen == pytest.approx(own, rel=0.3)
-  assert shared_seen == pytest.approx(shared, rel=0.25, abs=0.001)
 
 
 def least_squares(n, d, y, start=LAW):
