@@ -13,7 +13,7 @@ FLOORS = {
                  ('commands',), ('cli',), ('__main__',)),
     'tasks': (('metrics', 'vocabularies'), ('preprocessors',), ('files',), ('pipeline',),
               ('datasets',), ('commands',)),
-    'scaling': (('laws',), ('figures',), ('fitting',), ('planning',), ('ladder',), ('app',),
+    'scaling': (('laws',), ('figures',), ('fitting',), ('forms',), ('planning',), ('ladder',), ('app',),
                 ('commands',)),
 }
 BUILDINGS = {'t5x_lite': (), 'tasks': ('t5x_lite',), 'scaling': ('t5x_lite',)}

@@ -13,6 +13,7 @@ from t5x_lite.core.paths import local_path
 from t5x_lite.core.strict_json import format_json
 
 EXAMPLE = 't5x-lite scaling fit runs.csv --columns loss=val_loss --budgets=1e21,1e22'
+SAMPLES = {1: 1000, 2: 1000, 3: 1000, 'form': 200}   # resamples of an approach, or of a form
 DATA = pathlib.Path(__file__).resolve().parent.parent / 'data' / 'ladder' / 'ladder.csv'
 
 
@@ -26,16 +27,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--approach', type=int, choices=(1, 2, 3), default=3,
       help='of Hoffmann et al.: 1 envelope of training curves, 2 parabolas of equal FLOPs, 3 '
            'parametric (default)')
-  add('--loss', choices=('huber', 'lad'), default='huber',
-      help='approach 3: Huber loss of delta 1e-3 (default), or least absolute deviations')
+  add('--form', metavar='NAME',
+      help='a law of more than N and D in place of an approach: over_training, repeats')
+  add('--loss', choices=('huber', 'lad', 'linear'),
+      help='Huber loss of delta 1e-3 (default); least absolute deviations (lad, approach 3); or '
+           'least squares of the log loss (linear, --form; its default for few runs)')
   add('--drop_highest', type=int, default=0, metavar='K',
       help='leave out the K runs of the highest loss before fitting')
   add('--drop_outliers', action='store_true',
       help='report the fit without outliers, which is otherwise shown beside the fit')
   add('--budgets', metavar='FLOPS,…',
       help='budgets to predict; default: 1, 10 and 100 times the largest run')
-  add('--bootstrap', type=int, default=1000, metavar='COUNT',
-      help='number of resamples (default 1000)')
+  add('--bootstrap', type=int, metavar='COUNT',
+      help=f'number of resamples (default {SAMPLES[3]}; with --form {SAMPLES["form"]})')
   add('--resample', choices=('clusters', 'noise', 'runs'),
       help='approach 3: whole clusters (runs of one size or trunk), noise about the law, or single '
            'runs; default: noise below 40 clusters')
@@ -52,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
   runs = _dropped(_read(args), args.drop_highest)
   budgets = _budgets(args, runs)
   fit = None
+  if args.form is not None:
+    return _run_form(args, runs, budgets)
   if args.approach == 3:
     fit, report = _parametric(args, runs, budgets)
   else:
@@ -67,6 +73,30 @@ def run(args: argparse.Namespace) -> int:
     print(f'\n{args.output}: {", ".join(path.name for path in written)}', file=stream)
     if fit is not None:
       print(f'Plan by it: t5x-lite scaling plan --fit={args.output} --flops=FLOPS', file=stream)
+  return 0
+
+
+def _run_form(args: argparse.Namespace, runs, budgets) -> int:
+  """Fits a form, prints its report, and writes it."""
+  from scaling import figures
+  from scaling.fitting.fit_report import residual_figure
+  from scaling.forms import form_fit, form_report
+  from scaling.forms.table import FORMS
+  form = FORMS[args.form]
+  fit = form_fit.fit_form(form, runs, args.loss or form_fit.default_loss(form, runs))
+  fit = form_fit.bootstrap(fit, args.bootstrap, args.seed)
+  report = form_report.report_form(args.form, fit, budgets, args.level, args.seed)
+  output.print_warnings(form_report.list_warnings(report))
+  if args.json:
+    output.print_json(report)
+  else:
+    print(form_report.format_form(report))
+  if args.output is not None:
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_text(args.output / 'fit.json', format_json(report) + '\n')
+    figures.save_figure(residual_figure(fit), args.output / 'residuals.png')
+    print(f'\n{args.output}: fit.json, residuals.png\nPlan by it: t5x-lite scaling plan '
+          f'--fit={args.output} --flops=FLOPS', file=sys.stderr if args.json else sys.stdout)
   return 0
 
 
@@ -90,15 +120,36 @@ def _write(args: argparse.Namespace, runs, fit, report) -> list[pathlib.Path]:
 def _check(args: argparse.Namespace) -> None:
   from scaling.planning.amounts import check_level
   check_level(args.level)
+  if args.bootstrap is None:
+    args.bootstrap = SAMPLES['form' if args.form is not None else args.approach]
+  _check_form(args)
   for name, good, cure in (
       ('bootstrap', args.bootstrap >= 20, 'give 20 or more'),
       ('drop_highest', args.drop_highest >= 0, 'give 0 or more')):
     if not good:
       raise UserError(f'--{name}={getattr(args, name)}: {cure}')
+  if args.form is not None:
+    return
+  args.loss = args.loss or 'huber'
+  if args.loss == 'linear':
+    raise UserError('--loss=linear applies to --form: choose huber or lad')
   for flag, given in (('--loss=lad', args.loss == 'lad'), ('--drop_outliers', args.drop_outliers),
                       (f'--resample={args.resample}', args.resample is not None)):
     if given and args.approach != 3:
       raise UserError(f'{flag} applies to approach 3: leave it or --approach={args.approach} out')
+
+
+def _check_form(args: argparse.Namespace) -> None:
+  """Raises UserError for an unknown form, or flags that do not apply to forms."""
+  if args.form is None:
+    return
+  from scaling.forms.table import FORMS
+  if args.form not in FORMS:
+    raise UserError(f'--form={args.form}: choose from {", ".join(FORMS)}')
+  for flag, given in (('--approach', args.approach != 3), ('--loss=lad', args.loss == 'lad'),
+                      ('--drop_outliers', args.drop_outliers), ('--resample', args.resample)):
+    if given:
+      raise UserError(f'{flag} does not apply to --form: leave it out')
 
 
 def _read(args: argparse.Namespace):
@@ -149,8 +200,9 @@ def _parametric(args: argparse.Namespace, runs, budgets):
 
 def _allocation(args: argparse.Namespace, runs, budgets):
   from scaling.fitting import fit_report, isoflop
-  from scaling.fitting.runs import check_unique
+  from scaling.fitting.runs import check_settings, check_unique
   check_unique(runs)
+  check_settings(runs)
   if args.approach == 1:
     found = isoflop.fit_envelope(isoflop.group_curves(runs), args.bootstrap, args.seed)
   else:

@@ -84,7 +84,7 @@ def _design(args) -> None:
 
 def _law(text: str):
   """A published law of this name, a fitted one or five constants; UserError if it has no loss."""
-  from scaling.fitting import parametric
+  from scaling.forms import saved
   from scaling.laws.laws import LAWS, ParametricLaw
   if text.count(',') == 4:
     try:
@@ -95,7 +95,7 @@ def _law(text: str):
       raise UserError(f'--law={text}: give E,A,ALPHA,B,BETA, all above 0, e.g. '
                       '1.69,406.4,0.34,410.7,0.28')
     return ParametricLaw(*constants)
-  law = LAWS[text] if text in LAWS else parametric.load_law(text)
+  law = LAWS[text] if text in LAWS else saved.load_law(text)
   if not isinstance(law.form, ParametricLaw):
     raise UserError(f'--law={text}: has no loss; use a law of approach 3, such as besiroglu')
   form = law.form

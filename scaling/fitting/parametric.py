@@ -16,7 +16,7 @@ import numpy as np
 from scaling.fitting import solver
 from scaling.fitting.misfit import Misfit, find_misfit
 from scaling.fitting.noise import Noise, estimate_noise
-from scaling.fitting.runs import Runs, check_unique, check_varied
+from scaling.fitting.runs import Runs, check_settings, check_unique, check_varied
 from scaling.laws.laws import Allocation, Law, ParametricLaw
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
@@ -174,6 +174,7 @@ def fit_unchecked(runs: Runs, loss: Loss = 'huber', starts: np.ndarray | None = 
   """
   check_varied(runs)
   check_unique(runs)
+  check_settings(runs)
   if len(runs) < 6:
     raise UserError(f'{len(runs)} runs do not identify five parameters and their noise: a law '
                     'needs at least 6 runs')
@@ -271,7 +272,7 @@ def bootstrap(found: Fit, count: int = 1000, seed: int = 0, resample: Resample |
     weights = drawn[:, units].astype(float)
     noise = _smoothed_residuals(found, rng, count)
   if resample != 'runs' and found.misfit is not None and found.misfit.doubted:
-    log_loss = log_loss - _bends(found.misfit, rng, count)
+    log_loss = log_loss - draw_bends(found.misfit, rng, count)
   starts = np.tile(found.theta, (_RESTARTS + 1, 1))
   starts = np.tile(starts, (count, 1, 1))
   starts[:, 1:] = perturbed(found, rng, count * _RESTARTS).reshape(count, _RESTARTS, 5)
@@ -296,7 +297,7 @@ def _smoothed_residuals(found: Fit, rng: np.random.Generator, count: int) -> np.
   return rng.choice(residuals, count) + width * rng.normal(size=count)
 
 
-def _bends(misfit: Misfit, rng: np.random.Generator, count: int) -> np.ndarray:
+def draw_bends(misfit: Misfit, rng: np.random.Generator, count: int) -> np.ndarray:
   """Corrections of log loss [count, P]: none, above the bend or below it, a third each."""
   change = misfit.change + misfit.error * rng.standard_normal(count)
   sides = np.stack([np.zeros_like(misfit.above), misfit.above, misfit.below])

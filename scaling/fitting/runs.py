@@ -17,6 +17,9 @@ MIN_DISTINCT = 3         # different N, and different D, that a law needs
 FLOPS_TOLERANCE = 0.25   # relative difference allowed between a FLOPs column and 6 N D
 EPOCHS_TOLERANCE = 0.05  # relative difference allowed between a column of epochs and D / U
 QUANTITIES = ('parameters', 'tokens', 'flops', 'loss')
+# On which the loss depends, too: column -> (the value of a blank cell, the form that fits it).
+SETTINGS = {'weight_bits': (16.0, 'precision'), 'activation_bits': (16.0, 'precision'),
+            'kv_bits': (16.0, 'precision'), 'experts': (1.0, 'experts'), 'top_k': (1.0, 'experts')}
 # Column names known without --columns, in lower case with _ for other characters.
 NAMES = {
     'parameters': ('parameters', 'params', 'n', 'n_params', 'num_params', 'num_parameters',
@@ -29,6 +32,11 @@ NAMES = {
     'unique_tokens': ('unique_tokens', 'u', 'u_unique_tokens', 'n_unique_tokens',
                       'num_unique_tokens', 'unique', 'u_tokens'),
     'epochs': ('epochs', 'epoch', 'n_epochs', 'num_epochs'),
+    'weight_bits': ('weight_bits', 'bits', 'precision', 'p_w', 'w_bits'),
+    'activation_bits': ('activation_bits', 'p_a', 'a_bits'),
+    'kv_bits': ('kv_bits', 'kv_cache_bits', 'p_kv'),
+    'experts': ('experts', 'num_experts', 'n_experts'),
+    'top_k': ('top_k', 'topk', 'experts_per_token', 'active_experts'),
     'cluster': ('cluster', 'trunk'),
     'seed': ('seed', 'random_seed', 'rng_seed'),
     'name': ('name', 'run', 'run_name', 'id'),
@@ -52,6 +60,7 @@ class Runs:
       that it branches off; '' for its size.
     seed: of each run, as text; '' if not known.
     unique_tokens: U, the different ones among D; at most D, which is the default.
+    settings: name of SETTINGS -> values [runs], of those that are known.
   """
   parameters: np.ndarray
   tokens: np.ndarray
@@ -61,6 +70,7 @@ class Runs:
   cluster: tuple[str, ...] = ()
   seed: tuple[str, ...] = ()
   unique_tokens: np.ndarray | None = None
+  settings: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     if self.unique_tokens is None:
@@ -79,6 +89,10 @@ class Runs:
       for i in np.flatnonzero(~(np.isfinite(values) & (values > 0)))[:1]:
         raise UserError(f'{self.names[i]}: {field} is {values[i]:g}, expected a '
                         'finite number above 0: correct it or leave the run out')
+    for field, values in self.settings.items():
+      for i in np.flatnonzero(~(np.isfinite(values) & (values > 0)))[:1]:
+        raise UserError(f'{self.names[i]}: {field} is {values[i]:g}, expected a finite number '
+                        'above 0: correct it or leave the run out')
     self._check_units()
     object.__setattr__(self, 'unique_tokens', np.minimum(self.unique_tokens, self.tokens))
     ratio = self.flops / (6 * self.parameters * self.tokens)
@@ -115,7 +129,8 @@ class Runs:
     arrays = {field: getattr(self, field)[index] for field in (*QUANTITIES, 'unique_tokens')}
     texts = {field: tuple(getattr(self, field)[i] for i in index)
              for field in ('names', 'cluster', 'seed')}
-    return Runs(**arrays, **texts)
+    return Runs(**arrays, **texts, settings={
+        field: values[index] for field, values in self.settings.items()})
 
   def _check_units(self):
     for field, lowest in _MIN.items():
@@ -146,7 +161,23 @@ def check_unique(runs: Runs) -> None:
   if len(repeated):
     raise UserError(f'{runs.names[repeated[0]]}: {runs.epochs[repeated[0]]:.3g} epochs; '
                     f'{len(repeated)} of {len(runs)} runs repeat tokens, which this law takes as '
-                    'new: leave them out')
+                    'new: fit them with --form=repeats, or leave them out')
+
+
+def check_settings(runs: Runs, used: Sequence[str] = ()) -> None:
+  """Raises UserError if runs differ in a setting that a form does not use, or lack one it uses.
+
+  A setting that is the same in all runs is a constant of the law.
+  """
+  for field, values in runs.settings.items():
+    if field not in used and np.ptp(values) > 0:
+      raise UserError(f'column {field}: the runs have {values.min():g} to {values.max():g}, on '
+                      f'which this law does not depend: fit them with --form={SETTINGS[field][1]}, '
+                      'or leave out all but one value')
+  for field in used:
+    if field not in runs.settings:
+      raise UserError(f'the runs have no column of {field}, which this form needs: pass --columns '
+                      f'{field}=NAME')
 
 
 def _billions(ratio: float) -> str:
@@ -199,7 +230,10 @@ def read_csv(path: pathlib.Path | str, columns: Mapping[str, str] | None = None)
             for tokens, given, name in zip(values['tokens'], repeats, names)]
   texts = {field: tuple(text(row, field) for _, row in rows)
            for field in ('cluster', 'seed') if field in found}
-  return Runs(**values, names=names, unique_tokens=np.array(unique), **texts)
+  settings = {field: np.array([number(i, row, field) if text(row, field) else default
+                               for i, row in rows])
+              for field, (default, _) in SETTINGS.items() if field in found}
+  return Runs(**values, names=names, unique_tokens=np.array(unique), settings=settings, **texts)
 
 
 def _read_cells(path: pathlib.Path) -> list[tuple[int, list[str]]]:

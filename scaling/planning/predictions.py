@@ -54,8 +54,8 @@ def load_laws(fit: str | None = None) -> dict[str, Law]:
   """The published laws, and under 'fit' the one of `t5x-lite scaling fit --output`."""
   if fit is None:
     return LAWS
-  from scaling.fitting import parametric
-  return {**LAWS, 'fit': parametric.load_law(fit)}
+  from scaling.forms import saved
+  return {**LAWS, 'fit': saved.load_law(fit)}
 
 
 def predict_all(budget: Budget, known: dict[str, Law], constraints: Constraints

@@ -1,0 +1,1 @@
+"""Forms of laws beside L(N, D): what `t5x-lite scaling fit --form` fits."""

@@ -1,0 +1,37 @@
+"""The law of a fit.json, of approaches 1 to 3 or of a form, for `plan --fit` and its kin."""
+
+import json
+import math
+import pathlib
+
+from scaling.fitting import parametric
+from scaling.laws.laws import DataConstrainedLaw, Law, ParametricLaw
+from t5x_lite.core.errors import UserError
+from t5x_lite.core.paths import local_path
+
+KINDS = {kind.__name__: kind for kind in (ParametricLaw, DataConstrainedLaw)}
+
+
+def load_law(path: pathlib.Path | str) -> Law:
+  """The law of a fit.json of `t5x-lite scaling fit --output`, or of its folder.
+
+  Raises UserError if it is missing or invalid.
+  """
+  file = local_path(path)
+  file = file / 'fit.json' if file.is_dir() else file
+  try:
+    saved = json.loads(file.read_text())
+    if 'form' not in saved:
+      return parametric.load_law(path)
+    kind, samples = KINDS[saved['kind']], saved['bootstrap_samples']
+    rows = zip(*(samples[name] for name in saved['law']))
+    number = lambda value: math.nan if value is None else value
+    laws = tuple(kind(**dict(zip(saved['law'], map(number, row)))) for row in rows)
+    return Law(kind(**saved['law']), source=f'fitted: {file}',
+               counts='N and C as in the runs; D = C / 6 N',
+               text=f'the user\'s own, {saved["runs"]} runs', fitted=tuple(saved['fitted']),
+               warnings=tuple(saved['warnings']), bootstrap_samples=laws,
+               interval=saved['resampling'])
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+    raise UserError(f'{file} is not a fit ({type(e).__name__}: {e}): write one with t5x-lite '
+                    'scaling fit RUNS --output=FOLDER') from e
