@@ -35,6 +35,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--served_tokens', type=parse_amount,
       help='tokens of inference, whose FLOPs the budget includes')
   add_serving_flags(parser)
+  add('--experts', type=parse_count, help='MLPs of a layer, of which a token uses --top_k')
+  add('--top_k', type=parse_count, help='experts active for a token (default 2)')
+  add('--granularity', type=parse_count,
+      help="the family's MLP width over that of an expert (default 1)")
   add('--output', metavar='FILE.gin', help='write the gin file to this new file, do not print it')
   add('--json', action='store_true', help='print JSON')
 

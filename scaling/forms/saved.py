@@ -5,29 +5,40 @@ import math
 import pathlib
 
 from scaling.fitting import parametric
+from scaling.laws.experts import ExpertsLaw, Mixture
 from scaling.laws.laws import DataConstrainedLaw, Law, ParametricLaw
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
 
-KINDS = {kind.__name__: kind for kind in (ParametricLaw, DataConstrainedLaw)}
+KINDS = {kind.__name__: kind for kind in (ParametricLaw, DataConstrainedLaw, ExpertsLaw)}
 
 
-def load_law(path: pathlib.Path | str) -> Law:
+def load_law(path: pathlib.Path | str, mixture: Mixture | None = None) -> Law:
   """The law of a fit.json of `t5x-lite scaling fit --output`, or of its folder.
 
-  Raises UserError if it is missing or invalid.
+  Args:
+    mixture: experts of the models that it is for; None: one MLP.
+
+  Raises UserError if it is missing or invalid, or of other models.
   """
   file = local_path(path)
   file = file / 'fit.json' if file.is_dir() else file
   try:
     saved = json.loads(file.read_text())
+    if mixture is not None and saved.get('kind') != ExpertsLaw.__name__:
+      raise UserError(f'{file} is of models without experts: fit runs with columns experts and '
+                      'top_k by --form=experts')
     if 'form' not in saved:
       return parametric.load_law(path)
     kind, samples = KINDS[saved['kind']], saved['bootstrap_samples']
     rows = zip(*(samples[name] for name in saved['law']))
     number = lambda value: math.nan if value is None else value
     laws = tuple(kind(**dict(zip(saved['law'], map(number, row)))) for row in rows)
-    return Law(kind(**saved['law']), source=f'fitted: {file}',
+    law = kind(**saved['law'])
+    if kind is ExpertsLaw:
+      expansion = mixture.expansion if mixture else 1.0
+      law, laws = law.at(expansion), tuple(other.at(expansion) for other in laws)
+    return Law(law, source=f'fitted: {file}',
                counts='N and C as in the runs; D = C / 6 N',
                text=f'the user\'s own, {saved["runs"]} runs', fitted=tuple(saved['fitted']),
                warnings=tuple(saved['warnings']), bootstrap_samples=laws,

@@ -26,7 +26,7 @@ class SizeError(UserError):
 
 
 def config_for_size(base: ModelConfig, parameters: float, *, multiple: int = 128, tensor: int = 1,
-                    depth: int | None = None) -> ModelConfig:
+                    depth: int | None = None, active: bool = False) -> ModelConfig:
   """`base` with the width and depth whose exact number of parameters is close to `parameters`.
 
   Head size, the ratio of MLP to width, queries a key-value head, and the ratio of the two stacks of
@@ -38,6 +38,7 @@ def config_for_size(base: ModelConfig, parameters: float, *, multiple: int = 128
     multiple: of which widths of the residual stream and of MLPs are multiples.
     tensor: devices over which heads and MLP are sharded.
     depth: number of layers; None: by the usual aspect ratio.
+    active: whether `parameters` are those active for a token, where there are experts.
 
   Raises SizeError if one layer of the minimum width is too large.
   """
@@ -53,7 +54,7 @@ def config_for_size(base: ModelConfig, parameters: float, *, multiple: int = 128
   first = max(1, round(ideal / (2 if depth is None else 8) / step))
   shapes = []
   for width in range(first * step, max(first + 1, round(ideal * 1.5 / step)) * step + 1, step):
-    rest, layer = _linear(base, width, multiple, tensor)
+    rest, layer = _linear(base, width, multiple, tensor, active)
     middle = max(1, round((parameters - rest) / layer))
     for layers in {middle, max(1, middle - 1), middle + 1} if depth is None else {depth}:
       far = math.log((rest + layers * layer) / parameters)
@@ -63,10 +64,15 @@ def config_for_size(base: ModelConfig, parameters: float, *, multiple: int = 128
   found = _deep(base, width, layers, multiple, tensor)
   if far > _MAX_FAR:
     raise SizeError(found, f'{parameters:.3g} parameters: the nearest model has '
-                    f'{accounting.parameters(found).total:,} (width {width}, {layers} layers, '
+                    f'{_count(found, active):,} (width {width}, {layers} layers, '
                     f'widths of a multiple of {multiple}, {base.vocab_size:,} tokens): ask for '
                     'about that many')
   return found
+
+
+def _count(config: ModelConfig, active: bool) -> int:
+  sizes = accounting.parameters(config)
+  return sizes.active if active else sizes.total
 
 
 def _aspect(parameters: float) -> float:
@@ -94,11 +100,12 @@ def _deep(base: ModelConfig, width: int, layers: int, multiple: int, tensor: int
 
 
 @functools.lru_cache(maxsize=4096)
-def _linear(base: ModelConfig, width: int, multiple: int, tensor: int) -> tuple[int, float]:
+def _linear(base: ModelConfig, width: int, multiple: int, tensor: int, active: bool
+            ) -> tuple[int, float]:
   """(parameters outside layers, parameters a layer, with those of the other stack pro rata)."""
   def count(layers, decoder_layers):
-    return accounting.parameters(_shaped(
-        base, width, layers, multiple, tensor, decoder_layers=decoder_layers, scan=False)).total
+    return _count(_shaped(base, width, layers, multiple, tensor, decoder_layers=decoder_layers,
+                          scan=False), active)
 
   one = base.num_decoder_layers and 1
   one_layer = count(1, one)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from scaling.laws import intervals
+from scaling.laws.experts import Mixture
 from scaling.laws.intervals import Interval
 from scaling.laws.laws import Law, ParametricLaw
 from scaling.planning import predictions
@@ -85,6 +86,13 @@ def row_lengths(experiment, length: int | None, named: bool) -> tuple[tuple[int,
     inputs, targets = ((length, round(length * targets / inputs)) if inputs else (0, length))
   size = f'{inputs:,} + {targets:,}' if inputs and targets else f'{inputs + targets:,}'
   return (inputs, targets), f'{size} tokens ({what})'
+
+
+def mixture_of(config: ModelConfig) -> Mixture | None:
+  """The experts of a model; None without."""
+  if config.num_experts is None:
+    return None
+  return Mixture(config.num_experts, config.experts_per_token)
 
 
 def per_token(config: ModelConfig, lengths: tuple[int, int]) -> dict[str, float]:

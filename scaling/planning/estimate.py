@@ -37,8 +37,8 @@ def estimate(args: argparse.Namespace) -> Estimate:
   budget, model = _budget(args, tokens, experiment.model.remat), experiment.model
   if args.model:
     model = dataclasses.replace(model, dtype=budget.chip.dtype)
-  found = calculator.estimate_training(model, lengths, budget, predictions.load_laws(args.fit),
-                                       tokens)
+  found = calculator.estimate_training(model, lengths, budget, predictions.load_laws(
+      args.fit, calculator.mixture_of(model)), tokens)
   held = calculator.estimate_memory(model, found.budget, rows, lengths,
                                     args.microbatches or experiment.train.microbatches,
                                     experiment.optimizer)

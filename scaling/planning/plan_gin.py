@@ -10,7 +10,7 @@ from t5x_lite.core.paths import local_path
 BYTE_IDS = 384
 # The fields that a plan sets, in the order of ModelConfig.
 _SHAPE = ('vocab_size', 'embed_dim', 'num_layers', 'num_heads', 'mlp_dim', 'num_decoder_layers',
-          'num_kv_heads', 'head_dim', 'max_length')
+          'num_kv_heads', 'head_dim', 'max_length', 'num_experts')
 _HEAD = """\
 from __gin__ import dynamic_registration
 from t5x_lite import experiment
@@ -29,6 +29,8 @@ def format_gin(plan: Plan) -> str:
            "include 'hardware/accelerator.gin'", '', 'models.ModelConfig:']
   shape = {name: getattr(config, name) for name in _SHAPE}
   lines += [f'  {name} = {value!r}' for name, value in shape.items() if value is not None]
+  if config.num_experts is not None:
+    lines.append(f'  experts_per_token = {config.experts_per_token}')
   lines += [f'  {name}' .replace('=', ' = ', 1)
             for name in (b.partition('.')[2] for b in preset.bindings)]
   if config.dtype != 'bfloat16':

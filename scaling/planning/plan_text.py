@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from scaling.laws.experts import dense_flops
 from scaling.planning import money_text, predictions, search
 from scaling.planning.amounts import (
   UNITS,
@@ -13,6 +14,8 @@ from scaling.planning.amounts import (
 from scaling.planning.budget import Budget
 from scaling.planning.planner import Plan
 from scaling.planning.predictions import Prediction
+from scaling.planning.request import EXPERTS_LAW
+from t5x_lite.cost import accounting
 
 
 def format_plan(plan: Plan) -> str:
@@ -88,7 +91,7 @@ def format_table(found: Sequence[Prediction], target: bool) -> list[str]:
 
 def list_notes(plan: Plan) -> list[str]:
   """The spread over laws, the meaning of intervals, and deviating counts of N."""
-  known = predictions.load_laws(plan.request.fit)
+  known = predictions.load_laws(plan.request.fit, plan.request.mixture)
   found = [prediction for prediction in plan.predictions if prediction.parameters is not None]
   sizes = sorted(prediction.parameters for prediction in found)
   ratios = sorted(prediction.tokens / prediction.parameters for prediction in found)
@@ -97,6 +100,10 @@ def list_notes(plan: Plan) -> list[str]:
     lines.append(f'Over laws: N {format_amount(sizes[0])} to {format_amount(sizes[-1])}, a factor '
                  f'of {sizes[-1] / sizes[0]:.2g}; D/N {ratios[0]:.3g} to {ratios[-1]:.3g}. Losses '
                  'are of different corpora and tokenizers.')
+  if plan.prediction.law == EXPERTS_LAW and plan.prediction.loss is not None:
+    dense = dense_flops(plan.prediction.loss)
+    lines.append(f'Without experts, {dense:.3g} FLOPs reach the loss of {EXPERTS_LAW}, '
+                 f'{dense / plan.prediction.flops:.3g} times as many.')
   lines += [f'Interval of {prediction.law}: {known[prediction.law].interval}.'
             for prediction in found if prediction.parameters_interval]
   lines += [f'{name} counts {known[name].counts}.' for name in known
@@ -134,6 +141,11 @@ def run_rows(plan: Plan) -> list[tuple[str, str]]:
   """(what, its value) for each line of the planned run."""
   config, placed, budget = plan.config, plan.layout, plan.budget
   decoder = f' + {config.num_decoder_layers}' if config.num_decoder_layers else ''
+  active, of_which, mlp = plan.total_parameters, '', f'MLP {config.mlp_dim}'
+  if config.num_experts is not None:
+    active = accounting.parameters(config).active
+    of_which = f', {active:,} of them active for a token'
+    mlp = f'{config.num_experts} experts of {config.mlp_dim}, {config.experts_per_token} active'
   mesh = ' x '.join(f'{axis} {size}' for axis, size in placed.mesh.items())
   rounding = ('' if plan.rounding_loss is None
               else f'; rounding N costs {plan.rounding_loss:.1e} nats')
@@ -148,11 +160,12 @@ def run_rows(plan: Plan) -> list[tuple[str, str]]:
   recompute = {'none': 'nothing recomputed', 'full': 'blocks recomputed'}.get(
       placed.remat, f'remat {placed.remat}')
   rows = [
-      ('model', f'{plan.request.family}, {plan.total_parameters:,} parameters: width '
+      ('model', f'{plan.request.family}, {plan.total_parameters:,} parameters{of_which}: width '
        f'{config.embed_dim}, layers {config.num_layers}{decoder}, heads {config.num_heads} of '
-       f'{config.head_dim}, MLP {config.mlp_dim}, vocabulary {config.vocab_size}{rounding}'),
+       f'{config.head_dim}, {mlp}, vocabulary {config.vocab_size}{rounding}'),
       ('tokens', f'{format_amount(plan.tokens)}: {plan.steps:,} steps of {placed.rows:,} rows '
-       f'({format_amount(batch)} tokens), {plan.tokens / plan.total_parameters:.3g} a parameter'),
+       f'({format_amount(batch)} tokens), {plan.tokens / active:.3g} '
+       + ('an active parameter' if of_which else 'a parameter')),
       ('AdamW', f'peak rate {plan.learning_rate:g} ({plan.request.recipe}), '
        f'{plan.warmup_steps:,} steps of warm-up, half a cosine to 0'),
       ('loss', loss),

@@ -113,7 +113,7 @@ def predict_request(request: Request, recomputed: bool = False
   # How many chips it takes, and whether they are in time, the layout tells.
   budget = solve_budget(chip.with_price(request.price), recomputed=recomputed, divide=False,
                         **given)
-  known = predictions.load_laws(request.fit)
+  known = predictions.load_laws(request.fit, request.mixture)
   return budget, known, predictions.predict_all(budget, known, request.constraints)
 
 
@@ -131,7 +131,7 @@ def make_plan(request: Request) -> Plan:
 
 def _plan(request: Request, recomputed: bool, remats: Sequence) -> Plan:
   budget, known, found = predict_request(request, recomputed)
-  name = request.law or ('fit' if request.fit else LAW)
+  name = request.law_name
   best = predictions.select_prediction(name, found, known, budget, request.constraints)
   law = known[name]
   base = sizing.base_config(request, budget.chip.dtype)
@@ -148,7 +148,7 @@ def _can_build(request: Request) -> bool:
   """Whether there is a model for a request, on any chips."""
   try:
     budget, known, found = predict_request(request, True)
-    name = request.law or ('fit' if request.fit else LAW)
+    name = request.law_name
     best = predictions.select_prediction(name, found, known, budget, request.constraints)
     base = sizing.base_config(request, budget.chip.dtype)
     predictions.check_loss(name, known[name], best, base.vocab_size)
@@ -195,10 +195,16 @@ def _sized(goal: _Goal, base: ModelConfig, tensor: int) -> Sized | None:
   if not 0 < tokens < math.inf:
     return None
   rule = hyperparameters.compute_recipe(
-      request.recipe, parameters=accounting.parameters(config).non_embedding, tokens=tokens,
+      request.recipe, parameters=_without_embedding(config), tokens=tokens,
       flops=each * tokens)
   return Sized(config=config, counted=counted, tokens=tokens, flops=each * tokens,
                rows=rule.batch_tokens / sum(lengths))
+
+
+def _without_embedding(config: ModelConfig) -> int:
+  """Active parameters without embeddings, which recipes are of."""
+  sizes = accounting.parameters(config)
+  return sizes.active - sizes.embedding
 
 
 def _find(goal: _Goal, base: ModelConfig, recomputed: bool, remats: Sequence) -> Found:
@@ -254,7 +260,7 @@ def _finish(goal: _Goal, run: Found, found: tuple[Prediction, ...], reason: str)
   trained = steps * placed.rows * row_tokens
   flops = float(steps * placed.rows * per_row)
   sizes = accounting.parameters(config)
-  of_run = dict(parameters=sizes.non_embedding, tokens=trained, flops=flops)
+  of_run = dict(parameters=_without_embedding(config), tokens=trained, flops=flops)
   rule = hyperparameters.compute_recipe(request.recipe, **of_run)
   recommended = rule.batch_tokens / row_tokens
   loss_of = lambda n, d: constraints.loss(law.form, n, d)
@@ -313,6 +319,11 @@ def _warnings(goal: _Goal, budget: Budget, recommended: float, placed: Layout, t
     yield outside
   yield from (f'{best.law}: {line}' for line in law.warnings)
   yield from hyperparameters.list_warnings(request.recipe, **of_run)
+  if request.mixture is not None:
+    lower = request.mixture.expansion ** -0.25
+    yield (f'{request.recipe}, and the hours of published runs, are of models without experts: for '
+           f'{request.mixture.expansion:g} times as many parameters in experts as are active, '
+           f'Ludziejewski et al. 2025 lower the rate by a factor of {lower:.2g}')
   if stale := budget.chip.stale():
     yield stale
   if placed.rows > search.SENSIBLE * recommended:

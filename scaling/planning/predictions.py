@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from scaling.laws import intervals
+from scaling.laws.experts import EXPERT_LAWS, FINE_GRAINED, Mixture, expert_laws
 from scaling.laws.intervals import Interval
 from scaling.laws.laws import LAWS, Law
 from scaling.planning.budget import Budget
@@ -50,12 +51,16 @@ class TooSmallError(UserError):
   """A budget for which a law has no model, or one no better than guessing."""
 
 
-def load_laws(fit: str | None = None) -> dict[str, Law]:
-  """The published laws, and under 'fit' the one of `t5x-lite scaling fit --output`."""
+def load_laws(fit: str | None = None, mixture: Mixture | None = None) -> dict[str, Law]:
+  """The published laws, and under 'fit' the one of `t5x-lite scaling fit --output`.
+
+  With a mixture of experts, those of models with experts.
+  """
+  published = LAWS if mixture is None else expert_laws(mixture)
   if fit is None:
-    return LAWS
+    return published
   from scaling.forms import saved
-  return {**LAWS, 'fit': saved.load_law(fit)}
+  return {**published, 'fit': saved.load_law(fit, mixture)}
 
 
 def predict_all(budget: Budget, known: dict[str, Law], constraints: Constraints
@@ -100,6 +105,12 @@ def _predict(name: str, law: Law, budget: Budget, constraints: Constraints) -> P
 def select_prediction(name: str, found: list[Prediction], known: dict[str, Law], budget: Budget,
                       constraints: Constraints) -> Prediction:
   """The prediction of a law; UserError if the law is not known, or has none for this budget."""
+  if name not in known and name in LAWS:
+    raise UserError(f'--law={name} is of models without experts: choose from {", ".join(known)}')
+  if name in EXPERT_LAWS and name not in known:
+    raise UserError(f'--law={name} is of models with experts: give --experts'
+                    + (f' of an expansion of {FINE_GRAINED.expansion:g}: --experts=64 --top_k=1'
+                       if name == 'fine_grained' else ''))
   if name not in known:
     raise UserError(f'--law={name}: choose from {", ".join(known)}; fit is the law of --fit=FILE')
   prediction = next(prediction for prediction in found if prediction.law == name)

@@ -3,11 +3,13 @@
 import dataclasses
 import math
 
+from scaling.laws.experts import Mixture
 from scaling.laws.hyperparameters import RECIPES
 from scaling.planning.budget import CARBON, PUE
 from t5x_lite.core.errors import UserError
 
 LAW = 'besiroglu'
+EXPERTS_LAW = 'joint_experts'   # of a model with experts
 HARDWARE = 'h100'
 
 
@@ -35,7 +37,7 @@ class Request:
   Attributes:
     price: dollars an hour of a chip; None: that of the catalogue.
     mfu: measured; None: MFU, or less if blocks are recomputed.
-    law: None: 'fit' if there is a fit, else LAW.
+    law: None: 'fit' if there is a fit, else LAW, or EXPERTS_LAW with experts.
     unique_tokens, max_parameters, served_tokens: see `scaling.planning.constraints.Constraints`.
     carbon: kg of CO2 equivalents a kWh.
     prompt, generated: tokens of a request that is served; None: half a row each.
@@ -43,6 +45,8 @@ class Request:
     task: None: to be filled in.
     length: tokens of a row, or of its inputs if it has inputs. None: the family's.
     multiple: of which widths are multiples.
+    experts: MLPs of a layer, `top_k` of them active for a token, each of the family's width over
+      `granularity`. None: one MLP.
   """
   flops: float | None = None
   loss: float | None = None
@@ -70,6 +74,9 @@ class Request:
   task: str | None = None
   multiple: int = 128
   recipe: str = 'step_law'
+  experts: int | None = None
+  top_k: int | None = None
+  granularity: int | None = None
 
   def __post_init__(self):
     for name, known in (('family', PRESETS), ('recipe', RECIPES)):
@@ -77,16 +84,45 @@ class Request:
         raise UserError(f'--{name}={getattr(self, name)}: choose from {", ".join(known)}')
     for name, low, high in (('vocab_size', 128, 2 ** 24), ('length', 8, 2 ** 20),
                             ('multiple', 1, 2 ** 13), ('prompt', 1, 2 ** 20),
-                            ('generated', 1, 2 ** 20)):
+                            ('generated', 1, 2 ** 20), ('experts', 2, 4096),
+                            ('top_k', 1, 4096), ('granularity', 1, 256)):
       value = getattr(self, name)
       if value is not None and not low <= value <= high:
         raise UserError(f'--{name}={value}: give {low} to {high:,}')
+    self._check_experts()
     if not 0 <= self.carbon < 10:
       raise UserError(f'--carbon={self.carbon:g}: give 0 to 10 kg of CO2 a kWh')
     for name in ('unique_tokens', 'max_parameters', 'served_tokens', 'price'):
       value = getattr(self, name)
       if value is not None and not 0 < value < math.inf:
         raise UserError(f'--{name}={value:g}: give a number above 0')
+
+  def _check_experts(self):
+    if self.experts is None:
+      for name in ('top_k', 'granularity'):
+        if getattr(self, name) is not None:
+          raise UserError(f'--{name}={getattr(self, name)} is of experts: give --experts, too')
+      return
+    if self.mixture.top_k >= self.experts:
+      raise UserError(f'--top_k={self.mixture.top_k} of --experts={self.experts}: give fewer than '
+                      'all experts')
+    if self.family != 'llama':
+      raise UserError(f'--family={self.family} has no models with experts: give --family=llama')
+    if self.max_parameters is not None:
+      raise UserError('--max_parameters is of all parameters, and the laws of experts count the '
+                      'active ones: leave it out, or give fewer --experts')
+
+  @property
+  def mixture(self) -> Mixture | None:
+    """Its experts; None for one MLP."""
+    if self.experts is None:
+      return None
+    return Mixture(self.experts, self.top_k or min(2, self.experts - 1), self.granularity or 1)
+
+  @property
+  def law_name(self) -> str:
+    """The law that the plan follows."""
+    return self.law or ('fit' if self.fit else LAW if self.experts is None else EXPERTS_LAW)
 
   @property
   def constraints(self):

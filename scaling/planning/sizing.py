@@ -22,9 +22,12 @@ def base_config(request: Request, dtype: str = 'bfloat16') -> ModelConfig:
   config = gin_config.load_described([preset.config], preset.bindings).model
   inputs, targets = request.lengths
   length = inputs + targets if config.family == 'decoder_only' else max(inputs, targets)
+  experts = {} if request.mixture is None else dict(
+      num_experts=request.mixture.experts, experts_per_token=request.mixture.top_k,
+      mlp_dim=max(1, config.mlp_dim // request.mixture.granularity))
   return dataclasses.replace(
       config, dtype=dtype, vocab_size=request.vocab_size or config.vocab_size,
-      max_length=None if config.max_length is None else length)
+      max_length=None if config.max_length is None else length, **experts)
 
 
 def count_parameters(config: ModelConfig, counted: str, lengths: tuple[int, int]) -> float:
@@ -52,10 +55,11 @@ def config_for_count(base: ModelConfig, counted: str, parameters: float, request
 
   Raises SizeError if there is none.
   """
-  build = lambda n: architecture.config_for_size(base, n, multiple=request.multiple, tensor=tensor)
+  build = lambda n: architecture.config_for_size(
+      base, n, multiple=request.multiple, tensor=tensor, active=True)
   config = build(parameters)
   for _ in range(0 if counted == 'all' else 4):   # what is not counted depends on the width
-    ratio = (accounting.parameters(config).total
+    ratio = (accounting.parameters(config).active
              / count_parameters(config, counted, request.lengths))
     config = build(parameters * ratio)
   maximum = request.constraints.max_parameters
@@ -84,7 +88,8 @@ def token_cost(base: ModelConfig, counted: str, around: float, request: Request)
   sizes, costs = [], []
   for factor in _GRID:
     try:
-      config = architecture.config_for_size(base, around * factor, multiple=request.multiple)
+      config = architecture.config_for_size(
+          base, around * factor, multiple=request.multiple, active=True)
     except UserError:   # no model is so small, or so deep
       continue
     n = count_parameters(config, counted, request.lengths)

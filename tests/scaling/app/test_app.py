@@ -99,7 +99,8 @@ def test_charts_hold_the_laws_numbers():
     assert all(map(any, zip(*drawn)))
   overheads = charts.overhead_chart(charts.overheads_of(LAWS), 1e21)
   assert {s['name'] for s in overheads['series']} == {
-      'hoffmann_3', 'hoffmann_3_unrounded', 'besiroglu', 'muennighoff'}
+      'hoffmann_3', 'hoffmann_3_unrounded', 'besiroglu', 'muennighoff', 'gadre_c4',
+      'gadre_redpajama', 'gadre_refinedweb'}
   law = LAWS['besiroglu'].form
   for factor, multiple in overheads['series'][2]['data']:
     assert multiple == pytest.approx(law.compute_overhead(1e21, factor), rel=2e-3)
