@@ -28,7 +28,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       help='of Hoffmann et al.: 1 envelope of training curves, 2 parabolas of equal FLOPs, 3 '
            'parametric (default)')
   add('--form', metavar='NAME',
-      help='a law of more than N and D in place of an approach: over_training, repeats')
+      help='a law of more than N and D in place of an approach: over_training, repeats, '
+      'experts or precision')
   add('--loss', choices=('huber', 'lad', 'linear'),
       help='Huber loss of delta 1e-3 (default); least absolute deviations (lad, approach 3); or '
            'least squares of the log loss (linear, --form; its default for few runs)')
@@ -82,7 +83,7 @@ def _run_form(args: argparse.Namespace, runs, budgets) -> int:
   from scaling.fitting.fit_report import residual_figure
   from scaling.forms import form_fit, form_report
   from scaling.forms.table import FORMS
-  form = FORMS[args.form]
+  form = FORMS[args.form](runs)
   fit = form_fit.fit_form(form, runs, args.loss or form_fit.default_loss(form, runs))
   fit = form_fit.bootstrap(fit, args.bootstrap, args.seed)
   report = form_report.report_form(args.form, fit, budgets, args.level, args.seed)

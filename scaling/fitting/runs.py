@@ -164,17 +164,17 @@ def check_unique(runs: Runs) -> None:
                     'new: fit them with --form=repeats, or leave them out')
 
 
-def check_settings(runs: Runs, used: Sequence[str] = ()) -> None:
+def check_settings(runs: Runs, needed: Sequence[str] = (), used: Sequence[str] = ()) -> None:
   """Raises UserError if runs differ in a setting that a form does not use, or lack one it uses.
 
   A setting that is the same in all runs is a constant of the law.
   """
   for field, values in runs.settings.items():
-    if field not in used and np.ptp(values) > 0:
+    if field not in (*needed, *used) and np.ptp(values) > 0:
       raise UserError(f'column {field}: the runs have {values.min():g} to {values.max():g}, on '
                       f'which this law does not depend: fit them with --form={SETTINGS[field][1]}, '
                       'or leave out all but one value')
-  for field in used:
+  for field in needed:
     if field not in runs.settings:
       raise UserError(f'the runs have no column of {field}, which this form needs: pass --columns '
                       f'{field}=NAME')

@@ -26,12 +26,14 @@ class Form:
     bounds: name -> (low, high) of its value.
     exponents: names that must exceed their standard errors, or the law is refused.
     doubtful: names whose interval is that of the profile: they may be bounded on one side only.
-    settings: columns beside N, D and loss that the form reads (`Runs.settings`).
+    settings, optional: columns beside N, D and loss that the form needs, and that it reads if they
+      are there (`Runs.settings`).
     unique: whether it reads unique tokens; if not, runs that repeat tokens are refused.
     check: raises UserError for runs that cannot tell the form's own parameters.
     at: (law, runs) -> the law of N and D for the report's budgets, which has `optimum` and `loss`,
       and what it holds for, in words.
     extra: (law, runs) -> quantities of its own: {name: value}.
+    doubts: (law, runs) -> a line for each reason to doubt them.
   """
   formula: str
   source: str
@@ -44,10 +46,12 @@ class Form:
   exponents: tuple[str, ...]
   doubtful: tuple[str, ...] = ()
   settings: tuple[str, ...] = ()
+  optional: tuple[str, ...] = ()
   unique: bool = False
   check: Callable[[Runs], None] = lambda runs: None
   at: Callable[[Any, Runs], tuple[Any, str]] = lambda law, runs: (law, '')
   extra: Callable[[Any, Runs], dict[str, float]] = lambda law, runs: {}
+  doubts: Callable[[Any, Runs], list[str]] = lambda law, runs: []
 
   def pack(self, values: Mapping[str, float]) -> np.ndarray:
     """theta of values."""

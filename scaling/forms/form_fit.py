@@ -99,7 +99,7 @@ def fit_form(form: Form, runs: Runs, loss: regression.Loss = 'huber') -> FormFit
 
   Raises UserError if the runs lack its columns, are too few or too alike, or do not identify it.
   """
-  check_settings(runs, form.settings)
+  check_settings(runs, form.settings, form.optional)
   if not form.unique:
     check_unique(runs)
   if len(runs) <= len(form.names):

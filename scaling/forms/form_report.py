@@ -82,6 +82,7 @@ def _doubts(fit: FormFit, report: dict[str, Any]):
     if found['open_low'] or found['open_high'] or found['high'] > form_fit.WIDE * found['low']:
       yield (f'{name} is hardly identified: {_profile(found)} fit the runs as well as '
              f'{report["parameters"][name]["value"]:.3g} does')
+  yield from fit.form.doubts(fit.law, fit.runs)
   far = form_fit.far_runs(fit)
   if far:
     names = ', '.join(fit.runs.names[i] for i in far[:4]) + (' …' if len(far) > 4 else '')
@@ -116,17 +117,17 @@ def format_form(report: dict[str, Any]) -> str:
   for name, found in report['extra'].items():
     lines.append(f'{name:14}{found[0]:>12.6g}   {_between(found[1:]):>24}')
   at = f', {report["at"]}' if report['at'] else ''
-  lines += ['', f'The optimum of each budget{at}, and its {percent} interval (loss: of the law; of '
-            'one run, with its noise)',
-            f'{"FLOPs":>10}{"N":>10}{"":>22}{"D":>10}{"":>22}{"D / N":>8}{"":>16}{"loss":>8}'
-            f'{"":>18}{"one run":>18}']
+  rows = [['FLOPs', 'N', '', 'D', '', 'D / N', '', 'loss', '', 'one run']]
   for budget in report['budgets']:
-    line = f'{budget["flops"]:>10.3g}'
-    for name, width in (('parameters', 22), ('tokens', 22)):
-      line += f'{budget[name][0]:>10.3g}{_between(budget[name][1:], 3):>{width}}'
-    line += f'{budget["ratio"][0]:>8.3g}{_between(budget["ratio"][1:], 3):>16}'
-    lines.append(line + f'{budget["loss"][0]:>8.4f}{_between(budget["loss"][1:], 4):>18}'
-                 f'{_between(budget["one_run"], 4):>18}')
+    cells = [f'{budget["flops"]:.3g}']
+    for name in _QUANTITIES[:3]:
+      cells += [f'{budget[name][0]:.3g}', _between(budget[name][1:], 3)]
+    rows.append([*cells, f'{budget["loss"][0]:.4f}', _between(budget['loss'][1:]),
+                 _between(budget['one_run'])])
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  lines += ['', f'The optimum of each budget{at}, and its {percent} interval (loss: of the law; of '
+            'one run, with its noise)', *(
+                '  '.join(f'{cell:>{width}}' for cell, width in zip(row, widths)) for row in rows)]
   return '\n'.join([*lines, '', *_check_lines(report)])
 
 

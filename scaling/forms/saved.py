@@ -7,10 +7,12 @@ import pathlib
 from scaling.fitting import parametric
 from scaling.laws.experts import ExpertsLaw, Mixture
 from scaling.laws.laws import DataConstrainedLaw, Law, ParametricLaw
+from scaling.laws.precision import FULL_BITS, PrecisionLaw
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
 
-KINDS = {kind.__name__: kind for kind in (ParametricLaw, DataConstrainedLaw, ExpertsLaw)}
+KINDS = {kind.__name__: kind for kind in (
+    ParametricLaw, DataConstrainedLaw, ExpertsLaw, PrecisionLaw)}
 
 
 def load_law(path: pathlib.Path | str, mixture: Mixture | None = None) -> Law:
@@ -38,6 +40,8 @@ def load_law(path: pathlib.Path | str, mixture: Mixture | None = None) -> Law:
     if kind is ExpertsLaw:
       expansion = mixture.expansion if mixture else 1.0
       law, laws = law.at(expansion), tuple(other.at(expansion) for other in laws)
+    if kind is PrecisionLaw:
+      law, laws = law.at(FULL_BITS), tuple(other.at(FULL_BITS) for other in laws)
     return Law(law, source=f'fitted: {file}',
                counts='N and C as in the runs; D = C / 6 N',
                text=f'the user\'s own, {saved["runs"]} runs', fitted=tuple(saved['fitted']),

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from scaling.forms import saved
+from scaling.laws.experts import JOINT
 from scaling.laws.laws import DataConstrainedLaw, ParametricLaw, over_training
+from scaling.laws.precision import PrecisionLaw
 from t5x_lite import cli
 
 LAW = over_training(1.84, 212, 367, 0.136)
@@ -88,7 +90,7 @@ def test_a_column_on_which_a_law_does_not_depend_is_not_ignored(capsys, few, tmp
 
 
 @pytest.mark.parametrize('flags, message', [
-    (['--form=chinchilla'], 'choose from over_training, repeats'),
+    (['--form=chinchilla'], 'choose from over_training, repeats, experts, precision'),
     (['--form=over_training', '--approach=2'], '--approach does not apply to --form'),
     (['--form=over_training', '--loss=lad'], '--loss=lad does not apply to --form'),
     (['--form=over_training', '--drop_outliers'], 'does not apply to --form'),
@@ -104,3 +106,41 @@ def test_a_fit_of_an_unknown_kind_is_refused(capsys, few, tmp_path):
   (tmp_path / 'fit.json').write_text('{"form": "other", "kind": "Other"}')
   assert cli.main(['scaling', 'plan', '--flops=1e20', f'--fit={tmp_path}']) == 1
   assert 'is not a fit (KeyError' in capsys.readouterr().err
+
+
+def test_a_fit_of_models_with_experts_plans_them(capsys, tmp_path):
+  rng = np.random.default_rng(0)
+  rows = []
+  for experts in (1, 4, 16):
+    form = JOINT.at(experts)
+    for flops in (1e18, 4e18, 1.6e19):
+      best, _ = form.optimum(flops)
+      rows += [(best * f, d := flops / 6 / best / f, form.loss(best * f, d) * np.exp(
+          0.001 * rng.normal()), experts) for f in (0.4, 1, 2.5)]
+  path = write(tmp_path / 'runs.csv', rows, 'N,D,loss,num_experts')
+  status, _, err = run(capsys, path)
+  assert status == 1 and '--form=experts' in err
+  folder = tmp_path / 'fit'
+  status, out, _ = run(capsys, path, '--form=experts', '--bootstrap=20', '--loss=linear',
+                       f'--output={folder}')
+  assert status == 0 and 'compute gain' in out and 'with 16 times as many experts' in out
+  plan = ['scaling', 'plan', '--flops=1e20', f'--fit={folder}', '--json']
+  sizes = {}
+  for flags in ([], ['--experts=16', '--top_k=2']):
+    assert cli.main([*plan, *flags]) == 0
+    sizes[len(flags)] = json.loads(capsys.readouterr().out)['predictions']['fit']['parameters']
+  assert sizes[0] == pytest.approx(JOINT.at(1).optimum(1e20)[0], rel=0.15)
+  assert sizes[2] == pytest.approx(JOINT.at(8).optimum(1e20)[0], rel=0.15)
+
+
+def test_a_fit_of_bits_names_the_optimum_and_plans_in_sixteen(capsys, tmp_path):
+  law = PrecisionLaw(1.9, 400.0, 0.34, 410.0, 0.28, weight_gamma=2.6, weight_offset=0.3)
+  rng = np.random.default_rng(0)
+  rows = [(n, d, law.loss(n, d, weight=bits) * np.exp(0.001 * rng.normal()), bits)
+          for n in (3e7, 1e8, 3e8) for d in (1e9, 4e9, 1.6e10) for bits in (3, 4, 6, 16)]
+  path = write(tmp_path / 'runs.csv', rows, 'N,D,loss,bits')
+  folder = tmp_path / 'fit'
+  status, out, err = run(capsys, path, '--form=precision', '--bootstrap=20', f'--output={folder}')
+  assert status == 0 and 'optimal bits' in out and 'in 16 bits' in out and 'optimal bits' in err
+  form = saved.load_law(folder).form
+  assert form.loss(1e9, 2e10) == pytest.approx(law.at(16).loss(1e9, 2e10), rel=0.02)
