@@ -32,7 +32,7 @@ NAMES = {
     'unique_tokens': ('unique_tokens', 'u', 'u_unique_tokens', 'n_unique_tokens',
                       'num_unique_tokens', 'unique', 'u_tokens'),
     'epochs': ('epochs', 'epoch', 'n_epochs', 'num_epochs'),
-    'weight_bits': ('weight_bits', 'bits', 'precision', 'p_w', 'w_bits'),
+    'weight_bits': ('weight_bits', 'bits', 'p_w', 'w_bits'),
     'activation_bits': ('activation_bits', 'p_a', 'a_bits'),
     'kv_bits': ('kv_bits', 'kv_cache_bits', 'p_kv'),
     'experts': ('experts', 'num_experts', 'n_experts'),

@@ -107,14 +107,14 @@ def expert_laws(mixture: Mixture) -> dict[str, Law]:
   low, high = _JOINT_EXPANSIONS
   if not low <= expansion <= high:
     warnings.append(f'{mixture.experts} experts of which {mixture.top_k} are active are an '
-                    f'expansion of {expansion:g}, and its runs have {low} to {high}')
+                    f'expansion of {expansion:.3g}, and its runs have {low} to {high}')
   if mixture.top_k > 1:
     warnings.append(f'its runs have one active expert: {mixture.experts} with {mixture.top_k} '
-                    f'active count as {expansion:g} with one, and what finer experts gain is left '
-                    'out')
+                    f'active count as {expansion:.3g} with one, and what finer experts gain is '
+                    'left out')
   found = {'joint_experts': Law(
       JOINT.at(expansion), 'Ludziejewski et al. 2025, arXiv 2502.05172, equation 6 and table 3',
-      f'N: active parameters, of {expansion:g} times as many in experts; C = 6 N D',
+      f'N: active parameters, of {expansion:.3g} times as many in experts; C = 6 N D',
       'FineWeb-Edu, GPT-2 pieces', (2.4e17, 5.3e20),
       'rounded constants: table 1 follows from them to 1.3 %, table 4 to 0.3 %', vocabulary=50_257,
       warnings=tuple(warnings))}

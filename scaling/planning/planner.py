@@ -221,8 +221,10 @@ def _find(goal: _Goal, base: ModelConfig, recomputed: bool, remats: Sequence) ->
       'chips': request.chips, 'limit': limit, 'remats': remats, **other})
   run, fastest = find()
   if run is None:
-    raise UserError(infeasible(request, budget, limit, sized(1), fastest, find, functools.partial(
-        _find_smaller, goal, base, recomputed, remats)))
+    raise UserError(infeasible(
+        request, budget, limit, sized(1), fastest, find,
+        functools.partial(_find_smaller, goal, base, recomputed, remats),
+        functools.partial(_find_fewer, request, recomputed, remats)))
   rows, row_tokens = run.layout.rows, sum(request.lengths)
   steps = round(run.sized.tokens / row_tokens / rows)
   if steps < _MIN_STEPS and rows > search.SENSIBLE * run.sized.rows:
@@ -236,6 +238,8 @@ def _find(goal: _Goal, base: ModelConfig, recomputed: bool, remats: Sequence) ->
 def _find_smaller(goal: _Goal, base: ModelConfig, recomputed: bool, remats: Sequence,
                   max_parameters: float) -> Found | None:
   """The run of a model of at most so many parameters, however long it takes; None if none fits."""
+  if goal.request.experts is not None:
+    return None
   request = dataclasses.replace(goal.request, max_parameters=max_parameters)
   best = goal.best
   if goal.cost is six_n:
@@ -249,6 +253,23 @@ def _find_smaller(goal: _Goal, base: ModelConfig, recomputed: bool, remats: Sequ
   except UserError:
     return None
   return found[0]
+
+
+def _find_fewer(request: Request, recomputed: bool, remats: Sequence, experts: int,
+                chips: int | None) -> Found | None:
+  """The run of a model with so many experts, however long it takes; None if there is none."""
+  try:
+    request = dataclasses.replace(request, experts=experts)
+    budget, known, found = predict_request(request, recomputed)
+    best = predictions.select_prediction(request.law_name, found, known, budget,
+                                         request.constraints)
+    base = sizing.base_config(request, budget.chip.dtype)
+    goal = _goal(request, budget, known[request.law_name], best, base)
+    budget = dataclasses.replace(budget, measured=budget.measured or recomputed)
+    return search.find_run(functools.cache(lambda tensor: _sized(goal, base, tensor)), budget,
+                           request.lengths, chips=chips, limit=None, remats=remats)[0]
+  except UserError:
+    return None
 
 
 def _finish(goal: _Goal, run: Found, found: tuple[Prediction, ...], reason: str) -> Plan:
@@ -322,7 +343,7 @@ def _warnings(goal: _Goal, budget: Budget, recommended: float, placed: Layout, t
   if request.mixture is not None:
     lower = request.mixture.expansion ** -0.25
     yield (f'{request.recipe}, and the hours of published runs, are of models without experts: for '
-           f'{request.mixture.expansion:g} times as many parameters in experts as are active, '
+           f'{request.mixture.expansion:.3g} times as many parameters in experts as are active, '
            f'Ludziejewski et al. 2025 lower the rate by a factor of {lower:.2g}')
   if stale := budget.chip.stale():
     yield stale

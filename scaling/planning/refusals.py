@@ -13,11 +13,12 @@ _SCALES = tuple(2.0 ** n for n in range(1, 60))   # of a budget that is too smal
 
 
 def infeasible(request: Request, budget: Budget, limit: float | None, sized: Sized | None,
-               fastest: Found | None, find: Callable, smaller: Callable[[float], Found | None]
-               ) -> str:
+               fastest: Found | None, find: Callable, smaller: Callable[[float], Found | None],
+               fewer: Callable[[int, int | None], Found | None]) -> str:
   """Why no run was found: it does not fit the chips, or is not in time.
 
-  `find` searches with other chips or limit, `smaller` with at most so many parameters and no limit.
+  `find` searches with other chips or limit, `smaller` with at most so many parameters, and
+  `fewer` with so many experts and chips, both without a limit.
   """
   chip = budget.chip
   flag = 'hours' if request.hours is not None else 'deadline'
@@ -45,6 +46,14 @@ def infeasible(request: Request, budget: Budget, limit: float | None, sized: Siz
       if other is not None:
         return (f'{model} do not fit the memory of {where}: give --chips={other.budget.chips}'
                 + late(other))
+  if request.experts is not None:
+    counts = [count for count in (request.experts // 2 ** n for n in range(1, 12))
+              if count > request.mixture.top_k]
+    for chips in dict.fromkeys((request.chips, None)):
+      for count in counts:
+        if (other := fewer(count, chips)) is not None:
+          more = '' if chips == request.chips else f' and --chips={other.budget.chips}'
+          return f'{model} do not fit {where}: give --experts={count}{more}{late(other)}'
   number = sized.counted if sized is not None else request.max_parameters or 1e15
   for value in (float(f'{number / 4 ** n:.2g}') for n in range(1, 10)):
     if (other := smaller(value)) is not None:

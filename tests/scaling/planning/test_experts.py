@@ -77,3 +77,14 @@ def test_a_fit_of_dense_models_is_no_law_of_experts(tmp_path):
   (tmp_path / 'fit.json').write_text('{"approach": 3}')
   with pytest.raises(UserError, match='of models without experts: .*--form=experts'):
     planner.make_plan(Request(flops=1e20, experts=8, fit=str(tmp_path)))
+
+
+def test_a_mixture_that_does_not_fit_is_cured_by_fewer_experts():
+  request = dict(flops=1e19, vocab_size=50_257, hardware='t4', chips=1, top_k=1)
+  with pytest.raises(UserError, match='do not fit the memory of|do not fit 1 x') as caught:
+    planner.make_plan(Request(experts=64, **request))
+  flags = dict(re.findall(r'--(\w+)=(\d+)', str(caught.value)))
+  cured = {name: int(value) for name, value in flags.items()}
+  assert cured and 'max_parameters' not in cured
+  plan = planner.make_plan(Request(**{'experts': 64, **request, **cured}))
+  assert plan.config.num_experts == cured.get('experts', 64)
