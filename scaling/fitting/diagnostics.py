@@ -9,7 +9,7 @@ from scipy import optimize, stats
 
 from scaling.fitting import parametric, solver
 from scaling.fitting.parametric import Fit
-from scaling.fitting.runs import Runs, check_varied
+from scaling.fitting.runs import Runs, check_varied, describe_settings
 from scaling.laws.laws import ParametricLaw
 from t5x_lite.core.errors import UserError
 
@@ -94,7 +94,7 @@ def _outlier_lines(found: Fit, outlying: Sequence[Outlier]) -> list[str]:
 
 def _doubt_lines(found: Fit) -> list[str]:
   sizes = len(np.unique(np.round(np.log(found.runs.parameters), 2)))
-  lines = []
+  lines = describe_settings(found.runs)
   if found.misfit is None:
     lines.append('the runs are too few to test whether they follow the law')
   elif found.misfit.doubted:

@@ -180,6 +180,13 @@ def check_settings(runs: Runs, needed: Sequence[str] = (), used: Sequence[str] =
                       f'{field}=NAME')
 
 
+def describe_settings(runs: Runs) -> list[str]:
+  """A line for each setting that all runs share and that is not the usual one: the law is of it."""
+  return [f'all runs have {field} {values[0]:g}: the law is of such models'
+          for field, values in runs.settings.items()
+          if np.ptp(values) == 0 and values[0] != SETTINGS[field][0]]
+
+
 def _billions(ratio: float) -> str:
   """The likely cause of FLOPs that are off by 1e9 or 1e18."""
   for power in (9, 18):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from scaling.fitting.runs import describe_settings
 from scaling.forms import form_fit
 from scaling.forms.form_fit import FormFit
 
@@ -73,6 +74,7 @@ def list_warnings(report: dict[str, Any]) -> list[str]:
 
 
 def _doubts(fit: FormFit, report: dict[str, Any]):
+  yield from describe_settings(fit.runs)
   if fit.misfit is None:
     yield 'the runs are too few to test whether they follow the form'
   elif fit.misfit.doubted:

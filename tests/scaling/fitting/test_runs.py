@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from scaling.fitting.run_folders import read_curves, read_folders
-from scaling.fitting.runs import Runs, check_varied, read_csv
+from scaling.fitting.runs import (
+  Runs,
+  check_settings,
+  check_varied,
+  describe_settings,
+  read_csv,
+)
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import accounting
 from t5x_lite.experiment import gin_config
@@ -198,6 +204,37 @@ def test_a_finished_run_is_read_and_its_evaluations_are_a_curve(tmp_path, config
   curve = read_curves([path])
   np.testing.assert_array_equal(curve.loss, [3.0, 2.5])
   np.testing.assert_allclose(curve.tokens, [runs.tokens[0] / 2, runs.tokens[0]])
+
+
+def test_runs_with_experts_count_active_parameters_and_keep_their_experts(tmp_path, config_gin):
+  experiment, text = gin_config.load_experiment(
+      ['experiments/tiny_lm.gin'], ["MODEL_DIR = 'runs/x'", 'ModelConfig.num_experts = 4',
+                                    'ModelConfig.experts_per_token = 1'])
+  records = [{'step': experiment.train.steps, 'kind': 'eval', 'lm/loss': 2.5}]
+  paths = [folder(tmp_path, given, records, name)
+           for given, name in ((config_gin, 'dense'), ((experiment, text), 'experts'))]
+  runs = read_folders(paths)
+  sizes = accounting.parameters(experiment.model)
+  assert runs.parameters[1] == sizes.active < sizes.total
+  assert runs.settings['experts'].tolist() == [1, 4] and runs.settings['top_k'].tolist() == [1, 1]
+  assert '--form=experts' in refusal(check_settings, runs)
+  assert not read_folders(paths[:1]).settings
+
+
+def test_settings_are_read_with_their_usual_values_for_blank_cells(tmp_path):
+  runs = read_csv(write(tmp_path, 'N,D,loss,bits,num_experts,topk\n1e6,2e8,3.5,8,,\n'
+                                  '2e6,4e8,3.2,,16,2\n4e6,8e8,2.9,4,8,1\n'))
+  assert runs.settings['weight_bits'].tolist() == [8, 16, 4]
+  assert runs.settings['experts'].tolist() == [1, 16, 8]
+  assert runs.select([2]).settings['top_k'].tolist() == [1]
+  assert 'column weight_bits: the runs have 4 to 16' in refusal(check_settings, runs)
+  assert 'no column of kv_bits' in refusal(
+      check_settings, runs, ['kv_bits'], ['weight_bits', 'experts', 'top_k'])
+  assert describe_settings(runs.select([2])) == [
+      'all runs have weight_bits 4: the law is of such models',
+      'all runs have experts 8: the law is of such models']
+  assert 'weight_bits is -8' in refusal(read_csv, write(
+      tmp_path, 'N,D,loss,bits\n1e6,2e8,3.5,-8\n'))
 
 
 def test_unfinished_runs_are_refused(tmp_path, config_gin):
