@@ -38,7 +38,8 @@ def save_figures(fit, folder: pathlib.Path) -> list[pathlib.Path]:
   return [save_figure(figure, folder / f'{name}.png') for name, figure in drawn.items()]
 
 
-def _axes(title: str, xlabel: str, ylabel: str, size: tuple[float, float] = _SIZE):
+def new_axes(title: str, xlabel: str, ylabel: str, size: tuple[float, float] = _SIZE):
+  """(Figure, axes) in the style of these figures."""
   figure = Figure(figsize=size, layout='constrained')
   axes = figure.subplots()
   axes.set(xlabel=xlabel, ylabel=ylabel)
@@ -58,7 +59,7 @@ def isoflop(runs, law: ParametricLaw | None = None) -> Figure:
   Budgets and parabolas are those of approach 2 (`parabolas.fit_budgets`). Budgets of fewer than
   three sizes are left out; a parabola without a minimum inside its runs is not drawn.
   """
-  figure, axes = _axes('Loss against size, by budget', 'parameters N', 'loss (nats a token)')
+  figure, axes = new_axes('Loss against size, by budget', 'parameters N', 'loss (nats a token)')
   budgets = [budget for budget in fit_budgets(runs.parameters, runs.flops, runs.loss)
              if budget.coefficients is not None]
   for budget, colour in zip(budgets, _shades(len(budgets))):
@@ -88,7 +89,7 @@ def isoflop(runs, law: ParametricLaw | None = None) -> Figure:
 
 def surface(fit) -> Figure:
   """The fitted loss over compute and size, the runs, and the frontier of optimal sizes."""
-  figure, axes = _axes('The fitted loss', 'training FLOPs C', 'parameters N')
+  figure, axes = new_axes('The fitted loss', 'training FLOPs C', 'parameters N')
   runs, law = fit.runs, fit.law
   flops = np.geomspace(runs.flops.min() / 2, runs.flops.max() * 8, 120)
   sizes = np.geomspace(runs.parameters.min() / 2, runs.parameters.max() * 4, 120)
@@ -109,7 +110,7 @@ def surface(fit) -> Figure:
 
 def envelope(curves) -> Figure:
   """Training curves (fitting.isoflop.Curve), and their minimum at each number of FLOPs."""
-  figure, axes = _axes('Training curves and their envelope', 'training FLOPs C',
+  figure, axes = new_axes('Training curves and their envelope', 'training FLOPs C',
                        'loss (nats a token)')
   ordered = [(c.flops[i], c.loss[i]) for c in curves for i in [np.argsort(c.flops)]]
   for i, ((flops, loss), colour) in enumerate(zip(ordered, _shades(len(ordered)))):
@@ -129,7 +130,7 @@ def frontier(fit=None, names: Sequence[str] = tuple(LAWS), span: tuple[float, fl
 
   A line and a star mark the (FLOPs, N) of `marked`.
   """
-  figure, axes = _axes('Optimal size of each budget', 'training FLOPs C',
+  figure, axes = new_axes('Optimal size of each budget', 'training FLOPs C',
                        'optimal number of parameters N', (6.2, 5.6) if names else _SIZE)
   if span is None:
     span = (fit.runs.flops.min() / 1.5, fit.runs.flops.max() * 100) if fit else (1e18, 1e26)
@@ -159,7 +160,7 @@ def frontier(fit=None, names: Sequence[str] = tuple(LAWS), span: tuple[float, fl
 
 def compute_overhead(laws: Mapping[str, ParametricLaw], flops: float) -> Figure:
   """Compute for the same loss, as a multiple, with a quarter to four times the optimal N."""
-  figure, axes = _axes(f'Compute overhead of a wrong N at {flops:.3g} FLOPs', 'N / optimal N',
+  figure, axes = new_axes(f'Compute overhead of a wrong N at {flops:.3g} FLOPs', 'N / optimal N',
                        'compute for the same loss, as a multiple')
   factors = np.geomspace(0.25, 4, 61)
   for (name, law), colour in zip(laws.items(), matplotlib.colormaps['tab10'].colors):
@@ -176,7 +177,7 @@ def compute_overhead(laws: Mapping[str, ParametricLaw], flops: float) -> Figure:
 
 def memory_bars(parts: Mapping[str, Mapping[str, float]], limit: float | None = None) -> Figure:
   """Memory of a device: {mesh: {part: bytes}} as stacked bars, with the capacity."""
-  figure, axes = _axes('Memory of a device in a step', 'GiB', '', (6.2, 1.2 + 0.45 * len(parts)))
+  figure, axes = new_axes('Memory of a device in a step', 'GiB', '', (6.2, 1.2 + 0.45 * len(parts)))
   names = list(next(iter(parts.values())))
   left = np.zeros(len(parts))
   for name, colour in zip(names, _shades(len(names))):

@@ -23,7 +23,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       help='a CSV file with a run on each line, or folders of finished runs; default: the ladder '
            'of the package')
   add('--columns', action='append', default=[], metavar='QUANTITY=NAME',
-      help='the column of parameters, tokens, flops, loss or name; may be repeated')
+      help='the column of parameters, tokens, flops, loss, name, unique_tokens, experts, …; may be '
+           'repeated')
   add('--approach', type=int, choices=(1, 2, 3), default=3,
       help='of Hoffmann et al.: 1 envelope of training curves, 2 parabolas of equal FLOPs, 3 '
            'parametric (default)')
@@ -82,6 +83,7 @@ def _run_form(args: argparse.Namespace, runs, budgets) -> int:
   from scaling import figures
   from scaling.fitting.fit_report import residual_figure
   from scaling.forms import form_fit, form_report
+  from scaling.forms.form_figure import form_figure
   from scaling.forms.table import FORMS
   form = FORMS[args.form](runs)
   fit = form_fit.fit_form(form, runs, args.loss or form_fit.default_loss(form, runs))
@@ -95,9 +97,11 @@ def _run_form(args: argparse.Namespace, runs, budgets) -> int:
   if args.output is not None:
     args.output.mkdir(parents=True, exist_ok=True)
     write_text(args.output / 'fit.json', format_json(report) + '\n')
+    name, picture = form_figure(args.form, fit, args.level)
     figures.save_figure(residual_figure(fit), args.output / 'residuals.png')
-    print(f'\n{args.output}: fit.json, residuals.png\nPlan by it: t5x-lite scaling plan '
-          f'--fit={args.output} --flops=FLOPS', file=sys.stderr if args.json else sys.stdout)
+    figures.save_figure(picture, args.output / f'{name}.png')
+    print(f'\n{args.output}: fit.json, residuals.png, {name}.png\nPlan by it: t5x-lite scaling '
+          f'plan --fit={args.output} --flops=FLOPS', file=sys.stderr if args.json else sys.stdout)
   return 0
 
 

@@ -24,7 +24,7 @@ from scaling.forms.form import Form
 from t5x_lite.core.errors import UserError
 
 WIDE = 3.0          # ratio of an interval's ends from which a constant is hardly identified
-_PROFILE_SIMULATIONS = 40
+_PROFILE_SIMULATIONS = 40   # at least, and two of them beyond the level
 _PROFILE_POINTS = 12   # steps of a factor of at most two on each side of the optimum
 _EDGE = 1e-3        # of theta from a bound, at which it is there
 _FAR = 5.0          # robust standard deviations from which a run is an outlier
@@ -200,7 +200,8 @@ def _threshold(fit: FormFit, index: int, level: float, seed: int) -> float:
   """The rise of the objective, with a parameter held at the truth, that noise exceeds rarely."""
   found = fit.regression
   rng = np.random.default_rng(seed)
-  noisy, _ = found.noise(fit.runs.clusters).simulate(rng, _PROFILE_SIMULATIONS)
+  count = max(_PROFILE_SIMULATIONS, math.ceil(2 / (1 - level)))
+  noisy, _ = found.noise(fit.runs.clusters).simulate(rng, count)
   centre, truth = found.predict(found.theta), found.theta[index]
   rises = []
   for row in noisy:

@@ -41,7 +41,8 @@ def test_five_runs_are_fitted_saved_and_planned_by(capsys, few, tmp_path):
   for part in ('L = E + (a M^eta', 'least squares of log loss', 'Gadre', '95 % interval', 'eta',
                'one run', 'Noise', 'too few runs to hold some out', 'residuals.png', 'Plan by it'):
     assert part in out, part
-  assert (folder / 'residuals.png').read_bytes().startswith(b'\x89PNG')
+  for name in ('residuals', 'over_training'):
+    assert (folder / f'{name}.png').read_bytes().startswith(b'\x89PNG')
   law = saved.load_law(folder)
   assert isinstance(law.form, ParametricLaw) and law.form.alpha == law.form.beta
   assert len(law.bootstrap_samples) == 20 and not any('outside' in line for line in law.warnings)
@@ -66,6 +67,7 @@ def test_runs_that_repeat_tokens_are_fitted_with_the_form_that_the_refusal_names
   folder = tmp_path / 'fit'
   status, out, err = run(capsys, path, '--form=repeats', '--bootstrap=20', f'--output={folder}')
   assert status == 0 and 'r_tokens' in out and '(profile)' in out
+  assert (folder / 'repeats.png').exists()
   law = saved.load_law(folder)
   assert isinstance(law.form, DataConstrainedLaw)
   assert law.form.r_tokens == pytest.approx(15, rel=0.3)
@@ -123,6 +125,7 @@ def test_a_fit_of_models_with_experts_plans_them(capsys, tmp_path):
   folder = tmp_path / 'fit'
   status, out, _ = run(capsys, path, '--form=experts', '--bootstrap=20', '--loss=linear',
                        f'--output={folder}')
+  assert (folder / 'experts.png').exists()
   assert status == 0 and 'compute gain' in out and 'with 16 times as many experts' in out
   plan = ['scaling', 'plan', '--flops=1e20', f'--fit={folder}', '--json']
   sizes = {}
@@ -142,5 +145,6 @@ def test_a_fit_of_bits_names_the_optimum_and_plans_in_sixteen(capsys, tmp_path):
   folder = tmp_path / 'fit'
   status, out, err = run(capsys, path, '--form=precision', '--bootstrap=20', f'--output={folder}')
   assert status == 0 and 'optimal bits' in out and 'in 16 bits' in out and 'optimal bits' in err
+  assert (folder / 'precision.png').exists()
   form = saved.load_law(folder).form
   assert form.loss(1e9, 2e10) == pytest.approx(law.at(16).loss(1e9, 2e10), rel=0.02)
