@@ -73,4 +73,4 @@ FORM = Form(
             'beta': (-3.0, -0.01), **{name: (-5.0, 5.0) for name in (
                 'delta', 'gamma', 'omega', 'zeta')}},
     exponents=('alpha', 'beta'), settings=('experts',), optional=('top_k',), check=_check, at=_at,
-    extra=_extra)
+    extra=_extra, derived=lambda runs: {'expansion': expansions(runs)})

@@ -34,6 +34,7 @@ class Form:
       and what it holds for, in words.
     extra: (law, runs) -> quantities of its own: {name: value}.
     doubts: (law, runs) -> a line for each reason to doubt them.
+    derived: runs -> what it makes of the settings: {name: values [P]}.
   """
   formula: str
   source: str
@@ -52,6 +53,7 @@ class Form:
   at: Callable[[Any, Runs], tuple[Any, str]] = lambda law, runs: (law, '')
   extra: Callable[[Any, Runs], dict[str, float]] = lambda law, runs: {}
   doubts: Callable[[Any, Runs], list[str]] = lambda law, runs: []
+  derived: Callable[[Runs], dict[str, np.ndarray]] = lambda runs: {}
 
   def pack(self, values: Mapping[str, float]) -> np.ndarray:
     """theta of values."""

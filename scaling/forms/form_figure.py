@@ -29,7 +29,7 @@ def _repeats(fit: FormFit, level: float):
   figure, axes = figures.new_axes('What repeats are worth', 'epochs', 'effective epochs')
   epochs = np.geomspace(1, max(2.0, fit.runs.epochs.max()), _STEPS)
   _band(axes, epochs, fit, level, lambda law: law.effective_tokens(epochs, 1.0), color='C0',
-        label=f'effective tokens over unique ones, {level:.0%}')
+        label=f'effective tokens over unique ones, {100 * level:g} %')
   axes.plot(epochs, epochs, color='0.5', linewidth=0.8, linestyle='--', label='as good as new')
   axes.plot(fit.runs.epochs, np.ones(len(fit.runs)), '|', color='0.3', label='epochs of the runs')
   top = 1.5 * float(fit.law.effective_tokens(epochs[-1], 1.0))
@@ -45,7 +45,7 @@ def _precision(fit: FormFit, level: float):
     part = column.removesuffix('_bits')
     bits = np.linspace(values.min(), values.max(), _STEPS)
     _band(axes, bits, fit, level, lambda law, part=part, bits=bits: law.fraction(**{part: bits}),
-          color=f'C{i}', label=f'{part}, {level:.0%}')
+          color=f'C{i}', label=f'{part}, {100 * level:g} %')
     axes.plot(np.unique(values), np.zeros(len(np.unique(values))), '|', color=f'C{i}')
   axes.set(ylim=(0, 1.05))
   axes.legend(frameon=False, fontsize=8)

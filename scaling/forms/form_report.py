@@ -22,7 +22,7 @@ def report_form(name: str, fit: FormFit, budgets: Sequence[float], level: float,
   profiles = {doubtful: form_fit.profile(fit, doubtful, level, seed) for doubtful in form.doubtful}
   shared, own = fit.samples.model.estimate
   settings = {field: [float(x) for x in np.unique(column)]
-              for field, column in runs.settings.items()}
+              for field, column in {**runs.settings, **form.derived(runs)}.items()}
   report = {
       'form': name, 'formula': form.formula, 'source': form.source,
       'kind': type(fit.law).__name__, 'law': dataclasses.asdict(fit.law), 'loss': found.loss,

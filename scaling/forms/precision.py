@@ -79,6 +79,8 @@ def _doubts(parts, law: PrecisionLaw, runs: Runs) -> list[str]:
   high = min(runs.settings[f'{part}_bits'].max() for part in parts)
   lines = [] if low <= found <= high else [
       f'{found:.3g} optimal bits are outside those of the runs ({low:g} to {high:g})']
+  if high < FULL_BITS:
+    lines.append(f'no run has {FULL_BITS:g} bits, for which the optimum of budgets is extrapolated')
   if len(parts) < len(PARTS):
     rest = ' and '.join(part for part in PARTS if part not in parts)
     lines.append(f'optimal bits take the cost of a FLOP as P / {FULL_BITS:g}, which it is where '

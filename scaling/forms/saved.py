@@ -36,16 +36,19 @@ def load_law(path: pathlib.Path | str, mixture: Mixture | None = None) -> Law:
     rows = zip(*(samples[name] for name in saved['law']))
     number = lambda value: math.nan if value is None else value
     laws = tuple(kind(**dict(zip(saved['law'], map(number, row)))) for row in rows)
-    law = kind(**saved['law'])
+    law, warnings = kind(**saved['law']), list(saved['warnings'])
     if kind is ExpertsLaw:
-      expansion = mixture.expansion if mixture else 1.0
+      expansion, known = mixture.expansion if mixture else 1.0, saved['settings']['expansion']
+      if not min(known) <= expansion <= max(known):
+        warnings.append(f'{expansion:.3g} times as many experts as are active are outside its runs '
+                        f'({min(known):.3g} to {max(known):.3g})')
       law, laws = law.at(expansion), tuple(other.at(expansion) for other in laws)
     if kind is PrecisionLaw:
       law, laws = law.at(FULL_BITS), tuple(other.at(FULL_BITS) for other in laws)
     return Law(law, source=f'fitted: {file}',
                counts='N and C as in the runs; D = C / 6 N',
                text=f'the user\'s own, {saved["runs"]} runs', fitted=tuple(saved['fitted']),
-               warnings=tuple(saved['warnings']), bootstrap_samples=laws,
+               warnings=tuple(warnings), bootstrap_samples=laws,
                interval=saved['resampling'])
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
     raise UserError(f'{file} is not a fit ({type(e).__name__}: {e}): write one with t5x-lite '

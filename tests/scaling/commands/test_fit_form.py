@@ -133,6 +133,9 @@ def test_a_fit_of_models_with_experts_plans_them(capsys, tmp_path):
     assert cli.main([*plan, *flags]) == 0
     sizes[len(flags)] = json.loads(capsys.readouterr().out)['predictions']['fit']['parameters']
   assert sizes[0] == pytest.approx(JOINT.at(1).optimum(1e20)[0], rel=0.15)
+  assert cli.main([*plan, '--experts=64', '--top_k=1']) == 0
+  warnings = json.loads(capsys.readouterr().out)['warnings']
+  assert any('64 times as many experts' in line and '(1 to 16)' in line for line in warnings)
   assert sizes[2] == pytest.approx(JOINT.at(8).optimum(1e20)[0], rel=0.15)
 
 
