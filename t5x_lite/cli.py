@@ -71,6 +71,9 @@ COMMANDS = {
     'scaling hyperparameters': (
         'scaling.commands.hyperparameters',
         'fit laws of learning rate and batch size to sweeps, beside the published ones'),
+    'scaling downstream': (
+        'scaling.commands.downstream',
+        'predict an accuracy or error of a task from the loss, with its interval'),
     'scaling app': (
         'scaling.commands.app',
         'serve a local web page that plans runs from a budget and fits laws to a CSV file'),
