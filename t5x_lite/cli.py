@@ -74,6 +74,9 @@ COMMANDS = {
     'scaling downstream': (
         'scaling.commands.downstream',
         'predict an accuracy or error of a task from the loss, with its interval'),
+    'scaling mixture': (
+        'scaling.commands.mixture',
+        'find the mixture of data of the lowest loss by a swarm of proxy runs'),
     'scaling app': (
         'scaling.commands.app',
         'serve a local web page that plans runs from a budget and fits laws to a CSV file'),
