@@ -85,7 +85,7 @@ def _plan(args: argparse.Namespace, first):
   from scaling.fitting import annealing
   last = int(first.steps[first.stable].max(initial=0))
   steps = args.steps if args.steps is not None else last + args.decay_steps
-  if steps - args.decay_steps < first.warmup or steps > 1e8:
+  if steps - args.decay_steps < first.warmup or steps > 1e7:
     raise UserError(f'--steps={steps} with --decay_steps={args.decay_steps}: the warm-up of '
                     f'{first.warmup} steps and the decay do not fit into it')
   return annealing.plan_rates(first, steps, args.decay_steps)

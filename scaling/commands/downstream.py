@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
   scores = downstream.read_scores(args.runs, args.metric, loss=args.loss_column, error=args.error)
   targets = _targets(args, scores)
   found = downstream.fit_downstream(scores, args.chance, args.form, args.bootstrap)
+  for target in targets:
+    found.check_reach(target.loss)
   report = downstream_report.report_downstream(found, targets, args.error, args.level)
   output.print_warnings(downstream_report.list_warnings(report))
   if args.json:
@@ -69,8 +71,9 @@ def _targets(args: argparse.Namespace, scores) -> list:
   targets = [Target(loss, _draws(args, loss)) for loss in losses]
   if args.fit is not None:
     targets.append(_from_law(args.fit, args.flops))
-  low = float(scores.loss.min())
-  return targets or [Target(low * factor) for factor in (1.0, 0.95, 0.9)]
+  low, span = float(scores.loss.min()), float(scores.loss.max() - scores.loss.min())
+  below = [low - share * span for share in (0.0, 0.1, 0.2)]
+  return targets or [Target(loss) for loss in below if loss > 0]
 
 
 def _numbers(flag: str, text: str) -> list[float]:

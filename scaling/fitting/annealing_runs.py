@@ -19,6 +19,8 @@ _EVALS = ('eval_loss', 'val_loss', 'valid_loss', 'validation_loss')
 def read_curve(path: pathlib.Path | str, model: int = 0) -> Curve:
   """The curve of a MODEL_DIR, or of a CSV file with columns of step, loss and learning rate."""
   path = local_path(path)
+  if path.suffix == '.jsonl':
+    raise UserError(f'{path} is a file of a run: pass its folder, {path.parent}')
   return _read_folder(path, model) if path.is_dir() else _read_csv(path, model)
 
 

@@ -29,6 +29,7 @@ FLAT = 0.01          # probability that a metric without a trend seems to have o
 SIZES = {'exponential': 3, 'sigmoid': 4}   # K
 _LOSSES = (*NAMES['loss'], 'bits_per_byte', 'bpb')
 _SPARE = 2           # runs beyond the parameters that a form needs
+MAX_REACH = 1.0      # extrapolation, as a share of the range of the losses, that is predicted
 _MIN_WEIGHT = 0.01   # of a form beside the best, from which it counts
 _NEAR = 1e-9         # of a deviation that counts as none
 
@@ -98,7 +99,7 @@ def _examples(table: Table) -> np.ndarray:
 
 
 def _clusters(table: Table) -> np.ndarray:
-  column = table.find(NAMES['cluster'])
+  column = table.find((*NAMES['cluster'], 'run'))
   keys = table.texts(column) if column else [''] * len(table)
   return np.unique([key or f'line {i}' for i, key in enumerate(keys)], return_inverse=True)[1]
 
@@ -285,6 +286,14 @@ class Downstream:
         map(float, np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2]))
         for found in (law, one))
     return {'law': (value, low, high), 'one_run': (value, min(low, lower), max(high, higher))}
+
+  def check_reach(self, loss: float) -> None:
+    """Raises UserError for a loss that is too far outside those of the runs."""
+    if self.extrapolation(loss) > MAX_REACH:
+      low, high = self.scores.loss.min(), self.scores.loss.max()
+      raise UserError(f'{self.scores.loss_name} {loss:.4g} is outside the runs ({low:.4g} to '
+                      f'{high:.4g}) by more than their range, and no form is trusted so far: add '
+                      'runs nearer to it')
 
   def extrapolation(self, loss: float) -> float:
     """How far a loss is outside those of the runs, as a share of their range; 0 inside."""

@@ -229,5 +229,7 @@ def test_a_folder_is_read_with_the_rates_of_its_schedule(tmp_path):
   assert len(curve.rates) == 500 and curve.warmup == 49
   np.testing.assert_allclose(curve.rates[[0, 24, 49, 300, 450]], 0.003 * np.array(
       [0.02, 0.5, 1, 1, 0.5]), rtol=1e-5)
+  with pytest.raises(UserError, match='is a file of a run: pass its folder'):
+    annealing_runs.read_curve(path / 'metrics.jsonl')
   with pytest.raises(UserError, match='has no config.gin: pass the MODEL_DIR of a run'):
     annealing_runs.read_curve(tmp_path)

@@ -186,6 +186,17 @@ def test_the_command(capsys, evals, tmp_path):
   np.testing.assert_allclose(turned['metric'], (1 - value, 1 - high, 1 - low), atol=1e-6)
 
 
+def test_checkpoints_of_a_run_are_a_cluster(capsys, tmp_path):
+  """Named by the column `run`; a name that is of one line alone is no cluster."""
+  path = tmp_path / 'evals.csv'
+  rows = [f'r{i // 3},{x},{exponential(x):.4f}' for i, x in enumerate(np.linspace(2.4, 4, 9))]
+  path.write_text('run,loss,acc\n' + '\n'.join(rows))
+  scores = downstream.read_scores(path, 'acc')
+  np.testing.assert_array_equal(scores.clusters, [0, 0, 0, 1, 1, 1, 2, 2, 2])
+  status, out, err = run(capsys, path, '--metric=acc', '--bootstrap=20')
+  assert status == 0 and out.count('\n') >= 7 and err.count('warning') == 2
+
+
 def test_a_fitted_law_gives_the_loss(capsys, evals, tmp_path):
   law = {'e': 1.8, 'a': 400.0, 'alpha': 0.34, 'b': 1500.0, 'beta': 0.36}
   samples = {name: [value * factor for factor in (0.98, 1.0, 1.02)] for name, value in law.items()}
@@ -208,6 +219,7 @@ def test_a_fitted_law_gives_the_loss(capsys, evals, tmp_path):
     (['--metric=acc', '--loss=2,3', '--loss_interval=1,4'], 'pass one'),
     (['--metric=acc', '--loss=2', '--loss_interval=3,4'], 'give two losses about --loss=2'),
     (['--metric=acc', '--loss_column=nll'], "--loss_column: .* has no columns 'nll'"),
+    (['--metric=acc', '--loss=0.7'], r'bits_per_byte 0.7 is outside the runs \(2.4 to 4\) by more'),
     (['--metric=acc', '--bootstrap=1'], '--bootstrap=1: give 20 or more'),
     (['--metric=acc', '--level=95'], '--level=95'),
     (['--metric=examples'], 'line 2: examples is 2000, expected a fraction'),
