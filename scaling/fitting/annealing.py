@@ -281,6 +281,26 @@ def _resample(fit: CurveFit, count: int, seed: int) -> CurveFit:
   return dataclasses.replace(fit, samples=np.array(samples))
 
 
+def hold_out(fit: CurveFit, share: float = 0.25) -> tuple[int, float, float] | None:
+  """(losses, their mean error, its standard error): the last share of the first run's, told by the
+  law of all others; None if they are few.
+
+  The standard error is that of a mean of noise that lasts for a block, without that of the law.
+  """
+  records = fit.records
+  mine = np.flatnonzero((records.run == 0) & ~records.evaluated)
+  last = mine[len(mine) - int(share * len(mine)):]
+  if len(last) < 3:
+    return None
+  kept = np.ones(len(records.losses), bool)
+  kept[last] = False
+  rest = records.select(kept)
+  theta = _solve(rest, rest.losses, fit.units, fit.noise, fit.eval_noise)
+  off = (records.losses - _at(records, theta, fit.units))[last]
+  noise = fit.noise / math.sqrt(len(last) / min(fit.block, len(last)))
+  return len(last), float(off.mean()), noise
+
+
 @dataclasses.dataclass(frozen=True)
 class Forecast:
   """The loss at the end of a plan: (value, low, high).

@@ -22,7 +22,7 @@ def report_curve(curves: Sequence[Curve], fits: Sequence[CurveFit], weights: np.
       'last_step': int(first.steps.max()), 'others': [curve.name for curve in curves[1:]],
       'noise': best.noise, 'evaluation_noise': best.eval_noise,
       'memories': {fit.memory: weight for fit, weight in zip(fits, weights)},
-      'constants': best.constants(), 'forecast': found,
+      'constants': best.constants(), 'held_out': annealing.hold_out(best), 'forecast': found,
       'before_decay': {'training': start.training, 'evaluation': start.evaluation},
   }
 
@@ -38,6 +38,9 @@ def list_warnings(report: dict[str, Any]) -> list[str]:
                  'decay a run for as many steps to tell more')
   if found.gain[1] < 0.05 * found.gain[2]:
     lines.append('the runs do not tell that a decay lowers the loss: their losses are too noisy')
+  if report['held_out'] and abs(report['held_out'][1]) > 4 * report['held_out'][2]:
+    lines.append('the last losses of the run do not follow the law of the others: the forecast is '
+                 'off by as much')
   value, low, high = found.evaluation or found.training
   if high - low > 0.1 * value:
     lines.append(f'the interval is {100 * (high - low) / value:.2g} % of the loss wide: log means '
@@ -59,11 +62,19 @@ def format_curve(report: dict[str, Any]) -> str:
       f'{report["noise"]:.2g}; told with {", ".join(report["others"]) or "itself alone"}',
       f'L = L0 + A S1^-alpha - C S2: L0 {constants["L0"]:.4g}, A {constants["A"]:.4g}, alpha '
       f'{constants["alpha"]:.3g}, C {constants["C"]:.3g}',
-      f'lambda, with its weight: {lambdas}', '',
+      f'lambda, with its weight: {lambdas}', _held_out(report), '',
       f'{"":26}{"training loss, " + percent:<30}evaluation, {percent} of one',
       f'{f"before decay, {start:,}":<26}{show(before["training"]):<30}{show(before["evaluation"])}',
       f'{f"at the end, {steps:,}":<26}{show(found.training):<30}{show(found.evaluation)}',
       f'{"what the decay gives":<26}{show(found.gain)}'])
+
+
+def _held_out(report: dict[str, Any]) -> str:
+  if report['held_out'] is None:
+    return 'Held out: none, the losses are few'
+  count, off, noise = report['held_out']
+  return (f'Held out: the mean of the last {count} losses of the run is {off:+.2g} off the law of '
+          f'the others (noise {noise:.2g})')
 
 
 def draw_curve(curves: Sequence[Curve], fits: Sequence[CurveFit], weights: np.ndarray,

@@ -110,6 +110,17 @@ def test_intervals_cover_the_truth():
   assert (inside >= 17).all(), inside
 
 
+def test_the_last_losses_are_told_by_the_others():
+  trunk, branch = curve_of(4000, 800, stop=3200, evaluate=False), curve_of(1500, 300, start=1200)
+  plan = annealing.plan_rates(trunk, 4000, 800)
+  (fit,), _ = annealing.fit_curves([trunk, branch], plan, MEMORY, count=20)
+  count, off, _ = annealing.hold_out(fit)
+  assert count == int(0.25 * (fit.records.run == 0).sum()) and abs(off) < 1e-4
+  spiked = dataclasses.replace(trunk, losses=trunk.losses + 0.1 * (trunk.steps > 2500))
+  (fit,), _ = annealing.fit_curves([spiked, branch], plan, MEMORY, count=20)
+  assert annealing.hold_out(fit)[1] > 0.05
+
+
 def test_lambda_is_not_taken_for_known():
   """Runs of one short decay do not tell it: several keep weight, and the interval has them all."""
   rng = np.random.default_rng(2)
@@ -165,7 +176,8 @@ def test_the_command(capsys, files, tmp_path):
   argv = (trunk, f'--decayed={branch}', '--steps=4000', '--decay_steps=800', '--bootstrap=40')
   status, out, err = run(capsys, *argv, f'--output={picture}')
   assert status == 0 and picture.stat().st_size > 10_000
-  assert 'losses up to step 3200' in out.replace(',', '') and 'what the decay gives' in out
+  for part in ('losses up to step 3,200', 'what the decay gives', 'Held out'):
+    assert part in out
   assert 'anneals' in err and 'as any of the runs' in err   # 320 steps of decay tell little of 800
   status, out, err = run(capsys, *argv, f'--memory={MEMORY}', '--json')
   report = json.loads(out)
