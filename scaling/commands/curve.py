@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
   from scaling.commands import output
   from scaling.fitting import annealing, annealing_report
   _check(args)
+  output.check_picture(args.output)
   curves = _read(args)
   target = _plan(args, curves[0])
   fits, weights = annealing.fit_curves(curves, target, args.memory, args.eval_noise,

@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
   from scaling.fitting import downstream, downstream_report
   from scaling.planning.amounts import check_level
   check_level(args.level)
+  output.check_picture(args.output)
   if not 0 <= args.chance < 1:
     raise UserError(f'--chance={args.chance:g}: give the accuracy of guessing, e.g. 0.25')
   if args.bootstrap < 20:

@@ -88,8 +88,9 @@ def _write(args: argparse.Namespace, runs, fit, report) -> list[pathlib.Path]:
 
 
 def _check(args: argparse.Namespace) -> None:
-  from scaling.planning.amounts import check_level
+  from scaling.planning.amounts import check_level, check_seed
   check_level(args.level)
+  check_seed(args.seed)
   for name, good, cure in (
       ('bootstrap', args.bootstrap >= 20, 'give 20 or more'),
       ('drop_highest', args.drop_highest >= 0, 'give 0 or more')):

@@ -38,8 +38,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  from scaling.planning.amounts import check_level
+  from scaling.commands import output
+  from scaling.planning.amounts import check_level, check_seed
   check_level(args.level)
+  check_seed(args.seed)
+  output.check_picture(args.output)
   sources = _names('sources', args.sources)
   if len(sources) < 2:
     raise UserError(f'--sources={args.sources}: name two or more')

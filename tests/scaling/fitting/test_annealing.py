@@ -194,6 +194,7 @@ def test_the_command(capsys, files, tmp_path):
 
 @pytest.mark.parametrize('flags, message', [
     (['--decay_steps=800'], 'no run has decayed'),
+    (['--decay_steps=800', '--output=curve'], '--output=.*curve: name a picture'),
     (['--decay_steps=0'], '--decay_steps=0: give 1 or more'),
     (['--decay_steps=800', '--steps=850'], '--steps=850 with --decay_steps=800: the warm-up'),
     (['--decay_steps=800', '--until=3'], '--until=3: .* has logged no loss up to there'),

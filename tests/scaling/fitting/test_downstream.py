@@ -218,6 +218,7 @@ def test_a_fitted_law_gives_the_loss(capsys, evals, tmp_path):
 
 @pytest.mark.parametrize('flags, message', [
     (['--metric=mmlu'], "--metric: .* has no columns 'mmlu'; choose from"),
+    (['--metric=acc', '--output=x.foo'], '--output=.*x.foo: name a picture'),
     (['--metric=acc', '--fit=x'], 'pass --fit=FOLDER and --flops=FLOPS'),
     (['--metric=acc', '--chance=1.5'], '--chance=1.5: give the accuracy of guessing'),
     (['--metric=acc', '--loss=-1'], '--loss=-1: give losses'),

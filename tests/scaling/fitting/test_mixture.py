@@ -221,6 +221,8 @@ def test_the_command(capsys, swarm_file, tmp_path):
     (['--losses=va', '--sources=web'], 'name two or more'),
     (['--losses=va', '--sources=web,code'], 'line 2: the shares sum to 0.9, not to 1'),
     (['--losses=va', '--sources=web,wiki'], "--sources: .* has no columns 'wiki'"),
+    (['--losses=va', '--seed=-1'], '--seed=-1: give a whole number of 0 or more'),
+    (['--losses=va', '--output=x.txt'], '--output=.*x.txt: name a picture that ends in .png, .pdf'),
     (['--losses=va', '--bootstrap=2'], '--bootstrap=2: give 20')])
 def test_bad_flags_are_one_line(capsys, swarm_file, flags, message):
   status, out, err = run(capsys, swarm_file, SOURCES, *flags)
