@@ -20,7 +20,9 @@ from scaling.fitting.noise import Noise, estimate_noise
 
 DELTA = 1e-3   # of the Huber loss of log losses, as Hoffmann et al. 2022 have it
 Loss = Literal['huber', 'linear']
-_TOLERANCE = 1e-12
+# Relative decrease at which descents end: from all starts, and from the best of their minima.
+_COARSE, _FINE = 1e-6, 1e-12
+_POLISHED = 6       # minima that descend further
 _MAX_MOVE = 1.0     # of a parameter from the optimum to a perturbed start
 _CLOSE = 1e-6       # relative difference of objectives up to which minima are one
 
@@ -128,14 +130,14 @@ def fit(predict: Callable[[np.ndarray], np.ndarray], starts: Sequence[np.ndarray
     ValueError: no start has finite predictions.
   """
   y = np.asarray(y, np.float64)
-  found = []
-  for start in np.atleast_2d(np.asarray(starts, np.float64)):
-    minimum = _minimise(predict, start, y, loss, delta, jacobian, bounds)
-    if minimum is not None:
-      found.append(minimum)
-  if not found:
+  descend = lambda points, tolerance: sorted(
+      (minimum for point in points if (minimum := _minimise(
+          predict, point, y, loss, delta, jacobian, bounds, tolerance)) is not None),
+      key=lambda minimum: minimum[0])
+  coarse = descend(np.atleast_2d(np.asarray(starts, np.float64)), _COARSE)
+  if not coarse:
     raise ValueError('no start has finite predictions')
-  found.sort(key=lambda minimum: minimum[0])
+  found = descend([point for _, point in coarse[:_POLISHED]], _FINE)
   distinct = [found[0]]
   for minimum in found[1:]:
     if minimum[0] > distinct[-1][0] * (1 + _CLOSE):
@@ -145,20 +147,24 @@ def fit(predict: Callable[[np.ndarray], np.ndarray], starts: Sequence[np.ndarray
                     np.array([[value, *point] for value, point in distinct]))
 
 
-def refit(found: Regression, clusters: np.ndarray, count: int, seed: int = 0, restarts: int = 1
-          ) -> Samples:
+def refit(found: Regression, clusters: np.ndarray, count: int, seed: int = 0, restarts: int = 1,
+          shifts: Callable[[np.random.Generator], np.ndarray] | None = None) -> Samples:
   """Refits to `count` draws of noise about the optimum, of deviations from their posterior.
 
   Each starts at the optimum, and at `restarts` points perturbed by about two standard errors.
 
   Args:
     clusters: [P] of int from 0, whose observations may share noise (see `noise.py`).
+    shifts: draws what is added to the noise, [S, P].
   """
   rng = np.random.default_rng(seed)
   model = found.noise(clusters)
   noisy, new = model.simulate(rng, count)
+  if shifts is not None:
+    noisy = noisy + shifts(rng)
   centre = found.predict(found.theta)
-  samples = [refit_to(found, centre + row, perturbed(found, rng, restarts)).theta for row in noisy]
+  samples = [_refit_quickly(found, centre + row, perturbed(found, rng, restarts))
+             for row in noisy]
   return Samples(np.array(samples), new, model)
 
 
@@ -167,6 +173,13 @@ def refit_to(found: Regression, y: np.ndarray, starts: np.ndarray | None = None)
   points = found.theta[None] if starts is None else np.concatenate([found.theta[None], starts])
   return fit(found.predict, points, y, loss=found.loss, delta=found.delta,
              jacobian=found.jacobian_of, bounds=found.bounds)
+
+
+def _refit_quickly(found: Regression, y: np.ndarray, starts: np.ndarray) -> np.ndarray:
+  """theta of the lowest minimum, to the tolerance that percentiles need."""
+  minima = [_minimise(found.predict, start, y, found.loss, found.delta, found.jacobian_of,
+                      found.bounds, _COARSE) for start in (found.theta, *starts)]
+  return min((m for m in minima if m is not None), key=lambda m: m[0])[1]
 
 
 def perturbed(found: Regression, rng: np.random.Generator, count: int) -> np.ndarray:
@@ -193,7 +206,8 @@ def fix(found: Regression, index: int, value: float, y: np.ndarray | None = None
   return held.objective
 
 
-def _minimise(predict, start, y, loss, delta, jacobian, bounds) -> tuple[float, np.ndarray] | None:
+def _minimise(predict, start, y, loss, delta, jacobian, bounds, tolerance
+              ) -> tuple[float, np.ndarray] | None:
   """(objective, theta) of the local minimum from a start; None if nothing is finite there."""
   low, high = (np.broadcast_to(np.asarray(bound, float), start.shape) for bound in bounds)
   start = np.clip(start, low, high)
@@ -203,5 +217,5 @@ def _minimise(predict, start, y, loss, delta, jacobian, bounds) -> tuple[float, 
     scaled = (lambda theta: jacobian(theta) / delta) if callable(jacobian) else jacobian
     found = optimize.least_squares(
         lambda theta: (predict(theta) - y) / delta, start, jac=scaled, bounds=(low, high),
-        loss=loss, x_scale='jac', ftol=_TOLERANCE, xtol=_TOLERANCE, gtol=_TOLERANCE, max_nfev=400)
+        loss=loss, x_scale='jac', ftol=tolerance, xtol=tolerance, gtol=tolerance, max_nfev=300)
   return float(found.cost), found.x
