@@ -71,6 +71,15 @@ COMMANDS = {
     'scaling hyperparameters': (
         'scaling.commands.hyperparameters',
         'fit laws of learning rate and batch size to sweeps, beside the published ones'),
+    'scaling downstream': (
+        'scaling.commands.downstream',
+        'predict an accuracy or error of a task from the loss, with its interval'),
+    'scaling mixture': (
+        'scaling.commands.mixture',
+        'find the mixture of data of the lowest loss by a swarm of proxy runs'),
+    'scaling curve': (
+        'scaling.commands.curve',
+        'predict the loss of a run through the decay of its learning rate, before it is trained'),
     'scaling app': (
         'scaling.commands.app',
         'serve a local web page that plans runs from a budget and fits laws to a CSV file'),

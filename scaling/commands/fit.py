@@ -123,8 +123,9 @@ def _write(args: argparse.Namespace, runs, fit, report) -> list[pathlib.Path]:
 
 
 def _check(args: argparse.Namespace) -> None:
-  from scaling.planning.amounts import check_level
+  from scaling.planning.amounts import check_level, check_seed
   check_level(args.level)
+  check_seed(args.seed)
   if args.bootstrap is None:
     args.bootstrap = SAMPLES['form' if args.form is not None else args.approach]
   _check_form(args)

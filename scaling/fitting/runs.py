@@ -1,15 +1,14 @@
 """The table of finished runs: parameters, tokens, FLOPs, final loss, and what they share."""
 
 from collections.abc import Mapping, Sequence
-import csv
 import dataclasses
-import difflib
 import math
 import pathlib
 import re
 
 import numpy as np
 
+from scaling.fitting.table import check_lengths, nearest, parse_number, read_cells
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
 
@@ -211,16 +210,13 @@ def read_csv(path: pathlib.Path | str, columns: Mapping[str, str] | None = None)
     UserError: for a missing file or column, and for impossible values.
   """
   path = local_path(path)
-  numbered = _read_cells(path)
+  numbered = read_cells(path)
   header, rows = [cell.strip() for cell in numbered[0][1]], numbered[1:]
   found = _columns(path, header, columns or {})
   location = lambda i: f'{path.name}, line {i}'
-  for i, row in rows:
-    if any(cell.strip() for cell in row[len(header):]):
-      raise UserError(f'{location(i)} has {len(row)} cells, and the header {len(header)}: correct '
-                      'the line; a number with a decimal comma is two cells')
+  check_lengths(path, header, rows)
   text = lambda row, field: row[found[field]].strip() if found[field] < len(row) else ''
-  number = lambda i, row, field: _number(text(row, field), location(i), header[found[field]])
+  number = lambda i, row, field: parse_number(text(row, field), location(i), header[found[field]])
   values = {field: np.array([number(i, row, field) for i, row in rows])
             for field in QUANTITIES if field in found}
   if 'parameters' not in values:
@@ -241,23 +237,6 @@ def read_csv(path: pathlib.Path | str, columns: Mapping[str, str] | None = None)
                                for i, row in rows])
               for field, (default, _) in SETTINGS.items() if field in found}
   return Runs(**values, names=names, unique_tokens=np.array(unique), settings=settings, **texts)
-
-
-def _read_cells(path: pathlib.Path) -> list[tuple[int, list[str]]]:
-  """(line number, cells) of each line that is not blank, the header first."""
-  try:
-    with open(path, newline='', encoding='utf-8-sig') as file:
-      lines = file.read().splitlines(keepends=True)
-      first = next((line for line in lines if line.strip()), '')
-      outside = re.sub('"[^"]*"', '', first)   # of quotes
-      counts = {mark: outside.count(mark) for mark in ',;\t'}
-      rows = list(csv.reader(lines, delimiter=max(counts, key=counts.get)))
-  except (OSError, UnicodeDecodeError, csv.Error) as e:
-    raise UserError(f'{path} cannot be read ({e}): pass a CSV file with a header') from e
-  numbered = [(i, row) for i, row in enumerate(rows, 1) if any(cell.strip() for cell in row)]
-  if len(numbered) < 2:
-    raise UserError(f'{path} has no runs: a header and a line for each run are needed')
-  return numbered
 
 
 def _unique_tokens(tokens: float, given: Mapping[str, float], name: str) -> float:
@@ -283,7 +262,7 @@ def _columns(path: pathlib.Path, header: Sequence[str], columns: Mapping[str, st
       raise UserError(f'--columns {field}={name}: unknown quantity {field!r}; choose from '
                       + ', '.join(NAMES))
     if name not in header:
-      raise UserError(f'{path} has no column {name!r}; {_nearest(name, header)}')
+      raise UserError(f'{path} has no column {name!r}; {nearest(name, header)}')
     found[field] = header.index(name)
   plain = [re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_') for name in header]
   taken = set(found.values())
@@ -296,27 +275,10 @@ def _columns(path: pathlib.Path, header: Sequence[str], columns: Mapping[str, st
       raise UserError(f'{path} has {header.count(header[at])} columns {header[at]!r}: keep one')
   if 'loss' not in found:
     raise UserError(f'{path} has no known column of losses: pass --columns loss=NAME; '
-                    f'{_nearest("loss", header)}')
+                    f'{nearest("loss", header)}')
   missing = [field for field in ('parameters', 'tokens', 'flops') if field not in found]
   if len(missing) > 1:
     raise UserError(f'{path} has no known column of {missing[0]} or {missing[1]}: two of '
                     f'parameters, tokens and flops are needed; pass --columns {missing[0]}=NAME; '
-                    f'{_nearest(missing[0], header)}')
+                    f'{nearest(missing[0], header)}')
   return found
-
-
-def _nearest(name: str, header: Sequence[str]) -> str:
-  """The columns closest to `name`, at most eight."""
-  close = sorted(header, key=lambda column: -difflib.SequenceMatcher(
-      None, name.lower(), column.lower()).ratio())
-  return f'choose from {", ".join(map(repr, close[:8]))}{" …" if len(close) > 8 else ""}'
-
-
-def _number(text: str, location: str, column: str) -> float:
-  try:
-    return float(text.replace('_', ''))
-  except ValueError:
-    cure = 'correct it or leave the line out'
-    if re.fullmatch(r'[-+]?\d+(,\d+)+([.eE][-+\d.eE]*)?', text):
-      cure = 'write numbers with a decimal point and without separators of thousands'
-    raise UserError(f'{location}: column {column!r} has {text!r}, not a number: {cure}') from None

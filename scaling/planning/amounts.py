@@ -56,6 +56,12 @@ def check_level(level: float) -> None:
     raise UserError(f'--level={level}: give a number between 0 and 1, e.g. 0.95')
 
 
+def check_seed(seed: int) -> None:
+  """Raises UserError for what is no seed."""
+  if not 0 <= seed < 2 ** 63:
+    raise UserError(f'--seed={seed}: give a whole number of 0 or more')
+
+
 def format_amount(value: float) -> str:
   """A number of parameters or tokens: '1.41T', '70.2B', '400M'."""
   for size, letter in UNITS.items():

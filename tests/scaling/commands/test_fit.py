@@ -197,6 +197,7 @@ def test_mistakes_are_reported_in_one_line(capsys, csv, tmp_path):
   assert '--columns loss=NAME' in refused(capsys, csv)
   assert 'expected QUANTITY=NAME' in refused(capsys, csv, '--columns=val')
   assert 'between 0 and 1' in refused(capsys, csv, known, '--level=95')
+  assert '--seed=-1: give a whole number' in refused(capsys, csv, known, '--seed=-1')
   assert '20 or more' in refused(capsys, csv, known, '--bootstrap=1')
   for budgets in ('x', '1e21,-1', 'nan', '1e21,,', 'inf'):
     assert 'give FLOPs' in refused(capsys, csv, known, f'--budgets={budgets}')
