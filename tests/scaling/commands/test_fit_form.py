@@ -110,6 +110,7 @@ def test_a_fit_of_an_unknown_kind_is_refused(capsys, few, tmp_path):
   assert 'is not a fit (KeyError' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_fit_of_models_with_experts_plans_them(capsys, tmp_path):
   rng = np.random.default_rng(0)
   rows = []

@@ -56,6 +56,7 @@ def test_their_prediction_of_larger_runs(n, d, loss, error):
   assert round(100 * abs(law.loss(n, d) / loss - 1), 4) == error
 
 
+@pytest.mark.slow
 def test_five_runs_recover_a_law_within_the_intervals():
   law = over_training(1.84, 212, 367, 0.136)
   inside = 0

@@ -13,7 +13,9 @@ from t5x_lite.core.errors import UserError
 from t5x_lite.cost import accounting
 
 
-@pytest.mark.parametrize('experts, top_k, granularity', [(8, 2, 1), (8, 1, 1), (32, 4, 4)])
+@pytest.mark.parametrize('experts, top_k, granularity', [
+    (8, 2, 1), pytest.param(8, 1, 1, marks=pytest.mark.slow),
+    pytest.param(32, 4, 4, marks=pytest.mark.slow)])
 def test_active_parameters_are_those_of_the_law_and_flops_those_of_the_model(
     experts, top_k, granularity):
   plan = planner.make_plan(Request(flops=3e19, experts=experts, top_k=top_k,
@@ -79,6 +81,7 @@ def test_a_fit_of_dense_models_is_no_law_of_experts(tmp_path):
     planner.make_plan(Request(flops=1e20, experts=8, fit=str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_a_mixture_that_does_not_fit_is_cured_by_fewer_experts():
   request = dict(flops=1e19, vocab_size=50_257, hardware='t4', chips=1, top_k=1)
   with pytest.raises(UserError, match='do not fit the memory of|do not fit 1 x') as caught:
