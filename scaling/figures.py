@@ -4,7 +4,7 @@ Each function returns a Figure; `save_figure` writes it. Colours are ordered fro
 budget or model to the largest, and remain distinct in greyscale.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import pathlib
 
 import matplotlib
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 import numpy as np
 
-from scaling.laws.laws import LAWS, ParametricLaw
+from scaling.laws.laws import ParametricLaw
 from scaling.laws.parabolas import fit_budgets
 from t5x_lite.core.files import naming
 
@@ -32,7 +32,7 @@ def save_figure(figure: Figure, path: pathlib.Path | str) -> pathlib.Path:
 def save_figures(fit, folder: pathlib.Path) -> list[pathlib.Path]:
   """Writes the figures of a fit: IsoFLOP curves, surface, frontier, compute overhead."""
   drawn = {'isoflop': isoflop(fit.runs, fit.law), 'surface': surface(fit),
-           'frontier': frontier(fit, ()),
+           'frontier': frontier(fit),
            'compute_overhead': compute_overhead({'this fit': fit.law},
                                                 float(fit.runs.flops.max()))}
   return [save_figure(figure, folder / f'{name}.png') for name, figure in drawn.items()]
@@ -124,37 +124,20 @@ def envelope(curves) -> Figure:
   return figure
 
 
-def frontier(fit=None, names: Sequence[str] = tuple(LAWS), span: tuple[float, float] | None = None,
-             level: float = 0.95, marked: tuple[float, float] | None = None) -> Figure:
-  """The optimal N of each budget: published laws, and a fit with its interval.
-
-  A line and a star mark the (FLOPs, N) of `marked`.
-  """
+def frontier(fit, level: float = 0.95) -> Figure:
+  """The optimal N of each budget by a fit, with its interval, and the runs."""
   figure, axes = new_axes('Optimal size of each budget', 'training FLOPs C',
-                       'optimal number of parameters N', (6.2, 5.6) if names else _SIZE)
-  if span is None:
-    span = (fit.runs.flops.min() / 1.5, fit.runs.flops.max() * 100) if fit else (1e18, 1e26)
+                       'optimal number of parameters N')
+  span = fit.runs.flops.min() / 1.5, fit.runs.flops.max() * 100
   flops = np.geomspace(*span, 60)
-  for name, colour in zip(names, matplotlib.colormaps['tab20'](np.linspace(0, 1, 20))):
-    law = LAWS[name]
-    sizes = np.array([law.form.optimum(c)[0] for c in flops])
-    inside = np.array([law.fitted is not None and law.extrapolation(c) == 1 for c in flops])
-    axes.plot(flops, sizes, ':', color=colour, lw=1)
-    axes.plot(flops, np.where(inside, sizes, np.nan), '-', color=colour, lw=1.8, label=name)
-  if fit is not None:
-    bands = np.array([fit.optimum(c, level)['parameters'] for c in flops])
-    axes.fill_between(flops, bands[:, 1], bands[:, 2], color='black', alpha=0.15, lw=0)
-    axes.plot(flops, bands[:, 0], color='black', lw=1.8, label=f'this fit, {level:.0%}')
-    axes.scatter(fit.runs.flops, fit.runs.parameters, s=10, color='black', alpha=0.5, zorder=3,
-                 label='runs')
-  if marked is not None:
-    axes.axvline(marked[0], color='tab:red', lw=1)
-    axes.plot(*marked, '*', color='tab:red', markersize=12, zorder=5, label='this budget')
+  bands = np.array([fit.optimum(c, level)['parameters'] for c in flops])
+  axes.fill_between(flops, bands[:, 1], bands[:, 2], color='black', alpha=0.15, lw=0)
+  axes.plot(flops, bands[:, 0], color='black', lw=1.8, label=f'this fit, {level:.0%}')
+  axes.scatter(fit.runs.flops, fit.runs.parameters, s=10, color='black', alpha=0.5, zorder=3,
+               label='runs')
   axes.set(xscale='log', yscale='log', xlim=span)
-  # Below the axes, where the legend hides no lines.
-  figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, title_fontsize=8,
-                ncols=2, loc='outside lower center',
-                title='dotted: extrapolation' if names else None)
+  figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, ncols=2,
+                loc='outside lower center')
   return figure
 
 
@@ -172,22 +155,4 @@ def compute_overhead(laws: Mapping[str, ParametricLaw], flops: float) -> Figure:
   axes.set_xticks([0.25, 0.5, 1, 2, 4], ['¼', '½', '1', '2', '4'])
   axes.minorticks_off()
   axes.legend(frameon=False, fontsize=8)
-  return figure
-
-
-def memory_bars(parts: Mapping[str, Mapping[str, float]], limit: float | None = None) -> Figure:
-  """Memory of a device: {mesh: {part: bytes}} as stacked bars, with the capacity."""
-  figure, axes = new_axes('Memory of a device in a step', 'GiB', '', (6.2, 1.2 + 0.45 * len(parts)))
-  names = list(next(iter(parts.values())))
-  left = np.zeros(len(parts))
-  for name, colour in zip(names, _shades(len(names))):
-    sizes = np.array([row.get(name, 0) for row in parts.values()]) / 2 ** 30
-    axes.barh(list(parts), sizes, left=left, color=colour, label=name, height=0.6)
-    left += sizes
-  if limit is not None:
-    axes.axvline(limit / 2 ** 30, color='tab:red', lw=1.5, label='capacity')
-  axes.invert_yaxis()
-  axes.grid(False)
-  figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8,
-                loc='outside upper center', ncols=3)
   return figure

@@ -85,14 +85,14 @@ def test_the_envelope_ends_where_no_curve_is():
   assert y[0] == 3 and y[-1] == 1 and np.isfinite(y).all() and x[-1] == pytest.approx(100)
 
 
-def test_the_frontier_draws_each_law_whole_only_where_it_was_fitted(runs):
-  axes = figures.frontier(Fitted(runs), ('besiroglu', 'kaplan'), (1e17, 1e24)).axes[0]
-  solid = {line.get_label(): line for line in lines(axes, '-')}
-  flops, sizes = solid['besiroglu'].get_data()
-  inside = (flops >= 1.4e18) & (flops <= 1.3e22)
-  assert np.isfinite(sizes[inside]).all() and np.isnan(sizes[~inside]).all()
+def test_the_frontier_is_the_optimum_of_each_budget_in_its_band(runs):
+  fit = Fitted(runs)
+  axes = figures.frontier(fit).axes[0]
+  (line,) = lines(axes, '-')
+  flops, sizes = line.get_data()
+  np.testing.assert_allclose(sizes, [fit.optimum(c)['parameters'][0] for c in flops])
   (band,) = [c for c in axes.collections if c.get_paths() and len(c.get_offsets()) <= 1]
-  assert band is not None
+  assert band.get_paths()[0].get_extents().y0 < sizes[0]
 
 
 def test_the_compute_overhead_is_one_at_the_optimum_and_rises_to_both_sides():
@@ -110,16 +110,6 @@ def test_a_size_that_never_reaches_the_loss_has_no_overhead():
   assert np.isnan(axes.get_lines()[0].get_ydata()[0])
 
 
-def test_memory_bars_are_as_long_as_their_bytes():
-  gib = 2.0 ** 30
-  parts = {'data 8': {'parameters': 3 * gib, 'activations': 2 * gib},
-           'fsdp 8': {'parameters': 0.5 * gib, 'activations': 2 * gib}}
-  axes = figures.memory_bars(parts, 16 * gib).axes[0]
-  np.testing.assert_allclose([bar.get_width() for bar in axes.patches], [3, 0.5, 2, 2])
-  np.testing.assert_allclose([bar.get_x() for bar in axes.patches], [0, 0, 3, 0.5])
-  assert axes.get_lines()[0].get_xdata()[0] == 16
-
-
 @pytest.mark.parametrize('ending, head', [('png', b'\x89PNG'), ('pdf', b'%PDF'), ('svg', b'<?xml')])
 def test_a_figure_is_saved_by_its_ending(ending, head, tmp_path, runs):
   path = figures.save_figure(figures.isoflop(runs), tmp_path / 'new' / f'figure.{ending}')
@@ -130,15 +120,12 @@ def test_every_figure_has_a_title_and_a_legend_of_what_is_drawn(runs):
   fit = Fitted(runs)
   law = {'one': LAW}
   curves = [Curve(1e6, np.geomspace(1, 100, 9), 1 / np.arange(1.0, 10))]
-  parts = {'data 2': {'parameters': 1e9, 'gradients': 1e9}}
   for figure, want in (
       (figures.isoflop(runs, LAW), {'parabola', 'fitted law', 'optimal N of the law'}),
       (figures.surface(fit), {'runs', 'optimal N'}),
       (figures.envelope(curves), {'runs', 'envelope'}),
-      (figures.frontier(fit, ('kaplan',), marked=(1e20, 1e9)),
-       {'runs', 'this budget', 'kaplan', 'this fit, 95%'}),
-      (figures.compute_overhead(law, 1e20), {'one'}),
-      (figures.memory_bars(parts, 4e9), {'parameters', 'gradients'})):
+      (figures.frontier(fit), {'runs', 'this fit, 95%'}),
+      (figures.compute_overhead(law, 1e20), {'one'})):
     axes = figure.axes[0]
     legends = [*figure.legends, *([axes.get_legend()] if axes.get_legend() else [])]
     labels = {text.get_text() for legend in legends for text in legend.get_texts()}
@@ -146,5 +133,5 @@ def test_every_figure_has_a_title_and_a_legend_of_what_is_drawn(runs):
 
 
 def test_no_run_is_on_the_edge_of_the_frontier(runs):
-  left, right = figures.frontier(Fitted(runs), ()).axes[0].get_xlim()
+  left, right = figures.frontier(Fitted(runs)).axes[0].get_xlim()
   assert left < 0.9 * runs.flops.min() and right > 1.1 * runs.flops.max()
