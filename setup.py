@@ -29,8 +29,10 @@ REQUIRES = [
 ORACLE = ['torch==2.13.0; python_version < "3.12"', 'transformers>=5,<6; python_version < "3.12"']
 # The web page of `t5x-lite scaling app`: brings its own fonts and scripts, so it works offline.
 APP = ['nicegui>=3.18,<4']
+# Draws of `t5x-lite scaling fit --bayes`: one wheel, which needs nothing beyond JAX's.
+BAYES = ['blackjax>=1.7,<2']
 TEST = ['pytest>=8,<10', 'pytest-xdist>=3.6,<4', 'hypothesis>=6.100,<7', 'ruff>=0.6,<1',
-        'tiktoken>=0.9,<1', 'selenium>=4.20,<5', *APP, *ORACLE]
+        'tiktoken>=0.9,<1', 'selenium>=4.20,<5', *APP, *BAYES, *ORACLE]
 NOTEBOOKS = ['nbclient>=0.10,<1', 'nbformat>=5.10,<6', 'ipykernel>=6.29,<8']
 
 setup(
@@ -50,7 +52,7 @@ setup(
                               'data/ladder/*', 'data/ladder/gin/*']},
     install_requires=REQUIRES,
     extras_require={
-        'test': TEST + NOTEBOOKS, 'notebooks': NOTEBOOKS, 'app': APP,
+        'test': TEST + NOTEBOOKS, 'notebooks': NOTEBOOKS, 'app': APP, 'bayes': BAYES,
         'tensorboard': ['tensorboard>=2.17,<3'], 'wandb': ['wandb>=0.17,<1'],
         'trackio': ['trackio>=0.3,<1'],
         'tpu': ['jax[tpu]'], 'gpu': ['jax[cuda12]'],

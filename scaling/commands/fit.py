@@ -41,10 +41,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--budgets', metavar='FLOPS,…',
       help='budgets to predict; default: 1, 10 and 100 times the largest run')
   add('--bootstrap', type=int, metavar='COUNT',
-      help=f'number of resamples (default {SAMPLES[3]}; with --form {SAMPLES["form"]})')
+      help=f'number of resamples, or of draws (default {SAMPLES[3]}; with --form '
+           f'{SAMPLES["form"]})')
   add('--resample', choices=('clusters', 'noise', 'runs'),
       help='approach 3: whole clusters (runs of one size or trunk), noise about the law, or single '
            'runs; default: noise below 40 clusters')
+  add('--bayes', action='store_true',
+      help='approach 3: draws of a posterior under priors of published laws, for 3 runs and more')
   add('--level', type=float, default=0.95, help='level of the intervals (default 0.95)')
   add('--seed', type=int, default=0, help='seed of the resamples (default 0)')
   add('--json', action='store_true', help='print the report as JSON')
@@ -60,13 +63,18 @@ def run(args: argparse.Namespace) -> int:
   fit = None
   if args.form is not None:
     return _run_form(args, runs, budgets)
-  if args.approach == 3:
+  if args.bayes:
+    fit, report = _posterior(args, runs, budgets)
+  elif args.approach == 3:
     fit, report = _parametric(args, runs, budgets)
   else:
     report = _allocation(args, runs, budgets)
   output.print_warnings(fit_report.list_warnings(report))
   if args.json:
     output.print_json(report)
+  elif args.bayes:
+    from scaling.fitting import posterior_report
+    print(posterior_report.format_posterior(report))
   else:
     print(fit_report.format_report(report))
   if args.output is not None:
@@ -143,6 +151,10 @@ def _check(args: argparse.Namespace) -> None:
                       (f'--resample={args.resample}', args.resample is not None)):
     if given and args.approach != 3:
       raise UserError(f'{flag} applies to approach 3: leave it or --approach={args.approach} out')
+    if given and args.bayes:
+      raise UserError(f'{flag} does not apply to --bayes: leave one of them out')
+  if args.bayes and args.approach != 3:
+    raise UserError(f'--bayes applies to approach 3: leave it or --approach={args.approach} out')
 
 
 def _check_form(args: argparse.Namespace) -> None:
@@ -153,7 +165,8 @@ def _check_form(args: argparse.Namespace) -> None:
   if args.form not in FORMS:
     raise UserError(f'--form={args.form}: choose from {", ".join(FORMS)}')
   for flag, given in (('--approach', args.approach != 3), ('--loss=lad', args.loss == 'lad'),
-                      ('--drop_outliers', args.drop_outliers), ('--resample', args.resample)):
+                      ('--drop_outliers', args.drop_outliers), ('--resample', args.resample),
+                      ('--bayes', args.bayes)):
     if given:
       raise UserError(f'{flag} does not apply to --form: leave it out')
 
@@ -202,6 +215,12 @@ def _parametric(args: argparse.Namespace, runs, budgets):
   _, fit, outliers = diagnostics.fit_kept(runs, args.loss, args.drop_outliers)
   fit = parametric.bootstrap(fit, args.bootstrap, args.seed, args.resample)
   return fit, fit_report.report_fit(fit, budgets, args.level, outliers)
+
+
+def _posterior(args: argparse.Namespace, runs, budgets):
+  from scaling.fitting import bayesian, posterior_report
+  fit = bayesian.fit_posterior(runs, args.bootstrap, args.seed)
+  return fit, posterior_report.report_posterior(fit, budgets, args.level)
 
 
 def _allocation(args: argparse.Namespace, runs, budgets):

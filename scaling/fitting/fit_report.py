@@ -37,7 +37,7 @@ def report_fit(fit: Fit, budgets: Sequence[float], level: float,
       'fitted': [float(runs.flops.min()), float(runs.flops.max())], 'level': level,
       'parameters': {name: {'value': getattr(fit.law, name), 'standard_error': errors[name],
                             'interval': intervals[name]} for name in parametric.PARAMETERS},
-      'budgets': [_budget(fit, flops, level) for flops in budgets],
+      'budgets': [report_budget(fit, flops, level) for flops in budgets],
       'noise': fit.scale, 'shared_noise': shared, 'own_noise': own,
       'clusters': int(runs.clusters.max()) + 1,
       'misfit': fit.misfit and {
@@ -66,7 +66,8 @@ def _law(runs: Runs, loss: parametric.Loss, starts: np.ndarray) -> dict[str, flo
     return None
 
 
-def _budget(fit: Fit, flops: float, level: float) -> dict[str, Any]:
+def report_budget(fit: Fit, flops: float, level: float) -> dict[str, Any]:
+  """The optimum of a budget, with intervals, and what another N costs."""
   found = fit.optimum(flops, level)
   n, d = found['parameters'][0], found['tokens'][0]
   return {'flops': flops, 'extrapolation': fit.extrapolation(flops), **found,
@@ -120,8 +121,8 @@ def _fit_lines(report: dict[str, Any]) -> list[str]:
   for name, found in report['parameters'].items():
     low, high = found['interval']
     lines.append(f'{names.get(name, name):10}{found["value"]:>12.6g}'
-                 f'{found["standard_error"]:>12.3g}   {_between(low, high):>24}')
-  lines += ['', *_budget_lines(report, percent), '', 'Compute overhead of a wrong N: FLOPs '
+                 f'{found["standard_error"]:>12.3g}   {between(low, high):>24}')
+  lines += ['', *budget_lines(report, percent), '', 'Compute overhead of a wrong N: FLOPs '
             'for the same loss, as a multiple',
             f'{"FLOPs":>10}' + ''.join(f'{"N x " + str(f):>10}' for f in FACTORS)]
   for budget in report['budgets']:
@@ -131,24 +132,25 @@ def _fit_lines(report: dict[str, Any]) -> list[str]:
   return [*lines, '', *_check_lines(report)]
 
 
-def _budget_lines(report: dict[str, Any], percent: str) -> list[str]:
+def budget_lines(report: dict[str, Any], percent: str) -> list[str]:
+  """A table of the optimum of each budget, with intervals."""
   loss = 'loss' in report['budgets'][0]
   lines = [f'The optimum of each budget, and its {percent} interval'
            + (' (loss: of the law; of one run, with its noise)' if loss else ''),
            f'{"FLOPs":>10}{"extrapolation":>15}{"N":>10}{"":>22}{"D":>10}{"":>22}'
-           f'{"D / N":>8}{"":>16}'
+           f'{"D / N":>8}{"":>21}'
            + (f'{"loss":>8}{"":>18}{"one run":>18}' if loss else '')]
   for b in report['budgets']:
     factor = f'x {b["extrapolation"]:.3g}' if b['extrapolation'] > 1.001 else '-'
     line = f'{b["flops"]:>10.3g}{factor:>15}'
     for name, width in (('parameters', 22), ('tokens', 22)):
       value, low, high = b[name]
-      line += f'{value:>10.3g}{_between(low, high, 3):>{width}}'
+      line += f'{value:>10.3g}{between(low, high, 3):>{width}}'
     value, low, high = b['ratio']
-    line += f'{value:>8.3g}{_between(low, high, 3):>16}'
+    line += f'{value:>8.3g}{between(low, high, 3):>21}'
     if loss:
       value, low, high = b['loss']
-      line += f'{value:>8.4f}{_between(low, high, 4):>18}{_between(*b["one_run"], 4):>18}'
+      line += f'{value:>8.4f}{between(low, high, 4):>18}{between(*b["one_run"], 4):>18}'
     lines.append(line)
   return lines
 
@@ -190,16 +192,17 @@ def _allocation_lines(report: dict[str, Any]) -> list[str]:
   value, low, high = report['exponent']
   lines = [f'N = {law["coefficient"]:.4g} C^{value:.4f}, D = C / 6 N, by approach '
            f'{report["approach"]} ({report["runs"]} runs)',
-           f'Exponent of N: {percent} interval {_between(low, high, 4)}']
+           f'Exponent of N: {percent} interval {between(low, high, 4)}']
   if report['minima']:
     lines += ['', f'{"FLOPs":>10}{"optimal N":>12}{"loss":>10}']
     lines += [f'{m["flops"]:>10.3g}{m["parameters"]:>12.4g}{m["loss"]:>10.4f}'
               for m in report['minima']]
   lines += [f'Left out: {line}' for line in report['dropped']]
-  return [*lines, '', *_budget_lines(report, percent)]
+  return [*lines, '', *budget_lines(report, percent)]
 
 
-def _between(low: float, high: float, digits: int = 4) -> str:
+def between(low: float, high: float, digits: int = 4) -> str:
+  """An interval as text."""
   return f'{low:.{digits}g} to {high:.{digits}g}'
 
 

@@ -69,14 +69,15 @@ class Noise:
     count = self.clusters.max() + 1
     shared, own = self.estimate
     if count == len(self.clusters):
-      return (f'noise of {_percent(own)} a run (no cluster has two runs, so noise that they would '
+      return (f'noise of {percent(own)} a run (no cluster has two runs, so noise that they would '
               'share is part of it)')
-    text = f'{_percent(shared)} shared by the runs of each of {count} clusters and {_percent(own)}'
+    text = f'{percent(shared)} shared by the runs of each of {count} clusters and {percent(own)}'
     return f'noise of {text} a run' + (
         '' if self.identified else ' (too few clusters to tell the two apart: a wide prior)')
 
 
-def _percent(deviation: float) -> str:
+def percent(deviation: float) -> str:
+  """A standard deviation of log loss in percent of the loss."""
   return f'{100 * deviation:.2g} %'
 
 

@@ -21,9 +21,9 @@ from scaling.laws.laws import Allocation, Law, ParametricLaw
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
 
-Loss = Literal['huber', 'lad']
+Loss = Literal['huber', 'lad', 'normal']
 PARAMETERS = ('e', 'a', 'alpha', 'b', 'beta')
-Resample = Literal['clusters', 'noise', 'runs']
+Resample = Literal['clusters', 'noise', 'runs', 'posterior']
 MIN_CLUSTERS_RESAMPLED = 40   # number of clusters from which they are resampled, not the noise
 _RESTARTS = 3        # perturbed starts of every resample, beside the optimum
 _BOUNDS = 0.01, 5.0  # exponents of a law that is identified
@@ -38,9 +38,9 @@ class Fit:
   Attributes:
     law: L(N, D).
     runs: that it is fitted to.
-    loss: 'huber' (delta 1e-3) or 'lad', least absolute deviations.
+    loss: 'huber' (delta 1e-3), 'lad', least absolute deviations, or 'normal', squares.
     objective: its sum over the runs at the optimum (Huber: over delta^2).
-    resampled: 'clusters', 'noise' or 'runs'; None before `bootstrap`.
+    resampled: 'clusters', 'noise', 'runs' or 'posterior'; None before `bootstrap`.
     bootstrap_samples: laws of the resamples, one ParametricLaw of arrays [samples]; None before
       `bootstrap`.
     noise: [samples], the deviation of the log loss of a new run from each of these laws.
@@ -203,6 +203,11 @@ def check_identified(found: Fit, blamed: Iterable[str] = ()) -> None:
     outliers = ', '.join(blamed)
     raise UserError(f'the law cannot be identified from these {len(found.runs)} runs: {reason}'
                     + (f'; or leave out the outliers: {outliers}' if outliers else ''))
+  refuse_misfit(found)
+
+
+def refuse_misfit(found: Fit) -> None:
+  """Raises UserError if the runs contradict the law."""
   if found.misfit is not None and found.misfit.refused:
     raise UserError(f'the {len(found.runs)} runs do not follow one law: {found.misfit.describe()}: '
                     'fit the runs of one side alone, or train those of the other again with rates '
