@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 
 EXAMPLE = 't5x-lite scaling plan --chips=8 --hardware=h100 --hours=24 --output=plan.gin'
 _BUDGETS = """
@@ -69,6 +70,9 @@ def add_budget_flags(parser: argparse.ArgumentParser) -> None:
   add('--price', type=parse_amount, help="dollars an hour of a chip (default: the catalogue's)")
   add('--mfu', type=float, help='model FLOPs utilisation that you measured (default '
       f'{budget.MFU}, or {budget.MFU * budget.RECOMPUTED:g} where blocks are recomputed)')
+  add('--runs', action='append', default=[], metavar='RUN',
+      help='a MODEL_DIR of your own, or a TOML file like scaling/data/published_runs.toml, whose '
+           'utilisation at the nearest size is taken; may be repeated')
   add('--pue', type=float, default=budget.PUE,
       help=f'power of the data centre over that of the chips (default {budget.PUE})')
   add('--carbon', type=float, default=budget.CARBON,
@@ -96,9 +100,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def as_json(plan) -> dict:
-  """A plan without the constants of its law."""
+  """A plan without the constants of its law.
+
+  An overhead that is no number is the reason; so is what a law does not predict, under `reason`.
+  """
   from scaling.planning import plan_gin
   table = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)
            if field.name not in ('law', 'predictions', 'prediction')}
-  table['predictions'] = {prediction.law: prediction for prediction in plan.predictions}
+  if plan.compute_overhead is not None:
+    table['compute_overhead'] = {factor: _overhead(cost)
+                                 for factor, cost in plan.compute_overhead.items()}
+  table['predictions'] = {prediction.law: {**vars(prediction), 'reason': prediction.reason}
+                          for prediction in plan.predictions}
   return {**table, 'law': plan.prediction.law, 'gin': plan_gin.format_gin(plan)}
+
+
+def _overhead(cost: float | None) -> float | str:
+  if cost is None:
+    return 'above max_parameters'
+  return cost if math.isfinite(cost) else 'never reached'

@@ -31,6 +31,7 @@ class Budget:
 
   Attributes:
     mfu: of the run; `measured` if the user gave it, else it falls with recomputation.
+    source: whose MFU it is; '' for the default or the user's.
     flops: model FLOPs of training; None if only a target loss is given.
     chips, hours: number and time; both None if they are free.
     deadline: maximum hours.
@@ -39,6 +40,7 @@ class Budget:
   chip: Chip
   mfu: float = MFU
   measured: bool = False
+  source: str = ''
   pue: float = PUE
   flops: float | None = None
   chips: int | None = None
@@ -82,11 +84,13 @@ def solve_budget(chip: Chip, *, flops: float | None = None, chips: int | None = 
                  hours: float | None = None, dollars: float | None = None,
                  kwh: float | None = None, deadline: float | None = None,
                  loss: float | None = None, mfu: float | None = None, pue: float = PUE,
-                 recomputed: bool = False, divide: bool = True) -> Budget:
+                 recomputed: bool = False, divide: bool = True, own_mfu: float = MFU,
+                 source: str = '') -> Budget:
   """The budget of one of FLOPs, money, energy, chips x hours, or a target loss.
 
   Chips alone, hours alone, or a deadline divide one of the others, unless `divide` is False.
-  `mfu` is measured; without one, it is MFU, or less if blocks are `recomputed`.
+  `mfu` is measured; without one, it is `own_mfu`, of the `source`, or less if blocks are
+  `recomputed`.
 
   Raises UserError, with a cure, if the quantities are too few, contradictory or infeasible.
   """
@@ -102,8 +106,8 @@ def solve_budget(chip: Chip, *, flops: float | None = None, chips: int | None = 
     raise UserError(f'--mfu={mfu:g}: give a fraction of the peak from 0.001 to 1; {MFU} is usual')
   if pue < 1:
     raise UserError(f'--pue={pue:g}: a data centre draws no less than its chips: give 1 or more')
-  budget = Budget(chip=chip, mfu=mfu or MFU, measured=mfu is not None, pue=pue, chips=chips,
-                  hours=hours, deadline=deadline, loss=loss)
+  budget = Budget(chip=chip, mfu=mfu or own_mfu, measured=mfu is not None, source=source, pue=pue,
+                  chips=chips, hours=hours, deadline=deadline, loss=loss)
   budget = budget.with_remat('full' if recomputed else 'none')
   _check_deadline(budget)
   equivalents = _flop_equivalents(budget, flops, dollars, kwh)

@@ -8,7 +8,7 @@ from scipy import optimize
 
 from scaling.laws.laws import FACTORS, LAWS, Form, ParametricLaw
 
-Cost = Callable[[float], float]   # N -> training FLOPs a token; serving one costs a third of it
+Cost = Callable[[float], float]   # N -> training FLOPs a token, or what a served token costs
 _MAX_FLOPS = 1e45   # above any budget: its loss is the minimum
 
 
@@ -22,20 +22,28 @@ class Constraints:
   """Attributes:
     unique_tokens: tokens available; those of D above it are repeats (Muennighoff et al. 2023).
     max_parameters: of the largest model that can be served.
-    served_tokens: tokens of inference, at 2 N FLOPs each, which the budget includes (Sardana et al.
-      2024).
+    served_tokens: tokens of inference, which the budget includes (Sardana et al. 2024).
+    serving: N -> FLOPs of training for the price of a served token; None: 2 N, a third of a token
+      of training.
   """
   unique_tokens: float | None = None
   max_parameters: float | None = None
   served_tokens: float | None = None
+  serving: Cost | None = None
 
   def __bool__(self) -> bool:
-    return any(value is not None for value in dataclasses.astuple(self))
+    return any(value is not None for value in (
+        self.unique_tokens, self.max_parameters, self.served_tokens))
+
+  def served_flops(self, parameters: float, cost: Cost = six_n) -> float:
+    """What all served tokens cost, in FLOPs of training."""
+    each = cost(parameters) / 3 if self.serving is None else self.serving(parameters)
+    return (self.served_tokens or 0) * each
 
   def optimum(self, form: Form, flops: float, cost: Cost = six_n) -> tuple[float, float] | None:
     """(N, D) of the minimum loss with 6 N D + 2 N D_served = flops; None if not parametric.
 
-    With another `cost` than 6 N, cost(N) (D + D_served / 3) = flops.
+    With another `cost` than 6 N, or `serving`, cost(N) D + served_flops(N) = flops.
     """
     if cost is six_n and self.unique_tokens is None and self.served_tokens is None:
       parameters, tokens = form.optimum(flops)
@@ -45,7 +53,7 @@ class Constraints:
       return None
     high = math.log(form.optimum(flops)[0]) + 3
     if self.served_tokens:   # above this N, serving takes the whole budget
-      left = lambda log_n: flops - cost(math.exp(log_n)) * self.served_tokens / 3
+      left = lambda log_n: flops - self.served_flops(math.exp(log_n), cost)
       low = high
       while left(low) <= 0:
         low -= 4
@@ -60,7 +68,7 @@ class Constraints:
     return parameters, self._tokens(flops, parameters, cost)
 
   def _tokens(self, flops: float, parameters: float, cost: Cost) -> float:
-    return flops / cost(parameters) - (self.served_tokens or 0) / 3
+    return (flops - self.served_flops(parameters, cost)) / cost(parameters)
 
   def loss(self, form: Form, parameters: float, tokens: float) -> float | None:
     """L of N and D, with diminishing value of repeats; None if the form has no loss."""
@@ -113,7 +121,7 @@ class Constraints:
         found[factor] = None
         continue
       needed = self.tokens_for(form, other, loss, tokens) if factor != 1 else tokens
-      found[factor] = cost(other) * (needed + (self.served_tokens or 0) / 3) / flops
+      found[factor] = (cost(other) * needed + self.served_flops(other, cost)) / flops
     return found
 
   def prices(self, form: ParametricLaw, flops: float, cost: Cost = six_n
@@ -137,7 +145,7 @@ class Constraints:
     free = dataclasses.replace(self, served_tokens=None)
     training = free.flops_for(form, self.loss(form, *self.optimum(form, flops, cost)), cost)
     parameters, _ = free.optimum(form, training, cost)
-    return parameters, training + cost(parameters) * (self.served_tokens or 0) / 3
+    return parameters, training + self.served_flops(parameters, cost)
 
   def has_loss(self, form: Form) -> bool:
     """Whether the form has a loss, under these constraints."""

@@ -5,11 +5,11 @@ import dataclasses
 from typing import Any
 
 from scaling.planning import budget as budgets
-from scaling.planning import calculator, money_text, plan_text, predictions
+from scaling.planning import calculator, money_text, own_runs, plan_text, predictions
 from scaling.planning.amounts import format_amount, format_columns, format_hours, format_interval
 from scaling.planning.serving import estimate_serving
 from t5x_lite.core.errors import UserError
-from t5x_lite.cost import hardware
+from t5x_lite.cost import accounting, hardware
 
 _BAR = 40   # characters of a device's memory
 _PIECES = {'parameters': 'P', 'gradients': 'G', 'optimizer': 'O', 'activations': 'A',
@@ -34,7 +34,8 @@ def estimate(args: argparse.Namespace) -> Estimate:
   tokens = args.tokens
   if tokens is None and launched and not (args.flops or args.dollars or args.kwh):
     tokens = float(experiment.train.steps * rows * sum(lengths))
-  budget, model = _budget(args, tokens, experiment.model.remat), experiment.model
+  model = experiment.model
+  budget = _budget(args, tokens, model.remat, accounting.parameters(model).active)
   if args.model:
     model = dataclasses.replace(model, dtype=budget.chip.dtype)
   found = calculator.estimate_training(model, lengths, budget, predictions.load_laws(
@@ -61,23 +62,27 @@ def _experiment(args):
       args.gin_file or [f'models/{args.model}.gin', 'hardware/accelerator.gin'])
 
 
-def _budget(args, tokens: float | None, remat):
+def _budget(args, tokens: float | None, remat, parameters: int):
   """The budget; with tokens given, chips and hours only divide it."""
   chip = hardware.find_chip(args.hardware, hardware.load_catalogue(args.prices))
   chip = chip.with_price(args.price)
   names = ('flops', 'dollars', 'kwh', 'chips', 'hours', 'deadline', 'mfu', 'pue')
   given = {name: getattr(args, name) for name in names}
+  if args.runs and args.mfu is not None:
+    raise UserError(f'--mfu={args.mfu:g} and --runs both set the MFU: give one of them')
+  own = args.runs and own_runs.nearest_run(args.runs, chip.name, parameters)
+  of_own = {'own_mfu': own.mfu, 'source': own.describe()} if own else {}
   if tokens is None:
     if not any(given[name] for name in ('flops', 'dollars', 'kwh')) and not (
         given['chips'] and (given['hours'] or given['deadline'])):
       raise UserError('how many tokens? Give --tokens, --flops, --dollars, --kwh, or --chips with '
                       '--hours')
-    return budgets.solve_budget(chip, recomputed=remat == 'full', **given)
+    return budgets.solve_budget(chip, recomputed=remat == 'full', **given, **of_own)
   if others := [name for name in ('flops', 'dollars', 'kwh') if given[name] is not None]:
     raise UserError(f'--tokens and --{others[0]} both set the budget: give one of them')
   # The FLOPs of the tokens are not known yet; a placeholder loss leaves them open.
   found = budgets.solve_budget(chip, loss=1.0, deadline=given['hours'] or given['deadline'],
-                              recomputed=remat == 'full',
+                              recomputed=remat == 'full', **of_own,
                               **{name: given[name] for name in ('chips', 'mfu', 'pue')})
   return dataclasses.replace(found, hours=given['hours'])
 

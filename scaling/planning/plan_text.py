@@ -33,8 +33,9 @@ def hardware_lines(budget: Budget) -> list[str]:
   chip = budget.chip
   price = 'no price known' if chip.price is None else (
       f'${chip.price:g} an hour on {chip.price_date} ({chip.price_source})')
+  source = f' ({budget.source})' if budget.source else ''
   return [f'{chip.title}: {chip.flops / 1e12:.4g} TFLOP/s of dense {chip.dtype} at an MFU of '
-          f'{budget.mfu:.3g}, {chip.memory / 1e9:.3g} GB, {price}']
+          f'{budget.mfu:.3g}{source}, {chip.memory / 1e9:.3g} GB, {price}']
 
 
 def table_cells(found: Sequence[Prediction], target: bool) -> list[dict[str, str]]:
@@ -106,6 +107,9 @@ def list_notes(plan: Plan) -> list[str]:
                  f'{dense / plan.prediction.flops:.3g} times as many.')
   lines += [f'Interval of {prediction.law}: {known[prediction.law].interval}.'
             for prediction in found if prediction.parameters_interval]
+  if plan.rounding_loss is None:
+    lines.append(f'{plan.prediction.law} has no loss of N and D to minimise at the exact cost of a '
+                 'token: N is its own for C = 6 N D, and the tokens spend the budget.')
   lines += [f'{name} counts {known[name].counts}.' for name in known
             if known[name].counted != 'all']
   return lines
@@ -124,7 +128,7 @@ def _overhead_lines(plan: Plan) -> list[str]:
   serving = ', serving included' if constraints.served_tokens else ''
   lines = ['', f'Compute overhead of a wrong N ({plan.prediction.law}){under}, as a multiple of '
            f'the FLOPs for the same loss{serving}: {costs}.']
-  total = plan.flops + plan.serving_flops
+  total = plan.flops / (1 - plan.serving_share)
   for name, (needed, loss) in plan.prices.items():
     gain = '' if plan.loss is None else f', and this budget reaches {loss:.3f}'
     lines.append(f'--{name} costs a factor of {max(total / needed, 1):.3g}: without it, '
@@ -179,10 +183,14 @@ def run_rows(plan: Plan) -> list[tuple[str, str]]:
   if plan.utilisation is not None:
     rows.append(('range', money_text.format_range(budget, plan.hours_range, plan.utilisation)))
   if plan.request.served_tokens is not None:
-    total = plan.serving_flops + plan.flops
-    rows.append(('serving', f'{plan.serving_flops:.3g} FLOPs, '
-                 f'{plan.serving_flops / total:.0%} of training and serving'))
+    bought = plan.request.dollars is not None or plan.request.kwh is not None
+    unit = 'chip-hours' if bought and plan.serving is not None else 'FLOPs'
+    rows.append(('serving', f'{plan.serving_flops:.3g} FLOPs, {plan.serving_share:.0%} of the '
+                 f'{unit} of training and serving'))
     if plan.serving is not None:
+      both = plan.chip_hours + plan.request.served_tokens * plan.serving.hours
+      rows.append(('', f'training and serving: {both:,.0f} chip-hours'
+                   + money_text.format_bill(budget, both, plan.request.carbon)))
       rows += [('', line) for line in money_text.serving_lines(
           plan.serving, budget, plan.request.served_tokens)]
   return rows

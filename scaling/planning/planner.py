@@ -14,17 +14,17 @@ import math
 from scaling.laws import hyperparameters, intervals
 from scaling.laws.intervals import Interval
 from scaling.laws.laws import Law, ParametricLaw
-from scaling.planning import predictions, search, sizing
+from scaling.planning import own_runs, predictions, search, sizing
 from scaling.planning.architecture import SizeError
 from scaling.planning.budget import Budget, solve_budget
-from scaling.planning.constraints import Cost, six_n
+from scaling.planning.constraints import Constraints, Cost, six_n
 from scaling.planning.goodput import Range, utilisation_range
 from scaling.planning.layout import Layout
 from scaling.planning.predictions import Prediction
 from scaling.planning.refusals import infeasible, too_small
 from scaling.planning.request import LAW, PRESETS, Request
 from scaling.planning.search import Found, Sized
-from scaling.planning.serving import Serving, estimate_serving
+from scaling.planning.serving import Serving
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import accounting, hardware
 from t5x_lite.models import ModelConfig
@@ -56,6 +56,8 @@ class Plan:
     trained_alone: (N that reaches this loss with the least training, FLOPs of it with serving), as
       a law counts N; None if no tokens are served.
     serving_flops, serving: of the served tokens, and the server; None if none are served.
+    serving_share: their fraction of the budget: of its chip-hours if it is money or energy, else of
+      its FLOPs.
     warnings: one line each.
   """
   request: Request
@@ -88,6 +90,7 @@ class Plan:
   prices: dict[str, tuple[float, float]]
   trained_alone: tuple[float, float] | None
   serving_flops: float
+  serving_share: float
   serving: Serving | None
   warnings: tuple[str, ...]
 
@@ -102,19 +105,34 @@ class _Goal:
   cost: Cost
   flops: float
   optimum: tuple[float, float]
+  constraints: Constraints
 
 
 def predict_request(request: Request, recomputed: bool = False
                     ) -> tuple[Budget, dict[str, Law], list[Prediction]]:
   """The budget, the laws, and the prediction of each; UserError if the request is infeasible."""
+  return _predict(request, recomputed)[:3]
+
+
+def _predict(request: Request, recomputed: bool
+             ) -> tuple[Budget, dict[str, Law], list[Prediction], Constraints]:
+  """`predict_request`, and the constraints with the price of serving."""
   chip = hardware.find_chip(request.hardware, hardware.load_catalogue(request.prices))
   given = {name: getattr(request, name) for name in (
       'flops', 'loss', 'dollars', 'kwh', 'chips', 'hours', 'deadline', 'mfu', 'pue')}
   # How many chips it takes, and whether they are in time, the layout tells.
-  budget = solve_budget(chip.with_price(request.price), recomputed=recomputed, divide=False,
-                        **given)
+  solve = functools.partial(solve_budget, chip.with_price(request.price), recomputed=recomputed,
+                            divide=False, **given)
   known = predictions.load_laws(request.fit, request.mixture)
-  return budget, known, predictions.predict_all(budget, known, request.constraints)
+  budget = solve()
+  if request.runs:
+    found = predictions.predict_all(budget, known, request.constraints)
+    best = predictions.select_prediction(request.law_name, found, known, budget,
+                                         request.constraints)
+    own = own_runs.nearest_run(request.runs, chip.name, best.parameters)
+    budget = solve(own_mfu=own.mfu, source=own.describe())
+  constraints = sizing.constraints_of(request, budget)
+  return budget, known, predictions.predict_all(budget, known, constraints), constraints
 
 
 def make_plan(request: Request) -> Plan:
@@ -130,16 +148,16 @@ def make_plan(request: Request) -> Plan:
 
 
 def _plan(request: Request, recomputed: bool, remats: Sequence) -> Plan:
-  budget, known, found = predict_request(request, recomputed)
+  budget, known, found, constraints = _predict(request, recomputed)
   name = request.law_name
-  best = predictions.select_prediction(name, found, known, budget, request.constraints)
+  best = predictions.select_prediction(name, found, known, budget, constraints)
   law = known[name]
   base = sizing.base_config(request, budget.chip.dtype)
   reason = predictions.why_not_comparable(law, base.family == 'decoder_only', base.vocab_size)
   if request.loss is not None and reason:
     raise UserError(_not_comparable(request, law, base, known, reason))
   predictions.check_loss(name, law, best, base.vocab_size)
-  goal = _goal(request, budget, law, best, base)
+  goal = _goal(request, budget, law, best, base, constraints)
   run = _find(goal, base, recomputed, remats)
   return _finish(goal, run, tuple(found), reason)
 
@@ -147,23 +165,23 @@ def _plan(request: Request, recomputed: bool, remats: Sequence) -> Plan:
 def _can_build(request: Request) -> bool:
   """Whether there is a model for a request, on any chips."""
   try:
-    budget, known, found = predict_request(request, True)
+    budget, known, found, constraints = _predict(request, True)
     name = request.law_name
-    best = predictions.select_prediction(name, found, known, budget, request.constraints)
+    best = predictions.select_prediction(name, found, known, budget, constraints)
     base = sizing.base_config(request, budget.chip.dtype)
     predictions.check_loss(name, known[name], best, base.vocab_size)
-    _sized(_goal(request, budget, known[name], best, base), base, 1)
+    _sized(_goal(request, budget, known[name], best, base, constraints), base, 1)
   except UserError:
     return False
   return True
 
 
-def _goal(request: Request, budget: Budget, law: Law, best: Prediction, base: ModelConfig) -> _Goal:
+def _goal(request: Request, budget: Budget, law: Law, best: Prediction, base: ModelConfig,
+          constraints: Constraints) -> _Goal:
   """The optimum at the exact cost of a token; the law's own if it is not parametric."""
-  constraints = request.constraints
   if not isinstance(law.form, ParametricLaw):
     return _Goal(request=request, budget=budget, law=law, best=best, cost=six_n, flops=best.flops,
-                 optimum=(best.parameters, best.tokens))
+                 optimum=(best.parameters, best.tokens), constraints=constraints)
   flops, optimum, cost = best.flops, (best.parameters, best.tokens), six_n
   for _ in range(3):   # the curve of the cost is exact around the optimum
     around = optimum[0]
@@ -174,7 +192,7 @@ def _goal(request: Request, budget: Budget, law: Law, best: Prediction, base: Mo
     if abs(math.log(optimum[0] / around)) < 1:
       break
   return _Goal(request=request, budget=budget, law=law, best=best, cost=cost, flops=flops,
-               optimum=optimum)
+               optimum=optimum, constraints=constraints)
 
 
 def _sized(goal: _Goal, base: ModelConfig, tensor: int) -> Sized | None:
@@ -191,7 +209,8 @@ def _sized(goal: _Goal, base: ModelConfig, tensor: int) -> Sized | None:
   if request.loss is not None:
     tokens = request.constraints.tokens_for(goal.law.form, counted, request.loss, wanted)
   else:
-    tokens = goal.flops / each - (request.served_tokens or 0) / 3
+    tokens = (goal.flops - sizing.served_flops(
+        goal.constraints, config, goal.budget, request, each)) / each
   if not 0 < tokens < math.inf:
     return None
   rule = hyperparameters.compute_recipe(
@@ -247,7 +266,8 @@ def _find_smaller(goal: _Goal, base: ModelConfig, recomputed: bool, remats: Sequ
                                tokens=best.parameters * best.tokens / max_parameters)
   budget = dataclasses.replace(goal.budget, measured=goal.budget.measured or recomputed)
   try:
-    smaller = _goal(request, budget, goal.law, best, base)
+    smaller = _goal(request, budget, goal.law, best, base, dataclasses.replace(
+        goal.constraints, max_parameters=max_parameters))
     found = search.find_run(functools.cache(lambda tensor: _sized(smaller, base, tensor)), budget,
                             request.lengths, chips=request.chips, limit=None, remats=remats)
   except UserError:
@@ -260,11 +280,10 @@ def _find_fewer(request: Request, recomputed: bool, remats: Sequence, experts: i
   """The run of a model with so many experts, however long it takes; None if there is none."""
   try:
     request = dataclasses.replace(request, experts=experts)
-    budget, known, found = predict_request(request, recomputed)
-    best = predictions.select_prediction(request.law_name, found, known, budget,
-                                         request.constraints)
+    budget, known, found, constraints = _predict(request, recomputed)
+    best = predictions.select_prediction(request.law_name, found, known, budget, constraints)
     base = sizing.base_config(request, budget.chip.dtype)
-    goal = _goal(request, budget, known[request.law_name], best, base)
+    goal = _goal(request, budget, known[request.law_name], best, base, constraints)
     budget = dataclasses.replace(budget, measured=budget.measured or recomputed)
     return search.find_run(functools.cache(lambda tensor: _sized(goal, base, tensor)), budget,
                            request.lengths, chips=chips, limit=None, remats=remats)[0]
@@ -273,7 +292,7 @@ def _find_fewer(request: Request, recomputed: bool, remats: Sequence, experts: i
 
 
 def _finish(goal: _Goal, run: Found, found: tuple[Prediction, ...], reason: str) -> Plan:
-  request, law, best, constraints = goal.request, goal.law, goal.best, goal.request.constraints
+  request, law, best, constraints = goal.request, goal.law, goal.best, goal.constraints
   config = dataclasses.replace(run.sized.config, remat=run.layout.remat)
   placed, budget, lengths, counted = run.layout, run.budget, request.lengths, run.sized.counted
   row_tokens, per_row = sum(lengths), accounting.train_flops(config, *lengths)
@@ -289,11 +308,11 @@ def _finish(goal: _Goal, run: Found, found: tuple[Prediction, ...], reason: str)
       law, lambda form: (constraints.loss(form, counted, trained),))
   parametric = isinstance(law.form, ParametricLaw)
   serving = (request.served_tokens or 0) * per_row / row_tokens / 3
-  half = max(row_tokens // 2, 1)
   hours = budget.chip_hours(flops)
   like = None if request.mfu is not None else utilisation_range(
       sizes.active, budget.chip.name, placed.remat == 'full')
-  equal = (goal.flops - serving) / per_row * row_tokens   # tokens of this N at the same FLOPs
+  served = sizing.served_flops(constraints, config, goal.budget, request, per_row / row_tokens)
+  equal = (goal.flops - served) / per_row * row_tokens   # tokens of this N at the same FLOPs
   return Plan(
       request=request, budget=budget, predictions=found, prediction=best, law=law,
       config=config, lengths=lengths, total_parameters=sizes.total, parameters=counted,
@@ -312,8 +331,9 @@ def _finish(goal: _Goal, run: Found, found: tuple[Prediction, ...], reason: str)
       prices=constraints.prices(law.form, goal.flops, goal.cost) if parametric else {},
       trained_alone=(constraints.trained_alone(law.form, goal.flops, goal.cost)
                      if parametric and request.served_tokens is not None else None),
-      serving_flops=serving, serving=None if request.served_tokens is None else estimate_serving(
-          config, budget, request.prompt or half, request.generated or half),
+      serving_flops=serving, serving_share=served / (served + flops),
+      serving=(None if request.served_tokens is None
+               else sizing.server_of(config, budget, request)),
       warnings=tuple(_warnings(goal, budget, recommended, placed, trained, of_run, per_row)))
 
 
@@ -368,5 +388,9 @@ def _warnings(goal: _Goal, budget: Budget, recommended: float, placed: Layout, t
   if PRESETS[request.family].lengths[0]:
     yield ('the laws were fitted on decoder-only models and are not validated for the family '
            f'{request.family}')
+  if (request.served_tokens is not None and goal.constraints.serving is None
+      and (request.dollars is not None or request.kwh is not None)):
+    yield (f'what serving takes on {budget.chip.title} is not known: its share of the budget is by '
+           'FLOPs')
   if budget.chip.dtype == 'float32':
     yield f'{budget.chip.title} has no bfloat16: activations, and its peak, are those of float32'

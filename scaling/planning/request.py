@@ -37,6 +37,7 @@ class Request:
   Attributes:
     price: dollars an hour of a chip; None: that of the catalogue.
     mfu: measured; None: MFU, or less if blocks are recomputed.
+    runs: folders and files of one's own runs, whose utilisation stands in for MFU.
     law: None: 'fit' if there is a fit, else LAW, or EXPERTS_LAW with experts.
     unique_tokens, max_parameters, served_tokens: see `scaling.planning.constraints.Constraints`.
     carbon: kg of CO2 equivalents a kWh.
@@ -59,6 +60,7 @@ class Request:
   prices: str | None = None
   price: float | None = None
   mfu: float | None = None
+  runs: tuple[str, ...] = ()
   pue: float = PUE
   carbon: float = CARBON
   law: str | None = None
@@ -79,6 +81,9 @@ class Request:
   granularity: int | None = None
 
   def __post_init__(self):
+    object.__setattr__(self, 'runs', tuple(self.runs))
+    if self.runs and self.mfu is not None:
+      raise UserError(f'--mfu={self.mfu:g} and --runs both set the MFU: give one of them')
     for name, known in (('family', PRESETS), ('recipe', RECIPES)):
       if getattr(self, name) not in known:
         raise UserError(f'--{name}={getattr(self, name)}: choose from {", ".join(known)}')

@@ -6,13 +6,16 @@ import math
 import numpy as np
 
 from scaling.planning import architecture
-from scaling.planning.constraints import Cost, six_n
+from scaling.planning.budget import Budget
+from scaling.planning.constraints import Constraints, Cost, six_n
 from scaling.planning.request import PRESETS, Request
+from scaling.planning.serving import Serving, estimate_serving
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import accounting
 from t5x_lite.models import ModelConfig
 
 _GRID = tuple(2.0 ** x for x in range(-4, 5))   # around a size, at which models are counted
+_SERVED = tuple(np.geomspace(1e7, 1e12, 21))    # sizes at which serving is priced
 
 
 def base_config(request: Request, dtype: str = 'bfloat16') -> ModelConfig:
@@ -104,3 +107,45 @@ def token_cost(base: ModelConfig, counted: str, around: float, request: Request)
     return 6 * n * math.exp(curve(min(max(math.log(n), low), high)))
 
   return cost
+
+
+def server_of(config: ModelConfig, budget: Budget, request: Request) -> Serving | None:
+  """The server of the requests that a plan names, half a row of prompt and of answer by default."""
+  half = max(sum(request.lengths) // 2, 1)
+  return estimate_serving(config, budget, request.prompt or half, request.generated or half)
+
+
+def constraints_of(request: Request, budget: Budget) -> Constraints:
+  """The constraints of a request, of which a budget in money or energy counts served hours.
+
+  A generated token takes the hours that its server needs, mostly to read memory, which are more
+  than a third of those of a token of training. A budget in FLOPs counts FLOPs.
+  """
+  constraints = request.constraints
+  if request.served_tokens is None or request.dollars is None and request.kwh is None:
+    return constraints
+  base, sizes, flops = base_config(request, budget.chip.dtype), [], []
+  for n in _SERVED:
+    try:
+      config = architecture.config_for_size(base, n, multiple=request.multiple, active=True)
+    except UserError:   # no model is so small, or so large
+      continue
+    if server := server_of(config, budget, request):
+      sizes.append(math.log(accounting.parameters(config).active))
+      flops.append(math.log(server.hours * budget.rate))
+  if len(sizes) < 2:
+    return constraints
+
+  def serving(n: float) -> float:
+    x = math.log(n)   # beyond the curve, in proportion
+    return math.exp(float(np.interp(x, sizes, flops)) + x - min(max(x, sizes[0]), sizes[-1]))
+
+  return dataclasses.replace(constraints, serving=serving)
+
+
+def served_flops(constraints: Constraints, config: ModelConfig, budget: Budget, request: Request,
+                 each: float) -> float:
+  """What the served tokens of this very model cost, in FLOPs of training; `each` is of a token."""
+  server = None if constraints.serving is None else server_of(config, budget, request)
+  return (request.served_tokens or 0) * (
+      each / 3 if server is None else server.hours * budget.rate)

@@ -3,10 +3,13 @@
 import dataclasses
 import tomllib
 
+import numpy as np
 import pytest
 
-from scaling.planning import calculator, goodput, planner, serving
+from scaling.laws.laws import LAWS
+from scaling.planning import calculator, goodput, plan_text, planner, serving
 from scaling.planning.budget import CARBON, Budget
+from scaling.planning.constraints import Constraints
 from scaling.planning.request import Request
 from t5x_lite.cost import accounting
 from t5x_lite.cost.hardware import find_chip
@@ -118,3 +121,40 @@ def test_a_plan_shows_serving_beside_training():
   low, high = plan.hours_range
   assert low <= plan.chip_hours <= high
   assert planner.make_plan(Request(flops=1e20, mfu=0.5)).hours_range is None
+
+
+@pytest.mark.parametrize('given', [
+    dict(dollars=1e6, served_tokens=1e12),
+    dict(dollars=3e4, served_tokens=2e10, hardware='a100_80'),
+    dict(kwh=2e5, served_tokens=1e12, prompt=64, generated=512)])
+def test_training_and_serving_spend_a_budget_of_money_or_energy(given):
+  """The served share was by FLOPs, and its bill by bandwidth, on top of the budget."""
+  plan = planner.make_plan(Request(price=3.0, **given))
+  hours = plan.chip_hours + given['served_tokens'] * plan.serving.hours
+  budget = plan.budget
+  spent = (hours * budget.chip.price if 'dollars' in given
+           else hours * budget.chip.power * budget.pue / 1000)
+  assert spent == pytest.approx(given.get('dollars') or given['kwh'], rel=0.01)
+  assert plan.serving_share == pytest.approx(1 - plan.chip_hours / hours, rel=1e-6)
+  text = plan_text.format_plan(plan)
+  assert f'{plan.serving_share:.0%} of the chip-hours of training and serving' in text
+  assert 'training and serving: ' in text
+
+
+def test_the_optimum_under_money_is_the_best_of_all_sizes():
+  """Other N with the same bill, one by one."""
+  form, flops = LAWS['besiroglu'].form, 1e21
+  limits = Constraints(served_tokens=1e11, serving=lambda n: 5 * n ** 0.95 * 3)
+  n, d = limits.optimum(form, flops)
+  assert 6 * n * d + 1e11 * limits.serving(n) == pytest.approx(flops, rel=1e-9)
+  sizes = np.geomspace(n / 30, n * 30, 4001)
+  tokens = (flops - 1e11 * limits.serving(sizes)) / 6 / sizes
+  losses = form.loss(sizes[tokens > 0], tokens[tokens > 0])
+  assert form.loss(n, d) <= losses.min() * (1 + 1e-9)
+  assert limits.compute_overheads(form, flops)[1.0] == pytest.approx(1)
+
+
+def test_the_share_of_a_budget_in_flops_is_by_flops():
+  plan = planner.make_plan(Request(flops=1e22, served_tokens=1e12))
+  assert plan.serving_share == pytest.approx(
+      plan.serving_flops / (plan.serving_flops + plan.flops), rel=1e-9)

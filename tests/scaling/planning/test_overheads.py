@@ -2,15 +2,18 @@
 
 import dataclasses
 import itertools
+import json
 import math
 
 import numpy as np
 import pytest
 
+from scaling.commands import plan as plan_command
 from scaling.laws.laws import FACTORS, LAWS, ParametricLaw
 from scaling.planning import plan_text, planner
 from scaling.planning.constraints import Constraints
 from scaling.planning.request import Request
+from t5x_lite.core.strict_json import format_json
 
 FORM = LAWS['besiroglu'].form
 # Of an N for which attention and embeddings cost more in small models.
@@ -100,3 +103,24 @@ def test_a_plan_says_what_its_constraints_cost():
   assert '2 N is above --max_parameters' in text and '--max_parameters costs a factor of' in text
   assert 'under these constraints' not in plan_text.format_plan(
       planner.make_plan(Request(flops=1e20)))
+
+
+def test_json_tells_a_size_that_is_refused_from_one_that_never_gets_there():
+  """Both were null."""
+  show = lambda **given: json.loads(format_json(plan_command.as_json(
+      planner.make_plan(Request(flops=1e21, **given)))))
+  repeats = show(unique_tokens=5e9)
+  assert repeats['compute_overhead']['0.5'] == 'never reached'
+  assert repeats['compute_overhead']['1.0'] == pytest.approx(1)
+  limited = show(max_parameters=5e8)
+  assert limited['compute_overhead']['2.0'] == 'above max_parameters'
+  found = json.loads(format_json(plan_command.as_json(planner.make_plan(Request(
+      loss=1.75, hardware='h100', fit=None, law='hoffmann_3')))))['predictions']
+  assert found['besiroglu']['reason'] == 'never reached'
+  assert found['deepseek']['reason'] == 'no prediction' and found['hoffmann_3']['reason'] == ''
+
+
+@pytest.mark.parametrize('law, says', [('besiroglu', False), ('deepseek', True), ('kaplan', True)])
+def test_a_law_without_a_loss_of_n_and_d_is_said_to_allocate_6nd(law, says):
+  text = plan_text.format_plan(planner.make_plan(Request(flops=1e21, law=law)))
+  assert (f'{law} has no loss of N and D to minimise' in text) == says
