@@ -34,7 +34,8 @@ def predict_target(ladder: Ladder, folder: pathlib.Path, level: float = 0.95, *,
     leave_out: names of runs that are not fitted.
   """
   flops = ladder.target_flops if target_flops is None else target_flops
-  largest = max(run.flops for run in ladder.runs)
+  kept = launch.kept_runs(ladder, leave_out)
+  largest = max(run.flops for run in kept)
   if not largest < flops < np.inf:
     raise UserError(f'--target={flops:.3g}: give more FLOPs than the largest rung, {largest:.3g}')
   results = launch.write_results(ladder, folder, leave_out)
@@ -47,8 +48,7 @@ def predict_target(ladder: Ladder, folder: pathlib.Path, level: float = 0.95, *,
     raise UserError(f'{manifest.run_folder(folder, name)} has been started, and the losses of '
                     f'{results} or the level are not those of its prediction: what is registered '
                     'after a target has begun is no prediction; give another --target')
-  names = [run.name for run in launch.kept_runs(ladder, leave_out)]
-  all_runs, fit, outliers, assumptions = fit_ladder(results, names)
+  all_runs, fit, outliers, assumptions = fit_ladder(results, [run.name for run in kept])
   target = size_target(ladder, fit.law.optimum(flops)[0], flops, name)
   loss, low, high = fit.predict_loss(target.parameters, target.tokens, level)
   manifest.write_gin_files(ladder, [target], folder)
@@ -57,7 +57,7 @@ def predict_target(ladder: Ladder, folder: pathlib.Path, level: float = 0.95, *,
       'target': target, 'times_the_largest_rung': target.flops / largest,
       'loss': loss, 'low': low, 'high': high,
       'loss_with_outliers': float(all_runs.law.loss(target.parameters, target.tokens)),
-      'assumptions': assumptions + _assumptions(ladder),
+      'assumptions': assumptions + _assumptions(kept),
       'sensitivity_to_e': sensitivity_to_e(fit, target.parameters, target.tokens, level)})
   from scaling import figures
   figures.save_figures(fit, folder / 'figures')
@@ -84,9 +84,9 @@ def fit_ladder(results: pathlib.Path, names: Sequence[str]):
       f'intervals: {found.resampling}', *(f'doubt: {line}' for line in found.warnings)]
 
 
-def _assumptions(ladder: Ladder) -> list[str]:
-  trunks = {run.trunk for run in ladder.runs}
-  return [f'L = E + A / N^alpha + B / D^beta holds from the {len(ladder.runs)} runs '
+def _assumptions(runs: Sequence[Run]) -> list[str]:
+  trunks = {run.trunk for run in runs}
+  return [f'L = E + A / N^alpha + B / D^beta holds from the {len(runs)} runs '
           f'({len(trunks)} trunks) to the target; N counts all parameters, C is 6 N D',
           'data, batch size and length of the target are those of the runs; its peak rate follows '
           f'N^(-1/3), and decays in the last {design.DECAY:.0%} of its steps',
@@ -103,8 +103,8 @@ def sensitivity_to_e(fit, parameters: float, tokens: float, level: float
   highest = 0.98 * float(fit.runs.loss.min())
   _, best = _refit(fit, fit.law.e)
   found = []
-  for e in (low, high):
-    (a, b, alpha, beta), objective = _refit(fit, min(max(e, 1e-6), highest))
+  for e in np.clip([low, high], 1e-6, highest):
+    (a, b, alpha, beta), objective = _refit(fit, e)
     found.append({'e': float(e), 'loss': float(
         e + np.exp(a - alpha * np.log(parameters)) + np.exp(b - beta * np.log(tokens))),
                   'misfit': objective / best})
