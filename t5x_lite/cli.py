@@ -46,10 +46,13 @@ COMMANDS = {
         'train a SentencePiece vocabulary on the text of a task, or of files'),
     'import': (
         't5x_lite.commands.import_checkpoint',
-        'make a run from a Hugging Face folder or a T5X checkpoint'),
+        'make a run from a Hugging Face folder, a T5X checkpoint or a PEFT adapter'),
+    'merge': (
+        't5x_lite.commands.merge',
+        'add the adapters of a LoRA run to its base: a run of its own'),
     'export': (
         't5x_lite.commands.export',
-        'write a checkpoint of a run as Hugging Face transformers reads it'),
+        'write a checkpoint of a run as transformers reads it, an adapter as peft does'),
     'scaling plan': (
         'scaling.commands.plan',
         'plan a run from a budget: size, tokens, loss, architecture, mesh, time, cost, gin file'),

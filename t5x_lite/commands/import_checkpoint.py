@@ -1,4 +1,4 @@
-"""`t5x-lite import`: a run folder from a Hugging Face folder or a T5X checkpoint."""
+"""`t5x-lite import`: a run from a Hugging Face folder, a T5X checkpoint or a PEFT adapter."""
 
 import argparse
 import contextlib
@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from t5x_lite.commands import import_adapter
 from t5x_lite.core.paths import local_path
 
 EXAMPLE = 't5x-lite import --from=downloads/gpt2 --to=runs/gpt2'
@@ -19,10 +20,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       help='a folder to write; must not exist, or be empty')
   add('--vocabulary', metavar='FILE',
       help="of a folder without a tokenizer: a tokenizer.json, a SentencePiece model, or 'byte'")
+  add('--base', metavar='MODEL_DIR', type=local_path,
+      help='of an adapter of PEFT: the imported run that it is for')
   add('--activation', help='of a T5X checkpoint that is not T5 (UL2: silu)')
 
 
 def run(args: argparse.Namespace) -> int:
+  if args.base is not None:
+    for line in import_adapter.import_adapter(args.source, args.base, args.target):
+      print(line)
+    return 0
   overrides = {'activation': args.activation} if args.activation else {}
   for line in import_run(args.source, args.target, overrides, args.vocabulary):
     print(line)

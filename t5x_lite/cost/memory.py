@@ -75,7 +75,7 @@ class Memory:
 def per_device(config, *, mesh: Mapping[str, int], rows: int, inputs_length: int = 0,
                targets_length: int = 0, optimizer=None, microbatches: int = 1,
                platform: str = 'cpu', rules: Rules = RULES,
-               is_trained: Callable[[str], bool] | None = None) -> Memory:
+               network: models.Network | None = None) -> Memory:
   """Memory of a device of a mesh in a train step over packed rows.
 
   Args:
@@ -90,12 +90,13 @@ def per_device(config, *, mesh: Mapping[str, int], rows: int, inputs_length: int
     platform: 'cpu', 'gpu' or 'tpu', which determines the attention kernel and the chunk of logits.
       A CPU computes bfloat16 in float32.
     rules: from logical axes to mesh axes, as in MeshConfig.
-    is_trained: as in Network; None: all parameters are trained.
+    network: of the config, adapted; None: all parameters are trained.
   """
   sizes = {axis: max(mesh.get(axis, 1), 1) for axis in MESH_AXES}
   parts = lambda logical: num_parts(logical, sizes, rules)
-  parameters, trained, optimizer_state = _state(
-      config, optimizer, tuple(sizes.values()), tuple(rules), is_trained)
+  on = optimizer, tuple(sizes.values()), tuple(rules)
+  parameters, trained, optimizer_state = (
+      _state(config, *on) if network is None else _bytes(network, *on))
   rows = -(-rows // (parts('batch') * microbatches))
   own = _part(config, parts, platform)
   traced = _traced(own, rows, inputs_length, targets_length, platform)
@@ -112,14 +113,16 @@ def per_device(config, *, mesh: Mapping[str, int], rows: int, inputs_length: int
 
 
 @functools.lru_cache(maxsize=64)
-def _state(config, optimizer, mesh: tuple[int, ...], rules: Rules, is_trained
+def _state(config, optimizer, mesh: tuple[int, ...], rules: Rules) -> tuple[int, int, int]:
+  """`_bytes` of the network of a config, all of which is trained."""
+  return _bytes(models.build_network(config), optimizer, mesh, rules)
+
+
+def _bytes(network: models.Network, optimizer, mesh: tuple[int, ...], rules: Rules
            ) -> tuple[int, int, int]:
   """Bytes of a device's (parameters, trained parameters, optimizer state)."""
   if optimizer is None:
     optimizer = optimizers.AdamW(learning_rate=schedules.Constant(rate=1.0))
-  network = models.build_network(config)
-  if is_trained is not None:
-    network = dataclasses.replace(network, is_trained=is_trained)
   state = abstract_state(network, optimizer.make(), Partitioner(
       AbstractMesh(mesh, MESH_AXES), rules))
   count = lambda tree: sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize

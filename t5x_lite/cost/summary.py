@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from t5x_lite.core import trees
 from t5x_lite.cost import accounting, memory
 from t5x_lite.models import Network
 from t5x_lite.parallel.mesh import MeshConfig
@@ -33,6 +34,8 @@ def summarize(network: Network, *, optimizer: Optimizer, mesh: MeshConfig,
   return {
       'family': config.family, 'modules': modules, 'parameters': parameters.total,
       'embedding_parameters': parameters.embedding, 'active_parameters': parameters.active,
+      'trained_parameters': sum(math.prod(x.shape) for path, x in trees.flatten(
+          network.shapes).items() if network.is_trained(path)),
       **_flops(config, row_lengths, batch_size, steps),
       'memory': _memory(network, optimizer, mesh, row_lengths, batch_size, microbatches),
   }
@@ -81,7 +84,7 @@ def _memory(network: Network, optimizer: Optimizer, mesh: MeshConfig,
   step = memory.per_device(
       config, mesh=sizes.shape, rules=mesh.rules, rows=batch_size, inputs_length=inputs,
       targets_length=targets, optimizer=optimizer, microbatches=microbatches,
-      platform='cpu' if config.dtype == 'float32' else 'tpu', is_trained=network.is_trained)
+      platform='cpu' if config.dtype == 'float32' else 'tpu', network=network)
   return {'mesh': dict(sizes.shape), 'total': held(lambda x: x.shape),
           'per_device': held(lambda x: x.sharding.shard_shape(x.shape)),
           'step': dataclasses.asdict(step) | {'total': step.total},
@@ -95,6 +98,9 @@ def as_text(table: dict[str, Any]) -> str:
             '  of which others': total - embeddings}
   if table['active_parameters'] != total:
     counts['  of which active for a token'] = table['active_parameters']
+  if table['trained_parameters'] != total:
+    counts['  of which trained'] = table['trained_parameters']
+    counts['  of which frozen'] = total - table['trained_parameters']
   lines = [f'{"module":<40}{"parameters":>16}']
   lines += [f'{name:<40}{size:>16,}' for name, size in counts.items()]
   rows = f'{table["rows_per_batch"]} row{"s" if table["rows_per_batch"] > 1 else ""}'

@@ -7,8 +7,8 @@ from t5x_lite.core.errors import UserError
 _SAFETENSORS = 'save it with transformers, whose save_pretrained writes config.json and safetensors'
 # The first pattern that a folder has names it.
 _KINDS = (
-    ('adapter_config.json', 'an adapter of PEFT, such as LoRA, without its model: merge it with '
-     "peft's merge_and_unload, then save_pretrained"),
+    ('adapter_config.json', 'an adapter of PEFT, such as LoRA, without its model: import that '
+     'first, and name its run as --base=MODEL_DIR'),
     ('config.gin', 'a run of this project already: name it as INIT_FROM'),
     ('*.gguf', 'a model in GGUF: give the folder of the Hugging Face model that it was made of'),
     ('model_index.json', 'a pipeline of diffusers, which this project has no model for'),

@@ -36,13 +36,13 @@ class Tensor:
       return (math.prod(shape) * self.part[1],)
     if self.layout == 'same':
       return shape
-    rows = math.prod(shape[:self._num_inputs])
-    columns = math.prod(shape[self._num_inputs:]) * self.part[1]
+    rows = math.prod(shape[:self.num_inputs])
+    columns = math.prod(shape[self.num_inputs:]) * self.part[1]
     return (columns, rows) if self.layout == 'dense' else (rows, columns)
 
   @property
-  def _num_inputs(self) -> int:
-    """How many of the first dimensions of our kernel are its inputs."""
+  def num_inputs(self) -> int:
+    """The number of the first dimensions of our kernel that are its inputs."""
     return 2 if self.ours.endswith('/out/kernel') else 1
 
   def to_ours(self, theirs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -58,7 +58,7 @@ class Tensor:
       return ours.reshape(-1)
     if self.layout == 'same':
       return ours
-    matrix = ours.reshape(math.prod(ours.shape[:self._num_inputs]), -1)
+    matrix = ours.reshape(math.prod(ours.shape[:self.num_inputs]), -1)
     return matrix.T if self.layout == 'dense' else matrix
 
 

@@ -19,11 +19,14 @@ _FLOATS = ('F64', 'F32', 'F16', 'BF16')
 class TensorFolder:
   """The tensors of a Hugging Face checkpoint, by name; each is read when it is asked for."""
 
-  def __init__(self, folder: pathlib.Path):
-    """Reads the files' headers; UserError if one is missing, damaged or has a tensor twice."""
+  def __init__(self, folder: pathlib.Path, single: str = SINGLE):
+    """Reads the files' headers; UserError if one is missing, damaged or has a tensor twice.
+
+    `single` is the name of the file, if it is of no model but an adapter.
+    """
     self.files: dict[str, pathlib.Path] = {}
     self._headers: dict[str, tuple[tuple[int, ...], str]] = {}   # shape, dtype
-    for file in _files(folder):
+    for file in _files(folder, single):
       try:
         with safe_open(file, 'np') as f:
           names = list(f.keys())
@@ -57,8 +60,12 @@ class TensorFolder:
                       'bfloat16 or float32')
 
 
-def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-  single, index = folder / SINGLE, folder / INDEX
+def _files(folder: pathlib.Path, single_name: str) -> list[pathlib.Path]:
+  single, index = folder / single_name, folder / INDEX
+  if single_name != SINGLE:
+    if not single.is_file():
+      raise UserError(f'{folder} holds no {single_name}: fetch the whole folder')
+    return [single]
   if index.is_file():
     names = read_object(index).get('weight_map')
     names = set(names.values()) if isinstance(names, dict) else {None}

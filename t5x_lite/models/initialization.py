@@ -28,7 +28,7 @@ def draw_params(params: nnx.State, key: jax.Array, one_device: bool = False) -> 
     key: a threefry key.
     one_device: the arrays are not sharded; few are drawn by one kernel.
   """
-  flat = {path: (variable, _name(path)) for path, variable in nnx.to_flat_state(params)}
+  flat = {path: (variable, name_and_layer(path)) for path, variable in nnx.to_flat_state(params)}
   random = {path: (variable, name) for path, (variable, name) in flat.items() if variable.std}
   shapes = {path: _layers(variable) for path, (variable, _) in random.items()}
   keys = _keys(key, [name for _, name in random.values()], [n for n, _ in shapes.values()])
@@ -39,10 +39,18 @@ def draw_params(params: nnx.State, key: jax.Array, one_device: bool = False) -> 
   for path, (variable, _) in flat.items():
     shape = variable.get_value().shape
     if path in drawn:
-      values[path] = variable.mean + variable.std * drawn[path].reshape(shape)
+      values[path] = variable.mean + variable.std * _distributed(
+          variable, drawn[path].reshape(shape))
     else:
       values[path] = jnp.full(shape, variable.mean, jnp.float32)
   return nnx.traversals.unflatten_mapping(values)
+
+
+def _distributed(variable, normal: jax.Array) -> jax.Array:
+  """Numbers of mean 0 and deviation 1, of the distribution of a parameter, from normal ones."""
+  if getattr(variable, 'distribution', 'normal') == 'uniform':
+    return math.sqrt(3) * jax.lax.erf(normal / math.sqrt(2))
+  return normal
 
 
 def _keys(key, names: list[tuple[str, int | None]], numbers: list[int]) -> jax.Array:
@@ -56,7 +64,7 @@ def _keys(key, names: list[tuple[str, int | None]], numbers: list[int]) -> jax.A
   return fold(own[owner], layer)
 
 
-def _name(path: tuple) -> tuple[str, int | None]:
+def name_and_layer(path: tuple) -> tuple[str, int | None]:
   """(the name of a parameter, the same for all layers; its layer, None if stacked or in none)."""
   layer = next((part for part in path if isinstance(part, int)), None)
   return '/'.join(str(part) for part in path if not isinstance(part, int)), layer

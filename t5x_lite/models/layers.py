@@ -65,13 +65,15 @@ ACTIVATIONS = {
 
 
 def param(shape: tuple[int, ...], axes: tuple[str | None, ...], std: float,
-          mean: float = 0.0) -> nnx.Param:
+          mean: float = 0.0, *, num_in: int = 0) -> nnx.Param:
   """A float32 parameter that begins as N(mean, std), with the logical name of each axis.
 
   It holds zeros: initialization.py draws the values of all parameters of a network at once.
+  `num_in` of a kernel is how many axes are its inputs, after that of `experts` if it has one; 0 is
+  no kernel.
   """
   assert len(shape) == len(axes), (shape, axes)
-  return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, std=std, mean=mean)
+  return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes, std=std, mean=mean, num_in=num_in)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -98,7 +100,8 @@ class Linear(nnx.Module):
     fan_in = math.prod(in_shape.values())
     shape = (*in_shape.values(), *out_shape.values())
     self.num_in = len(in_shape)
-    self.kernel = param(shape, (*in_shape, *out_shape), std or fan_in ** -0.5)
+    self.kernel = param(shape, (*in_shape, *out_shape), std or fan_in ** -0.5,
+                        num_in=self.num_in)
     # A bias over `embed` is as small as a norm's scale, and replicated like one.
     bias_axes = tuple('norm' if a == 'embed' else a for a in out_shape)
     self.bias = param(tuple(out_shape.values()), bias_axes, 0.0) if bias else None
@@ -179,7 +182,7 @@ class Embedder(nnx.Module):
   def __init__(self, config: ModelConfig, shard: Shard):
     self.config, self.shard = config, shard
     vocab, embed = config.vocab_size, config.embed_dim
-    self.tokens = param((vocab, embed), ('vocab', 'embed'), config.init_std or 1.0)
+    self.tokens = param((vocab, embed), ('vocab', 'embed'), config.init_std or 1.0, num_in=1)
     table = lambda rows: param((rows, embed), (None, 'embed'), config.init_std or 1.0)
     self.positions = table(config.max_length) if config.position_embedding == 'learned' else None
     self.types = table(config.num_token_types) if config.num_token_types else None
@@ -187,7 +190,7 @@ class Embedder(nnx.Module):
     # An encoder without a language-modelling head has no output layer, a tied model uses `tokens`.
     untied = not config.tied_embeddings and config.head in (None, 'mlm', 'mlm_nsp')
     self.output = param((embed, vocab), ('embed', 'vocab'),
-                        config.init_std or embed ** -0.5) if untied else None
+                        config.init_std or embed ** -0.5, num_in=1) if untied else None
 
   def __call__(self, tokens_BL: jax.Array, positions_BL: jax.Array, key: jax.Array | None = None,
                types_BL: jax.Array | None = None) -> jax.Array:
@@ -197,7 +200,8 @@ class Embedder(nnx.Module):
     """
     # The table is gathered over `embed` first: looking up rows of a table sharded over the axis
     # of the batch would make the partitioner replicate the activation.
-    x_BLD = self.shard(weights.value(self.tokens.get_value()), 'vocab', None)[tokens_BL]
+    x_BLD = weights.rows(self.tokens.get_value(), tokens_BL,
+                         lambda table: self.shard(table, 'vocab', None))
     if self.config.scale_embeddings:  # by a number of the model's dtype, as Gemma was trained
       scale = jnp.asarray(self.config.embed_dim ** 0.5, self.config.dtype)
       x_BLD = x_BLD * scale.astype(jnp.float32)
@@ -216,7 +220,7 @@ class Embedder(nnx.Module):
 
   def head(self) -> jax.tree_util.Partial:
     """The function from [batch, length, embed] to float32 logits, a pytree of its parameters."""
-    kernel_DV = (weights.value(self.tokens.get_value()).T if self.output is None else
+    kernel_DV = (weights.transpose(self.tokens.get_value()) if self.output is None else
                  self.output.get_value())
     return jax.tree_util.Partial(
         functools.partial(project, config=self.config, shard=self.shard), kernel_DV)

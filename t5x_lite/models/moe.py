@@ -27,11 +27,12 @@ class ExpertMLP(nnx.Module):
     self.config, self.shard = config, shard
     E, D, F = config.num_experts, config.embed_dim, config.mlp_dim
     std = config.init_std or D ** -0.5
-    self.router = layers.param((D, E), ('embed', 'experts'), std)
-    up = lambda: layers.param((E, D, F), ('experts', 'embed', 'mlp'), std)
+    self.router = layers.param((D, E), ('embed', 'experts'), std, num_in=1)
+    up = lambda: layers.param((E, D, F), ('experts', 'embed', 'mlp'), std, num_in=1)
     self.gate = up() if config.gated_mlp else None
     self.up = up()
-    self.down = layers.param((E, F, D), ('experts', 'mlp', 'embed'), out_std or F ** -0.5)
+    self.down = layers.param((E, F, D), ('experts', 'mlp', 'embed'), out_std or F ** -0.5,
+                             num_in=1)
 
   def __call__(self, x_BLD: jax.Array, valid_BL: jax.Array | None
                ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -48,10 +49,11 @@ class ExpertMLP(nnx.Module):
     weight_BLX, expert_BLX = jax.lax.top_k(prob_BLE, X)
     if X > 1:
       weight_BLX = weight_BLX / weight_BLX.sum(-1, keepdims=True)
-    cast = lambda p: None if p is None else weights.value(p.get_value()).astype(x_BLD.dtype)
+    cast = lambda p: None if p is None else jax.tree.map(
+        lambda x: x.astype(x_BLD.dtype) if x.dtype == jnp.float32 else x, p.get_value())
     kernels = {'gate': cast(self.gate), 'up': cast(self.up), 'down': cast(self.down)}
     if config.expert_capacity is None:
-      rows, kernel = ('batch', 'length', None), (None, None, None)
+      rows, kernel = ('batch', 'length', None), ()   # each device has all experts
       run = self.shard.shard_map(
           self._dropless, (rows, rows, rows, {n: k if k is None else kernel
                                               for n, k in kernels.items()}), rows)
@@ -63,10 +65,11 @@ class ExpertMLP(nnx.Module):
     return y_BLD, self._losses(logits_BLE, prob_BLE, expert_BLX, valid_BL)
 
   def _mlp(self, x, kernels, product):
-    h = product(x, kernels['up'])
+    times = lambda x, kernel: weights.product(x, kernel, product)
+    h = times(x, kernels['up'])
     act = layers.ACTIVATIONS[self.config.activation]
-    h = act(h) if kernels['gate'] is None else act(product(x, kernels['gate'])) * h
-    return product(h, kernels['down'])
+    h = act(h) if kernels['gate'] is None else act(times(x, kernels['gate'])) * h
+    return times(h, kernels['down'])
 
   def _dropless(self, x_BLD, expert_BLX, weight_BLX, kernels):
     B, L, D = x_BLD.shape

@@ -33,16 +33,23 @@ class Network:
       and `mean` of its initial values.
     is_trained: whether the parameter of a path, 'decoder/blocks/mlp/up/kernel', is trained; the
       others are frozen.
+    is_added: whether the parameter of a path is of an adaptation, which its base does not have.
+    assemble: the tree that `graphdef` has, of the tree of parameters and a key of dropout or None:
+      an adaptation puts parameters together to a leaf (weights.StructuredLeaf).
+    has_dropout: whether `assemble` draws anything from the key.
   """
 
   config: ModelConfig
   graphdef: nnx.GraphDef
   abstract: nnx.State
   is_trained: Callable[[str], bool] = lambda path: True
+  is_added: Callable[[str], bool] = lambda path: False
+  assemble: Callable[[dict, jax.Array | None], dict] = lambda params, key: params
+  has_dropout: bool = False
 
-  def bind(self, params: dict) -> Model:
-    """The model with these parameters, a nested dict of arrays."""
-    return nnx.merge(self.graphdef, params)
+  def bind(self, params: dict, key: jax.Array | None = None) -> Model:
+    """The model with these parameters, a nested dict of arrays; `key` is for `assemble`."""
+    return nnx.merge(self.graphdef, self.assemble(params, key))
 
   def init(self, key: jax.Array, one_device: bool = False) -> dict:
     """Initial parameters as a nested dict of float32 arrays; see initialization.draw_params."""

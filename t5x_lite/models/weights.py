@@ -4,6 +4,7 @@ A leaf of a parameter tree is an array, or a pytree that stands for one: a quant
 with an adapter. A layer uses products and rows alone.
 """
 
+from collections.abc import Callable
 import math
 from typing import Protocol, runtime_checkable
 
@@ -21,6 +22,21 @@ class StructuredLeaf(Protocol):
 
   def value(self) -> jax.Array:
     """The full array."""
+
+
+@runtime_checkable
+class FactoredLeaf(StructuredLeaf, Protocol):
+  """A leaf that is never computed as a full array: a sum of products of smaller ones."""
+
+  def product(self, x: jax.Array, multiply: Callable[[jax.Array, jax.Array], jax.Array]
+              ) -> jax.Array:
+    """`multiply(x, array)`, which is linear in both and [..., in] times [..., in, out]."""
+
+  def rows(self, ids: jax.Array, gather: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """`gather(array)[ids]` of a table [rows, embed]."""
+
+  def transpose(self) -> StructuredLeaf:
+    """The leaf of a table transposed."""
 
 
 def matmul(x: jax.Array, leaf: jax.Array | StructuredLeaf, num_in: int = 1) -> jax.Array:
@@ -43,3 +59,24 @@ def matmul(x: jax.Array, leaf: jax.Array | StructuredLeaf, num_in: int = 1) -> j
 def value(leaf: jax.Array | StructuredLeaf) -> jax.Array:
   """The array that a leaf stands for."""
   return leaf.value() if isinstance(leaf, StructuredLeaf) else leaf
+
+
+def product(x: jax.Array, leaf: jax.Array | StructuredLeaf,
+            multiply: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+  """`multiply(x, array)` of the array that a leaf stands for, in the dtype of `x`."""
+  if isinstance(leaf, FactoredLeaf):
+    return leaf.product(x, multiply)
+  return multiply(x, value(leaf).astype(x.dtype))
+
+
+def rows(leaf: jax.Array | StructuredLeaf, ids: jax.Array,
+         gather: Callable[[jax.Array], jax.Array]) -> jax.Array:
+  """`gather(table)[ids]` of a leaf [rows, embed]: [*ids, embed]; `gather` shards the table."""
+  if isinstance(leaf, FactoredLeaf):
+    return leaf.rows(ids, gather)
+  return gather(value(leaf))[ids]
+
+
+def transpose(leaf: jax.Array | StructuredLeaf) -> jax.Array | StructuredLeaf:
+  """A leaf [rows, embed] as one [embed, rows]."""
+  return leaf.transpose() if isinstance(leaf, FactoredLeaf) else value(leaf).T

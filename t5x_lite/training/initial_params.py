@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from t5x_lite.adaptation import lora
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.models import Network
@@ -14,6 +15,7 @@ from t5x_lite.training.checkpoints import check_vocabulary, reader_of
 from t5x_lite.training.state import TrainState, abstract_params, init_state, shardings_of
 
 FROZEN_FROM = 'frozen_from'   # in a checkpoint's meta: the seed, or the run and step
+ADAPTER_ENDS = (lora.A, lora.B, lora.NORM)   # of the paths of an adapter's parameters
 
 
 def load_params(model_dir: pathlib.Path, network: Network, partitioner: Partitioner,
@@ -96,12 +98,19 @@ def replace_from_run(params: dict, abstract: dict, network: Network, model_dir: 
                      ) -> tuple[dict, str, int]:
   """(`params` with the values of another run's checkpoint, a summary line, its step).
 
-  A parameter that checkpoint lacks must begin with one of `missing_ok` and keeps its fresh value;
-  one that only it has is left out and named. Raises UserError for any other difference.
+  A parameter that checkpoint lacks must begin with one of `missing_ok`, or be of an adaptation, and
+  keeps its fresh value; one that only it has is left out and named. Raises UserError for any other
+  difference, and for the run of an adapter that this network does not have.
   """
   want = trees.flatten(abstract)
   found, have, meta, step = _read(model_dir, step, want, network)
-  missing = [n for n in want if n not in found and not n.startswith(missing_ok or ('\0',))]
+  missing = [n for n in want if n not in found and not network.is_added(n)
+             and not n.startswith(missing_ok or ('\0',))]
+  if lost := [n for n in have if n not in want and n.endswith(ADAPTER_ENDS)]:
+    raise UserError(
+        f'{model_dir}, step {step}, is of an adapter, {trees.summarize(lost)}: set the same '
+        'Experiment.adaptation, or start from it merged: '
+        f't5x-lite merge --from={model_dir} --to=FOLDER')
   if missing:
     raise UserError(
         f'{model_dir}, step {step}, lacks {trees.summarize(missing)}: use the same model config, '

@@ -15,7 +15,7 @@ from t5x_lite.objectives.objective import LossSums, Objective, add_objectives, n
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.training.state import TrainState, abstract_state, shardings_of
 
-DROPOUT = 1   # what a key folded from (seed, step, purpose) is for
+DROPOUT, ADAPTER = 1, 2   # what a key folded from (seed, step, purpose) is for
 
 
 def loss_and_gradients(network: Network, objectives: Sequence[Objective], params: Any,
@@ -29,8 +29,9 @@ def loss_and_gradients(network: Network, objectives: Sequence[Objective], params
   loss_fn, of_batch = add_objectives(objectives), normalizers(batch)
 
   def summed(params, batch, key):
-    model = network.bind(trees.combine(params, frozen or {}))
-    sums = loss_fn(model, batch, key, of_batch)
+    params = trees.combine(params, frozen or {})
+    model = network.bind(params, None if key is None else jax.random.fold_in(key, ADAPTER))
+    sums = loss_fn(model, batch, key if network.config.dropout_rate else None, of_batch)
     return sums.total, sums
 
   gradient = jax.grad(summed, has_aux=True)
@@ -65,7 +66,7 @@ def make_train_step(network: Network, objectives: Sequence[Objective],
 
   def step(state, batch):
     key = None
-    if network.config.dropout_rate:
+    if network.config.dropout_rate or network.has_dropout:
       key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state['step']), DROPOUT)
     sums, grads = loss_and_gradients(
         network, objectives, state['params'], batch, key, frozen=state['frozen'],

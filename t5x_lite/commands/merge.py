@@ -1,0 +1,100 @@
+"""`t5x-lite merge`: a plain run of one that was adapted, its adapters added to their kernels."""
+
+import argparse
+from collections.abc import Sequence
+import contextlib
+import pathlib
+
+from t5x_lite.commands import gin_flags
+from t5x_lite.core.errors import UserError
+from t5x_lite.core.paths import local_path
+
+EXAMPLE = 't5x-lite merge --from=runs/lora --to=runs/merged'
+ROWS, LENGTH = 2, 32   # of the random tokens that logits are compared on
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  add = parser.add_argument
+  add('--from', required=True, dest='source', metavar='MODEL_DIR', type=local_path)
+  add('--to', required=True, dest='target', metavar='MODEL_DIR', type=local_path,
+      help='a folder to write; must not exist, or be empty')
+  add('--step', type=int, help='of the checkpoint; default: the newest')
+  gin_flags.add_trusted_modules(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+  print(merge_run(args.source, args.target, args.step, args.trusted_modules))
+  return 0
+
+
+def merge_run(model_dir: pathlib.Path, target: pathlib.Path, step: int | None = None,
+              trusted_modules: Sequence[str] = ()) -> str:
+  """Writes a plain run, of step 0, of a run of LoRA; returns a summary line.
+
+  Kernels are merged in float32. The line has the largest difference between logits of the two, in
+  float32 on random tokens.
+
+  Args:
+    model_dir: the folder of the adapted run.
+    target: must not exist, or be empty.
+    step: of the checkpoint, newest if None.
+    trusted_modules: modules outside this project that config.gin may import.
+
+  Raises:
+    UserError: the run has no adapter, or its base is quantised.
+  """
+  import jax
+
+  from t5x_lite.adaptation.lora import Lora
+  from t5x_lite.core.files import atomic_folder
+  from t5x_lite.experiment import gin_config
+  from t5x_lite.parallel.mesh import MeshConfig
+  from t5x_lite.training.checkpoints import Checkpoints, reader_of
+  from t5x_lite.training.initial_params import load_params
+  from t5x_lite.training.run_folder import RunFolder
+  source = RunFolder(model_dir)
+  if not source.config.is_file():
+    raise UserError(f'{model_dir} holds no config.gin: name the folder of a run')
+  files = [str(source.config)]
+  experiment = gin_config.load_described(files, (), trusted_modules)
+  if not isinstance(experiment.adaptation, Lora):
+    raise UserError(f'{model_dir} has no adapter: its Experiment.adaptation is '
+                    f'{experiment.adaptation}, and only a Lora is merged')
+  network, partitioner = experiment.build_network(
+      MeshConfig(data=1, fsdp=jax.device_count()).make())
+  params, step = load_params(model_dir, network, partitioner, step)
+  merged = jax.jit(lambda params: experiment.adaptation.merge(network, params))(params)
+  difference, largest = _difference(experiment, params, merged)
+  with atomic_folder(target) as folder:
+    text = gin_config.load_experiment(
+        files, [f'MODEL_DIR={str(target.absolute())!r}', 'Experiment.adaptation=None',
+                'Experiment.init_from=None'], trusted_modules, trains=False)[1]
+    RunFolder(folder).config.write_text(text, encoding='utf-8')
+    meta = {'merged_from': str(model_dir.absolute()),
+            'vocabulary': reader_of(model_dir).read_meta(step).get('vocabulary')}
+    with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
+      checkpoints.save_params(merged, 0, meta)
+  return (f'{target}: step {step} of {model_dir}, merged in float32; the largest difference of '
+          f'logits is {difference:.1e}, where they are up to {largest:.3g}')
+
+
+def _difference(experiment, params, merged) -> tuple[float, float]:
+  """(the largest difference of logits of adapted and merged, the largest logit), in float32."""
+  import dataclasses
+
+  import jax
+  import jax.numpy as jnp
+
+  from t5x_lite import models
+  config = dataclasses.replace(experiment.model, dtype='float32')
+  plain = models.build_network(config)
+  length = min(LENGTH, config.max_length or LENGTH)
+  ids = jax.random.randint(jax.random.key(0), (ROWS, length), 1, config.vocab_size)
+  names = [name for side, name in (
+      ('encoder', 'encoder_input_tokens'), ('decoder', 'decoder_input_tokens'),
+      ('decoder', 'decoder_target_tokens')) if side in config.family]
+  batch = dict.fromkeys(names, ids)
+  logits = lambda network, params: jax.jit(
+      lambda params: network.bind(params)(batch))(params)
+  want, got = logits(experiment.adaptation.adapt(plain), params), logits(plain, merged)
+  return float(jnp.abs(want - got).max()), float(jnp.abs(want).max())

@@ -1,0 +1,170 @@
+"""PEFT's adapters: those loaded give PEFT's logits, ours are read back, damage is refused."""
+
+import json
+import os
+import pathlib
+import shutil
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from t5x_lite import models
+from t5x_lite.adaptation.lora import Lora
+from t5x_lite.core import trees
+from t5x_lite.core.errors import UserError
+from t5x_lite.interop import huggingface, peft
+from t5x_lite.parallel.mesh import MeshConfig
+from t5x_lite.parallel.partitioner import Partitioner
+
+DATA = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '')) / 'peers' / 'lora'
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason='T5X_LITE_TEST_DATA/peers/lora is unset')
+CASES = ['llama/lora_qv', 'llama/lora_all', 'llama/rslora_all', 'llama/dora_all', 'llama/patterns',
+         'llama/embed_head', 'llama/layers1', 'llama/modules_to_save', 'gpt2/lora_attn',
+         'gpt2/rslora_all', 'gpt2/dora_all']
+BASES = {}
+
+
+def base_of(name, **overrides):
+  key = name, *overrides.items()
+  if key not in BASES:
+    mesh = MeshConfig(data=1, fsdp=1).make(jax.devices()[:1])
+    BASES[key] = huggingface.load_model(DATA / name / 'base', Partitioner(mesh), **overrides)
+  return BASES[key]
+
+
+def adapted(folder, config, base):
+  """(network, parameters) of a base with a PEFT adapter."""
+  lora, values = peft.load_adapter(folder, config, base)
+  network = lora.adapt(models.build_network(config))
+  flat = {n: np.asarray(x) for n, x in trees.flatten(base).items()} | values
+  return lora, network, trees.fill(network.shapes, flat)
+
+
+def logits(network, params, ids):
+  ids = jnp.asarray(ids, jnp.int32)
+  batch = {'decoder_target_tokens': ids, 'decoder_input_tokens': ids}
+  return np.asarray(jax.jit(lambda params, batch: network.bind(params)(batch))(params, batch))
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_logits_are_those_of_peft(case):
+  fixture = np.load(DATA / case / 'fixture.npz')
+  config, base = base_of(case.split('/')[0])
+  lora, network, params = adapted(DATA / case, config, base)
+  got = logits(network, params, fixture['input_ids'])
+  np.testing.assert_allclose(got, fixture['adapter_logits'], atol=1e-4)
+  plain = logits(models.build_network(config), lora.merge(network, params), fixture['input_ids'])
+  np.testing.assert_allclose(plain, fixture['merged_logits'], atol=1e-4)
+  if 'pattern' not in case and 'layers' not in case and not case.startswith('gpt2'):
+    trained = sum(x.size for path, x in trees.flatten(params).items() if network.is_trained(path))
+    assert trained == fixture['trainable_parameters']
+
+
+@pytest.mark.parametrize('case', ['llama/dora_all', 'gpt2/dora_all', 'gpt2/rslora_all'])
+def test_what_is_written_is_what_was_read(case, tmp_path):
+  config, base = base_of(case.split('/')[0])
+  lora, network, params = adapted(DATA / case, config, base)
+  peft.save_adapter(tmp_path, config, lora, params, 'base')
+  want = load_file(DATA / case / peft.TENSORS)
+  got = load_file(tmp_path / peft.TENSORS)
+  assert got.keys() == want.keys()
+  for name, x in want.items():
+    np.testing.assert_allclose(got[name], x, atol=1e-6, err_msg=name)
+  theirs, ours = (json.loads((folder / peft.CONFIG).read_text()) for folder in (
+      DATA / case, tmp_path))
+  for key in ('r', 'lora_alpha', 'use_rslora', 'use_dora', 'fan_in_fan_out', 'bias'):
+    assert ours[key] == theirs[key], key
+
+
+@pytest.mark.parametrize('targets', [('all_linear',), ('attention/(query|value)',)])
+@pytest.mark.parametrize('dora', [False, True])
+def test_a_fused_kernel_of_three_adapters_is_block_diagonal(targets, dora, tmp_path):
+  config, base = base_of('gpt2')
+  lora = Lora(targets=targets, rank=3, rank_stabilized=True, dora=dora)
+  network = lora.adapt(models.build_network(config))
+  draw = lambda path, x: 0.3 * jax.random.normal(jax.random.key(zlib.crc32(path.encode())), x.shape)
+  flat = trees.flatten(base)
+  params = trees.fill(network.shapes, {path: flat[path] if path in flat else draw(path, x)
+                                       for path, x in trees.flatten(network.shapes).items()})
+  peft.save_adapter(tmp_path, config, lora, params, 'base')
+  tensors = load_file(tmp_path / peft.TENSORS)
+  assert tensors['base_model.model.transformer.h.0.attn.c_attn.lora_A.weight'].shape == (9, 32)
+  _, again, read = adapted(tmp_path, config, base)
+  ids = np.arange(20).reshape(2, 10)
+  np.testing.assert_allclose(logits(again, read, ids), logits(network, params, ids), atol=1e-4)
+
+
+def test_blocks_that_are_not_stacked_take_the_same_adapter():
+  case = 'llama/patterns'
+  fixture = np.load(DATA / case / 'fixture.npz')
+  config, base = base_of('llama', scan_layers=False)
+  _, network, params = adapted(DATA / case, config, base)
+  got = logits(network, params, fixture['input_ids'])
+  np.testing.assert_allclose(got, fixture['adapter_logits'], atol=1e-4)
+
+
+def changed(tmp_path, case, settings=None, tensors=None):
+  """A copy of an adapter with other settings, or tensors as `tensors` makes them."""
+  folder = shutil.copytree(DATA / case, tmp_path / 'adapter', copy_function=shutil.copyfile)
+  if settings:
+    path = folder / peft.CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+  if tensors:
+    save_file(tensors(load_file(folder / peft.TENSORS)), folder / peft.TENSORS)
+  return folder
+
+
+@pytest.mark.parametrize('settings, message', [
+    ({'peft_type': 'IA3'}, "peft_type 'IA3' is not supported"),
+    ({'bias': 'all'}, "bias = 'all' is not supported"),
+    ({'lora_bias': True}, 'lora_bias = True is not supported'),
+    ({'layer_replication': [[0, 2]]}, 'layer_replication = .* is not supported'),
+    ({'init_lora_weights': 'pissa'}, "init_lora_weights = 'pissa' is not supported"),
+    ({'use_qalora': True, 'new': 1}, 'use_qalora = True, new = 1 are not supported'),
+    ({'r': 0}, 'r is 0, and must be above 0'), ({'r': 'four'}, "r is 'four'"),
+    ({'r': 5}, r'A of .*q_proj has the shape \(4, 32\) and not \(5, 32\)'),
+    ({'target_modules': ['q_proj', 'v_proj', 'o_proj']}, 'lacks the adapter of .*o_proj'),
+    ({'use_dora': True}, 'lacks m of .*q_proj')])
+def test_what_is_not_supported_is_refused_by_name(settings, message, tmp_path):
+  folder = changed(tmp_path, 'llama/lora_qv', settings)
+  with pytest.raises(UserError, match=message):
+    peft.load_adapter(folder, *base_of('llama'))
+
+
+def test_a_damaged_folder_is_refused(tmp_path):
+  load = lambda folder: peft.load_adapter(folder, *base_of('llama'))
+  first = lambda tensors: dict(list(tensors.items())[:-1])
+  with pytest.raises(UserError, match='lacks b of .*v_proj|lacks a of'):
+    load(changed(tmp_path / '1', 'llama/lora_qv', tensors=first))
+  half = lambda tensors: {n: x for n, x in tensors.items() if 'layers.0' in n}
+  with pytest.raises(UserError, match='lacks the adapter of model.layers.1'):
+    load(changed(tmp_path / '2', 'llama/lora_qv', tensors=half))
+  folder = changed(tmp_path / '3', 'llama/lora_qv')
+  whole = (folder / peft.TENSORS).read_bytes()
+  (folder / peft.TENSORS).write_bytes(whole[:len(whole) // 2])
+  with pytest.raises(UserError, match='not a complete safetensors file'):
+    load(folder)
+  (folder / peft.TENSORS).unlink()
+  with pytest.raises(UserError, match='holds no adapter_model.safetensors'):
+    load(folder)
+  (folder / peft.CONFIG).unlink()
+  with pytest.raises(UserError, match='holds no adapter_config.json'):
+    load(folder)
+
+
+def test_an_adapter_of_another_base_is_refused():
+  with pytest.raises(UserError, match='the adapter is for another base'):
+    peft.load_adapter(DATA / 'gpt2' / 'lora_attn', *base_of('llama'))
+
+
+def test_an_adapter_that_is_its_base_is_not_written(tmp_path):
+  config, base = base_of('llama')
+  lora = Lora(rank=2)
+  network = lora.adapt(models.build_network(config))
+  params = jax.jit(network.init)(jax.random.key(0))
+  with pytest.raises(UserError, match='The adapter is 0'):
+    peft.save_adapter(tmp_path, config, lora, params, 'base')
