@@ -24,7 +24,7 @@ from t5x_lite.experiment import gin_config, gin_reader
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/architecture.md',
-             'docs/scaling.md', 'docs/seams.md', 'docs/data.md', 'docs/settings.md',
+             'docs/adaptation.md', 'docs/scaling.md', 'docs/seams.md', 'docs/data.md', 'docs/settings.md',
              'docs/troubleshooting.md', 'docs/trust.md', 'benchmarks/README.md']
 SMALL = {
     'train': '--gin.STEPS=2 --gin.BATCH_SIZE=8 --gin.EvalConfig.num_examples=4',
@@ -35,6 +35,7 @@ SMALL = {
     'train-vocab': '--split=validation',
     'import': '',
     'export': '',
+    'merge': '',
     'scaling': '',
 }
 NOT_RUN = {
@@ -94,6 +95,15 @@ def test_every_command_of_the_readme_runs(tmp_path, stdlib_data_dir):
   for run in ('lm', 'mlm', 'span', 'mine', 'operator', 'pieces', 'mesh', 'tuned'):
     assert (tmp_path / 'runs' / run / 'checkpoints/2').is_dir(), run
   assert len(list(tmp_path.glob('runs/*/inferences-*.jsonl'))) == 4
+
+
+@pytest.mark.slow
+def test_every_command_of_the_adaptation_page_runs(tmp_path, stdlib_data_dir):
+  for command in _commands(_read('docs/adaptation.md')):
+    small = SMALL[re.search(r'\bt5x-lite (\S+)', command)[1]]
+    done = _run(f'{command} {small}', tmp_path, stdlib_data_dir)
+    assert done.returncode == 0, f'$ {command}\n{done.stdout}\n{done.stderr}'
+  assert (tmp_path / 'runs/back/checkpoints/0').is_dir()
 
 
 def test_the_glossary_of_gin_is_gin(tmp_path):

@@ -121,9 +121,11 @@ class Maker:
     return '\n'.join(lines) + '\n'
 
   def _field(self, node: Node, field: dataclasses.Field, names: dict[Any, str]) -> str | None:
-    """A field as gin; None for a default that gin cannot write."""
+    """A field as gin; None for a default, or an object that no statement made: gin has no text."""
     if field.name in node.bound:
       raw = node.bound[field.name].value
+      if dataclasses.is_dataclass(raw) and not isinstance(raw, (Macro, Call)):
+        return None
       named = any(isinstance(leaf, (Macro, Call)) for leaf in leaves(raw))
       return _text(raw if named else self._values[node.cls, node.scope][field.name], names)
     value = field.default if field.default_factory is dataclasses.MISSING else (

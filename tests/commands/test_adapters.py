@@ -1,0 +1,91 @@
+"""A PEFT adapter through the commands: imported onto its base, exported, and merged."""
+
+import json
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from t5x_lite import cli
+from t5x_lite.core import trees
+from t5x_lite.experiment import gin_config
+from t5x_lite.training.initial_params import load_params
+
+DATA = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '')) / 'peers' / 'lora'
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason='T5X_LITE_TEST_DATA/peers/lora is unset')
+TENSORS = 'adapter_model.safetensors'
+
+
+def call(capsys, *args):
+  code = cli.main([*map(str, args)])
+  captured = capsys.readouterr()
+  return code, captured.out + captured.err
+
+
+def logits_of(run, ids):
+  experiment = gin_config.load_described([str(run / 'config.gin')])
+  network, partitioner = experiment.build_network(experiment.mesh.make(jax.devices()[:1]))
+  params, _ = load_params(run, network, partitioner, None)
+  batch = dict.fromkeys(('decoder_input_tokens', 'decoder_target_tokens'), np.int32(ids))
+  return jax.jit(lambda params: network.bind(params)(batch))(params)
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  """The folder of an imported base, `base`, and of its adapter, `lora`."""
+  folder = tmp_path_factory.mktemp('runs')
+  assert cli.main(['import', f'--from={DATA}/llama/base', f'--to={folder}/base']) == 0
+  assert cli.main(['import', f'--from={DATA}/llama/lora_all', f'--base={folder}/base',
+                   f'--to={folder}/lora']) == 0
+  return folder
+
+
+def test_an_imported_adapter_gives_pefts_logits_and_is_exported_as_it_came(runs, tmp_path, capsys):
+  fixture = np.load(DATA / 'llama/lora_all/fixture.npz')
+  got = logits_of(runs / 'lora', fixture['input_ids'])
+  np.testing.assert_allclose(got, fixture['adapter_logits'], atol=1e-4)
+  code, said = call(capsys, 'export', f'--from={runs}/lora', f'--to={tmp_path}/out')
+  assert code == 0 and 'the adapter of step 0' in said
+  want, got = (load_file(folder / TENSORS) for folder in (
+      DATA / 'llama/lora_all', tmp_path / 'out'))
+  assert trees.flatten(got).keys() == trees.flatten(want).keys()
+  for name, x in want.items():
+    np.testing.assert_array_equal(got[name], x)
+  config = json.loads((tmp_path / 'out/adapter_config.json').read_text())
+  assert config['base_model_name_or_path'] == str(DATA / 'llama/base')
+
+
+def test_it_is_described(runs, capsys):
+  code, said = call(capsys, 'describe', f'--gin_file={runs}/lora/config.gin')
+  assert code == 0
+  fixture = np.load(DATA / 'llama/lora_all/fixture.npz')
+  (line,) = [line for line in said.splitlines() if 'of which trained' in line]
+  assert line.split()[-1].replace(',', '') == str(fixture['trainable_parameters'])
+
+
+def test_merged_it_is_a_plain_run_of_the_same_logits(runs, tmp_path, capsys):
+  fixture = np.load(DATA / 'llama/lora_all/fixture.npz')
+  code, said = call(capsys, 'merge', f'--from={runs}/lora', f'--to={tmp_path}/merged')
+  assert code == 0 and 'the largest difference of logits is' in said
+  assert float(said.partition('logits is ')[2].split(',')[0]) < 1e-4
+  got = logits_of(tmp_path / 'merged', fixture['input_ids'])
+  np.testing.assert_allclose(got, fixture['merged_logits'], atol=1e-4)
+  code, said = call(capsys, 'export', f'--from={tmp_path}/merged', f'--to={tmp_path}/plain')
+  assert code == 0 and (tmp_path / 'plain/model.safetensors').is_file()
+  code, said = call(capsys, 'merge', f'--from={tmp_path}/merged', f'--to={tmp_path}/again')
+  assert code == 1 and 'has no adapter' in said and not (tmp_path / 'again').exists()
+
+
+def test_what_cannot_be_imported_is_refused_and_leaves_nothing(runs, tmp_path, capsys):
+  for args, message in (
+      ([f'--from={DATA}/llama/lora_all'], 'name its run as --base=MODEL_DIR'),
+      ([f'--from={DATA}/gpt2/lora_attn', f'--base={runs}/base'], 'is for another base'),
+      ([f'--from={DATA}/llama/lora_all', f'--base={runs}/lora'], 'is adapted itself: merge it'),
+      ([f'--from={DATA}/llama/lora_all', f'--base={tmp_path}/no'], 'holds no config.gin'),
+      ([f'--from={DATA}/llama/base', f'--base={runs}/base'], 'holds no adapter_config.json')):
+    code, said = call(capsys, 'import', *args, f'--to={tmp_path}/run')
+    assert code == 1 and message in said, said
+    assert not (tmp_path / 'run').exists()
