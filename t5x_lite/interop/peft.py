@@ -236,10 +236,10 @@ def save_adapter(folder: pathlib.Path, config: ModelConfig, lora: Lora, params: 
   if missing:
     raise UserError(f'{trees.summarize(missing)}: transformers has no such tensor to adapt')
   model_type = hf_configs.model_type_of(config)
+  # With the task of a classifier peft would make a new head: without one it adapts the model.
   tasks = {'decoder_only': 'CAUSAL_LM', 'encoder_decoder': 'SEQ_2_SEQ_LM'}
-  heads = {'classifier': 'SEQ_CLS', 'tagger': 'TOKEN_CLS'}
   written = {
-      'peft_type': 'LORA', 'task_type': heads.get(config.head, tasks.get(config.family)),
+      'peft_type': 'LORA', 'task_type': tasks.get(config.family),
       'base_model_name_or_path': base, 'r': lora.rank, 'lora_alpha': lora.alpha,
       'lora_dropout': lora.dropout, 'use_rslora': lora.rank_stabilized, 'use_dora': lora.dora,
       'target_modules': _target_modules(adapted, table), 'rank_pattern': ranks,

@@ -105,10 +105,20 @@ def _parse(path: pathlib.Path, hf: Json) -> PeftConfig:
                       ('alpha_pattern', alphas.values())):
     if not all(isinstance(v, (int, float)) and v > 0 for v in values):
       raise UserError(f'{path}: {key} is {hf.get(key)!r}, and must be above 0')
-  layers = hf.get('layers_to_transform')
+  targets, excluded = get('target_modules', (str, list), []), get(
+      'exclude_modules', (str, list), [])
+  saved, layers = get('modules_to_save', list, []), hf.get('layers_to_transform')
+  if layers is not None:
+    layers = get('layers_to_transform', (int, list), None)
+  as_list = lambda names: [names] if isinstance(names, str) else names
+  for name in (*ranks, *alphas, *as_list(targets), *as_list(excluded), *saved):
+    try:
+      re.compile(name)
+    except (re.error, TypeError) as e:
+      raise UserError(f'{path}: {name!r} is no name of modules ({e}): fetch the file again') from e
   return PeftConfig(
       rank, float(alpha), float(get('lora_dropout', (int, float), 0.0)),
       get('use_rslora', bool, False), get('use_dora', bool, False), ranks, alphas,
-      get('target_modules', (str, list), []), get('exclude_modules', (str, list), []),
+      targets, excluded,
       None if layers is None else tuple([layers] if isinstance(layers, int) else layers),
-      tuple(get('modules_to_save', list, [])))
+      tuple(saved))

@@ -49,9 +49,8 @@ class ExpertMLP(nnx.Module):
     weight_BLX, expert_BLX = jax.lax.top_k(prob_BLE, X)
     if X > 1:
       weight_BLX = weight_BLX / weight_BLX.sum(-1, keepdims=True)
-    cast = lambda p: None if p is None else jax.tree.map(
-        lambda x: x.astype(x_BLD.dtype) if x.dtype == jnp.float32 else x, p.get_value())
-    kernels = {'gate': cast(self.gate), 'up': cast(self.up), 'down': cast(self.down)}
+    leaf = lambda p: None if p is None else weights.cast(p.get_value(), x_BLD.dtype)
+    kernels = {'gate': leaf(self.gate), 'up': leaf(self.up), 'down': leaf(self.down)}
     if config.expert_capacity is None:
       rows, kernel = ('batch', 'length', None), ()   # each device has all experts
       run = self.shard.shard_map(

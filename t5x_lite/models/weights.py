@@ -6,7 +6,7 @@ with an adapter. A layer uses products and rows alone.
 
 from collections.abc import Callable
 import math
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -59,6 +59,11 @@ def matmul(x: jax.Array, leaf: jax.Array | StructuredLeaf, num_in: int = 1) -> j
 def value(leaf: jax.Array | StructuredLeaf) -> jax.Array:
   """The array that a leaf stands for."""
   return leaf.value() if isinstance(leaf, StructuredLeaf) else leaf
+
+
+def cast(leaf: jax.Array | StructuredLeaf, dtype: Any) -> jax.Array | StructuredLeaf:
+  """A plain array in this dtype; another leaf as it is, whose products are in that of `x`."""
+  return leaf if isinstance(leaf, StructuredLeaf) else leaf.astype(dtype)
 
 
 def product(x: jax.Array, leaf: jax.Array | StructuredLeaf,

@@ -126,6 +126,9 @@ def changed(tmp_path, case, settings=None, tensors=None):
     ({'init_lora_weights': 'pissa'}, "init_lora_weights = 'pissa' is not supported"),
     ({'use_qalora': True, 'new': 1}, 'use_qalora = True, new = 1 are not supported'),
     ({'r': 0}, 'r is 0, and must be above 0'), ({'r': 'four'}, "r is 'four'"),
+    ({'rank_pattern': {'(': 4}}, r"'\(' is no name of modules"),
+    ({'target_modules': 3}, 'target_modules is 3'), ({'target_modules': [3]}, '3 is no name'),
+    ({'layers_to_transform': 'all'}, "layers_to_transform is 'all'"),
     ({'r': 5}, r'A of .*q_proj has the shape \(4, 32\) and not \(5, 32\)'),
     ({'target_modules': ['q_proj', 'v_proj', 'o_proj']}, 'lacks the adapter of .*o_proj'),
     ({'use_dora': True}, 'lacks m of .*q_proj')])
