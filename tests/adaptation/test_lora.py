@@ -208,6 +208,7 @@ def test_a_plain_run_does_not_start_from_an_adapter(adapted, gin_file, tmp_path)
         f"InitFrom.model_dir='{adapted[0].folder}'")
 
 
+@pytest.mark.slow
 def test_losses_are_the_same_on_any_mesh(adapted, base, gin_file, tmp_path):
   experiment, _ = run(gin_file, tmp_path / 'run', *from_base(base), 'MeshConfig.data=2',
                       'MeshConfig.fsdp=2', 'MeshConfig.tensor=2')
