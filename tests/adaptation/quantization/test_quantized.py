@@ -11,12 +11,14 @@ import optax
 import pytest
 
 from t5x_lite import models
+from t5x_lite.adaptation.lora import Lora
 from t5x_lite.adaptation.partial import Partial
 from t5x_lite.adaptation.quantization.leaf import QuantizedLeaf
 from t5x_lite.adaptation.quantization.quantized import Quantized
 from t5x_lite.commands import describe, eval, train
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
+from t5x_lite.cost import memory
 from t5x_lite.experiment import gin_config
 from t5x_lite.models import weights
 from t5x_lite.objectives.language_model import CrossEntropy
@@ -30,7 +32,7 @@ TINY = ['MeshConfig.data=1', 'BATCH_SIZE=8', 'STEPS=4', 'WARMUP_STEPS=1', 'TARGE
         'TrainConfig.log_every=1', 'EvalConfig.num_examples=8', 'EvalConfig.batch_size=8']
 NORMS = ['Experiment.adaptation=@partial.Partial()', "Partial.trained='norm'"]
 QUANTIZED = ['Experiment.adaptation=@quantized.Quantized()', 'Quantized.block=32',
-             'Quantized.adaptation=@partial.Partial()', "Partial.trained='norm'"]
+             'Quantized.adaptation=@lora.Lora()', 'Lora.rank=4']
 
 
 @pytest.fixture(scope='module')
@@ -41,6 +43,7 @@ def gin_file(tmp_path_factory):
   (folder / 'lm.gin').write_text(f"""
 from __gin__ import dynamic_registration
 from t5x_lite import experiment
+from t5x_lite.adaptation import lora
 from t5x_lite.adaptation import partial
 from t5x_lite.adaptation.quantization import quantized
 from tasks import files
@@ -68,7 +71,7 @@ def base(gin_file, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def tuned(gin_file, base, tmp_path_factory):
-  """A run that starts from it quantised, and trains the scales of norms."""
+  """A run that starts from it quantised, and trains adapters: QLoRA."""
   return run(gin_file, tmp_path_factory.mktemp('tuned') / 'run', *from_run(base))
 
 
@@ -104,7 +107,7 @@ def test_the_base_is_read_quantised_and_only_what_is_trained_is_saved(tuned, bas
     assert sum(x.nbytes for x in jax.tree.leaves(leaf)) < whole[name].nbytes / 5
   source = checkpoints.reader_of(experiment.folder)
   saved = trees.flatten(source.param_shapes(source.find_step(None)))
-  assert saved and all('norm' in name for name in saved)
+  assert saved and all('_lora_' in name for name in saved)
   assert all(np.isfinite(losses(experiment)))
 
 
@@ -147,14 +150,21 @@ def test_tensors_are_quantised_one_at_a_time(base, gin_file):
   assert set(held) == set(abstract) and max(whole) == 1
 
 
-@pytest.mark.parametrize('kind', ['decoder', 'encoder_decoder', 'encoder'])
-@pytest.mark.parametrize('scan', [True, False])
+def random_values(network):
+  """Parameters of which none is 0, adapters among them."""
+  draw = lambda x: 0.2 * np.random.default_rng(x.size).normal(size=x.shape).astype(np.float32)
+  return jax.tree.map(draw, network.shapes)
+
+
+@pytest.mark.parametrize('kind, scan, adaptation', [
+    ('decoder', True, Lora(rank=4)), ('decoder', False, Lora(rank=4)),
+    ('encoder_decoder', True, Lora(rank=4, dora=True)),
+    ('encoder', True, Partial(trained='norm|bias|tokens'))])
 def test_gradients_are_those_through_the_dequantised_weights(
-    kind, scan, configs, random_params, packed_batch, assert_gradients_close):
+    kind, scan, adaptation, configs, packed_batch, assert_gradients_close):
   config = dataclasses.replace(configs[kind], scan_layers=scan)
-  network = Quantized(adaptation=Partial(trained='norm|bias|tokens'), block=32).adapt(
-      models.build_network(config))
-  params, frozen = trees.partition(random_params(config), network.is_trained)
+  network = Quantized(adaptation=adaptation, block=32).adapt(models.build_network(config))
+  params, frozen = trees.partition(random_values(network), network.is_trained)
   held = quantize_frozen(network, frozen)
   assert len(kernels(held)) >= 6
   whole = jax.tree.map(weights.value, held, is_leaf=weights.is_structured)
@@ -168,9 +178,9 @@ def test_gradients_are_those_through_the_dequantised_weights(
 
 
 @pytest.mark.parametrize('sizes', [{'fsdp': 8}, {'tensor': 4}])
-def test_losses_on_a_mesh_are_those_of_one_device(sizes, configs, random_params, packed_batch):
+def test_losses_on_a_mesh_are_those_of_one_device(sizes, configs, packed_batch):
   config = dataclasses.replace(configs['decoder'], embed_dim=128, mlp_dim=128, num_kv_heads=4)
-  adaptation = Quantized(adaptation=Partial(trained='norm'), block=16)
+  adaptation = Quantized(adaptation=Lora(rank=4), block=16)
   totals = []
   for mesh in (MeshConfig(data=1, **sizes).make(), MeshConfig().make(jax.devices()[:1])):
     partitioner = Partitioner(mesh)
@@ -179,7 +189,7 @@ def test_losses_on_a_mesh_are_those_of_one_device(sizes, configs, random_params,
     trained, frozen = trees.partition(abstract, network.is_trained)
     put = lambda params, like: jax.tree.map(lambda x, s: jax.device_put(x, s.sharding),
                                             params, like)
-    values, rest = trees.partition(random_params(config), network.is_trained)
+    values, rest = trees.partition(random_values(network), network.is_trained)
     structs = quantize_frozen(network, frozen)
     held = jax.jit(lambda x, network=network: quantize_frozen(network, x),
                    out_shardings=jax.tree.map(lambda x: x.sharding, structs))(put(rest, frozen))
@@ -200,11 +210,48 @@ def test_describe_counts_the_bits_of_a_quantised_base(gin_file):
     return describe.summarize(experiment)['memory']['total']['parameters'], quantized
 
   whole, none = parameters(*NORMS)
-  held, quantized = parameters(*QUANTIZED)
+  held, quantized = parameters(*QUANTIZED[:2], 'Quantized.adaptation=@partial.Partial()',
+                               *NORMS[1:])
   assert none == 0 and quantized > 0
   # Blocks of 32: 4 + 8 / 32 bits, and a little for the scales of scales.
   saved = quantized * (32 - 4.25) / 8
   assert whole - held == pytest.approx(saved, rel=0.01)
+
+
+@pytest.mark.parametrize('capacity', [None, 2.0])
+def test_experts_are_quantised_under_an_adapter(capacity, configs, packed_batch):
+  config = dataclasses.replace(configs['decoder'], num_experts=4, experts_per_token=2,
+                               expert_capacity=capacity)
+  network = Quantized(adaptation=Lora(rank=4), block=32).adapt(models.build_network(config))
+  params = random_values(network)
+  trained, frozen = trees.partition(params, network.is_trained)
+  held = quantize_frozen(network, frozen)
+  assert {'decoder/blocks/mlp/gate', 'decoder/blocks/mlp/up', 'decoder/blocks/mlp/down'} <= set(
+      kernels(held))
+  whole = jax.tree.map(weights.value, held, is_leaf=weights.is_structured)
+  logits = jax.jit(lambda frozen: network.bind(trees.combine(trained, frozen))(
+      packed_batch(config)))
+  np.testing.assert_allclose(logits(held), logits(whole), atol=1e-3)
+
+
+def test_65b_parameters_fit_a_device_of_48_gb():
+  """LLaMA-65B, rank 64 beside all linear layers; the base at 4.127 bits a parameter."""
+  config = models.ModelConfig(
+      family='decoder_only', vocab_size=32000, embed_dim=8192, num_layers=80, num_heads=64,
+      mlp_dim=22016, tied_embeddings=False, dtype='bfloat16', remat='full')
+  held, whole = {}, 0
+  for name, adaptation in (('lora', Lora(rank=64)),
+                           ('qlora', Quantized(adaptation=Lora(rank=64)))):
+    network = adaptation.adapt(models.build_network(config))
+    held[name] = memory.per_device(
+        config, mesh={}, rows=1, targets_length=2048, platform='gpu', network=network)
+    whole = sum(math.prod(x.shape) for name, x in trees.flatten(network.shapes).items()
+                if network.quantized(name))
+  assert whole == pytest.approx(64.8e9, rel=0.01)
+  saved = held['lora'].parameters - held['qlora'].parameters
+  assert 32 - 8 * saved / whole == pytest.approx(4.127, abs=1e-3)
+  assert held['qlora'].gradients == held['lora'].gradients
+  assert held['qlora'].total < 48e9 < held['lora'].total
 
 
 @pytest.mark.parametrize('change, message', [
