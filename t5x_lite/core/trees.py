@@ -29,9 +29,10 @@ def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
   return tree
 
 
-def fill(tree: Any, flat: dict[str, Any]) -> Any:
+def fill(tree: Any, flat: dict[str, Any], is_leaf: Callable[[Any], bool] | None = None) -> Any:
   """The tree with the leaves of {'a/b': leaf}, its keys as they are: those of layers are ints."""
-  return jax.tree_util.tree_map_with_path(lambda path, _: flat[path_name(path)], tree)
+  return jax.tree_util.tree_map_with_path(lambda path, _: flat[path_name(path)], tree,
+                                          is_leaf=is_leaf)
 
 
 def partition(tree: dict[str, Any], chosen: Callable[[str], bool]

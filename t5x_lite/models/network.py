@@ -7,7 +7,7 @@ from typing import Any
 from flax import nnx
 import jax
 
-from t5x_lite.models import initialization
+from t5x_lite.models import initialization, weights
 from t5x_lite.models.config import ModelConfig
 from t5x_lite.models.decoder_only import DecoderOnly
 from t5x_lite.models.encoder_decoder import EncoderDecoder
@@ -37,6 +37,7 @@ class Network:
     assemble: the tree that `graphdef` has, of the tree of parameters and a key of dropout or None:
       an adaptation puts parameters together to a leaf (weights.StructuredLeaf).
     has_dropout: whether `assemble` draws anything from the key.
+    quantized: how the frozen parameter of a path is held in the state; None: as it is.
   """
 
   config: ModelConfig
@@ -46,6 +47,7 @@ class Network:
   is_added: Callable[[str], bool] = lambda path: False
   assemble: Callable[[dict, jax.Array | None], dict] = lambda params, key: params
   has_dropout: bool = False
+  quantized: Callable[[str], weights.Layout | None] = lambda path: None
 
   def bind(self, params: dict, key: jax.Array | None = None) -> Model:
     """The model with these parameters, a nested dict of arrays; `key` is for `assemble`."""

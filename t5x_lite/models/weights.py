@@ -39,6 +39,24 @@ class FactoredLeaf(StructuredLeaf, Protocol):
     """The leaf of a table transposed."""
 
 
+class Layout(Protocol):
+  """How a frozen parameter is held where it is quantised."""
+
+  def quantize(self, x: jax.Array) -> StructuredLeaf:
+    """The leaf of an array."""
+
+  def struct(self, x: jax.ShapeDtypeStruct) -> StructuredLeaf:
+    """The leaf's ShapeDtypeStructs, with their shardings, of that of the array."""
+
+  def full(self, leaf: StructuredLeaf) -> jax.ShapeDtypeStruct:
+    """What `struct` made the leaf of."""
+
+
+def is_structured(x: Any) -> bool:
+  """Whether a node of a tree stands for an array, for functions that take `is_leaf`."""
+  return isinstance(x, StructuredLeaf)
+
+
 def matmul(x: jax.Array, leaf: jax.Array | StructuredLeaf, num_in: int = 1) -> jax.Array:
   """[..., *in] times a leaf [*in, *out] -> [..., *out], in the dtype of `x`.
 
@@ -69,7 +87,7 @@ def cast(leaf: jax.Array | StructuredLeaf, dtype: Any) -> jax.Array | Structured
 def product(x: jax.Array, leaf: jax.Array | StructuredLeaf,
             multiply: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
   """`multiply(x, array)` of the array that a leaf stands for, in the dtype of `x`."""
-  if isinstance(leaf, FactoredLeaf):
+  if hasattr(leaf, 'product'):   # of a FactoredLeaf, or a quantised kernel
     return leaf.product(x, multiply)
   return multiply(x, value(leaf).astype(x.dtype))
 

@@ -114,6 +114,16 @@ class Checkpoints:
     got, meta = self._restore(step, {'params': abstract})
     return got['params'], meta
 
+  def restore_each(self, abstract: dict[str, jax.ShapeDtypeStruct], step: int
+                   ) -> Iterator[tuple[str, jax.Array]]:
+    """(path, parameter) of `step`, one after another, as the ShapeDtypeStructs of {path: struct}.
+
+    What the caller keeps of one is all that is held of it when the next is read.
+    """
+    for name, x in abstract.items():
+      got, _ = self._restore(step, {'params': trees.unflatten({name: x})}, partial=True)
+      yield name, trees.flatten(got['params'])[name]
+
   def read_newest(self, step: int | None, read: Callable[[int], T]) -> T:
     """`read(step)`; for None, of the newest checkpoint that is not damaged.
 
@@ -184,16 +194,30 @@ class Checkpoints:
 
     return self._read(step, read)
 
-  def _restore(self, step: int, items: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(arrays of these items as of the ShapeDtypeStructs in them, meta), which are as written."""
+  def _restore(self, step: int, items: dict[str, Any], partial: bool = False
+               ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(arrays of these items as of the ShapeDtypeStructs in them, meta), which are as written.
+
+    If `partial`, other arrays of the items are not read.
+    """
     meta, arrays = self._read_record(step)
     if arrays is None:
       note(f'{self.folder / str(step)} was written by an older version, without digests: damage '
            'would not be noticed')
     else:
-      self._check_types(step, items, arrays)
-    restore = lambda name, abstract: ocp.StandardCheckpointHandler().restore(
-        self.folder / str(step) / name, args=ocp.args.StandardRestore(abstract))
+      wanted = trees.flatten(items)
+      self._check_types(step, items, arrays if not partial else {
+          name: text for name, text in arrays.items() if name in wanted})
+
+    def restore(name, abstract):
+      path = self.folder / str(step) / name
+      if not partial:
+        return ocp.StandardCheckpointHandler().restore(
+            path, args=ocp.args.StandardRestore(abstract))
+      return ocp.PyTreeCheckpointHandler().restore(path, args=ocp.args.PyTreeRestore(
+          abstract, partial_restore=True,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)))
+
     got, failed = None, None
     try:
       got = self._read(step, lambda: {name: restore(name, x) for name, x in items.items()})

@@ -9,10 +9,16 @@ import jax
 from t5x_lite.adaptation import lora
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
-from t5x_lite.models import Network
+from t5x_lite.models import Network, weights
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.training.checkpoints import check_vocabulary, reader_of
-from t5x_lite.training.state import TrainState, abstract_params, init_state, shardings_of
+from t5x_lite.training.state import (
+  TrainState,
+  abstract_params,
+  init_state,
+  quantize_frozen,
+  shardings_of,
+)
 
 FROZEN_FROM = 'frozen_from'   # in a checkpoint's meta: the seed, or the run and step
 ADAPTER_ENDS = (lora.A, lora.B, lora.NORM)   # of the paths of an adapter's parameters
@@ -31,35 +37,66 @@ def load_params(model_dir: pathlib.Path, network: Network, partitioner: Partitio
       step, lambda step: (*source.restore_params(trained, step), step))
   check_vocabulary(meta, vocabulary, f'{model_dir}, step {step}')
   if frozen:
-    params = trees.combine(params, load_frozen(network, frozen, meta))
+    params = trees.combine(params, load_frozen(network, quantize_frozen(network, frozen), meta))
   return params, step
 
 
 def load_frozen(network: Network, abstract: dict, meta: dict[str, Any]) -> dict:
-  """The frozen parameters `abstract` of a checkpoint with this meta: of its base, or its seed."""
+  """The frozen parameters of a checkpoint with this meta: of its base, or its seed.
+
+  They are like `abstract`, the ShapeDtypeStructs of those in a state, some of them quantised.
+  """
   origin = meta.get(FROZEN_FROM)
   if origin is None:
     raise UserError('The checkpoint does not record the source of its frozen parameters: it is of '
                     'a run without Experiment.adaptation, or with another')
-  want = trees.flatten(abstract)
+  want = {name: network.quantized(name).full(x) if weights.is_structured(x) else x
+          for name, x in trees.flatten(abstract, weights.is_structured).items()}
   if 'seed' in origin:
-    return trees.fill(abstract, _draw(network, want, origin['seed']))
+    return _fill(abstract, _draw(network, want, origin['seed']))
   found, *_ = _read(pathlib.Path(origin['model_dir']), origin['step'], want, network)
   if missing := sorted(set(want) - set(found)):
     missing = {name: want[name] for name in missing}   # what was new when the run began
     found |= _draw(network, missing, origin['new_from_seed'])
-  return trees.fill(abstract, found)
+  return _fill(abstract, found)
 
 
-def _draw(network: Network, want: dict[str, Any], seed: int) -> dict[str, jax.Array]:
-  """{path: initial value} of these parameters, drawn from a seed."""
-  shardings = {name: x.sharding for name, x in want.items()}
+def _fill(tree: dict, flat: dict[str, Any]) -> dict:
+  return trees.fill(tree, flat, weights.is_structured)
+
+
+def _draw(network: Network, want: dict[str, Any], seed: int) -> dict[str, Any]:
+  """{path: initial value} of these parameters, drawn from a seed, as a state holds them."""
+  held = {name: _layout(network, name).struct(x) if _layout(network, name) else x
+          for name, x in want.items()}
 
   def pick():
-    drawn = network.init(jax.random.key(seed), _on_one_device(shardings))
-    return {name: x for name, x in trees.flatten(drawn).items() if name in want}
+    drawn = network.init(jax.random.key(seed), _on_one_device(shardings_of(held)))
+    return {name: _layout(network, name).quantize(x) if _layout(network, name) else x
+            for name, x in trees.flatten(drawn).items() if name in want}
 
-  return jax.jit(pick, out_shardings=shardings)()
+  return jax.jit(pick, out_shardings=shardings_of(held))()
+
+
+def _layout(network: Network, name: str) -> weights.Layout | None:
+  return None if network.is_trained(name) else network.quantized(name)
+
+
+def quantize_each(network: Network, abstract: dict[str, jax.ShapeDtypeStruct],
+                  arrays: Iterable[tuple[str, jax.Array]]) -> dict[str, Any]:
+  """{path: parameter as a state holds it} of (path, array) one after another.
+
+  Each is quantised before the next is asked for, so that no two whole arrays of those that are
+  quantised are ever in memory. `abstract` has their ShapeDtypeStructs.
+  """
+  held = {}
+  for name, x in arrays:
+    layout = _layout(network, name)
+    if layout is not None:
+      shardings = shardings_of(layout.struct(abstract[name]))
+      x = jax.block_until_ready(jax.jit(layout.quantize, out_shardings=shardings)(x))
+    held[name] = x
+  return held
 
 
 def _on_one_device(shardings) -> bool:
@@ -69,7 +106,8 @@ def _on_one_device(shardings) -> bool:
 def _read(model_dir: pathlib.Path, step: int | None, want: dict[str, Any], network: Network):
   """({path: value} of the wanted parameters that a run has, paths of all it holds, meta, step).
 
-  Those that its checkpoint lacks, because they were frozen, are read from the source it records.
+  Where some are to be quantised they are read one by one. Those that its checkpoint lacks, because
+  they were frozen, are read from the source it records.
   """
   source = reader_of(model_dir)
 
@@ -79,26 +117,32 @@ def _read(model_dir: pathlib.Path, step: int | None, want: dict[str, Any], netwo
       if name in have and tuple(have[name].shape) != want[name].shape:
         raise UserError(f'{model_dir}, step {step}: {name!r} has shape {tuple(have[name].shape)}, '
                         f'this model needs {want[name].shape}: use the same model config')
+    if any(_layout(network, name) for name in want):
+      both = {name: x for name, x in want.items() if name in have}
+      found = quantize_each(network, both, source.restore_each(both, step))
+      return have, found, source.read_meta(step), step
     # Orbax restores whole items: unwanted parameters are read too, and dropped here.
     target = {n: want.get(n, jax.ShapeDtypeStruct(have[n].shape, have[n].dtype)) for n in have}
     return have, *source.restore_params(trees.unflatten(target), step), step
 
   have, restored, meta, step = source.read_newest(step, read)
-  found = {n: x for n, x in trees.flatten(restored).items() if n in want}
+  found = {n: x for n, x in trees.flatten(restored, weights.is_structured).items() if n in want}
   missing = {n: x for n, x in want.items() if n not in have}
   if missing and FROZEN_FROM in meta:
-    frozen = trees.flatten(load_frozen(network, trees.unflatten(missing), meta))
+    frozen = trees.flatten(load_frozen(network, trees.unflatten(missing), meta),
+                           weights.is_structured)
     found |= frozen
     have |= dict.fromkeys(frozen)
   return found, set(have), meta, step
 
 
 def replace_from_run(params: dict, abstract: dict, network: Network, model_dir: pathlib.Path,
-                     step: int | None, missing_ok: tuple[str, ...], vocabulary: str | None = None
-                     ) -> tuple[dict, str, int]:
-  """(`params` with the values of another run's checkpoint, a summary line, its step).
+                     step: int | None, missing_ok: tuple[str, ...], vocabulary: str | None = None,
+                     seed: int = 0) -> tuple[dict, str, int]:
+  """(all parameters, with the values of another run's checkpoint, a summary line, its step).
 
-  A parameter that checkpoint lacks must begin with one of `missing_ok`, or be of an adaptation, and
+  `params` has the fresh values of those that are trained; of others they are drawn from `seed`. A
+  parameter that checkpoint lacks must begin with one of `missing_ok`, or be of an adaptation, and
   keeps its fresh value; one that only it has is left out and named. Raises UserError for any other
   difference, and for the run of an adapter that this network does not have.
   """
@@ -117,7 +161,10 @@ def replace_from_run(params: dict, abstract: dict, network: Network, model_dir: 
         'or let them be new with '
         f'--gin.InitFrom.missing_ok="{(*missing_ok, *_prefixes(missing, found))}"')
   check_vocabulary(meta, vocabulary, f'{model_dir}, step {step}')
-  kept = trees.fill(params, trees.flatten(params) | found)
+  kept = trees.flatten(params) | found
+  if frozen := {name: x for name, x in want.items() if name not in kept}:
+    kept |= _draw(network, frozen, seed)
+  kept = _fill(abstract, kept)
   fresh, unused = sorted(set(want) - set(found)), sorted(have - set(want))
   line = f'Started from {model_dir}, step {step}: {len(found)} parameters'
   line += f'; new: {trees.summarize(fresh)}' if fresh else ''
@@ -145,12 +192,13 @@ def fresh_state(network: Network, partitioner: Partitioner, optimizer, abstract:
   Records the source of frozen parameters in `meta`; passes a summary of the other run to `log`.
   """
   shardings = shardings_of(abstract)
-  state = jax.jit(lambda: init_state(network, optimizer, seed, _on_one_device(shardings)),
-                  out_shardings=shardings)()
+  # Frozen parameters follow: those of another run need not be drawn.
+  state = jax.jit(lambda: init_state(network, optimizer, seed, _on_one_device(shardings))
+                  | {'frozen': {}}, out_shardings=shardings | {'frozen': {}})()
   if model_dir is not None:
     params, line, step = replace_from_run(
-        trees.combine(state['params'], state['frozen']), abstract_params(network, partitioner),
-        network, model_dir, step, missing_ok, meta['vocabulary'])
+        state['params'], abstract_params(network, partitioner),
+        network, model_dir, step, missing_ok, meta['vocabulary'], seed)
     log(line)
     trained, frozen = trees.partition(params, network.is_trained)
     state = state | {'params': trained, 'frozen': frozen}

@@ -1,7 +1,8 @@
 """The train state: a plain dict of trees of arrays, its shapes and its shardings.
 
 `step` int32; `params`, which are trained: gradients, optimizer, clipping, decay and checkpoints see
-these alone; `frozen`, the other parameters of the network, {} without an adaptation; `opt_state`.
+these alone; `frozen`, the other parameters of the network, some of them quantised, {} without an
+adaptation; `opt_state`.
 """
 
 from typing import Any
@@ -22,8 +23,20 @@ def init_state(network: Network, optimizer: optax.GradientTransformation, seed: 
   """The state before step 0, drawn from `seed`; on `one_device` compiled sooner."""
   params, frozen = trees.partition(network.init(jax.random.key(seed), one_device),
                                    network.is_trained)
-  return {'step': jnp.zeros((), jnp.int32), 'params': params, 'frozen': frozen,
+  return {'step': jnp.zeros((), jnp.int32), 'params': params,
+          'frozen': quantize_frozen(network, frozen),
           'opt_state': optimizer.init(params)}
+
+
+def quantize_frozen(network: Network, frozen: dict) -> dict:
+  """Frozen arrays, or their ShapeDtypeStructs, as the state holds them: some are quantised."""
+  def hold(path, x):
+    layout = network.quantized(trees.path_name(path))
+    if layout is None:
+      return x
+    return layout.struct(x) if isinstance(x, jax.ShapeDtypeStruct) else layout.quantize(x)
+
+  return jax.tree_util.tree_map_with_path(hold, frozen)
 
 
 def _with_sharding(x, sharding) -> jax.ShapeDtypeStruct:
@@ -46,7 +59,7 @@ def abstract_state(network: Network, optimizer: optax.GradientTransformation,
       jax.eval_shape(optimizer.init, params), params,
       transform_non_params=lambda x: _with_sharding(x, replicated))
   return {'step': jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated), 'params': params,
-          'frozen': frozen, 'opt_state': opt_state}
+          'frozen': quantize_frozen(network, frozen), 'opt_state': opt_state}
 
 
 def shardings_of(abstract: TrainState) -> TrainState:
