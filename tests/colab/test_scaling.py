@@ -1,0 +1,125 @@
+"""The scaling notebook runs from its first cell to its last: table, plan, ladder, verdict."""
+
+import datetime
+import json
+import pathlib
+import re
+
+import pytest
+
+from scaling.ladder import launch, manifest, registry, verdict
+from t5x_lite.training.run_folder import RunFolder
+
+NOTEBOOK = pathlib.Path(__file__).parents[2] / 'colab/scaling.ipynb'
+LADDER = 'runs/scaling-notebook'
+
+
+@pytest.fixture(scope='module')
+def executed(tmp_path_factory):
+  """The notebook after its run, and the folder it ran in."""
+  nbclient = pytest.importorskip('nbclient')
+  import nbformat
+
+  folder = tmp_path_factory.mktemp('notebook')
+  with pytest.MonkeyPatch.context() as patch:   # the kernel inherits this process's environment
+    patch.setenv('JAX_PLATFORMS', 'cpu')
+    patch.setenv('PYTHONPATH', str(NOTEBOOK.parents[1]))
+    patch.delenv('XLA_FLAGS', raising=False)    # tests/conftest.py asks for eight devices
+    client = nbclient.NotebookClient(
+        nbformat.read(NOTEBOOK, as_version=4), timeout=900, kernel_name='python3',
+        resources={'metadata': {'path': str(folder)}})
+    return client.execute(), folder   # raises CellExecutionError, with the traceback of the cell
+
+
+def _outputs(notebook, source: str) -> list:
+  """The outputs of the one cell that contains `source`."""
+  cell, = [c for c in notebook.cells if c.cell_type == 'code' and source in c.source]
+  return cell.outputs
+
+
+def _printed(notebook, source: str) -> str:
+  return ''.join(o.text for o in _outputs(notebook, source)
+                 if o.output_type == 'stream' and o.name == 'stdout')
+
+
+def test_notebook_is_stored_without_outputs():
+  nbformat = pytest.importorskip('nbformat')
+  notebook = nbformat.read(NOTEBOOK, as_version=4)
+  nbformat.validate(notebook)
+  code = [c for c in notebook.cells if c.cell_type == 'code']
+  assert code and not any(c.outputs or c.execution_count for c in code)
+
+
+def test_it_is_stored_as_the_quickstart_is():
+  """The same metadata, indentation, ids in order, and a sentence before each code cell."""
+  text = NOTEBOOK.read_text()
+  own, other = json.loads(text), json.loads((NOTEBOOK.parent / 'quickstart.ipynb').read_text())
+  assert own | {'cells': []} == other | {'cells': []}
+  assert text == json.dumps(own, indent=1, ensure_ascii=False) + '\n'
+  assert [c['id'] for c in own['cells']] == [f'cell-{i + 1:02d}' for i in range(len(own['cells']))]
+  kinds = [c['cell_type'] for c in own['cells']]
+  assert all(before == 'markdown' for before, kind in zip(kinds, kinds[1:]) if kind == 'code')
+  assert own['cells'][2]['source'] == other['cells'][2]['source']   # the installation
+
+
+@pytest.mark.slow
+def test_a_table_of_runs_becomes_a_law(executed):
+  notebook, folder = executed
+  report = _printed(notebook, 'scaling(f\'fit {shlex.quote(str(RUNS))} --output')
+  assert re.search(r'E +0\.92.*\nA .*\nalpha +0\.409', report) and '95 % interval' in report
+  law = json.loads((folder / 'runs/law/fit.json').read_text())
+  assert law['runs'] == 12 and len(law['warnings']) == 1
+
+
+@pytest.mark.slow
+def test_money_becomes_a_plan_by_several_laws(executed):
+  notebook, _ = executed
+  plan = _printed(notebook, 'planner.make_plan(')
+  assert 'Plan by besiroglu' in plan and '$500' in plan and 'an hour on' in plan
+  rows = re.findall(r'^(\w+) +\S+ +([\d.]+)x +\$(\d+)$', _printed(notebook, 'truth.optimum('),
+                    re.MULTILINE)
+  overheads = {name: float(times) for name, times, _ in rows}
+  assert len(rows) > 8 and overheads['besiroglu'] == 1 and min(overheads.values()) == 1
+  assert 1.2 < max(overheads.values()) < 2 and max(int(dollars) for *_, dollars in rows) < 250
+
+
+@pytest.mark.slow
+def test_the_prediction_is_registered_before_its_target(executed):
+  """By its own date, and the first line that the target logged."""
+  notebook, folder = executed
+  ladder = manifest.read_ladder(folder / LADDER)
+  assert len(_printed(notebook, 'for wave in launch').splitlines()) == len(ladder.runs)
+  prediction, = registry.read_predictions(folder / LADDER)
+  said = _printed(notebook, 'ladder fit')
+  assert prediction['sha256'] in said and 'Predicted loss' in said
+  target = RunFolder(manifest.run_folder(folder / LADDER, 'target'))
+  made = datetime.datetime.fromisoformat(prediction['made']).timestamp()
+  assert made <= target.config.stat().st_mtime
+  assert prediction['low'] < prediction['loss'] < prediction['high']
+  assert prediction['times_the_largest_rung'] == pytest.approx(5, rel=0.02)
+
+
+@pytest.mark.slow
+def test_the_verdict_is_printed(executed):
+  notebook, folder = executed
+  judged = json.loads((folder / LADDER / verdict.VERDICT).read_text())
+  said = _printed(notebook, 'ladder check')
+  assert judged['sentence'] in said and 'of 1 predictions made with this folder' in said
+  target = manifest.run_of(registry.read_predictions(folder / LADDER)[0]['target'])
+  assert judged['measured'] == launch.read_outcome(folder / LADDER, target).loss
+  assert judged['measured'] == pytest.approx(judged['predicted'], rel=0.3)
+  assert judged['inside'] == (judged['low'] <= judged['measured'] <= judged['high'])
+
+
+@pytest.mark.slow
+def test_next_runs_are_suggested(executed):
+  assert 'then known' in _printed(executed[0], 'scaling(f\'suggest')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('source', ["show('runs/law/isoflop.png')", "show('runs/law/frontier.png')",
+                                    'wrong_size.png', "'figures/isoflop.png'", 'verdict.png'])
+def test_every_picture_is_shown(source, executed):
+  picture, = [o.data['image/png'] for o in _outputs(executed[0], source)
+              if 'image/png' in o.get('data', {})]
+  assert len(picture) > 20_000
