@@ -46,7 +46,7 @@ class Training:
     per_token: convention -> training FLOPs a token: '6N' (all parameters), 'exact' (products of
       matrices, all of attention, no input embedding), 'causal' (only unmasked attention).
     flops: those of all tokens, likewise; time and cost follow from 'exact'.
-    utilisation, hours_range: as of a Plan.
+    utilisation, chip_hours_range: as of a Plan.
     expected: law -> its prediction.
   """
   config: ModelConfig
@@ -60,7 +60,7 @@ class Training:
   dollars: float | None
   kwh: float | None
   utilisation: Range | None
-  hours_range: tuple[float, float] | None
+  chip_hours_range: tuple[float, float] | None
   expected: dict[str, Expected]
 
 
@@ -123,7 +123,7 @@ def estimate_training(config: ModelConfig, lengths: tuple[int, int], budget: Bud
   return Training(
       config=config, lengths=lengths, parameters=sizes, tokens=tokens,
       per_token=each, flops=flops, budget=budget, chip_hours=hours, utilisation=like,
-      hours_range=like and like.around(hours, flops['exact'], budget.chip),
+      chip_hours_range=like and like.around(hours, flops['exact'], budget.chip),
       dollars=budget.dollars(flops['exact']), kwh=budget.kwh(flops['exact']),
       expected={name: _expected(law, config, count_parameters(config, law.counted, lengths),
                                 tokens) for name, law in known.items()})

@@ -114,7 +114,8 @@ def format_estimate(args: argparse.Namespace, estimate: Estimate) -> list[str]:
   bill = money_text.format_bill(budget, found.chip_hours, args.carbon)
   lines += ['', f'{found.chip_hours:,.{digits}f} chip-hours{where}{bill}']
   if found.utilisation is not None:
-    lines.append('Range: ' + money_text.format_range(budget, found.hours_range, found.utilisation))
+    lines.append('Range: ' + money_text.format_range(budget, found.chip_hours_range,
+                                                     found.utilisation))
   if serving is not None:
     about = money_text.serving_lines(serving, budget, args.served_tokens)
     lines += ['Serving: ' + about[0], *(f'  {line}' for line in about[1:])]

@@ -181,7 +181,7 @@ def run_rows(plan: Plan) -> list[tuple[str, str]]:
       ('time', f'{format_hours(plan.chip_hours / budget.chips)} at an MFU of {budget.mfu:.3g}'
        + money_text.format_bill(budget, plan.chip_hours, plan.request.carbon))]
   if plan.utilisation is not None:
-    rows.append(('range', money_text.format_range(budget, plan.hours_range, plan.utilisation)))
+    rows.append(('range', money_text.format_range(budget, plan.chip_hours_range, plan.utilisation)))
   if plan.request.served_tokens is not None:
     bought = plan.request.dollars is not None or plan.request.kwh is not None
     unit = 'chip-hours' if bought and plan.serving is not None else 'FLOPs'

@@ -48,8 +48,8 @@ class Plan:
       says why it is not that of this model.
     rounding_loss: loss of this N less that of the optimum, at equal FLOPs.
     chip_hours, dollars, kwh: of training; None if price or power is not known.
-    utilisation, hours_range: those of published runs like it, and (fewest, most) chip-hours; None
-      if the MFU was measured.
+    utilisation, chip_hours_range: those of published runs like it, and (fewest, most) chip-hours;
+      None if the MFU was measured.
     compute_overhead: factor of the optimal N -> multiple of the FLOPs for the same loss, under the
       constraints; None without a parametric law, or above the largest model.
     prices: constraint -> (FLOPs for the same loss without it, loss without it).
@@ -85,7 +85,7 @@ class Plan:
   dollars: float | None
   kwh: float | None
   utilisation: Range | None
-  hours_range: tuple[float, float] | None
+  chip_hours_range: tuple[float, float] | None
   compute_overhead: dict[float, float | None] | None
   prices: dict[str, tuple[float, float]]
   trained_alone: tuple[float, float] | None
@@ -325,7 +325,7 @@ def _finish(goal: _Goal, run: Found, found: tuple[Prediction, ...], reason: str)
           hyperparameters.warmup_tokens(counted, trained) / placed.rows / row_tokens)),
       learning_rate=float(f'{rule.learning_rate:.3g}'), layout=placed,
       chip_hours=hours, dollars=budget.dollars(flops), kwh=budget.kwh(flops),
-      utilisation=like, hours_range=like and like.around(hours, flops, budget.chip),
+      utilisation=like, chip_hours_range=like and like.around(hours, flops, budget.chip),
       compute_overhead=(constraints.compute_overheads(law.form, goal.flops, goal.cost)
                         if parametric else None),
       prices=constraints.prices(law.form, goal.flops, goal.cost) if parametric else {},

@@ -20,7 +20,7 @@ from t5x_lite.core.dataclass_checks import (
   nearest,
 )
 from t5x_lite.core.errors import UserError
-from t5x_lite.models import Network
+from t5x_lite.models import Network, weights
 from t5x_lite.models.initialization import name_and_layer
 
 WORDS = {   # of `targets`: which kernels they stand for
@@ -91,7 +91,7 @@ class Lora:
     def plain(path, leaf):
       if not isinstance(leaf, LoraLeaf):
         return leaf
-      if not isinstance(leaf.base, jax.Array):
+      if weights.is_structured(leaf.base):
         raise UserError(f'{"/".join(map(str, path))} is quantised: adding an adapter to its codes '
                         'would round the adapter away; merge into the base it was quantised from')
       stacked = leaf.base.ndim > len(variables[path].axes)

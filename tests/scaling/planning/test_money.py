@@ -46,7 +46,7 @@ def test_the_calculator_prints_a_range_around_the_bill(name, hours):
   run = RUNS[name]
   found = calculator.estimate_training(
       experiment.model, (0, run.length), Budget(chip=find_chip(run.chip)), {}, run.tokens)
-  low, high = found.hours_range
+  low, high = found.chip_hours_range
   if name not in OUTSIDE:
     assert low <= hours <= high
   assert low <= found.chip_hours <= high < 4 * low
@@ -118,9 +118,9 @@ def test_a_plan_shows_serving_beside_training():
   assert plan.serving_flops == pytest.approx(served, rel=1e-9)
   assert plan.flops + plan.serving_flops == pytest.approx(1e22, rel=1e-2)
   assert (plan.serving.prompt, plan.serving.generated) == (512, 128)
-  low, high = plan.hours_range
+  low, high = plan.chip_hours_range
   assert low <= plan.chip_hours <= high
-  assert planner.make_plan(Request(flops=1e20, mfu=0.5)).hours_range is None
+  assert planner.make_plan(Request(flops=1e20, mfu=0.5)).chip_hours_range is None
 
 
 @pytest.mark.parametrize('given', [

@@ -71,7 +71,7 @@ def test_the_nearest_in_size_on_the_hardware_is_taken_and_named(tmp_path):
   assert plan.budget.mfu == pytest.approx(found['mine'].mfu) != MFU
   text = plan_text.format_plan(plan)
   assert f'an MFU of {plan.budget.mfu:.3g} (of your mine, 1,300,000,000 parameters)' in text
-  low, high = plan.hours_range   # of published runs, beside
+  low, high = plan.chip_hours_range   # of published runs, beside
   assert low <= plan.chip_hours <= high and 'published runs' in text
   assert plan.chip_hours == pytest.approx(plan.flops / (3600 * 989.4e12 * plan.budget.mfu))
   assert own_runs.nearest_run([path], 'h100', 20e9).name == 'large'
