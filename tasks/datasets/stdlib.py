@@ -1,6 +1,7 @@
 """seqio tasks over Python's standard library. Importing this file registers them:
 
 stdlib_lm                language modelling of modules
+stdlib_lm_shuffled       the same, in an order of rows over the whole corpus
 stdlib_span_corruption   T5's denoising of modules
 stdlib_mlm               BERT's masked language modelling of modules
 stdlib_docstring         function -> the first line of its docstring
@@ -87,11 +88,20 @@ class StdlibSource(seqio.TfdsDataSource):
 _MODULES = StdlibSource('modules')
 _FUNCTIONS = StdlibSource('functions')
 
-for _objective in ('lm', 'span_corruption', 'mlm'):
+# Short rows of a long module follow each other through a buffer of 5,000, so that a short run is
+# trained on few modules, and its loss depends on which: too much for the runs of a ladder.
+_WHOLE_CORPUS = 1_000_000
+
+for _name, _objective, _buffer in (
+    ('lm', 'lm', pretraining.SHUFFLE_BUFFER_SIZE),
+    ('lm_shuffled', 'lm', _WHOLE_CORPUS),
+    ('span_corruption', 'span_corruption', pretraining.SHUFFLE_BUFFER_SIZE),
+    ('mlm', 'mlm', pretraining.SHUFFLE_BUFFER_SIZE),
+):
   seqio.TaskRegistry.add(
-      f'stdlib_{_objective}',
+      f'stdlib_{_name}',
       source=_MODULES,
-      shuffle_buffer_size=pretraining.SHUFFLE_BUFFER_SIZE,
+      shuffle_buffer_size=_buffer,
       **pretraining.task_parts(_objective, VOCABULARY, before=(
           functools.partial(seqio.preprocessors.rekey, key_map={'targets': 'text'}),
       )),

@@ -134,6 +134,16 @@ def test_lm_chunks_make_up_the_modules(stdlib):
   assert documents == [ex['text'] for ex in texts.as_numpy_iterator()]
 
 
+def test_shuffled_rows_are_of_the_whole_corpus(stdlib):
+  """The buffer holds all rows of the training split, of 7 MB, at lengths from 64 on."""
+  plain, shuffled = map(seqio.TaskRegistry.get, ('stdlib_lm', 'stdlib_lm_shuffled'))
+  assert shuffled.shuffle_buffer_size > 7e6 / 64 > plain.shuffle_buffer_size
+  first = [[row['targets'].tolist() for row in task.get_dataset(
+      {'targets': 64}, 'validation', shuffle=False).take(20).as_numpy_iterator()]
+           for task in (plain, shuffled)]
+  assert first[0] == first[1]
+
+
 @pytest.mark.parametrize('name', ['stdlib_span_corruption', 'stdlib_mlm'])
 def test_noise_is_fixed_by_the_seed_and_fresh_each_epoch(stdlib, name):
   task = seqio.TaskRegistry.get(name)
