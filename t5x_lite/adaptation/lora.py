@@ -38,7 +38,7 @@ class Lora:
   # 'attention', 'mlp', 'all_linear', 'embeddings', or regular expressions, searched for in the
   # paths of kernels, such as 'attention/(query|value)'.
   targets: tuple[str, ...] = ('all_linear',)
-  rank: Count = 8
+  rank: Count = 8                    # of A B: numbers that pass between them
   alpha: Positive[float] = 16.0     # the scale is alpha / rank
   dropout: Fraction = 0.0           # of the adapter's inputs, in blocks
   rank_stabilized: bool = False     # the scale is alpha / sqrt(rank) (Kalajdzievski 2023)
