@@ -49,7 +49,7 @@ setup(
     package_data={'': ['*.gin'],
                   't5x_lite': ['cost/*.toml'],
                   'scaling': ['data/*.csv', 'data/*.toml', 'app/*.css', 'app/*.html',
-                              'data/ladder/*', 'data/ladder/gin/*']},
+                              'data/ladder/*', 'data/ladder/gin/*', 'data/closed_loop/*/*']},
     install_requires=REQUIRES,
     extras_require={
         'test': TEST + NOTEBOOKS, 'notebooks': NOTEBOOKS, 'app': APP, 'bayes': BAYES,

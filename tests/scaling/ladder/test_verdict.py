@@ -162,6 +162,21 @@ def test_the_committed_ladder_is_whole():
   assert judged == registry.judge_prediction(prediction, judged['measured'])
 
 
+@pytest.mark.parametrize('name', ['first_design_seed_0', 'seed_0', 'seed_1'])
+def test_committed_predictions_are_of_their_runs_and_their_verdicts_theirs(name):
+  folder = pathlib.Path(verdict.__file__).parents[1] / 'data' / 'closed_loop' / name
+  (prediction,) = registry.read_predictions(folder)   # which checks the hash of the line
+  losses = (folder / launch.RESULTS).read_bytes()
+  assert prediction['losses_sha256'] == hashlib.sha256(losses).hexdigest()
+  kept = [run for run in manifest.read_ladder(folder).runs
+          if run.name not in prediction['left_out']]
+  assert losses.count(b'\n') == len(kept) + 1
+  assert prediction['times_the_largest_rung'] >= 20
+  judged = json.loads((folder / verdict.VERDICT).read_text())
+  again = registry.judge_prediction(prediction, judged['measured'])
+  assert {key: judged[key] for key in again} == again and judged['inside']
+
+
 @pytest.mark.parametrize('measured, inside', [(1.1, True), (1.0, True), (1.2, True),
                                               (0.999999, False), (1.200001, False)])
 def test_the_verdict_at_both_edges(measured, inside):
