@@ -17,6 +17,8 @@ REQUIRES = [
     'etils[epath]>=1.9,<2',
     # A user's own tokenizer.json.
     'tokenizers>=0.20,<0.24',
+    # Chat templates, which are Jinja; earlier versions have known escapes from the sandbox.
+    'jinja2>=3.1.6,<4',
     # A user's own files: Parquet, Arrow, Zstandard; URLs; Zstandard of windows above 128 MiB.
     'pyarrow>=18,<28', 'fsspec>=2024.6', 'zstandard>=0.22,<0.26',
     'tensorboardX>=2.6,<3', 'numpy>=1.26,<3', 'scipy>=1.14,<2', 'matplotlib>=3.8,<4',
@@ -48,6 +50,7 @@ setup(
         'configs.*']),
     package_data={'': ['*.gin'],
                   't5x_lite': ['cost/*.toml'],
+                  'tasks': ['instruction/templates/*.jinja'],
                   'scaling': ['data/*.csv', 'data/*.toml', 'app/*.css', 'app/*.html',
                               'data/ladder/*', 'data/ladder/gin/*', 'data/closed_loop/*/*']},
     install_requires=REQUIRES,

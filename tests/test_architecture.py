@@ -11,8 +11,8 @@ FLOORS = {
     't5x_lite': (('core',), ('data',), ('models',), ('objectives', 'adaptation', 'parallel'),
                  ('training',), ('inference', 'cost', 'interop'), ('evaluation',), ('experiment',),
                  ('commands',), ('cli',), ('__main__',)),
-    'tasks': (('metrics', 'vocabularies'), ('preprocessors',), ('files',), ('pipeline',),
-              ('datasets',), ('commands',)),
+    'tasks': (('metrics', 'vocabularies'), ('preprocessors',), ('files',), ('instruction',),
+              ('pipeline',), ('datasets',), ('commands',)),
     'scaling': (('laws',), ('figures',), ('fitting',), ('forms',), ('planning',), ('ladder',),
                 ('app',), ('commands',)),
 }

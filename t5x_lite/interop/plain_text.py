@@ -1,6 +1,6 @@
 """Tokenizers that take all text for text: the spelling of a control token is split as any other."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 import json
 from typing import Any
 
@@ -20,7 +20,37 @@ def text_tokenizer(spec: dict[str, Any], control: Iterable[str], named: Iterable
     control: tokens that text never stands for.
     named: those of them that it does, such as the mask in a prompt that is to be filled.
   """
-  names = {token: f'\uffff{i}\uffff' for i, token in enumerate(sorted(set(control) - {*named}))}
+  names = _aliases(set(control) - {*named})
+  tokenizer = _renamed(spec, names, special=lambda token: token not in {*named})
+  tokenizer.encode_special_tokens = True
+  return tokenizer
+
+
+def aliased_tokenizer(spec: dict[str, Any], control: Iterable[str]
+                      ) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+  """The same, and an alias of each control token, which stands for it in a text.
+
+  So one text may hold control tokens, by their aliases, beside the same spellings as text.
+  """
+  control = {*control}
+  names = _aliases(control)
+  return _renamed(spec, names, special=lambda token: token not in control, match=control), names
+
+
+def _aliases(control: Iterable[str]) -> dict[str, str]:
+  return {token: f'\uffff{i}\uffff' for i, token in enumerate(sorted(control))}
+
+
+def _renamed(spec: dict[str, Any], names: Mapping[str, str], special: Callable[[str], bool],
+             match: Collection[str] = ()) -> tokenizers.Tokenizer:
+  """The tokenizer with other spellings of some tokens.
+
+  Args:
+    spec: the content of the file.
+    names: {token: its new spelling}.
+    special: whether a token that is special stays so, and so out of the text.
+    match: tokens that are found in a text by their new spelling, whatever the file says of them.
+  """
   name = lambda token: names.get(token, token)
   model = dict(spec['model'])
   if isinstance(model['vocab'], dict):
@@ -32,12 +62,15 @@ def text_tokenizer(spec: dict[str, Any], control: Iterable[str], named: Iterable
   if model.get('merges'):
     model['merges'] = [merge for merge in model['merges'] if not _names_any(merge, names)]
   added = [token | {'content': name(token['content']),
-                    'special': token['special'] and token['content'] not in {*named}}
+                    'special': token['special'] and special(token['content'])}
+           | ({'normalized': False} if token['content'] in match else {})
            for token in spec.get('added_tokens') or ()]
   unused = dict.fromkeys(('truncation', 'padding', 'post_processor'))
   tokenizer = tokenizers.Tokenizer.from_str(
       json.dumps(spec | unused | {'model': model, 'added_tokens': added}))
-  tokenizer.encode_special_tokens = True
+  listed = {token['content'] for token in spec.get('added_tokens') or ()}
+  tokenizer.add_tokens([tokenizers.AddedToken(names[token], normalized=False)
+                        for token in sorted({*match} - listed)])
   return tokenizer
 
 

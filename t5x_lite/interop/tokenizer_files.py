@@ -51,6 +51,8 @@ class TokenizerFile:
     eos_id, bos_id, pad_id, unk_id, cls_id, mask_id: of the special tokens; None for those it lacks.
     control: {id: token} of all ids that no text stands for.
     digest: SHA-256 of the file's content.
+    spec: the content, as JSON.
+    config: tokenizer_config.json beside it; {} without one.
   """
 
   def __init__(self, path: str):
@@ -64,8 +66,8 @@ class TokenizerFile:
     self.tokenizer.no_truncation()
     self.tokenizer.no_padding()
     self.digest = hashlib.sha256(content.encode()).hexdigest()
-    self._json = json.loads(content)
-    self._config = read_optional(self.path.with_name('tokenizer_config.json'))
+    self.spec = json.loads(content)
+    self.config = read_optional(self.path.with_name('tokenizer_config.json'))
     ids = self.tokenizer.get_vocab(with_added_tokens=True)
     self.size = max(ids.values()) + 1
     self.extra_ids = 0   # <extra_id_0> is the last id, <extra_id_1> the one before it, …
@@ -74,9 +76,9 @@ class TokenizerFile:
     self.eos_id = self._special('eos_token', _EOS)
     self.bos_id = self._special('bos_token', _BOS)
     self.pad_id = self._special('pad_token', _PAD)
-    unknown = self._json['model'].get('unk_token')
-    if isinstance(self._json['model'].get('unk_id'), int):   # Unigram
-      unknown = self.tokenizer.id_to_token(self._json['model']['unk_id'])
+    unknown = self.spec['model'].get('unk_token')
+    if isinstance(self.spec['model'].get('unk_id'), int):   # Unigram
+      unknown = self.tokenizer.id_to_token(self.spec['model']['unk_id'])
     self.unk_id = None if unknown is None else ids.get(unknown)
     self.cls_id = ids.get('[CLS]')
     self.mask_id = ids.get('[MASK]', ids.get('<mask>'))
@@ -88,17 +90,17 @@ class TokenizerFile:
 
   def _special(self, name: str, usual: Sequence[str]) -> int | None:
     tokens = list(usual)
-    if self._config:
-      token = token_text(self._config.get(name))
+    if self.config:
+      token = token_text(self.config.get(name))
       tokens = [token] if token else [] if name == 'bos_token' else tokens
     ids = (self.tokenizer.token_to_id(token) for token in tokens)
     return next((i for i in ids if i is not None), None)
 
   def _control_tokens(self) -> dict[int, str]:
-    added = [*(self._json.get('added_tokens') or ()),
-             *self._config.get('added_tokens_decoder', {}).values()]
+    added = [*(self.spec.get('added_tokens') or ()),
+             *self.config.get('added_tokens_decoder', {}).values()]
     tokens = {t['content'] for t in added if t.get('special')}
-    tokens |= {token_text(token) for token in self._config.get('additional_special_tokens') or ()}
+    tokens |= {token_text(token) for token in self.config.get('additional_special_tokens') or ()}
     ids = {self.tokenizer.token_to_id(token) for token in tokens if token}
     ids |= {self.eos_id, self.bos_id, self.pad_id, self.unk_id, self.cls_id, self.mask_id,
             *range(self.size - self.extra_ids, self.size)}
@@ -153,7 +155,7 @@ class TokenizerFile:
     named = tuple(named)
     if named not in self._encoders:
       self._encoders[named] = text_tokenizer(
-          self._json, self.control.values(), [self.control[i] for i in named])
+          self.spec, self.control.values(), [self.control[i] for i in named])
     return self._encoders[named]
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -172,7 +174,7 @@ class TokenizerFile:
 
     A word that WordPiece begins counts its space; what it lower-cases and strips is not counted.
     """
-    kinds = set(_types(self._json.get('decoder')))
+    kinds = set(_types(self.spec.get('decoder')))
 
     def size(i: int) -> int:
       piece = self.tokenizer.id_to_token(i)
