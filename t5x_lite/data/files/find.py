@@ -11,7 +11,7 @@ from t5x_lite.core import paths
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.files.templates import shorten
 
-PACKED = {'.gz': 'gzip', '.zst': 'zstd'}
+PACKED = {'.gz': 'gzip', '.zst': 'zstd', '.xz': 'xz'}
 _SYNONYMS = {'.ndjson': '.jsonl', '.tfrecords': '.tfrecord', '.array_record': '.arrayrecord'}
 _SHARD = re.compile(r'-\d+-of-\d+$')
 

@@ -1,8 +1,8 @@
 """Files of any format as plain local ones: fetched, unpacked or rewritten as JSON lines, once.
 
 Plain are .txt, .jsonl, .csv and .tsv, which records.py reads in place. Also read are the formats of
-`rows.READERS`, all of these packed by gzip (.gz) or Zstandard (.zst), and under any URL that fsspec
-knows (gs:// needs the package gcsfs).
+`rows.READERS`, all of these packed by gzip (.gz), Zstandard (.zst) or xz (.xz), and under any URL
+that fsspec knows (gs:// needs the package gcsfs).
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import gzip
 import hashlib
+import lzma
 import os
 import pathlib
 import shutil
@@ -26,7 +27,7 @@ from t5x_lite.data.files.templates import BadExample, shorten
 KINDS = ('.txt', '.jsonl', '.csv', '.tsv')
 MOST_UNPACKED = 200   # times its packed size: more is no text; looked at every _WINDOW bytes
 MIN_FREE = 2 ** 30    # bytes that are left free on the disk
-_MAGIC = {'gzip': b'\x1f\x8b', 'zstd': b'\x28\xb5\x2f\xfd'}
+_MAGIC = {'gzip': b'\x1f\x8b', 'zstd': b'\x28\xb5\x2f\xfd', 'xz': b'\xfd7zXZ\0'}
 _WINDOW = 2 ** 28
 _CHUNK = 2 ** 22
 
@@ -98,7 +99,7 @@ def _reading(name: str, where: str) -> Iterator[None]:
   """Errors of a file as one line; those of all libraries that read one are of these types."""
   try:
     yield
-  except (OSError, EOFError, ValueError, MemoryError, zlib.error) as error:
+  except (OSError, EOFError, ValueError, MemoryError, zlib.error, lzma.LZMAError) as error:
     number = errno.ENOENT if isinstance(error, FileNotFoundError) else getattr(error, 'errno', None)
     if number in (errno.EACCES, errno.ENOENT, errno.EISDIR, errno.EIO):
       raise UserError(f'{where}: cannot read {name}: {os.strerror(number)}') from error
@@ -139,7 +140,7 @@ def _begins(path: os.PathLike | str, start: bytes) -> bool:
 def _check_not_packed(path: os.PathLike | str, name: str) -> None:
   """Raises BadExample for a packed file whose name does not say so; no text begins like one."""
   with open(path, 'rb') as file:
-    head = file.read(4)
+    head = file.read(6)
   for ending, packing in PACKED.items():
     if head.startswith(_MAGIC[packing]):
       cure = 'it is packed twice: unpack it once' if format_of(name)[1] else (
@@ -198,6 +199,10 @@ def _gzip(packed: BinaryIO) -> Iterator[bytes]:
   return _pieces(gzip.GzipFile(fileobj=packed))
 
 
+def _xz(packed: BinaryIO) -> Iterator[bytes]:
+  return _pieces(lzma.LZMAFile(packed))
+
+
 def _zstd(packed: BinaryIO) -> Iterator[bytes]:
   import pyarrow
   try:
@@ -251,6 +256,6 @@ class _Followed:
     return data
 
 
-_PIECES = {None: _pieces, 'gzip': _gzip, 'zstd': _zstd}
+_PIECES = {None: _pieces, 'gzip': _gzip, 'zstd': _zstd, 'xz': _xz}
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST,
              errno.EFBIG)
