@@ -50,7 +50,8 @@ def estimate_text(model: str, tokens: str, request: Request) -> str:
   shared = {name: getattr(request, name) for name in (
       'hardware', 'prices', 'price', 'chips', 'mfu', 'pue', 'length', 'carbon', 'fit',
       'served_tokens', 'prompt', 'generated')}
-  unset = dict.fromkeys(('flops', 'dollars', 'kwh', 'hours', 'deadline', 'rows', 'microbatches'))
+  unset = dict.fromkeys(('flops', 'dollars', 'kwh', 'hours', 'deadline', 'rows', 'microbatches',
+                         'runs'))
   args = argparse.Namespace(model=model, gin_file=[], tokens=parse_amount(tokens), **shared,
                             **unset)
   return '\n'.join(format_estimate(args, estimate(args)))

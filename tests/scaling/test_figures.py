@@ -90,7 +90,7 @@ def test_the_frontier_is_the_optimum_of_each_budget_in_its_band(runs):
   axes = figures.frontier(fit).axes[0]
   (line,) = lines(axes, '-')
   flops, sizes = line.get_data()
-  np.testing.assert_allclose(sizes, [fit.optimum(c)['parameters'][0] for c in flops])
+  np.testing.assert_allclose(sizes, [fit.optimum(c, 0.95)['parameters'][0] for c in flops])
   (band,) = [c for c in axes.collections if c.get_paths() and len(c.get_offsets()) <= 1]
   assert band.get_paths()[0].get_extents().y0 < sizes[0]
 
