@@ -61,7 +61,8 @@ def test_intervals_cover_at_a_few_seeds():
 @pytest.mark.slow
 @pytest.mark.parametrize('count', SHAPES)
 def test_intervals_cover_with_noise_that_sizes_share(count):
-  assert (covered(count, 20).sum(0) >= 18).all()
+  """Three standard deviations of a count below 19 of 20."""
+  assert (covered(count, 20).sum(0) >= 16).all()
 
 
 def test_the_posterior_is_that_of_importance_sampling(monkeypatch):
