@@ -1,6 +1,5 @@
 """A run with frozen parameters: what it trains and saves, that it resumes, what starts from it."""
 
-import json
 
 import jax
 import numpy as np
@@ -20,26 +19,6 @@ TINY = ['ModelConfig.embed_dim=32', 'ModelConfig.num_layers=2', 'ModelConfig.num
         'ModelConfig.mlp_dim=32', 'BATCH_SIZE=8', 'STEPS=6', 'WARMUP_STEPS=1', 'TARGETS_LENGTH=16',
         'TrainConfig.log_every=1', 'EvalConfig.num_examples=8', 'EvalConfig.batch_size=8']
 NORMS = ['Experiment.adaptation=@partial.Partial()', "Partial.trained='norm'"]
-
-
-@pytest.fixture(scope='module')
-def gin_file(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('text')
-  (folder / 'lines.jsonl').write_text('\n'.join(
-      json.dumps({'answer': f'{i} + {j} = {i + j}'}) for i in range(20) for j in range(10)))
-  (folder / 'lm.gin').write_text(f"""
-from __gin__ import dynamic_registration
-from t5x_lite import experiment
-from t5x_lite.adaptation import partial
-from tasks import files
-include 'experiments/tiny_lm.gin'
-TASK = @files.FileTask()
-files.FileTask.train = '{folder}/lines.jsonl'
-files.FileTask.validation = '{folder}/lines.jsonl'
-files.FileTask.objective = 'lm'
-files.FileTask.targets = 'answer'
-""")
-  return str(folder / 'lm.gin')
 
 
 def run(gin_file, model_dir, *bindings):

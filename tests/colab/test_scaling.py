@@ -15,20 +15,9 @@ LADDER = 'runs/scaling-notebook'
 
 
 @pytest.fixture(scope='module')
-def executed(tmp_path_factory):
+def executed(execute_notebook):
   """The notebook after its run, and the folder it ran in."""
-  nbclient = pytest.importorskip('nbclient')
-  import nbformat
-
-  folder = tmp_path_factory.mktemp('notebook')
-  with pytest.MonkeyPatch.context() as patch:   # the kernel inherits this process's environment
-    patch.setenv('JAX_PLATFORMS', 'cpu')
-    patch.setenv('PYTHONPATH', str(NOTEBOOK.parents[1]))
-    patch.delenv('XLA_FLAGS', raising=False)    # tests/conftest.py asks for eight devices
-    client = nbclient.NotebookClient(
-        nbformat.read(NOTEBOOK, as_version=4), timeout=900, kernel_name='python3',
-        resources={'metadata': {'path': str(folder)}})
-    return client.execute(), folder   # raises CellExecutionError, with the traceback of the cell
+  return execute_notebook(NOTEBOOK, 900)
 
 
 def _outputs(notebook, source: str) -> list:

@@ -1,7 +1,6 @@
 """Runs on a quantised base, end to end: gin, training, resuming, evaluation, memory, refusals."""
 
 import dataclasses
-import json
 import math
 
 import jax
@@ -33,28 +32,6 @@ TINY = ['MeshConfig.data=1', 'BATCH_SIZE=8', 'STEPS=4', 'WARMUP_STEPS=1', 'TARGE
 NORMS = ['Experiment.adaptation=@partial.Partial()', "Partial.trained='norm'"]
 QUANTIZED = ['Experiment.adaptation=@quantized.Quantized()', 'Quantized.block=32',
              'Quantized.adaptation=@lora.Lora()', 'Lora.rank=4']
-
-
-@pytest.fixture(scope='module')
-def gin_file(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('text')
-  (folder / 'lines.jsonl').write_text('\n'.join(
-      json.dumps({'answer': f'{i} + {j} = {i + j}'}) for i in range(20) for j in range(10)))
-  (folder / 'lm.gin').write_text(f"""
-from __gin__ import dynamic_registration
-from t5x_lite import experiment
-from t5x_lite.adaptation import lora
-from t5x_lite.adaptation import partial
-from t5x_lite.adaptation.quantization import quantized
-from tasks import files
-include 'experiments/tiny_lm.gin'
-TASK = @files.FileTask()
-files.FileTask.train = '{folder}/lines.jsonl'
-files.FileTask.validation = '{folder}/lines.jsonl'
-files.FileTask.objective = 'lm'
-files.FileTask.targets = 'answer'
-""")
-  return str(folder / 'lm.gin')
 
 
 def run(gin_file, model_dir, *bindings):
