@@ -70,7 +70,7 @@ def report_budget(fit: Fit, flops: float, level: float) -> dict[str, Any]:
   """The optimum of a budget, with intervals, and what another N costs."""
   found = fit.optimum(flops, level)
   n, d = found['parameters'][0], found['tokens'][0]
-  return {'flops': flops, 'extrapolation': fit.extrapolation(flops), **found,
+  return {'flops': flops, 'extrapolation': fit.runs.extrapolation(flops), **found,
           'one_run': fit.predict_loss(n, d, level)[1:],
           'compute_overhead': {str(factor): overhead for factor, overhead
                                in fit.law.compute_overheads(flops).items()}}

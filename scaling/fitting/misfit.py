@@ -59,6 +59,11 @@ class Misfit:
   def doubted(self) -> bool:
     return self.p < DOUBTED
 
+  def refusal(self, what: str) -> str:
+    """Why runs that do not follow `what`, 'one law', are refused, with the cure."""
+    return (f'the {len(self.above)} runs do not follow {what}: {self.describe()}: fit the runs of '
+            'one side alone, or train those of the other again with rates tuned for them')
+
   def describe(self) -> str:
     """The finding in words."""
     return (f'the exponent of {self.quantity} changes by {self.change:+.2g} at {self.quantity} = '

@@ -89,10 +89,6 @@ class Fit:
     return (f'percentiles of {len(self.noise)} refits to {units[self.resampled]}; '
             f'{self.noise_model.describe()}')
 
-  def extrapolation(self, flops: float) -> float:
-    """The factor by which a budget is outside the FLOPs of the runs; 1 inside."""
-    return max(flops / self.runs.flops.max(), self.runs.flops.min() / flops, 1.0)
-
   def standard_errors(self) -> dict[str, float]:
     """Standard deviations of e, a, alpha, b, beta over the samples that are not `degenerate`."""
     samples, kept = self._resampled(), ~self.degenerate
@@ -209,9 +205,7 @@ def check_identified(found: Fit, blamed: Iterable[str] = ()) -> None:
 def refuse_misfit(found: Fit) -> None:
   """Raises UserError if the runs contradict the law."""
   if found.misfit is not None and found.misfit.refused:
-    raise UserError(f'the {len(found.runs)} runs do not follow one law: {found.misfit.describe()}: '
-                    'fit the runs of one side alone, or train those of the other again with rates '
-                    'tuned for them')
+    raise UserError(found.misfit.refusal('one law'))
 
 
 def line_spread(runs: Runs) -> float:

@@ -122,6 +122,10 @@ class Runs:
     number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     return np.array([number[key] for key in keys], int)
 
+  def extrapolation(self, flops: float) -> float:
+    """The factor by which a budget is outside the FLOPs of the runs; 1 inside."""
+    return max(flops / self.flops.max(), self.flops.min() / flops, 1.0)
+
   def select(self, keep: np.ndarray) -> 'Runs':
     """The runs that an array of bools or indices selects."""
     index = np.arange(len(self))[keep]

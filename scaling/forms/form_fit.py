@@ -66,10 +66,6 @@ class FormFit:
       raise ValueError('call bootstrap(fit) first: intervals need its samples')
     return [self.form.law(theta) for theta in self.samples.theta]
 
-  def extrapolation(self, flops: float) -> float:
-    """The factor by which a budget is outside the FLOPs of the runs; 1 inside."""
-    return max(flops / self.runs.flops.max(), self.runs.flops.min() / flops, 1.0)
-
   def intervals(self, level: float) -> dict[str, tuple[float, float]]:
     """Percentiles of each parameter over the samples."""
     columns = zip(self.form.names, self.samples.theta.T)
@@ -114,9 +110,7 @@ def fit_form(form: Form, runs: Runs, loss: regression.Loss = 'huber') -> FormFit
     if reason := unidentified(fit):
       raise UserError(f'the form cannot be identified from these {len(runs)} runs: {reason}')
     if fit.misfit is not None and fit.misfit.refused:
-      raise UserError(f'the {len(runs)} runs do not follow this form: {fit.misfit.describe()}: fit '
-                      'the runs of one side alone, or train those of the other again with rates '
-                      'tuned for them')
+      raise UserError(fit.misfit.refusal('this form'))
   return fit
 
 

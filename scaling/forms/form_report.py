@@ -61,7 +61,7 @@ def _budget(fit: FormFit, flops: float, level: float) -> dict[str, Any]:
     noisy = [fit.form.at(law, fit.runs)[0].loss(n, d) * np.exp(noise)
              for law, noise in zip(fit.laws, fit.samples.noise)]
   tail = (1 - level) / 2
-  return {'flops': flops, 'extrapolation': fit.extrapolation(flops), **found,
+  return {'flops': flops, 'extrapolation': fit.runs.extrapolation(flops), **found,
           'one_run': [float(x) for x in np.quantile(noisy, [tail, 1 - tail])]}
 
 

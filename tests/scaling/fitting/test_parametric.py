@@ -206,8 +206,8 @@ def test_intervals_are_percentiles_and_widen_with_their_level():
   np.testing.assert_allclose(found.intervals(0.9)['alpha'], want)
   again = parametric.bootstrap(found, 100, seed=3)
   np.testing.assert_array_equal(again.bootstrap_samples.alpha, found.bootstrap_samples.alpha)
-  assert found.extrapolation(found.runs.flops.max()) == 1
-  assert found.extrapolation(4 * found.runs.flops.max()) == pytest.approx(4)
+  assert found.runs.extrapolation(found.runs.flops.max()) == 1
+  assert found.runs.extrapolation(4 * found.runs.flops.max()) == pytest.approx(4)
 
 
 def test_degenerate_resamples_are_not_in_standard_errors():
