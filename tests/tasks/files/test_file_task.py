@@ -148,7 +148,7 @@ def test_wrong_fields(fields, message):
     ('a.jsonl', ['{"text": "\\ud800"}'], r'a.jsonl:1: field .* surrogate'),
     ('a.txt', ['fine', b'\xff'], r'a.txt:2: not UTF-8 at byte 1'),
     ('a.doc', ['x'], r'a.doc must end in .txt, .jsonl, .csv, .tsv, .parquet'),
-    ('a.doc.gz', ['x'], r'a.doc.gz must end in .* or in .gz or .zst after one of these'),
+    ('a.doc.gz', ['x'], r'a.doc.gz must end in .* or in .gz or .zst or .xz after one of these'),
     ('a.jsonl.gz', ['x'], r'cannot read .*a.jsonl.gz, which is damaged or truncated'),
     ('a.parquet', ['x'], r'cannot read .*a.parquet, which is damaged'),
     ('a.tfrecord', ['x'], r'cannot read .*a.tfrecord, which is damaged'),
