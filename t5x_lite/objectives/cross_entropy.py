@@ -61,8 +61,9 @@ def chunked_cross_entropy(head: jax.tree_util.Partial, x: jax.Array, targets: ja
   """`cross_entropy(head(x), targets, weights)` while holding the logits of only `chunk` positions
   of each row at once.
 
-  Chunks in which no token has weight are skipped. The gradient is of `objective`; it is computed
-  chunk by chunk in the forward pass, while the logits are there.
+  Chunks after the last token with weight are skipped; `compact_targets` makes more of them. The
+  gradient is of `objective`; it is computed chunk by chunk in the forward pass, while the logits
+  are there, and for what is differentiated alone: a frozen head has none.
 
   Args:
     head: [batch, any length, embed] -> float32 logits; a pytree of its parameters.
@@ -71,57 +72,78 @@ def chunked_cross_entropy(head: jax.tree_util.Partial, x: jax.Array, targets: ja
     chunk: positions of a row whose logits are computed at once.
     options: keyword arguments of `cross_entropy` as items.
   """
-  return _chunks(head, x, targets, weights, chunk, dict(options), with_gradient=False)[0]
+  return _chunks((head, x), targets, weights, chunk, dict(options), ())[0]
 
 
-def _chunks(head, x, targets, weights, chunk, options, with_gradient):
-  """(sums, gradients of head and x, or None)."""
-  length = x.shape[1]
+def _chunks(head_and_x, targets, weights, chunk, options, trained):
+  """(sums, gradients of those leaves of (head, x) whose indices are in `trained`)."""
+  leaves, treedef = jax.tree.flatten(head_and_x)
+  of_x = len(leaves) - 1
+  length = leaves[of_x].shape[1]
   number = -(-length // chunk)
   size = -(-length // number)
   pad = lambda a: jnp.pad(a, ((0, 0), (0, number * size - length)) + ((0, 0),) * (a.ndim - 2))
-  x, targets, weights = pad(x), pad(targets), pad(weights)
+  leaves[of_x], targets, weights = pad(leaves[of_x]), pad(targets), pad(weights)
 
-  def sums(head, x, targets, weights):
+  def sums(some, all_leaves, targets, weights):
+    all_leaves = list(all_leaves)
+    for i, leaf in zip(trained, some):
+      all_leaves[i] = leaf
+    head, x = jax.tree.unflatten(treedef, all_leaves)
     result = cross_entropy(head(x), targets, weights, **options)
     return result['objective'], result
 
   def one(i, carry):
     chunk_of = lambda a: jax.lax.dynamic_slice_in_dim(a, i * size, size, axis=1)
-    parts = chunk_of(x), chunk_of(targets), chunk_of(weights)
-    total, dhead, dx = carry
-    if not with_gradient:
-      return jax.tree.map(jnp.add, total, sums(head, *parts)[1]), None, None
-    (dhead_part, dx_part), new = jax.grad(sums, argnums=(0, 1), has_aux=True)(head, *parts)
-    return (jax.tree.map(jnp.add, total, new), jax.tree.map(jnp.add, dhead, dhead_part),
-            jax.lax.dynamic_update_slice_in_dim(dx, dx_part, i * size, axis=1))
+    part = [*leaves[:of_x], chunk_of(leaves[of_x])]
+    total, gradients = carry
+    arguments = [part[j] for j in trained], part, chunk_of(targets), chunk_of(weights)
+    if not trained:
+      return jax.tree.map(jnp.add, total, sums(*arguments)[1]), gradients
+    new_gradients, new = jax.grad(sums, has_aux=True)(*arguments)
+    put = lambda j, old, new: (
+        jax.lax.dynamic_update_slice_in_dim(old, new, i * size, axis=1) if j == of_x
+        else old + new)
+    return jax.tree.map(jnp.add, total, new), [
+        put(*each) for each in zip(trained, gradients, new_gradients)]
 
   zero = {name: jnp.zeros(()) for name in ('objective', 'loss', 'correct', 'weight')}
-  gradients = (jax.tree.map(jnp.zeros_like, head), jnp.zeros_like(x)) if with_gradient else (
-      None, None)
   # The position after the last token with weight: later chunks are skipped.
   last = jnp.where(weights.any(0), jnp.arange(number * size) + 1, 0).max()
-  total, dhead, dx = jax.lax.fori_loop(0, -(-last // size), one, (zero, *gradients))
-  return total, (dhead, None if dx is None else dx[:, :length])
+  total, gradients = jax.lax.fori_loop(
+      0, -(-last // size), one, (zero, [jnp.zeros_like(leaves[j]) for j in trained]))
+  return total, [g[:, :length] if j == of_x else g for j, g in zip(trained, gradients)]
 
 
 def _chunked_forward(head, x, targets, weights, chunk, options):
-  return _chunks(head, x, targets, weights, chunk, dict(options), with_gradient=True)
+  """Arguments are jax.custom_derivatives.CustomVJPPrimal: a value, and whether it is perturbed."""
+  leaves, treedef = jax.tree.flatten((head, x))
+  trained = tuple(i for i, leaf in enumerate(leaves) if leaf.perturbed)
+  values = jax.tree.unflatten(treedef, [leaf.value for leaf in leaves])
+  total, gradients = _chunks(values, targets.value, weights.value, chunk, dict(options), trained)
+  of_leaf = dict(zip(trained, gradients))
+  return total, jax.tree.unflatten(treedef, [of_leaf.get(i) for i in range(len(leaves))])
 
 
 def _chunked_backward(chunk, options, gradients, cotangents):
-  scale = lambda g: (g * cotangents['objective']).astype(g.dtype)
-  return *jax.tree.map(scale, gradients), None, None
+  given = cotangents['objective']
+  if isinstance(given, jax.custom_derivatives.SymbolicZero):
+    return None, None, None, None
+  return *jax.tree.map(lambda g: (g * given).astype(g.dtype), gradients), None, None
 
 
-chunked_cross_entropy.defvjp(_chunked_forward, _chunked_backward)
+chunked_cross_entropy.defvjp(_chunked_forward, _chunked_backward, symbolic_zeros=True)
 
 
 def compact_targets(x: jax.Array, targets: jax.Array, weights: jax.Array):
   """The same with the tokens of each row that have weight moved to its beginning.
 
-  A loss on few tokens, such as BERT's on the masked ones, then needs the logits of few.
+  A loss on few tokens, such as BERT's on the masked ones or on the answers of conversations, then
+  needs the logits of few. Rows whose tokens with weight come first already are left as they are.
   """
   order = jnp.argsort(weights == 0, axis=1, stable=True)
   take = lambda a: jnp.take_along_axis(a, order, axis=1)
-  return jnp.take_along_axis(x, order[..., None], axis=1), take(targets), take(weights)
+  holes = ((weights[:, 1:] != 0) & (weights[:, :-1] == 0)).any()
+  move = lambda x: jnp.take_along_axis(x, order[..., None], axis=1)
+  x = jax.lax.cond(holes, move, lambda x: x, x)
+  return x, take(targets), take(weights)

@@ -31,12 +31,10 @@ class CrossEntropy:
   def __call__(self, model: Model, batch: Batch, key: jax.Array | None,
                normalizers: dict[str, jax.Array]) -> LossSums:
     """The sums over a batch with `{side}_target_tokens` and `{side}_loss_weights`."""
-    config, shard = model.config, model.shard
+    shard = model.shard
     outputs, side = model.outputs(batch, key), model.config.target_side
     targets, weights = batch[f'{side}_target_tokens'], batch[f'{side}_loss_weights']
-    x = outputs.hidden
-    if config.head in ('mlm', 'mlm_nsp'):
-      x, targets, weights = compact_targets(x, targets, weights)
+    x, targets, weights = compact_targets(outputs.hidden, targets, weights)
     loss_tokens = self.loss_tokens or LOSS_TOKENS[shard.platform]
     chunk = max(1, loss_tokens * shard.batch_parts // x.shape[0])
     options = {'label_smoothing': self.label_smoothing, 'z_loss': self.z_loss}

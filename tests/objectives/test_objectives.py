@@ -29,7 +29,7 @@ BERT = ModelConfig(family='encoder_only', vocab_size=64, embed_dim=32, num_layer
                    mlp_dim=64, num_token_types=2, head='mlm_nsp', init_std=0.2)
 
 
-def draw(dtype=np.float32, seed=0):
+def draw(dtype=np.float32, seed=0, D=D, V=V):
   """Parameters of a head, and x, targets and weights, of which one row has none at its end."""
   rng = np.random.default_rng(seed)
   params = {'kernel': rng.normal(size=(D, V)).astype(np.float32),
@@ -162,6 +162,45 @@ def test_weighted_first_keeps_the_order_of_both_kinds():
   assert got_x[0, :, 0].tolist() == [1, 3, 4, 0, 2, 5]
   assert targets[0].tolist() == [10, 30, 40, 0, 20, 50]
   assert got_weights[0].tolist() == [2, 0.5, 1, 0, 0, 0]
+
+
+def test_the_vocabulary_is_computed_for_chunks_of_answers_alone():
+  """Two tokens of each row of twelve have weight, after a prompt: one chunk of three holds them."""
+  params, x, targets, _ = draw()
+  weights = np.zeros(x.shape[:2], np.float32)
+  weights[:, -3:-1] = 1
+  calls = []
+
+  def logits(params, x):
+    jax.debug.callback(lambda: calls.append(1))
+    return head(params)(x)
+
+  def objective(x, compact):
+    given = compact_targets(x, targets, weights) if compact else (x, targets, weights)
+    return chunked_cross_entropy(jax.tree_util.Partial(logits, params), *given, 3, ())['objective']
+
+  for compact, chunks in ((False, 4), (True, 1)):
+    calls.clear()
+    gradient = jax.jit(jax.grad(objective), static_argnums=1)(x, compact)
+    jax.effects_barrier()
+    assert len(calls) == chunks and gradient.shape == x.shape
+
+
+def test_a_frozen_head_has_no_gradient():
+  """Neither its product, a third of the arithmetic, nor the memory of it."""
+  params, x, targets, weights = draw(D=64, V=4096)
+  frozen = jax.jit(jax.grad(lambda x: chunked(
+      params, x, targets, weights, chunk=3)['objective'])).lower(x).compile()
+  trained = jax.jit(jax.grad(lambda params, x: chunked(
+      params, x, targets, weights, chunk=3)['objective'], argnums=(0, 1))).lower(
+          params, x).compile()
+  np.testing.assert_allclose(frozen(x), trained(params, x)[1], atol=1e-6)
+  size = params['kernel'].nbytes
+  memory = lambda compiled: compiled.memory_analysis().temp_size_in_bytes
+  assert memory(frozen) < 0.5 * size
+  assert memory(trained) + trained.memory_analysis().output_size_in_bytes > size
+  ratio = frozen.cost_analysis()['flops'] / trained.cost_analysis()['flops']
+  assert 0.6 < ratio < 0.75, ratio
 
 
 def compiled_loss(config, params, batch, microbatches=1, **options):
