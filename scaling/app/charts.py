@@ -131,7 +131,7 @@ def _chart(series: Sequence[dict], x: dict, y: dict, x_label: str, y_label: str)
       'animation': False, 'series': list(series), 'xAxis': {**x, **label(x_label)},
       'yAxis': {**y, **label(y_label), 'nameGap': 50},
       'grid': {'left': 70, 'right': 24, 'top': 60, 'bottom': 46},
-      'legend': {'type': 'scroll', 'top': 4, 'left': 8, 'right': 40},
+      'legend': {'type': 'scroll', 'top': 4, 'left': 8, 'right': 64},
       'tooltip': {'trigger': 'axis', 'confine': True, ':formatter': _TOOLTIP.replace(
           '(X)', f'({x_label})').replace('(Y)', f'({y_label})')},
       'toolbox': {'right': 8, 'top': 0, 'feature': {'saveAsImage': {

@@ -8,7 +8,7 @@ from typing import Any
 import urllib.parse
 
 from scaling.laws.hyperparameters import RECIPES
-from scaling.planning.amounts import parse_amount, parse_count, parse_duration
+from scaling.planning.amounts import parse_amount, parse_count, parse_duration, parse_share
 from scaling.planning.budget import MFU, PUE
 from scaling.planning.request import HARDWARE, LAW, PRESETS, Request
 from t5x_lite.core.errors import UserError
@@ -36,7 +36,7 @@ FIELDS = {
     'loss': Field('Target loss', parse_amount, 'nats a token, e.g. 2.5', '2.5'),
     'chips': Field('Chips', parse_count, 'empty: as few as suffice', max_value=2 ** 20),
     'price': Field('Dollars a chip-hour', parse_amount, "empty: the catalogue's"),
-    'mfu': Field('MFU', parse_amount, f'fraction of the peak; empty: {MFU}'),
+    'mfu': Field('MFU', parse_share, f'fraction of the peak; empty: {MFU}'),
     'pue': Field('PUE', parse_amount, f'data centre over chips; empty: {PUE}'),
     'deadline': Field('Deadline', parse_duration, 'e.g. 36, 90m or 2d'),
     'unique_tokens': Field('Unique tokens', parse_amount, 'e.g. 1e11; more are repeats'),

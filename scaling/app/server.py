@@ -37,7 +37,7 @@ from scaling.laws.hyperparameters import RECIPES
 from scaling.planning import plan_gin, plan_text, planner, predictions
 from scaling.planning.planner import Plan
 from scaling.planning.request import PRESETS, Request
-from t5x_lite.core.errors import UserError
+from t5x_lite.core.errors import UserError, why
 from t5x_lite.cost import hardware
 
 _RECONNECT_TIMEOUT = 60    # seconds of silence of a busy server before a page reloads
@@ -318,8 +318,7 @@ def serve(host: str, port: int, prices: str | None) -> None:
     try:
       probe.bind((host, port))
     except (OSError, OverflowError) as e:
-      why = getattr(e, 'strerror', None) or e
-      raise UserError(f'--host={host} --port={port}: {why}: give another, e.g. '
+      raise UserError(f'--host={host} --port={port}: {why(e)}: give another, e.g. '
                       f'--port={port + 1}') from e
   folder = tempfile.TemporaryDirectory(prefix='t5x_lite_app_')   # of uploaded files
   app.on_shutdown(folder.cleanup)

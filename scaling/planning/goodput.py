@@ -16,7 +16,7 @@ from scaling.planning.budget import RECOMPUTED
 from t5x_lite.cost import hardware
 
 NEAREST = 11
-_OTHER_KIND = 0.7   # decades of size that a run on another kind of chip is farther away
+OTHER_KIND = 0.7   # decades of size that a run on another kind of chip is farther away
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,19 @@ class PublishedRun:
     return self.flops / (self.chip_hours * 3600 * hardware.find_chip(self.chip).flops)
 
   @property
+  def hardware_utilisation(self) -> float:
+    """`utilisation`, with recomputed passes counted as work."""
+    return self.utilisation / (RECOMPUTED if self.recomputed else 1)
+
+  @property
   def goodput(self) -> float | None:
     """Utilisation over the MFU of a step; None if that was not published."""
     return None if self.mfu is None else self.utilisation / self.mfu
+
+
+def kind_of(chip: str) -> str:
+  """'a100', 'h100', 'tpu' of a name in the catalogue."""
+  return chip.partition('_')[0]
 
 
 @functools.cache
@@ -84,14 +94,12 @@ def utilisation_range(parameters: float, chip: str, recomputed: bool, exclude: s
   Args:
     exclude: the name of a run that is left out.
   """
-  kind = lambda name: name.partition('_')[0]   # 'a100', 'h100', 'tpu'
-
   def distance(run: PublishedRun) -> float:
-    other = _OTHER_KIND * (kind(run.chip) != kind(chip))
+    other = OTHER_KIND * (kind_of(run.chip) != kind_of(chip))
     return abs(math.log10(parameters / run.parameters)) + other
 
   near = sorted((run for run in load_runs() if run.name != exclude), key=distance)[:NEAREST]
-  of_hardware = [run.utilisation / (RECOMPUTED if run.recomputed else 1) for run in near]
+  of_hardware = [run.hardware_utilisation for run in near]
   passes = RECOMPUTED if recomputed else 1
   return Range(min(of_hardware) * passes, max(of_hardware) * passes,
                tuple(run.name for run in near))

@@ -19,7 +19,8 @@ from scaling.fitting.runs import read_csv
 from scaling.laws.laws import LAWS
 from scaling.planning import amounts, plan_gin, plan_text, planner
 from scaling.planning.budget import MFU
-from scaling.planning.request import Request
+from scaling.planning.goodput import utilisation_range
+from scaling.planning.request import LAW, Request
 from t5x_lite import cli
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import hardware
@@ -492,7 +493,7 @@ def test_the_exported_calculator_has_the_planners_numbers(browser, tmp_path):
   for query, given in ((dict(flops='5.76e23'), dict(flops=5.76e23)),
                        (dict(budget='dollars', dollars='500', price='2', hardware='a100_80'),
                         dict(flops=250 * 3600 * chip.flops * MFU)),
-                       (dict(budget='chips', hours='48', mfu='0.3'),
+                       (dict(budget='chips', hours='2d', mfu='30%'),
                         dict(chips=8, hours=48, mfu=0.3))):
     browser.get('about:blank')
     browser.get(f'{file.as_uri()}#{urllib.parse.urlencode(query)}')
@@ -511,7 +512,22 @@ def test_the_exported_calculator_has_the_planners_numbers(browser, tmp_path):
         assert outside == ('?' if factor is None else 'no')
       else:
         assert float(outside.removesuffix(' times')) == pytest.approx(factor, rel=6e-3)
-  browser.get('about:blank')
-  browser.get(f'{file.as_uri()}#flops=many')
-  assert shown.text('#answer') == 'Training FLOPs: "many" is not a number above 0'
+  for query, text in (
+      ('flops=many', 'Training FLOPs: "many" is not a number above 0, plain or with k, m, b, t'),
+      ('chips=0.3', 'Chips: "0.3" is not a whole number above 0, plain or with k, m, b, t'),
+      ('mfu=40', 'MFU, of the peak: "40" is not a number above 0, up to 1, plain or with %'),
+      ('budget=chips&hours=2y', 'Time: "2y" is not a number above 0, plain or with h, m, d, w')):
+    browser.get('about:blank')
+    browser.get(f'{file.as_uri()}#{query}')
+    assert shown.text('#answer') == text
+  browser.get('about:blank')   # the price and the hours are those of the chip of the link
+  browser.get(f'{file.as_uri()}#flops=1e21&hardware=tpu_v5p&chips=1')
+  chip = hardware.find_chip('tpu_v5p')
+  estimate = 1e21 / chip.flops / MFU / 3600
+  low, high = utilisation_range(LAWS[LAW].form.optimum(1e21)[0], chip.name, False).around(
+      estimate, 1e21, chip)
+  days = lambda hours: f'{float(f"{hours / 24:.3g}"):g} days, ${round(hours * chip.price):,}'
+  assert days(estimate) in shown.text('#answer')
+  assert f'{days(low)} to {days(high)},' in shown.text('#range')
+  assert (chip.stale() is not None) == (f'is of {chip.price_date}' in shown.text('#warnings'))
   assert not [entry for entry in browser.get_log('browser') if entry['level'] == 'SEVERE']
