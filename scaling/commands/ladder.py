@@ -49,6 +49,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--layers', type=parse_count, help='layers of every model; default: more with the size')
   add('--jobs', type=parse_count, default=1, help='runs at a time on this machine (default 1)')
   add('--level', type=float, default=0.95, help='level of the predicted interval (default 0.95)')
+  add('--bayes', action='store_true',
+      help='predict by a posterior under priors of published laws, as scaling fit --bayes does')
   add('--leave_out', action='append', default=[], metavar='RUN',
       help='a run that is neither trained nor fitted; may be repeated')
 
@@ -111,7 +113,8 @@ def _run(args) -> None:
 def _fit(args) -> None:
   from scaling.ladder import manifest, verdict
   prediction = verdict.predict_target(manifest.read_ladder(args.folder), args.folder, args.level,
-                                      target_flops=args.target, leave_out=args.leave_out)
+                                      target_flops=args.target, leave_out=args.leave_out,
+                                      bayes=args.bayes)
   print(verdict.format_prediction(prediction))
 
 

@@ -37,11 +37,12 @@ def report_posterior(fit: Posterior, budgets: Sequence[float], level: float) -> 
       'bootstrap_samples': {name: getattr(fit.bootstrap_samples, name).tolist()
                             for name in PARAMETERS},
   }
-  return {**report, 'warnings': [*fit.sampler_warnings(), *_doubts(fit, report['budgets'])]}
+  return {**report, 'warnings': list_doubts(fit, report['budgets'])}
 
 
-def _doubts(fit: Posterior, budgets: Sequence[dict[str, Any]]) -> list[str]:
-  lines = []
+def list_doubts(fit: Posterior, budgets: Sequence[dict[str, Any]]) -> list[str]:
+  """A line for each reason to doubt a posterior; `budgets` are those of its report."""
+  lines = fit.sampler_warnings()
   if fit.misfit is None:
     lines.append('the runs are too few to test whether they follow the law')
   elif fit.misfit.doubted:
@@ -52,8 +53,8 @@ def _doubts(fit: Posterior, budgets: Sequence[dict[str, Any]]) -> list[str]:
     lines.append(f'noise of {100 * fit.scale:.2g} % a run is above that of most runs; the farthest '
                  f'from the law is {fit.runs.names[worst]}, {100 * fit.residuals[worst]:+.2g} %')
   for name, what in (('parameters', 'optimal N'), ('loss', 'loss')):
-    worst = max(budgets, key=lambda b: b['prior_share'][name])
-    if (share := worst['prior_share'][name]) > LARGE_SHARE:
+    worst = max(budgets, key=lambda b: b['prior_share'][name], default=None)
+    if worst and (share := worst['prior_share'][name]) > LARGE_SHARE:
       lines.append(f'{share:.0%} of what is known of the {what} of {worst["flops"]:.3g} FLOPs is '
                    'the prior, not the runs: add runs of other N and D')
   return lines

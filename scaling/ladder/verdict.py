@@ -20,8 +20,8 @@ _HUBER = 1e-3   # of the fit with a given E, as in fitting/solver.py
 
 
 def predict_target(ladder: Ladder, folder: pathlib.Path, level: float = 0.95, *,
-                   target_flops: float | None = None, leave_out: Collection[str] = ()
-                   ) -> dict[str, Any]:
+                   target_flops: float | None = None, leave_out: Collection[str] = (),
+                   bayes: bool = False) -> dict[str, Any]:
   """Fits the ladder, sizes the target by the fit, writes its gin file and registers a prediction.
 
   The prediction holds the law, the target, the interval of its loss, what it assumes, what other
@@ -32,6 +32,7 @@ def predict_target(ladder: Ladder, folder: pathlib.Path, level: float = 0.95, *,
   Args:
     target_flops: None: the ladder's.
     leave_out: names of runs that are not fitted.
+    bayes: predict by a posterior (fitting/bayesian.py) and not by the bootstrap.
   """
   flops = ladder.target_flops if target_flops is None else target_flops
   kept = launch.kept_runs(ladder, leave_out)
@@ -40,15 +41,16 @@ def predict_target(ladder: Ladder, folder: pathlib.Path, level: float = 0.95, *,
     raise UserError(f'--target={flops:.3g}: give more FLOPs than the largest rung, {largest:.3g}')
   results = launch.write_results(ladder, folder, leave_out)
   name = target_name(ladder, flops)
-  same = {'losses_sha256': hashlib.sha256(results.read_bytes()).hexdigest(), 'level': level}
+  same = {'losses_sha256': hashlib.sha256(results.read_bytes()).hexdigest(), 'level': level,
+          'bayes': bayes}
   before = [p for p in registry.read_predictions(folder) if p['target']['name'] == name]
-  if before and all(before[-1][key] == value for key, value in same.items()):
+  if before and all(before[-1].get(key, False) == value for key, value in same.items()):
     return before[-1]
   if RunFolder(manifest.run_folder(folder, name)).read_metrics():
     raise UserError(f'{manifest.run_folder(folder, name)} has been started, and the losses of '
-                    f'{results} or the level are not those of its prediction: what is registered '
-                    'after a target has begun is no prediction; give another --target')
-  all_runs, fit, outliers, assumptions = fit_ladder(results, [run.name for run in kept])
+                    f'{results}, the level or --bayes are not those of its prediction: what is '
+                    'registered after a target has begun is no prediction; give another --target')
+  all_runs, fit, outliers, assumptions = fit_ladder(results, [run.name for run in kept], bayes)
   target = size_target(ladder, fit.law.optimum(flops)[0], flops, name)
   loss, low, high = fit.predict_loss(target.parameters, target.tokens, level)
   manifest.write_gin_files(ladder, [target], folder)
@@ -69,14 +71,19 @@ def target_name(ladder: Ladder, flops: float) -> str:
   return TARGET if flops == ladder.target_flops else f'{TARGET}_{flops:.6g}'
 
 
-def fit_ladder(results: pathlib.Path, names: Sequence[str]):
+def fit_ladder(results: pathlib.Path, names: Sequence[str], bayes: bool = False):
   """(fit of approach 3 to all runs, fit without `diagnostics.outliers`, their names, assumptions).
 
-  The two fits are the same if there are no outliers.
+  The two fits are the same if there are no outliers, and for a posterior, which leaves none out.
   """
   from scaling.fitting import diagnostics, parametric
   from scaling.fitting.runs import read_csv
 
+  if bayes:
+    from scaling.fitting import bayesian, posterior_report
+    fit = bayesian.fit_posterior(read_csv(results))
+    return fit, fit, [], [f'intervals: {fit.resampling}', *(
+        f'doubt: {line}' for line in posterior_report.list_doubts(fit, []))]
   all_runs, fit, outliers = diagnostics.fit_kept(read_csv(results))
   fit = parametric.bootstrap(fit)
   found = diagnostics.diagnose(fit, outliers)

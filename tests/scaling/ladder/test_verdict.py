@@ -78,6 +78,19 @@ def test_a_prediction_may_be_renewed_until_its_target_begins(ladder, trained):
     verdict.predict_target(ladder, trained, level=0.5)
 
 
+@pytest.mark.slow
+def test_a_posterior_is_a_prediction_of_its_own(ladder, trained):
+  pytest.importorskip('blackjax', reason='--bayes needs the extra bayes')
+  plain, bayes = (verdict.predict_target(ladder, trained, bayes=bayes) for bayes in (False, True))
+  assert registry.read_predictions(trained) == [plain, bayes]
+  assert verdict.predict_target(ladder, trained, bayes=True) == bayes
+  target = manifest.run_of(bayes['target'])
+  truth = 0.8 + 20 * target.parameters ** -0.3 + 60 * target.tokens ** -0.35   # of conftest.LAW
+  assert bayes['low'] < truth < bayes['high']
+  assert bayes['high'] - bayes['low'] < 2 * (plain['high'] - plain['low'])
+  assert 'draws of the posterior, by NUTS' in verdict.format_prediction(bayes)
+
+
 def test_another_target_is_another_prediction(ladder, trained):
   own = verdict.predict_target(ladder, trained)
   other = verdict.predict_target(ladder, trained, target_flops=3e14)
@@ -162,8 +175,9 @@ def test_the_committed_ladder_is_whole():
   assert judged == registry.judge_prediction(prediction, judged['measured'])
 
 
-@pytest.mark.parametrize('name', ['first_design_seed_0', 'seed_0', 'seed_1'])
-def test_committed_predictions_are_of_their_runs_and_their_verdicts_theirs(name):
+@pytest.mark.parametrize('name, inside', [
+    ('first_design_seed_0', True), ('seed_0', True), ('seed_1', True), ('window_seed_0', False)])
+def test_committed_predictions_are_of_their_runs_and_their_verdicts_theirs(name, inside):
   folder = pathlib.Path(verdict.__file__).parents[1] / 'data' / 'closed_loop' / name
   (prediction,) = registry.read_predictions(folder)   # which checks the hash of the line
   losses = (folder / launch.RESULTS).read_bytes()
@@ -174,7 +188,7 @@ def test_committed_predictions_are_of_their_runs_and_their_verdicts_theirs(name)
   assert prediction['times_the_largest_rung'] >= 20
   judged = json.loads((folder / verdict.VERDICT).read_text())
   again = registry.judge_prediction(prediction, judged['measured'])
-  assert {key: judged[key] for key in again} == again and judged['inside']
+  assert {key: judged[key] for key in again} == again and judged['inside'] is inside
 
 
 @pytest.mark.parametrize('measured, inside', [(1.1, True), (1.0, True), (1.2, True),
