@@ -33,7 +33,9 @@ def run(args: argparse.Namespace) -> int:
   from scaling.planning.estimate import estimate, format_estimate
   found = estimate(args)
   if args.json:
-    print_json({**vars(found.training), 'counted_at': found.counted_at, 'memory': found.memory,
+    print_json({**vars(found.training), 'counted_at': found.counted_at,
+                'memory': {mesh: plan_command.memory_json(needs)
+                           for mesh, needs in found.memory.items()},
                 'serving': found.serving})
   else:
     print('\n'.join(format_estimate(args, found)))

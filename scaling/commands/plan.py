@@ -55,12 +55,13 @@ def add_serving_flags(parser: argparse.ArgumentParser) -> None:
 def add_budget_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags that `scaling budget` shares."""
   from scaling.planning import budget, request
-  from scaling.planning.amounts import parse_amount, parse_count, parse_duration
+  from scaling.planning.amounts import parse_amount, parse_count, parse_duration, parse_share
   add = parser.add_argument
   add('--flops', type=parse_amount, help='training FLOPs')
   add('--dollars', type=parse_amount, help='cost of chip-hours at the price of the hardware')
   add('--kwh', type=parse_amount, help='energy of the chips times --pue')
-  add('--chips', type=parse_count, help='number of chips (for TPUs chips, not cores)')
+  add('--chips', type=parse_count, help='number of chips (for TPUs chips, not cores); default: '
+      'the fewest that finish in 30 days')
   add('--hours', type=parse_duration, metavar='TIME', help='training time: 36, 90m or 2d')
   add('--deadline', type=parse_duration, metavar='TIME', help='maximum time: 36, 90m or 2d')
   add('--hardware', default=request.HARDWARE, metavar='CHIP',
@@ -68,7 +69,7 @@ def add_budget_flags(parser: argparse.ArgumentParser) -> None:
   add('--prices', metavar='FILE',
       help='TOML like t5x_lite/cost/hardware.toml, whose keys override it')
   add('--price', type=parse_amount, help="dollars an hour of a chip (default: the catalogue's)")
-  add('--mfu', type=float, help='model FLOPs utilisation that you measured (default '
+  add('--mfu', type=parse_share, help='model FLOPs utilisation that you measured (default '
       f'{budget.MFU}, or {budget.MFU * budget.RECOMPUTED:g} where blocks are recomputed)')
   add('--runs', action='append', default=[], metavar='RUN',
       help='a MODEL_DIR of your own, or a TOML file like scaling/data/published_runs.toml, whose '
@@ -112,7 +113,13 @@ def as_json(plan) -> dict:
                                  for factor, cost in plan.compute_overhead.items()}
   table['predictions'] = {prediction.law: {**vars(prediction), 'reason': prediction.reason}
                           for prediction in plan.predictions}
+  table['layout'] = {**vars(plan.layout), 'memory': memory_json(plan.layout.memory)}
   return {**table, 'law': plan.prediction.law, 'gin': plan_gin.format_gin(plan)}
+
+
+def memory_json(memory) -> dict[str, int]:
+  """A `t5x_lite.cost.memory.Memory` with its total, which is not the sum of its fields."""
+  return {**vars(memory), 'total': memory.total}
 
 
 def _overhead(cost: float | None) -> float | str:

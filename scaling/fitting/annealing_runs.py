@@ -57,7 +57,7 @@ def _evaluate(schedule, count: int) -> np.ndarray:
 
 
 def _read_csv(path: pathlib.Path, model: int) -> Curve:
-  """Rates between two lines are between theirs; before the first, they are its rate."""
+  """Rates between two lines are between theirs; a line without a loss tells the rate alone."""
   table = read_table(path)
   columns = {}
   for field, known in (('step', _STEPS), ('loss', _LOSSES), ('learning_rate', _RATES)):
@@ -65,8 +65,7 @@ def _read_csv(path: pathlib.Path, model: int) -> Curve:
     if columns[field] is None:
       raise UserError(f'{path} has no column of {field}: name one {" or ".join(known[:3])}; '
                       f'{nearest(field, table.header)}')
-  steps, losses, rates = (table.numbers(columns[field])
-                          for field in ('step', 'loss', 'learning_rate'))
+  steps, rates = (table.numbers(columns[field]) for field in ('step', 'learning_rate'))
   for i, name in enumerate(table.names):
     if not (steps[i] >= 1 and steps[i] == round(steps[i]) and steps[i] < 1e9):
       raise UserError(f'{name}: {columns["step"]} is {steps[i]:g}, expected a step from 1 on')
@@ -75,13 +74,16 @@ def _read_csv(path: pathlib.Path, model: int) -> Curve:
                       'lines, and give each run a file of its own')
     if not 0 <= rates[i] < np.inf:
       raise UserError(f'{name}: {columns["learning_rate"]} is {rates[i]:g}, expected 0 or more')
-  evals = {}
+  if steps[0] > 1 and steps[0] > 2 * np.diff(steps[:2], append=steps[-1])[0]:
+    raise UserError(f'{path} begins at step {steps[0]:,.0f}, and the law sums the rates from step '
+                    '1 on: add lines for the warm-up, whose loss may be empty, e.g. '
+                    f'{columns["step"]} 1 with {columns["learning_rate"]} 0')
+  numbers = lambda column: {int(step): parse_number(text, where, column) for step, text, where
+                            in zip(steps, table.texts(column), table.names) if text}
   column = table.find(_EVALS)
-  if column and column != columns['loss']:
-    evals = {int(step): parse_number(text, where, column) for step, text, where
-             in zip(steps, table.texts(column), table.names) if text}
+  evals = numbers(column) if column and column != columns['loss'] else {}
   every = np.interp(np.arange(1, steps[-1] + 1), steps, rates)
-  return _curve(str(path), dict(zip(steps.astype(int), losses)), evals, every, model)
+  return _curve(str(path), numbers(columns['loss']), evals, every, model)
 
 
 def _curve(name: str, train: dict, evals: dict, rates: np.ndarray, model: int) -> Curve:

@@ -136,7 +136,8 @@ def budget_lines(report: dict[str, Any], percent: str) -> list[str]:
   """A table of the optimum of each budget, with intervals."""
   loss = 'loss' in report['budgets'][0]
   lines = [f'The optimum of each budget, and its {percent} interval'
-           + (' (loss: of the law; of one run, with its noise)' if loss else ''),
+           + (' (loss: of each refit at its own N; one run: of the N shown, with noise)' if loss
+              else ''),
            f'{"FLOPs":>10}{"extrapolation":>15}{"N":>10}{"":>22}{"D":>10}{"":>22}'
            f'{"D / N":>8}{"":>21}'
            + (f'{"loss":>8}{"":>18}{"one run":>18}' if loss else '')]

@@ -7,7 +7,6 @@ squares, as Li et al. 2025 ("Step Law") fit theirs.
 """
 
 from collections.abc import Sequence
-import csv
 import dataclasses
 import math
 import pathlib
@@ -15,6 +14,7 @@ import pathlib
 import numpy as np
 from scipy import stats
 
+from scaling.fitting.table import parse_number, read_table
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
 
@@ -107,29 +107,20 @@ def read_sweep(path: pathlib.Path | str) -> dict[str, np.ndarray]:
   A loss that is not a finite number is one of a run that diverged.
   """
   path = local_path(path)
-  try:
-    lines = path.read_text(encoding='utf-8-sig').splitlines()
-  except (OSError, UnicodeDecodeError) as e:
-    raise UserError(f'{path} cannot be read ({e}): pass a CSV file with a header') from e
-  header = next((line for line in lines if line.strip()), '')
-  rows = list(csv.DictReader(lines, delimiter=max(',;\t', key=header.count)))
-  known = {(name or '').strip().lower(): name for name in (rows[0] if rows else {})}
+  table = read_table(path)
   found = {}
   for field, names in NAMES.items():
-    column = next((known[name] for name in names if name in known), None)
+    column = table.find(names)
     if column is None:
       raise UserError(f'{path} has no column of {field}: name one {" or ".join(names)}')
-    found[field] = np.array([_number(row[column], f'{path.name}, run {i}', column, field)
-                             for i, row in enumerate(rows, 1)])
+    found[field] = np.array([_number(text, where, column, field) for text, where
+                             in zip(table.texts(column), table.names)])
   return found
 
 
-def _number(text: str | None, where: str, column: str, field: str) -> float:
-  try:
-    value = float((text or '').strip().replace('_', ''))
-  except ValueError:
-    value = math.nan if field == 'loss' and not (text or '').strip() else None
-  if value is None or value <= 0 or field != 'loss' and not value < math.inf:
+def _number(text: str, where: str, column: str, field: str) -> float:
+  value = math.nan if field == 'loss' and not text else parse_number(text, where, column)
+  if value <= 0 or field != 'loss' and not value < math.inf:
     raise UserError(f'{where}: {column} is {text!r}, expected a number above 0')
   return value if math.isfinite(value) else math.nan
 

@@ -34,7 +34,10 @@ def list_warnings(report: dict[str, Any]) -> list[str]:
   lines = []
   for name, share in report['shares'].items():
     low, high = share['swept']
-    value = share['optimum'][0]
+    value, *ends = share['optimum']
+    if ends[0] == ends[1]:
+      lines.append(f'{name}: its interval has no width, since every refit is at the edge of what '
+                   'was swept')
     if value > high - 2e-3 and high < min(share['limit'], 1.0) - 2e-3:
       lines.append(f'{name}: the optimum is at the highest share that was swept, {high:.3g}: add '
                    'proxies beyond it')
@@ -65,6 +68,9 @@ def format_mixture(report: dict[str, Any]) -> str:
     lines.append(f'{name:<18}{value:>9.4f}   {_between(ends, 3):<18}{natural:>9}'
                  f'{_between(share["swept"], 3):>18}{limit:>8}')
   lines.append('')
+  if len(report['weights']) > 1:
+    lines.append('loss: the mean of ' + ', '.join(
+        f'{name} (weight {weight:.3g})' for name, weight in report['weights'].items()))
   for label, key in (('loss there', 'loss'), ('loss at natural shares', 'natural_loss'),
                      ('difference', 'gain')):
     if report[key]:

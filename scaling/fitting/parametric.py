@@ -18,7 +18,7 @@ from scaling.fitting.misfit import Misfit, find_misfit
 from scaling.fitting.noise import Noise, estimate_noise
 from scaling.fitting.runs import Runs, check_settings, check_unique, check_varied
 from scaling.laws.laws import Allocation, Law, ParametricLaw
-from t5x_lite.core.errors import UserError
+from t5x_lite.core.errors import UserError, why
 from t5x_lite.core.paths import local_path
 
 Loss = Literal['huber', 'lad', 'normal']
@@ -137,7 +137,8 @@ class Fit:
     The interval is of percentiles over the samples of the law's loss times exp(noise): it covers
     the uncertainty of the law and the noise of a single run.
     """
-    sampled = self._resampled().loss(parameters, tokens) * np.exp(self.noise)
+    with np.errstate(over='ignore'):   # of degenerate samples, of which the report warns
+      sampled = self._resampled().loss(parameters, tokens) * np.exp(self.noise)
     return float(self.law.loss(parameters, tokens)), *percentiles(sampled, level)
 
   def _resampled(self) -> ParametricLaw:
@@ -342,7 +343,10 @@ def load_law(path: pathlib.Path | str) -> Law:
     laws = tuple(ParametricLaw(*row) for row in zip(*(samples[name] for name in PARAMETERS)))
     return Law(ParametricLaw(**saved['law']), bootstrap_samples=laws,
                interval=saved.get('resampling', 'percentiles of refits'), **fields)
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+  except OSError as e:
+    raise UserError(f'{path}: {why(e)}: write a fit with t5x-lite scaling fit RUNS '
+                    '--output=FOLDER') from e
+  except (ValueError, KeyError, TypeError, AttributeError) as e:
     raise UserError(f'{path} is not a fit ({type(e).__name__}: {e}): write one with t5x-lite '
                     'scaling fit RUNS --output=FOLDER') from e
 

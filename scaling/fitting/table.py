@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from t5x_lite.core.errors import UserError
+from t5x_lite.core.errors import UserError, why
 from t5x_lite.core.paths import local_path
 
 
@@ -84,7 +84,7 @@ def read_cells(path: pathlib.Path) -> list[tuple[int, list[str]]]:
       counts = {mark: outside.count(mark) for mark in ',;\t'}
       rows = list(csv.reader(lines, delimiter=max(counts, key=counts.get)))
   except (OSError, UnicodeDecodeError, csv.Error) as e:
-    raise UserError(f'{path} cannot be read ({e}): pass a CSV file with a header') from e
+    raise UserError(f'{path} cannot be read ({why(e)}): pass a CSV file with a header') from e
   numbered = [(i, row) for i, row in enumerate(rows, 1) if any(cell.strip() for cell in row)]
   if len(numbered) < 2:
     raise UserError(f'{path} has no runs: a header and a line for each run are needed')

@@ -8,7 +8,7 @@ from scaling.fitting import parametric
 from scaling.laws.experts import ExpertsLaw, Mixture
 from scaling.laws.laws import DataConstrainedLaw, Law, ParametricLaw
 from scaling.laws.precision import FULL_BITS, PrecisionLaw
-from t5x_lite.core.errors import UserError
+from t5x_lite.core.errors import UserError, why
 from t5x_lite.core.paths import local_path
 
 KINDS = {kind.__name__: kind for kind in (
@@ -50,6 +50,9 @@ def load_law(path: pathlib.Path | str, mixture: Mixture | None = None) -> Law:
                text=f'the user\'s own, {saved["runs"]} runs', fitted=tuple(saved['fitted']),
                warnings=tuple(warnings), bootstrap_samples=laws,
                interval=saved['resampling'])
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+  except OSError as e:
+    raise UserError(f'{file}: {why(e)}: write a fit with t5x-lite scaling fit RUNS '
+                    '--output=FOLDER') from e
+  except (ValueError, KeyError, TypeError, AttributeError) as e:
     raise UserError(f'{file} is not a fit ({type(e).__name__}: {e}): write one with t5x-lite '
                     'scaling fit RUNS --output=FOLDER') from e

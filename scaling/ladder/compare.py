@@ -190,19 +190,19 @@ def format_comparison(found: Comparison, names: Sequence[str]) -> str:
                'they differ, read the rows of own ones')]
   if found.degenerate > 0.02:
     lines.append(f'{found.degenerate:.0%} of the draws have no optimum and are left out')
+  what = f'At {found.target:.3g} FLOPs, with own asymptotes:'
   if found.advice is None:
     better = 'B' if found.rows[len(found.rows) // 2 - 1].difference[0] < 0 else 'A'
-    return '\n'.join([*lines, f'Settled at {found.target:.3g} FLOPs, with own asymptotes: {better} '
-                      'is better'])
+    return '\n'.join([*lines, f'{what} settled, {better} is better'])
   more = found.advice.runs
   difference = abs(found.rows[len(found.rows) // 2 - 1].difference[0])
   if more and more[-1]['after'] <= difference:
     total = sum(run['flops'] for run in more)
-    return '\n'.join([*lines, f'Not settled: {len(more)} more runs of {total:.3g} FLOPs in all '
-                      f'would tell ± {difference:.2g} nats (t5x-lite scaling suggest '
+    return '\n'.join([*lines, f'{what} not settled: {len(more)} more runs of {total:.3g} FLOPs '
+                      f'in all would tell ± {difference:.2g} nats (t5x-lite scaling suggest '
                       '--quantity=difference)'])
-  return '\n'.join([*lines, f'Not settled, nor by {_MAX_RUNS} more runs: the difference is too '
-                    'small for such runs'])
+  return '\n'.join([*lines, f'{what} not settled, nor by {_MAX_RUNS} more runs: the difference is '
+                    'too small for such runs'])
 
 
 def _number(value: float) -> str:

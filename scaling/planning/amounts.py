@@ -50,6 +50,15 @@ def parse_duration(text: str) -> float:
   return float(match[1].replace(',', '').replace('_', '')) * _HOURS[(match[2] or 'h')[0]]
 
 
+def parse_share(text: str) -> float:
+  """The fraction of '0.4' or '40%'; a flag's type."""
+  number, percent = re.fullmatch(r'(.*?)\s*(%?)', text.strip()).groups()
+  try:
+    return parse_amount(number) / (100 if percent else 1)
+  except AmountError:
+    raise AmountError(f'{text!r}: expected a fraction, e.g. 0.4 or 40%') from None
+
+
 def check_level(level: float) -> None:
   """Raises UserError for what is no level of an interval."""
   if not 0 < level < 1:

@@ -12,7 +12,7 @@ import tomllib
 
 from scaling.planning.budget import RECOMPUTED
 from scaling.planning.goodput import PublishedRun
-from t5x_lite.core.errors import UserError
+from t5x_lite.core.errors import UserError, why
 from t5x_lite.core.paths import local_path
 from t5x_lite.cost import hardware
 
@@ -61,8 +61,8 @@ def read_runs(path: str) -> list[OwnRun]:
   try:
     tables = tomllib.loads(path.read_text(encoding='utf-8'))
   except (OSError, ValueError) as e:
-    raise UserError(f'--runs={path} cannot be read ({e}): give a MODEL_DIR of t5x-lite train, or a '
-                    'TOML file like scaling/data/published_runs.toml') from e
+    raise UserError(f'--runs={path} cannot be read ({why(e)}): give a MODEL_DIR of t5x-lite train, '
+                    'or a TOML file like scaling/data/published_runs.toml') from e
   if not tables:
     raise UserError(f'--runs={path} has no run: add a table [NAME] for each')
   return [_read_table(path, name, table) for name, table in tables.items()]

@@ -152,7 +152,8 @@ def run_rows(plan: Plan) -> list[tuple[str, str]]:
     mlp = f'{config.num_experts} experts of {config.mlp_dim}, {config.experts_per_token} active'
   mesh = ' x '.join(f'{axis} {size}' for axis, size in placed.mesh.items())
   rounding = ('' if plan.rounding_loss is None
-              else f'; rounding N costs {plan.rounding_loss:.1e} nats')
+              else f'; rounding N costs {plan.rounding_loss:.1e} nats'
+              if plan.rounding_loss > 1e-9 else '; rounding N costs nothing')
   loss = (f'not that of {plan.prediction.law}: {plan.loss_reason}' if plan.loss_reason
           else 'not predicted by the law' if plan.loss is None
           else format_interval(plan.loss, plan.loss_interval, lambda x: f'{x:.3f}'))

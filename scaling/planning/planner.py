@@ -296,7 +296,8 @@ def _finish(goal: _Goal, run: Found, found: tuple[Prediction, ...], reason: str)
   config = dataclasses.replace(run.sized.config, remat=run.layout.remat)
   placed, budget, lengths, counted = run.layout, run.budget, request.lengths, run.sized.counted
   row_tokens, per_row = sum(lengths), accounting.train_flops(config, *lengths)
-  steps = max(1, round(run.sized.tokens / row_tokens / placed.rows))
+  # Rounded down, so that a budget is not exceeded.
+  steps = max(1, int(run.sized.tokens / row_tokens / placed.rows * (1 + 1e-12)))
   trained = steps * placed.rows * row_tokens
   flops = float(steps * placed.rows * per_row)
   sizes = accounting.parameters(config)

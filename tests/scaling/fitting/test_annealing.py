@@ -213,12 +213,22 @@ def test_bad_flags_are_one_line(capsys, files, flags, message):
     ('step,loss,lr\n1,nan,1\n', 'the loss of step 1 is nan, expected a number above 0'),
     ('step,loss,lr\n1,2,-1\n', 'lr is -1, expected 0 or more'),
     ('step,loss,lr\n1,2,0\n', 'all learning rates are 0'),
+    ('step,loss,lr\n5000,3,1\n5010,3,1\n', 'begins at step 5,000, and the law sums the rates'),
     ('step,loss,lr,eval_loss\n1,2,1,x\n', "'x', not a number")])
 def test_bad_files_are_one_line(capsys, tmp_path, text, message):
   path = tmp_path / 'bad.csv'
   path.write_text(text)
   status, out, err = run(capsys, path, '--decay_steps=8')
   assert status == 1 and out == '' and err.count('\n') == 1 and message in err, err
+
+
+def test_lines_without_a_loss_tell_the_rates_alone(tmp_path):
+  path = tmp_path / 'a.csv'
+  path.write_text('step,loss,lr,eval_loss\n1,,0,\n11,,1,\n20,3,1,\n30,2,1,2.5\n')
+  curve = annealing_runs.read_curve(path)
+  assert curve.steps.tolist() == [20, 30] and curve.losses.tolist() == [3, 2]
+  assert curve.eval_steps.tolist() == [30] and curve.eval_losses.tolist() == [2.5]
+  np.testing.assert_allclose(curve.rates, [*np.arange(11) / 10, *np.ones(19)])
 
 
 def test_a_folder_is_read_with_the_rates_of_its_schedule(tmp_path):

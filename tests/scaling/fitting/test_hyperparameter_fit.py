@@ -148,12 +148,12 @@ def test_the_command(tmp_path, capsys):
     assert error.startswith('error: ') and message in error and error.count('\n') == 1
   assert cli.main(argv[:4]) == 1 and 'pass --parameters and --tokens' in capsys.readouterr().err
   for text, message in (('N,D,lr,loss\n1,2,3,4\n', 'has no column of batch_tokens: name one batch'),
-                        ('', 'has no column of parameters'),
-                        ('N,D,lr,bs,loss\n1e8,1e9,x,1e5,2\n', "run 1: lr is 'x'"),
-                        ('N,D,lr,bs,loss\n1e8,1e9,-1,1e5,2\n', "run 1: lr is '-1'"),
-                        ('N,D,lr,bs,loss\n1e8,1e9,1,1e5,abc\n', "run 1: loss is 'abc'"),
-                        ('N,D,lr,bs,loss\n1e8,1e9,1,1e5,-2\n', "run 1: loss is '-2'"),
-                        ('N,D,lr,bs,loss\n1e8,1e9\n', 'run 1: lr is None')):
+                        ('', 'has no runs'), ('a,b\n1,2\n', 'has no column of parameters'),
+                        ('N,D,lr,bs,loss\n1e8,1e9,x,1e5,2\n', "line 2: column 'lr' has 'x'"),
+                        ('N,D,lr,bs,loss\n1e8,1e9,-1,1e5,2\n', "line 2: lr is '-1'"),
+                        ('N,D,lr,bs,loss\n1e8,1e9,1,1e5,a\n', "line 2: column 'loss' has 'a'"),
+                        ('N,D,lr,bs,loss\n1e8,1e9,1,1e5,-2\n', "line 2: loss is '-2'"),
+                        ('N,D,lr,bs,loss\n1e8,1e9\n', "line 2: column 'lr' has ''")):
     path.write_text(text)
     assert cli.main(argv[:3]) == 1
     assert message in capsys.readouterr().err

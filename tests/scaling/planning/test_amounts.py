@@ -32,6 +32,13 @@ def test_counts_are_whole():
     amounts.parse_count('8.5')
 
 
+def test_shares():
+  assert [amounts.parse_share(text) for text in ('0.4', '40%', '40 %', '1')] == [0.4, 0.4, 0.4, 1]
+  for text in ('%', 'x%', '4%%', ''):
+    with pytest.raises(argparse.ArgumentTypeError, match='expected a fraction, e.g. 0.4 or 40%'):
+      amounts.parse_share(text)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.floats(0, 24))
 def test_every_amount_that_is_printed_is_read(log10):
