@@ -37,7 +37,7 @@ def train_sentencepiece(
     texts: such as `registry.raw_texts` or `files.read_texts` give.
     size: number of pieces, the 256 bytes and 3 special ids included; extra ids come on
       top when the model is loaded.
-    output: `OUTPUT.model` and `OUTPUT.vocab` are written.
+    output: `OUTPUT.model` and `OUTPUT.vocab` are written; it may end in .model itself.
     model_type: 'unigram' or 'bpe'.
     user_symbols: texts that are always one piece.
     seed: of the choice among lines where there are more than 200,000.
@@ -50,6 +50,7 @@ def train_sentencepiece(
     raise UserError(f'--model_type={model_type}: {nearest(model_type, _MODEL_TYPES)}')
   if size < 260:
     raise UserError(f'--size={size}: must be at least 260 (256 bytes, 3 special ids and a piece)')
+  output = output.removesuffix('.model')
   model_path = f'{output}.model'
   for path in (model_path, f'{output}.vocab'):
     if os.path.exists(path):

@@ -91,6 +91,8 @@ def test_training_is_deterministic(corpus, model, tmp_path):
 def test_training_refuses_to_overwrite(corpus, model):
   with pytest.raises(UserError, match='--output=.* is not overwritten'):
     train_sentencepiece(['any'], 320, model.removesuffix('.model'))
+  with pytest.raises(UserError, match='exists and is not overwritten'):   # the same file
+    train_sentencepiece(['any'], 320, model)
 
 
 def test_user_symbols_are_one_piece(corpus, tmp_path):
