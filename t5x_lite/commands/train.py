@@ -57,7 +57,7 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
   from t5x_lite.core.console import Progress
   from t5x_lite.core.files import write_text
   from t5x_lite.experiment import gin_config
-  from t5x_lite.training import loop, resuming, source_checks
+  from t5x_lite.training import initial_params, loop, resuming, source_checks
   from t5x_lite.training.checkpoints import Checkpoints
   from t5x_lite.training.state import abstract_state
   from t5x_lite.training.step import make_train_step
@@ -68,7 +68,8 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
     gin_config.check_same_run(folder.config, experiment)
   network, partitioner = experiment.build_network(mesh)
   meta = {'seed': experiment.seed, 'batch_size': data.batch_size,
-          'vocabulary': data.fingerprint(), 'data': data.data_digest()}
+          'vocabulary': data.fingerprint(), 'data': data.data_digest(),
+          initial_params.ADDED: initial_params.added_paths(network)}
   optimizer = experiment.optimizer.make()
   abstract = abstract_state(network, optimizer, partitioner)
   progress = Progress(settings.steps, silent=jax.process_index() != 0)

@@ -24,7 +24,7 @@ from t5x_lite.interop.hf_tensors import Tensor
 from t5x_lite.interop.json_files import listed
 from t5x_lite.interop.peft_config import CONFIG, TENSORS, PeftConfig
 from t5x_lite.interop.safetensors_files import TensorFolder
-from t5x_lite.models import ModelConfig
+from t5x_lite.models import ModelConfig, weights
 
 PREFIX = 'base_model.model.'
 # The ends of a module's tensors, by what they are.
@@ -196,14 +196,14 @@ def save_adapter(folder: pathlib.Path, config: ModelConfig, lora: Lora, params: 
     folder: exists, and is empty.
     config: of the base, a model that transformers has.
     lora: the adaptation.
-    params: all parameters, those of the base and of the adapter.
+    params: all parameters, those of the base, which may be quantised, and of the adapter.
     base: what adapter_config.json names as the base.
     dtype: of the tensors, float32 or bfloat16.
 
   Raises:
     UserError: the adapter is the base itself, or PEFT has no such adapter.
   """
-  flat = {path: np.asarray(x) for path, x in trees.flatten(params).items()}
+  flat = trees.flatten(params, weights.is_structured)
   if lora.trained is not None:
     raise UserError('Lora.trained, and so whole parameters beside the adapter, is not exported: '
                     'merge the run (t5x-lite merge), and export that')
@@ -262,17 +262,18 @@ def _their_parts(lora: Lora, flat: dict[str, np.ndarray], parts: list[Tensor]
   ours = []
   for tensor in sorted(parts, key=lambda t: t.part):
     path, kernel = _find(flat, tensor)
-    at = lambda x, path=path, tensor=tensor: x[tensor.layer] if (
-        path == tensor.ours and tensor.layer is not None) else x
+    layer = tensor.layer if path == tensor.ours else None
+    at = lambda x, layer=layer: x if layer is None else jax.tree.map(lambda x: x[layer], x)
     n = tensor.num_inputs
     kernel = at(kernel)
     rows, columns = math.prod(kernel.shape[:n]), math.prod(kernel.shape[n:])
     m = np.asarray(dora.norms(kernel, n)).reshape(-1) if lora.dora else None
     a, b = np.zeros((rows, lora.rank), np.float32), np.zeros((lora.rank, columns), np.float32)
     if path + A in flat:
-      a, b = at(flat[path + A]).reshape(a.shape), at(flat[path + B]).reshape(b.shape)
+      a, b = (
+          np.asarray(at(flat[path + end])).reshape(x.shape) for end, x in ((A, a), (B, b)))
       if lora.dora:
-        m = m + at(flat[path + NORM]).reshape(-1)
+        m = m + np.asarray(at(flat[path + NORM])).reshape(-1)
     ours.append((path + A in flat, a.T, b.T, m))
   if not any(adapted for adapted, *_ in ours):
     return None

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 
-from t5x_lite.adaptation import lora
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.models import Network, weights
@@ -21,7 +20,12 @@ from t5x_lite.training.state import (
 )
 
 FROZEN_FROM = 'frozen_from'   # in a checkpoint's meta: the seed, or the run and step
-ADAPTER_ENDS = (lora.A, lora.B, lora.NORM)   # of the paths of an adapter's parameters
+ADDED = 'added_parameters'    # the paths of what the adaptation added to its base
+
+
+def added_paths(network: Network) -> list[str]:
+  """The parameters that the network's adaptation adds, as a checkpoint's meta names them."""
+  return [path for path in trees.flatten(network.shapes) if network.is_added(path)]
 
 
 def load_params(model_dir: pathlib.Path, network: Network, partitioner: Partitioner,
@@ -150,7 +154,9 @@ def replace_from_run(params: dict, abstract: dict, network: Network, model_dir: 
   found, have, meta, step = _read(model_dir, step, want, network)
   missing = [n for n in want if n not in found and not network.is_added(n)
              and not n.startswith(missing_ok or ('\0',))]
-  if lost := [n for n in have if n not in want and n.endswith(ADAPTER_ENDS)]:
+  # An older version did not name what was added: all that its adapted runs trained may be.
+  added = meta.get(ADDED, have if FROZEN_FROM in meta else ())
+  if lost := sorted((set(added) & have) - set(want)):
     raise UserError(
         f'{model_dir}, step {step}, is of an adapter, {trees.summarize(lost)}: set the same '
         'Experiment.adaptation, or start from it merged: '

@@ -13,7 +13,7 @@ from t5x_lite.commands import describe, eval, infer, train
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.experiment import gin_config
-from t5x_lite.training import run_folder
+from t5x_lite.training import initial_params, run_folder
 from t5x_lite.training.checkpoints import reader_of
 from t5x_lite.training.initial_params import load_params
 
@@ -181,7 +181,9 @@ def test_it_is_described_and_answers(adapted):
   assert len(infer.answer(adapted[0], ['1 + 2 ='])) == 1
 
 
-def test_a_plain_run_does_not_start_from_an_adapter(adapted, gin_file, tmp_path):
+@pytest.mark.parametrize('key', [initial_params.ADDED, 'what an older version did not write'])
+def test_a_plain_run_does_not_start_from_an_adapter(key, adapted, gin_file, tmp_path, monkeypatch):
+  monkeypatch.setattr(initial_params, 'ADDED', key)
   with pytest.raises(UserError, match='is of an adapter, .*t5x-lite merge'):
     run(gin_file, tmp_path / 'run', 'Experiment.init_from=@experiment.InitFrom()',
         f"InitFrom.model_dir='{adapted[0].folder}'")
