@@ -52,6 +52,7 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
   import jax
 
   from t5x_lite.adaptation.adaptation import Adapter, innermost
+  from t5x_lite.core import trees
   from t5x_lite.core.files import atomic_folder
   from t5x_lite.experiment import gin_config
   from t5x_lite.interop import huggingface, tokenizer_files
@@ -69,6 +70,9 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
   config, vocabulary = experiment.model, experiment.data.vocabulary
   network, partitioner = experiment.build_network(
       MeshConfig(data=1, fsdp=jax.device_count()).make())
+  if added := [path for path in trees.flatten(network.shapes) if network.is_added(path)]:
+    raise UserError(f'{model_dir} has parameters that no model of transformers has: '
+                    f'{trees.summarize(added)}: its adaptation is not exported')
   kept = _imported_files(run, experiment)
   with atomic_folder(folder) as partial:
     params, step = load_params(model_dir, network, partitioner, step)

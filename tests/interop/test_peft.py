@@ -99,6 +99,26 @@ def test_the_magnitudes_of_a_dora_are_those_on_its_quantised_base(tmp_path):
   np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
+@pytest.mark.parametrize('name', ['llama', 'gpt2'])
+def test_pissa_becomes_a_lora_of_twice_the_rank_for_the_whole_base(name, tmp_path):
+  config, base = base_of(name)
+  lora = Lora(rank=3, alpha=5.0, rank_stabilized=name == 'gpt2', start='pissa')
+  network = lora.adapt(models.build_network(config))
+  flat = trees.flatten(base) | network.begin(trees.flatten(base))
+  fill = lambda flat: trees.fill(network.shapes, flat)
+  with pytest.raises(UserError, match='The adapter is 0'):
+    peft.save_adapter(tmp_path, config, lora, fill(flat), 'base')
+  params = fill({path: x + 0.1 if '_lora_' in path else x for path, x in flat.items()})
+  peft.save_adapter(tmp_path, config, lora, params, 'base')
+  settings = json.loads((tmp_path / peft.CONFIG).read_text())
+  assert settings['r'] == 6 and settings['init_lora_weights'] is True
+  _, again, read = adapted(tmp_path, config, base)
+  ids = np.arange(20).reshape(2, 10)
+  want = logits(network, params, ids)
+  np.testing.assert_allclose(logits(again, read, ids), want, atol=1e-3 * np.abs(want).max())
+  assert np.abs(want - logits(models.build_network(config), base, ids)).max() > 0.1
+
+
 @pytest.mark.parametrize('targets', [('all_linear',), ('attention/(query|value)',)])
 @pytest.mark.parametrize('dora', [False, True])
 def test_a_fused_kernel_of_three_adapters_is_block_diagonal(targets, dora, tmp_path):

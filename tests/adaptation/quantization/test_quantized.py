@@ -250,6 +250,8 @@ def test_65b_parameters_fit_a_device_of_48_gb():
     ({'skip': '.'}, r"Quantized.skip = '.': leaves no frozen kernel to quantise"),
     ({'adaptation': Partial(trained='.')}, r'leaves no frozen kernel to quantise'),
     ({'adaptation': Quantized(adaptation=Partial(trained='norm'))}, r'is Quantized already'),
+    ({'adaptation': Lora(start='pissa'), 'block': 32},
+     r"Lora.start = 'pissa': not supported on a quantised"),
     ({'adaptation': 3}, r'Quantized.adaptation = 3')])
 def test_what_cannot_be_quantised_is_refused_in_one_line(change, message, configs):
   settings = {'adaptation': Partial(trained='norm')} | change
