@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +19,11 @@ from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.experiment import gin_config
 from t5x_lite.inference.generate import generate
+from t5x_lite.interop import huggingface
 from t5x_lite.models.attention.kernels import AttentionSpec
 from t5x_lite.models.attention.masks import Mask
+from t5x_lite.parallel.mesh import MeshConfig
+from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.training import run_folder
 from t5x_lite.training.checkpoints import reader_of
 
@@ -227,3 +232,37 @@ def test_a_run_saves_its_rows_alone_resumes_and_answers(gin_file, tmp_path):
   with pytest.raises(UserError, match='is of an adapter, decoder/prompt_rows'):
     run(gin_file, tmp_path / 'plain', 'Experiment.init_from=@experiment.InitFrom()',
         f"InitFrom.model_dir='{whole.folder}'")
+
+
+PEER = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '')) / 'peers/lora/llama/base'
+
+
+@pytest.mark.skipif(not PEER.is_dir(), reason='T5X_LITE_TEST_DATA/peers/lora is unset')
+def test_prompts_and_gated_rows_are_those_of_peft():
+  peft = pytest.importorskip('peft')
+  torch, transformers = pytest.importorskip('torch'), pytest.importorskip('transformers')
+  mesh = MeshConfig(data=1, fsdp=1).make(jax.devices()[:1])
+  config, base = huggingface.load_model(PEER, Partitioner(mesh))
+  ids = np.random.default_rng(0).integers(1, 61, (2, 12))
+  theirs = lambda settings: peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(
+      PEER, dtype=torch.float32), settings).eval()
+
+  def ours(adaptation, **added):
+    network = adaptation.adapt(models.build_network(config))
+    flat = trees.flatten(base) | {f'decoder/{name}': x for name, x in added.items()}
+    return logits(network, trees.fill(network.shapes, flat), batch_of(jnp.asarray(ids, jnp.int32)))
+
+  model = theirs(peft.PromptTuningConfig(task_type='CAUSAL_LM', num_virtual_tokens=5))
+  rows = model.prompt_encoder['default'].embedding.weight.detach().numpy()
+  with torch.no_grad():
+    want = model(input_ids=torch.tensor(ids), attention_mask=torch.ones(2, 12)).logits[:, 5:]
+  np.testing.assert_allclose(ours(PromptTuning(length=5), prompt_rows=rows), want, atol=1e-5)
+  model = theirs(peft.AdaptionPromptConfig(task_type='CAUSAL_LM', adapter_len=4, adapter_layers=1))
+  (layer,) = [x for x in model.modules() if type(x).__name__ == 'AdaptedAttention']
+  layer.adaption_gate.data.fill_(0.8)   # theirs is the factor itself, one for all heads
+  with torch.no_grad():
+    want = model(input_ids=torch.tensor(ids)).logits
+  gate = np.full((1, config.num_heads), np.arctanh(0.8), np.float32)
+  got = ours(LlamaAdapter(length=4, layers=1), adapter_gate=gate,
+             adapter_rows=layer.adaption_prompt.detach().numpy())
+  np.testing.assert_allclose(got, want, atol=1e-5)
