@@ -269,12 +269,12 @@ def test_a_pissa_run_keeps_what_it_took_off_and_resumes_exactly(base, gin_file, 
   for path in params:
     if 'pissa' in path:
       np.testing.assert_array_equal(read[path], params[path])
-  with pytest.raises(UserError, match='is of an adapter, .*pissa'):
+  with pytest.raises(UserError, match='is of an adapter, decoder/blocks'):
     run(gin_file, tmp_path / 'lora', *ADAPTED, *start)
 
 
 def test_pissa_does_not_start_from_another_adapter(adapted, gin_file, tmp_path):
-  with pytest.raises(UserError, match='lora_.* would not fit what begins anew here, .*pissa'):
+  with pytest.raises(UserError, match='would not fit what begins anew here, decoder/blocks'):
     run(gin_file, tmp_path / 'run', *ADAPTED, *PISSA,
         'Experiment.init_from=@experiment.InitFrom()', f"InitFrom.model_dir='{adapted[0].folder}'")
 
