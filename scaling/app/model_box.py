@@ -51,7 +51,7 @@ def estimate_text(model: str, tokens: str, request: Request) -> str:
       'hardware', 'prices', 'price', 'chips', 'mfu', 'pue', 'length', 'carbon', 'fit',
       'served_tokens', 'prompt', 'generated')}
   unset = dict.fromkeys(('flops', 'dollars', 'kwh', 'hours', 'deadline', 'rows', 'microbatches',
-                         'runs'))
+                         'runs', 'tune'))
   args = argparse.Namespace(model=model, gin_file=[], tokens=parse_amount(tokens), **shared,
                             **unset)
   return '\n'.join(format_estimate(args, estimate(args)))

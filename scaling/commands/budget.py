@@ -21,6 +21,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--microbatches', type=parse_count,
                       help="microbatches of a step; default: the experiment's, or 1")
   plan_command.add_budget_flags(parser)
+  parser.add_argument('--tune', action='store_true', help='what it takes to tune the model whole, '
+                      'by LoRA and by QLoRA, and the largest of its family that the chip can')
   parser.add_argument('--served_tokens', type=parse_amount, help='tokens to be served')
   plan_command.add_serving_flags(parser)
   parser.add_argument('--fit', metavar='FOLDER',
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     print_json({**vars(found.training), 'counted_at': found.counted_at,
                 'memory': {mesh: plan_command.memory_json(needs)
                            for mesh, needs in found.memory.items()},
-                'serving': found.serving})
+                'serving': found.serving, 'tuning': found.tuning})
   else:
     print('\n'.join(format_estimate(args, found)))
   return 0

@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from scaling.planning import budget as budgets
-from scaling.planning import calculator, money_text, own_runs, plan_text, predictions
+from scaling.planning import calculator, money_text, own_runs, plan_text, predictions, tuning
 from scaling.planning.amounts import format_amount, format_columns, format_hours, format_interval
 from scaling.planning.serving import estimate_serving
 from t5x_lite.core.errors import UserError
@@ -18,11 +18,12 @@ _PIECES = {'parameters': 'P', 'gradients': 'G', 'optimizer': 'O', 'activations':
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """What the command prints: training, the length it is counted at, memory by mesh, serving."""
+  """What is printed: training, the length it is counted at, memory by mesh, serving, tuning."""
   training: Any
   counted_at: str
   memory: Any
   serving: Any
+  tuning: Any = None
 
 
 def estimate(args: argparse.Namespace) -> Estimate:
@@ -45,7 +46,9 @@ def estimate(args: argparse.Namespace) -> Estimate:
                                     experiment.optimizer)
   half = max(sum(lengths) // 2, 1)
   serving = estimate_serving(model, found.budget, args.prompt or half, args.generated or half)
-  return Estimate(found, counted_at, held, serving)
+  tuned = tuning.compare(model, lengths, found.budget.chip, experiment.optimizer) if (
+      args.tune) else None
+  return Estimate(found, counted_at, held, serving, tuned)
 
 
 def _experiment(args):
@@ -120,7 +123,10 @@ def format_estimate(args: argparse.Namespace, estimate: Estimate) -> list[str]:
     about = money_text.serving_lines(serving, budget, args.served_tokens)
     lines += ['Serving: ' + about[0], *(f'  {line}' for line in about[1:])]
   lines.append('')
-  return [*lines, *_memory_lines(estimate.memory, budget.chip), '', *_law_lines(found)]
+  lines += _memory_lines(estimate.memory, budget.chip)
+  if estimate.tuning is not None:
+    lines += ['', *tuning.format_tuning(estimate.tuning, budget.chip)]
+  return [*lines, '', *_law_lines(found)]
 
 
 def _memory_lines(held, chip) -> list[str]:

@@ -1,4 +1,4 @@
-"""The protocol of an adaptation, bound in gin as Experiment.adaptation."""
+"""The protocols of an adaptation, bound in gin as Experiment.adaptation."""
 
 from typing import Protocol, runtime_checkable
 
@@ -11,3 +11,25 @@ class Adaptation(Protocol):
 
   def adapt(self, network: Network) -> Network:
     """The network with other parameters, or with some of them frozen (`is_trained`)."""
+
+
+@runtime_checkable
+class Adapter(Adaptation, Protocol):
+  """An adaptation that adds parameters which a plain network can take into its own."""
+
+  def merge(self, network: Network, params: dict) -> dict:
+    """The parameters of the base with what was added, of the adapted network and its parameters."""
+
+
+@runtime_checkable
+class Wrapper(Adaptation, Protocol):
+  """An adaptation that holds the base of another in another form, such as quantised."""
+
+  adaptation: Adaptation
+
+
+def innermost(adaptation: Adaptation | None) -> Adaptation | None:
+  """What an adaptation wraps, or itself: the same run on a base of plain arrays."""
+  while isinstance(adaptation, Wrapper):
+    adaptation = adaptation.adaptation
+  return adaptation

@@ -1,9 +1,10 @@
 """LoRA (Hu et al. 2021) and its kin: a trained A B of low rank beside frozen kernels."""
 
 import dataclasses
+import functools
 import math
 import re
-from typing import Any
+from typing import Any, Literal
 import zlib
 
 from flax import nnx
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.adaptation.lora_leaf import LoraLeaf, fan
+from t5x_lite.adaptation.partial import check_expressions, trained_whole
 from t5x_lite.core.dataclass_checks import (
   Count,
   FieldError,
@@ -30,6 +32,7 @@ WORDS = {   # of `targets`: which kernels they stand for
 }
 WORDS['all_linear'] = f'{WORDS["attention"]}|{WORDS["mlp"]}'
 A, B, NORM = '_lora_a', '_lora_b', '_dora_norm'   # of a parameter's name, after its kernel's
+A0, B0 = '_pissa_a', '_pissa_b'   # what A and B began as, which is taken off the kernel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,18 +46,18 @@ class Lora:
   dropout: Fraction = 0.0           # of the adapter's inputs, in blocks
   rank_stabilized: bool = False     # the scale is alpha / sqrt(rank) (Kalajdzievski 2023)
   dora: bool = False                # the norms of outputs are trained too (Liu et al. 2024)
+  # zero: A is drawn and B is 0. pissa: A B is the part of W of the largest singular values, which
+  # is taken off it (Meng et al. 2024).
+  start: Literal['zero', 'pissa'] = 'zero'
   trained: str | None = None        # what else is trained, whole: as Partial.trained
 
   def __post_init__(self):
     check_types(self)
-    for name, patterns in (('targets', self.targets), ('trained', (self.trained or '',))):
-      for pattern in patterns:
-        try:
-          re.compile(pattern)
-        except re.error as e:
-          raise FieldError(self, name, f'{pattern!r} is not a regular expression: {e}') from e
+    check_expressions(self, 'targets', 'trained')
     if not self.targets:
       raise FieldError(self, 'targets', 'names no kernel')
+    if self.dora and self.start != 'zero':
+      raise FieldError(self, 'start', 'not supported with Lora.dora')
 
   @property
   def scale(self) -> float:
@@ -71,8 +74,9 @@ class Lora:
     kernels = self._kernels(variables)
     for path in kernels:
       variables |= self._added(path, variables[path])
-    added = {f'{"/".join(map(str, path))}{end}' for path in kernels for end in (A, B, NORM)}
-    extra = self._extra(variables)
+    names = lambda *ends: {f'{"/".join(map(str, path))}{e}' for path in kernels for e in ends}
+    added, kept = names(A, B, NORM), names(A0, B0)
+    extra = trained_whole(self, variables) - kept
 
     def assemble(params, key):
       return network.assemble(_nested(self._joined(params, kernels, key)), key)
@@ -80,7 +84,10 @@ class Lora:
     return dataclasses.replace(
         network, abstract=nnx.from_flat_state(variables), assemble=assemble,
         is_trained=lambda path: path in added or path in extra,
-        is_added=lambda path: path in added or network.is_added(path),
+        is_added=lambda path: path in added | kept or network.is_added(path),
+        is_kept=lambda path: path in kept or network.is_kept(path),
+        begin=functools.partial(self._principal, kernels) if self.start == 'pissa' else (
+            network.begin),
         has_dropout=network.has_dropout or self.dropout > 0)
 
   def merge(self, network: Network, params: dict) -> dict:
@@ -91,10 +98,10 @@ class Lora:
     def plain(path, leaf):
       if not isinstance(leaf, LoraLeaf):
         return leaf
-      if weights.is_structured(leaf.base):
+      if weights.is_structured(leaf.innermost):
         raise UserError(f'{"/".join(map(str, path))} is quantised: adding an adapter to its codes '
                         'would round the adapter away; merge into the base it was quantised from')
-      stacked = leaf.base.ndim > len(variables[path].axes)
+      stacked = len(leaf.shape) > len(variables[path].axes)
       return jax.vmap(LoraLeaf.value)(leaf) if stacked else leaf.value()
 
     return _nested({path: plain(path, leaf) for path, leaf in joined.items()})
@@ -127,16 +134,6 @@ class Lora:
     if self.dora and (experts or name == 'embedder/tokens'):
       raise FieldError(self, 'dora', f'not supported for {name}: leave it out of Lora.targets')
 
-  def _extra(self, variables) -> set[str]:
-    if self.trained is None:
-      return set()
-    names = ['/'.join(map(str, path)) for path in variables]
-    found = {name for name in names if re.search(self.trained, name)}
-    if not found:
-      raise FieldError(self, 'trained', 'matches no parameter of this model; '
-                       + nearest(self.trained, names))
-    return found
-
   def _added(self, path: tuple, variable) -> dict[tuple, nnx.Param]:
     """{path: abstract parameter} of a kernel's adapter, of its layers if they are stacked."""
     experts, shape = _kernel_shape(variable)
@@ -156,6 +153,9 @@ class Lora:
     added = {A: a, B: b}
     if self.dora:
       added[NORM] = param(shape[n:], tuple('norm' if x == 'embed' else x for x in out_axes), 0.0)
+    if self.start == 'pissa':   # all have the values of `_principal`
+      added |= {end: param(x.get_value().shape[len(layers) + len(experts):], x.axes[len(experts):],
+                           0.0) for end, x in ((A, a), (B, b), (A0, a), (B0, b))}
     return {(*path[:-1], f'{path[-1]}{end}'): x for end, x in added.items()}
 
   def _joined(self, params: dict, kernels: dict[tuple, Any], key) -> dict[tuple, Any]:
@@ -164,9 +164,38 @@ class Lora:
     for path, variable in kernels.items():
       take = lambda end, path=path: flat.pop((*path[:-1], f'{path[-1]}{end}'), None)
       a, b, norm = take(A), take(B), take(NORM)
+      if self.start == 'pissa':
+        flat[path] = LoraLeaf(flat[path], take(A0), take(B0), None, None, -self.scale, 0.0)
       own = _key(key, path, variable) if self.dropout and 'blocks' in path else None
       flat[path] = LoraLeaf(flat[path], a, b, norm, own, self.scale, self.dropout)
     return flat
+
+
+  def _principal(self, kernels: dict[tuple, Any], base: dict[str, Any]) -> dict[str, jax.Array]:
+    """{path: value} of A and B, and of what they begin as: scale A B is the part of each kernel of
+    its largest singular values, as U S^(1/2) and S^(1/2) V."""
+    values = {}
+    for path, variable in kernels.items():
+      name = '/'.join(map(str, path))
+      kernel = base[name]
+      if weights.is_structured(kernel):
+        raise FieldError(self, 'start', 'not supported on a quantised base: it would be taken off '
+                         f'the codes of {name}')
+      experts, shape = _kernel_shape(variable)
+      lead = kernel.shape[:kernel.ndim - len(shape)]
+      a, b = jax.lax.map(functools.partial(_factors, rank=self.rank, scale=self.scale),
+                         kernel.reshape(-1, *fan(shape, variable.num_in)))
+      a = a.reshape(*lead, *shape[:variable.num_in], self.rank)
+      b = b.reshape(*lead, self.rank, *shape[variable.num_in:])
+      values |= {name + A: a, name + A0: a, name + B: b, name + B0: b}
+    return values
+
+
+def _factors(w: jax.Array, rank: int, scale: float) -> tuple[jax.Array, jax.Array]:
+  """(A [in, rank], B [rank, out]) of the part of a matrix of its largest singular values."""
+  u, s, v = jnp.linalg.svd(w, full_matrices=False)
+  root = jnp.sqrt(s[:rank] / scale)
+  return u[:, :rank] * root[None, :], root[:, None] * v[:rank]
 
 
 def _kernel_shape(variable) -> tuple[tuple[int, ...], tuple[int, ...]]:

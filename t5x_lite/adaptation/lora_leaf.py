@@ -40,6 +40,11 @@ class LoraLeaf:
     """That of the base."""
     return self.base.shape
 
+  @property
+  def innermost(self) -> jax.Array | weights.StructuredLeaf:
+    """What stands under this adapter, and all that are under it."""
+    return self.base.innermost if isinstance(self.base, LoraLeaf) else self.base
+
   def matmul(self, x: jax.Array, num_in: int) -> jax.Array:
     """[..., *in] -> [..., *out]: x W + scale (x A) B, with the norms of a DoRA."""
     inner = weights.matmul(layers.dropout(x, self.dropout, self.key), self.a, num_in) * self.scale

@@ -22,10 +22,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def summarize(experiment) -> dict[str, Any]:
-  """What an experiment builds and costs; see cost.summary.summarize."""
-  from t5x_lite.cost import summary
-  network, _ = experiment.build_network(experiment.mesh.abstract())
-  return summary.summarize(
+  """What an experiment builds and costs; see cost.summary.summarize.
+
+  Of one that tunes a checkpoint `tuning` has the ways side by side: cost.tuning.compare_ways.
+  """
+  from t5x_lite.cost import summary, tuning
+  mesh = experiment.mesh.abstract()
+  network, _ = experiment.build_network(mesh)
+  found = summary.summarize(
       network, optimizer=experiment.optimizer, mesh=experiment.mesh,
       row_lengths=experiment.row_lengths, batch_size=experiment.data.batch_size,
       steps=experiment.train.steps, microbatches=experiment.train.microbatches)
+  if experiment.init_from is not None or experiment.adaptation is not None:
+    found['tuning'] = tuning.compare_ways(
+        experiment.model, experiment.row_lengths, mesh=mesh.shape, rows=experiment.data.batch_size,
+        adaptation=experiment.adaptation, optimizer=experiment.optimizer,
+        microbatches=experiment.train.microbatches, rules=experiment.mesh.rules,
+        platform='cpu' if experiment.model.dtype == 'float32' else 'tpu')
+  return found

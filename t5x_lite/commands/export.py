@@ -37,7 +37,7 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
                trusted_modules: Sequence[str] = ()) -> str:
   """Writes a run's checkpoint as transformers reads it; returns a summary line.
 
-  Of a run of LoRA the adapter alone is written, as peft reads it.
+  Of a run of an adapter that alone is written, as peft reads it.
 
   Tokenizer files, chat template and generation config are copied from the imported run, which this
   one is or started from; else the vocabulary of the run, if it has one from a file.
@@ -51,7 +51,8 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
   """
   import jax
 
-  from t5x_lite.adaptation import lora
+  from t5x_lite.adaptation.adaptation import Adapter, innermost
+  from t5x_lite.core import trees
   from t5x_lite.core.files import atomic_folder
   from t5x_lite.experiment import gin_config
   from t5x_lite.interop import huggingface, tokenizer_files
@@ -62,11 +63,16 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
   if not run.config.is_file():
     raise UserError(f'{model_dir} holds no config.gin: name the folder of a run')
   experiment = gin_config.load_described([str(run.config)], (), trusted_modules)
-  if isinstance(experiment.adaptation, lora.Lora):
+  if isinstance(innermost(experiment.adaptation), Adapter):
     return _export_adapter(experiment, folder, step, dtype)
+  if innermost(experiment.adaptation) is not experiment.adaptation:
+    raise UserError(f'{model_dir} has a quantised base: merge it (t5x-lite merge), and export that')
   config, vocabulary = experiment.model, experiment.data.vocabulary
   network, partitioner = experiment.build_network(
       MeshConfig(data=1, fsdp=jax.device_count()).make())
+  if added := [path for path in trees.flatten(network.shapes) if network.is_added(path)]:
+    raise UserError(f'{model_dir} has parameters that no model of transformers has: '
+                    f'{trees.summarize(added)}: its adaptation is not exported')
   kept = _imported_files(run, experiment)
   with atomic_folder(folder) as partial:
     params, step = load_params(model_dir, network, partitioner, step)
@@ -79,16 +85,21 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
 
 
 def _export_adapter(experiment, folder: pathlib.Path, step: int | None, dtype: str) -> str:
-  """Writes the adapter of a run of LoRA; returns a summary line."""
+  """Writes the adapter of a run; returns a summary line."""
   import jax
 
+  from t5x_lite.adaptation.adaptation import innermost
   from t5x_lite.core.files import atomic_folder
   from t5x_lite.interop import peft
   from t5x_lite.parallel.mesh import MeshConfig
   from t5x_lite.training.checkpoints import reader_of
   from t5x_lite.training.initial_params import FROZEN_FROM, load_params
+  adapter = innermost(experiment.adaptation)
+  devices = jax.devices()
+  if adapter is not experiment.adaptation:   # codes fit one device, which cuts no block of theirs
+    devices = devices[:1]
   network, partitioner = experiment.build_network(
-      MeshConfig(data=1, fsdp=jax.device_count()).make())
+      MeshConfig(data=1, fsdp=len(devices)).make(devices))
   params, step = load_params(experiment.folder, network, partitioner, step)
   base = reader_of(experiment.folder).read_meta(step).get(FROZEN_FROM, {}).get('model_dir')
   if base is None:
@@ -96,7 +107,7 @@ def _export_adapter(experiment, folder: pathlib.Path, step: int | None, dtype: s
                     'merge it (t5x-lite merge), and export that')
   meta = reader_of(pathlib.Path(base)).read_meta(reader_of(pathlib.Path(base)).find_step(None))
   with atomic_folder(folder) as partial:
-    model_type = peft.save_adapter(partial, experiment.model, experiment.adaptation, params,
+    model_type = peft.save_adapter(partial, experiment.model, adapter, params,
                                    meta.get('imported_from', base), dtype)
   return (f'{folder}: the adapter of step {step} of {experiment.folder} for {model_type!r}, '
           f'{dtype}; its base is {base}')

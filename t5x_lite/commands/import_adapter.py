@@ -20,6 +20,7 @@ def import_adapter(source: pathlib.Path, base: pathlib.Path, model_dir: pathlib.
   """
   import jax
 
+  from t5x_lite import models
   from t5x_lite.core import trees
   from t5x_lite.core.errors import UserError
   from t5x_lite.core.files import atomic_folder
@@ -27,20 +28,21 @@ def import_adapter(source: pathlib.Path, base: pathlib.Path, model_dir: pathlib.
   from t5x_lite.interop import peft
   from t5x_lite.parallel.mesh import MeshConfig
   from t5x_lite.training.checkpoints import Checkpoints, reader_of
-  from t5x_lite.training.initial_params import FROZEN_FROM, load_params
+  from t5x_lite.training.initial_params import ADDED, FROZEN_FROM, added_paths, load_params
   from t5x_lite.training.run_folder import RunFolder
   config_gin = RunFolder(base).config
   if not config_gin.is_file():
     raise UserError(f'{base} holds no config.gin: name the run of the adapter\'s base, as t5x-lite '
                     'import made it')
   experiment = gin_config.load_described([str(config_gin)])
-  if experiment.adaptation is not None:
-    raise UserError(f'{base} is adapted itself: merge it first (t5x-lite merge)')
   network, partitioner = experiment.build_network(
       MeshConfig(data=1, fsdp=jax.device_count()).make())
+  if any(network.is_added(path) or network.quantized(path) for path in trees.flatten(
+      network.shapes)):
+    raise UserError(f'{base} is adapted itself: merge it first (t5x-lite merge)')
   params, step = load_params(base, network, partitioner, None)
   lora, values = peft.load_adapter(source, experiment.model, params)
-  adapted = lora.adapt(network)
+  adapted = lora.adapt(models.build_network(experiment.model))
   flat = trees.flatten(params) | values
   trained, _ = trees.partition(trees.fill(adapted.shapes, flat), adapted.is_trained)
   changed = {f.name: getattr(lora, f.name) for f in dataclasses.fields(lora)
@@ -50,7 +52,7 @@ def import_adapter(source: pathlib.Path, base: pathlib.Path, model_dir: pathlib.
         f'MODEL_DIR={str(model_dir.absolute())!r}', 'Experiment.adaptation=@lora.Lora()',
         *(f'Lora.{name}={value!r}' for name, value in changed.items())], trains=False)[1]
     RunFolder(folder).config.write_text(text, encoding='utf-8')
-    meta = {'imported_from': str(source), FROZEN_FROM: {
+    meta = {'imported_from': str(source), ADDED: added_paths(adapted), FROZEN_FROM: {
         'model_dir': str(base.absolute()), 'step': step, 'new_from_seed': 0}}
     fingerprint = reader_of(base).read_meta(step).get('vocabulary')
     with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:

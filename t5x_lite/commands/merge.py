@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 import contextlib
+import dataclasses
 import pathlib
 
 from t5x_lite.commands import gin_flags
@@ -29,10 +30,10 @@ def run(args: argparse.Namespace) -> int:
 
 def merge_run(model_dir: pathlib.Path, target: pathlib.Path, step: int | None = None,
               trusted_modules: Sequence[str] = ()) -> str:
-  """Writes a plain run, of step 0, of a run of LoRA; returns a summary line.
+  """Writes a plain run, of step 0, of an adapted one; returns a summary line.
 
-  Kernels are merged in float32. The line has the largest difference between logits of the two, in
-  float32 on random tokens.
+  Kernels are merged in float32; a quantised base is read as it was before. The line has the largest
+  difference between logits of the two runs, in float32 on random tokens.
 
   Args:
     model_dir: the folder of the adapted run.
@@ -41,11 +42,12 @@ def merge_run(model_dir: pathlib.Path, target: pathlib.Path, step: int | None = 
     trusted_modules: modules outside this project that config.gin may import.
 
   Raises:
-    UserError: the run has no adapter, or its base is quantised.
+    UserError: the run is a plain one already, or its adaptation cannot be merged.
   """
   import jax
 
-  from t5x_lite.adaptation.lora import Lora
+  from t5x_lite.adaptation.adaptation import Adapter, innermost
+  from t5x_lite.core import trees
   from t5x_lite.core.files import atomic_folder
   from t5x_lite.experiment import gin_config
   from t5x_lite.parallel.mesh import MeshConfig
@@ -57,13 +59,19 @@ def merge_run(model_dir: pathlib.Path, target: pathlib.Path, step: int | None = 
     raise UserError(f'{model_dir} holds no config.gin: name the folder of a run')
   files = [str(source.config)]
   experiment = gin_config.load_described(files, (), trusted_modules)
-  if not isinstance(experiment.adaptation, Lora):
-    raise UserError(f'{model_dir} has no adapter: its Experiment.adaptation is '
-                    f'{experiment.adaptation}, and only a Lora is merged')
-  network, partitioner = experiment.build_network(
+  adaptation = innermost(experiment.adaptation)
+  quantized = adaptation is not experiment.adaptation
+  merges = isinstance(adaptation, Adapter)
+  # On a base of plain arrays: rounding to codes would round an adapter away.
+  network, partitioner = dataclasses.replace(experiment, adaptation=adaptation).build_network(
       MeshConfig(data=1, fsdp=jax.device_count()).make())
+  if not merges and any(map(network.is_added, trees.flatten(network.shapes))):
+    raise UserError(f'{model_dir}: {adaptation} adds parameters that it cannot merge')
+  if not merges and not quantized:
+    raise UserError(f'{model_dir} has no adapter: its Experiment.adaptation is {adaptation}, and '
+                    'its parameters are those of a plain run')
   params, step = load_params(model_dir, network, partitioner, step)
-  merged = jax.jit(lambda params: experiment.adaptation.merge(network, params))(params)
+  merged = jax.jit(lambda params: adaptation.merge(network, params))(params) if merges else params
   difference, largest = _difference(experiment, params, merged)
   with atomic_folder(target) as folder:
     text = gin_config.load_experiment(
@@ -74,18 +82,23 @@ def merge_run(model_dir: pathlib.Path, target: pathlib.Path, step: int | None = 
             'vocabulary': reader_of(model_dir).read_meta(step).get('vocabulary')}
     with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
       checkpoints.save_params(merged, 0, meta)
-  return (f'{target}: step {step} of {model_dir}, merged in float32; the largest difference of '
-          f'logits is {difference:.1e}, where they are up to {largest:.3g}')
+  base = ' into the base as it was before it was quantised' if quantized else ''
+  cause = ', by the quantisation,' if quantized else ''
+  return (f'{target}: step {step} of {model_dir}, merged in float32{base}; the largest difference '
+          f'of logits{cause} is {difference:.1e}, where they are up to {largest:.3g}')
 
 
 def _difference(experiment, params, merged) -> tuple[float, float]:
-  """(the largest difference of logits of adapted and merged, the largest logit), in float32."""
-  import dataclasses
+  """(the largest difference of logits of adapted and merged, the largest logit), in float32.
 
+  `params` are those on a base that is not quantised, and quantised here if the run's is.
+  """
   import jax
   import jax.numpy as jnp
 
   from t5x_lite import models
+  from t5x_lite.core import trees
+  from t5x_lite.training.state import quantize_frozen
   config = dataclasses.replace(experiment.model, dtype='float32')
   plain = models.build_network(config)
   length = min(LENGTH, config.max_length or LENGTH)
@@ -96,5 +109,8 @@ def _difference(experiment, params, merged) -> tuple[float, float]:
   batch = dict.fromkeys(names, ids)
   logits = lambda network, params: jax.jit(
       lambda params: network.bind(params)(batch))(params)
-  want, got = logits(experiment.adaptation.adapt(plain), params), logits(plain, merged)
+  adapted = experiment.adaptation.adapt(plain)
+  trained, frozen = trees.partition(params, adapted.is_trained)
+  held = jax.jit(lambda frozen: quantize_frozen(adapted, frozen))(frozen)
+  want, got = logits(adapted, trees.combine(trained, held)), logits(plain, merged)
   return float(jnp.abs(want - got).max()), float(jnp.abs(want).max())

@@ -57,7 +57,7 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
   from t5x_lite.core.console import Progress
   from t5x_lite.core.files import write_text
   from t5x_lite.experiment import gin_config
-  from t5x_lite.training import loop, resuming, source_checks
+  from t5x_lite.training import initial_params, loop, resuming, source_checks
   from t5x_lite.training.checkpoints import Checkpoints
   from t5x_lite.training.state import abstract_state
   from t5x_lite.training.step import make_train_step
@@ -68,7 +68,8 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
     gin_config.check_same_run(folder.config, experiment)
   network, partitioner = experiment.build_network(mesh)
   meta = {'seed': experiment.seed, 'batch_size': data.batch_size,
-          'vocabulary': data.fingerprint(), 'data': data.data_digest()}
+          'vocabulary': data.fingerprint(), 'data': data.data_digest(),
+          initial_params.ADDED: initial_params.added_paths(network)}
   optimizer = experiment.optimizer.make()
   abstract = abstract_state(network, optimizer, partitioner)
   progress = Progress(settings.steps, silent=jax.process_index() != 0)
@@ -97,7 +98,8 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
   if jax.process_index() == 0:
     write_text(folder.config, config_gin)
   meta_at = lambda step: meta | {'examples': examples + (step - start) * data.batch_size}
-  hooks = _hooks(experiment, evaluator, partitioner, folder, saved, start, meta_at, progress)
+  hooks = _hooks(experiment, network, evaluator, partitioner, folder, saved, start, meta_at,
+                 progress)
   step_fn = make_train_step(
       network, experiment.objectives, optimizer, partitioner, seed=experiment.seed,
       microbatches=settings.microbatches)
@@ -141,22 +143,24 @@ def _fresh_state(experiment, network, partitioner, optimizer, abstract, meta, pr
       init and init.step, init.missing_ok if init else (), meta, progress.say)
 
 
-def _hooks(experiment, evaluator, partitioner, folder, saved, start, meta_at, progress) -> list:
+def _hooks(experiment, network, evaluator, partitioner, folder, saved, start, meta_at, progress
+           ) -> list:
   """The hooks of every run, then the experiment's own."""
   import jax
 
-  from t5x_lite.core import trees
   from t5x_lite.cost import accounting, hardware
   from t5x_lite.data import features
   from t5x_lite.training import hooks
   from t5x_lite.training.metric_writer import MetricWriter
   from t5x_lite.training.profiling import Profile
+  from t5x_lite.training.state import all_params
   settings, devices = experiment.train, partitioner.mesh.devices.flat
   writer = MetricWriter(folder, start, experiment.writers)
 
   def flops_of(batch) -> float:
     rows = len(next(iter(batch.values()))) * jax.process_count()
-    return rows * accounting.train_flops(experiment.model, *features.row_lengths(batch))
+    return rows * accounting.train_flops(
+        experiment.model, *features.row_lengths(batch), network=network)
 
   found = [
       hooks.StopOnSignals(),
@@ -170,6 +174,6 @@ def _hooks(experiment, evaluator, partitioner, folder, saved, start, meta_at, pr
   if settings.profile is not None:   # first, as the other hooks' pauses do not belong to it
     found.insert(0, Profile(folder.profile, *settings.profile, progress.say))
   if evaluator is not None:
-    all_params = lambda run: trees.combine(run.state['params'], run.state['frozen'])
-    found.append(hooks.Evaluate(evaluator, settings.eval_every, all_params, writer, progress))
+    params_of = lambda run: all_params(run.state)
+    found.append(hooks.Evaluate(evaluator, settings.eval_every, params_of, writer, progress))
   return [*found, *experiment.hooks]

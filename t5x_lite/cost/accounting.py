@@ -10,6 +10,7 @@ twice its forward pass; recomputation (remat) is not counted, as in PaLM's model
 
 import dataclasses
 import math
+import re
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +132,54 @@ def forward_flops(config, inputs_length: int, targets_length: int, *, causal: bo
       'pooler': transform}[config.head]
 
 
-def train_flops(config, inputs_length: int, targets_length: int, *, causal: bool = False) -> int:
-  """FLOPs of the forward and backward pass over one row: three times `forward_flops`."""
-  return 3 * forward_flops(config, inputs_length, targets_length, causal=causal)
+def train_flops(config, inputs_length: int, targets_length: int, *, causal: bool = False,
+                network=None) -> int:
+  """FLOPs of the forward and backward pass over one row: three times `forward_flops`.
+
+  Of an adapted `network` of the config, those that its frozen parameters leave: their kernels have
+  no gradient, but that of what they read has the cost of a forward pass, through all layers, unless
+  heads, an output layer or the last norm alone are trained. What an adaptation adds counts as
+  kernels that each token is multiplied by.
+  """
+  forward = forward_flops(config, inputs_length, targets_length, causal=causal)
+  if network is None:
+    return 3 * forward
+  products = _products(network, inputs_length, targets_length)
+  trained = {path for path in products if network.is_trained(path)}
+  added = {path for path in products if network.is_added(path)}
+  above = re.compile(r'embedder/output|\w+/final_norm/|(?!embedder/|encoder/|decoder/)')
+  if all(above.match(path) for path in shapes(network) if network.is_trained(path)):
+    return forward + 2 * sum(products[path] for path in trained)
+  frozen = sum(n for path, n in products.items() if path not in trained | added)
+  return 3 * forward - frozen + sum(
+      (3 if path in trained else 2) * products[path] for path in added)
+
+
+def _products(network, inputs_length: int, targets_length: int) -> dict[str, int]:
+  """{path: FLOPs of a row} of the products with each kernel, and with what is added."""
+  from flax import nnx
+  config = network.config
+  kernels = {'/'.join(map(str, path)) for path, x in nnx.to_flat_state(network.abstract)
+             if getattr(x, 'num_in', 0)}
+  head = {'encoder_only': inputs_length}.get(config.family, targets_length)
+  lm_head = config.head in (None, 'mlm', 'mlm_nsp')
+
+  def tokens(path):
+    if path.startswith('embedder/tokens'):   # a look-up costs nothing
+      return head if config.tied_embeddings and lm_head else 0
+    if path.startswith(('embedder/', 'mlm_head/')):
+      return head
+    if path.startswith('encoder/') or '/cross/key/' in path or '/cross/value/' in path:
+      return inputs_length
+    if path.startswith('decoder/'):
+      return targets_length
+    return inputs_length if config.head == 'tagger' else 1
+
+  found = {}
+  for path, shape, axes in _leaves(network):
+    if path in kernels or network.is_added(path):
+      size = math.prod(shape)
+      if 'experts' in axes[:-1]:
+        size = size // config.num_experts * config.experts_per_token
+      found[path] = 2 * size * tokens(path)
+  return found

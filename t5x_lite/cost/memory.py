@@ -15,12 +15,14 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from t5x_lite import models
+from t5x_lite.core import trees
 from t5x_lite.cost import liveness
 from t5x_lite.models import layers
 from t5x_lite.objectives import language_model
@@ -28,7 +30,7 @@ from t5x_lite.objectives.cross_entropy import chunked_cross_entropy
 from t5x_lite.parallel.mesh import MESH_AXES, RULES, Rules, num_parts
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.training import optimizers, schedules
-from t5x_lite.training.state import abstract_state
+from t5x_lite.training.state import abstract_state, all_params, quantize_frozen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +101,18 @@ def per_device(config, *, mesh: Mapping[str, int], rows: int, inputs_length: int
       _state(config, *on) if network is None else _bytes(network, *on))
   rows = -(-rows // (parts('batch') * microbatches))
   own = _part(config, parts, platform)
-  traced = _traced(own, rows, inputs_length, targets_length, platform)
+  paths = [] if network is None else [*trees.flatten(network.shapes)]
+  is_trained = lambda pattern: network is None or any(
+      network.is_trained(path) for path in paths if re.match(pattern, path))
+  trained_head = is_trained('embedder/tokens' if config.tied_embeddings else 'embedder/output'
+                            ) or is_trained('(?!embedder/|encoder/|decoder/)')
+  traced = _traced(own, rows, inputs_length, targets_length, platform, trained_head)
   # An embedding table has a gradient besides the output layer's, unsharded on every device before
   # it is scattered.
   table = 4 * own.vocab_size * own.embed_dim
   lookup = table if own.tied_embeddings else table - table // parts('embed')
+  if not is_trained('embedder/tokens'):
+    lookup = 0
   if parts('vocab') > 1:   # the output layer is held in the order of each of its two products
     lookup += table
   summed = trained if microbatches > 1 else 0
@@ -128,7 +137,13 @@ def _bytes(network: models.Network, optimizer, mesh: tuple[int, ...], rules: Rul
   count = lambda tree: sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
                            for x in jax.tree.leaves(tree))
   trained = count(state['params'])
-  return trained + count(state['frozen']), trained, count(state['opt_state'])
+  return count(all_params(state)), trained, count(state['opt_state'])
+
+
+def held_bytes(network: models.Network) -> int:
+  """Exact bytes of all parameters as a state holds them, of all devices of an unsharded state."""
+  held = quantize_frozen(network, network.shapes)
+  return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(held))
 
 
 def _part(config, parts: Callable[[str], int], platform: str):
@@ -152,8 +167,8 @@ def _part(config, parts: Callable[[str], int], platform: str):
 
 
 @functools.lru_cache(maxsize=256)
-def _traced(config, rows: int, inputs_length: int, targets_length: int, platform: str
-            ) -> dict[str, int]:
+def _traced(config, rows: int, inputs_length: int, targets_length: int, platform: str,
+            trained_head: bool) -> dict[str, int]:
   """Bytes of a network on one device.
 
   Returns:
@@ -167,10 +182,11 @@ def _traced(config, rows: int, inputs_length: int, targets_length: int, platform
   highest = lambda jaxpr, loop: max(
       liveness.peak_bytes(eqn.params[body[loop]].jaxpr, accelerator)
       for eqn in liveness.find_loops(jaxpr) if eqn.primitive.name == loop)
+  loss = _loss(head, x, platform, trained_head)
   return {
       # The output of the stack, which the loss reads, and its gradient, which the loss makes.
       'activations': moving + 2 * math.prod(x.shape) * x.dtype.itemsize, 'weights': fixed,
-      'logits': highest(_loss(head, x, platform), 'while'), 'layer': highest(jaxpr, 'scan')}
+      'logits': highest(loss, 'while'), 'layer': highest(jaxpr, 'scan')}
 
 
 def _network(config, rows: int, inputs_length: int, targets_length: int):
@@ -200,14 +216,18 @@ def _network(config, rows: int, inputs_length: int, targets_length: int):
   return jaxpr.jaxpr, len(jax.tree.leaves(back)), len(jax.tree.leaves(params)), x, head
 
 
-def _loss(head, x, platform: str):
-  """The jaxpr of the loss and its gradient, for these shapes of hidden states and their head."""
+def _loss(head, x, platform: str, trained_head: bool):
+  """The jaxpr of the loss and its gradient, for these shapes of hidden states and their head.
+
+  The gradient is that of the hidden states, and of the head if it is trained.
+  """
   chunk = max(1, language_model.LOSS_TOKENS[platform] // x.shape[0])
 
   def loss(head, x, targets, weights):
     summed = lambda head, x: chunked_cross_entropy(
         head, x, targets, weights, chunk, ())['objective']
-    return jax.vjp(summed, head, x)
+    return jax.vjp(summed, head, x) if trained_head else jax.vjp(
+        functools.partial(summed, head), x)
 
   shape = lambda dtype: jax.ShapeDtypeStruct(x.shape[:2], dtype)
   return jax.make_jaxpr(loss)(head, x, shape(jnp.int32), shape(jnp.float32)).jaxpr

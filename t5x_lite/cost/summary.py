@@ -5,6 +5,7 @@ allocated, and the devices of the mesh need not exist.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -16,7 +17,7 @@ from t5x_lite.models import Network
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.training.optimizers import Optimizer
-from t5x_lite.training.state import abstract_state
+from t5x_lite.training.state import abstract_state, all_params
 
 
 def summarize(network: Network, *, optimizer: Optimizer, mesh: MeshConfig,
@@ -36,7 +37,7 @@ def summarize(network: Network, *, optimizer: Optimizer, mesh: MeshConfig,
       'embedding_parameters': parameters.embedding, 'active_parameters': parameters.active,
       'trained_parameters': sum(math.prod(x.shape) for path, x in trees.flatten(
           network.shapes).items() if network.is_trained(path)),
-      **_flops(config, row_lengths, batch_size, steps),
+      **_flops(network, row_lengths, batch_size, steps),
       'memory': _memory(network, optimizer, mesh, row_lengths, batch_size, microbatches),
   }
 
@@ -47,11 +48,12 @@ def _module(name: str) -> str:
   return '/'.join(parts[:3 if 'blocks' in parts else 2])
 
 
-def _flops(config, row_lengths: tuple[int, int], batch_size: int, steps: int) -> dict[str, Any]:
+def _flops(network: Network, row_lengths: tuple[int, int], batch_size: int, steps: int
+           ) -> dict[str, Any]:
   """Training FLOPs of a token, a step and the run, and the length and number of rows."""
   tokens = sum(row_lengths)
-  row = accounting.train_flops(config, *row_lengths)
-  causal_row = accounting.train_flops(config, *row_lengths, causal=True)
+  row, causal_row = (accounting.train_flops(
+      network.config, *row_lengths, causal=causal, network=network) for causal in (False, True))
   return {
       'tokens_per_row': tokens, 'rows_per_batch': batch_size,
       'train_flops_per_token': row / tokens, 'train_flops_per_token_causal': causal_row / tokens,
@@ -76,10 +78,10 @@ def _memory(network: Network, optimizer: Optimizer, mesh: MeshConfig,
   def held(shape_of):
     count = lambda tree: sum(math.prod(shape_of(x)) * x.dtype.itemsize
                              for x in jax.tree.leaves(tree))
-    trained, frozen = count(state['params']), count(state['frozen'])
+    trained, whole = count(state['params']), count(all_params(state))
     moments = count(state['opt_state'])
-    return {'parameters': trained + frozen, 'gradients': trained, 'optimizer': moments,
-            'sum': 2 * trained + frozen + moments}
+    return {'parameters': whole, 'gradients': trained, 'optimizer': moments,
+            'sum': whole + trained + moments}
 
   step = memory.per_device(
       config, mesh=sizes.shape, rules=mesh.rules, rows=batch_size, inputs_length=inputs,
@@ -111,7 +113,8 @@ def as_text(table: dict[str, Any]) -> str:
             f'{table["train_flops_per_token_causal"]:.3e} (unmasked attention only)']
   if table['train_flops'] > table['train_flops_per_step']:
     lines.append(f'The run: {table["train_flops"]:.3e} FLOPs')
-  return '\n'.join([*lines, '', *_memory_lines(table['memory'])])
+  tuned = ['', *tuning_lines(table['tuning'])] if 'tuning' in table else []
+  return '\n'.join([*lines, '', *_memory_lines(table['memory']), *tuned])
 
 
 def _memory_lines(memory: dict[str, Any]) -> list[str]:
@@ -121,11 +124,7 @@ def _memory_lines(memory: dict[str, Any]) -> list[str]:
     columns['a device'] = memory['per_device']
   step, cache = memory['step'], memory['cache_per_row']
   unit, power = _unit(max(memory['total']['sum'], step['total'], cache))
-  def size(num_bytes: int) -> str:
-    value = num_bytes / 1024 ** power
-    return '<0.01' if 0 < value < 0.01 else f'{value:,.{2 if power else 0}f}'
-
-  row = lambda name, *cells: f'{name:<40}' + ''.join(f'{cell:>16}' for cell in cells)
+  size, row = functools.partial(_size, power=power), table_row
   lines = [row(f'memory, {unit}', *columns)]
   lines += [row(name, *(size(held[key]) for held in columns.values()))
             for key, name in (('parameters', 'parameters'), ('gradients', 'gradients'),
@@ -142,6 +141,31 @@ def _memory_lines(memory: dict[str, Any]) -> list[str]:
   if cache:
     lines.append(row('cache of a decoded row', *blank, size(cache)))
   return lines
+
+
+def tuning_lines(ways: dict[str, dict[str, Any]]) -> list[str]:
+  """The ways of cost.tuning.compare_ways as columns."""
+  unit, power = _unit(max(way.get('step', 0) for way in ways.values()))
+  memory_of = functools.partial(_size, power=power)
+  cells = (('trained parameters', 'trained_parameters', lambda n: f'{n:,}'),
+           ('bits of a parameter of the base', 'bits', lambda x: f'{x:.3f}'),
+           ('FLOPs of a token', 'train_flops_per_token', lambda x: f'{x:.3e}'),
+           (f'state of a device, {unit}', 'state', memory_of),
+           (f'a step of a device, {unit}, estimated', 'step', memory_of))
+  lines = [table_row('to tune it', *ways)]
+  lines += [table_row(name, *('-' if 'refused' in way else text(way[key]) for way in ways.values()))
+            for name, key, text in cells]
+  return lines + [f'{name}: {way["refused"]}' for name, way in ways.items() if 'refused' in way]
+
+
+def table_row(name: str, *cells: str) -> str:
+  """A line of a name and right-aligned columns."""
+  return f'{name:<40}' + ''.join(f'{cell:>16}' for cell in cells)
+
+
+def _size(num_bytes: int, power: int) -> str:
+  value = num_bytes / 1024 ** power
+  return '<0.01' if 0 < value < 0.01 else f'{value:,.{2 if power else 0}f}'
 
 
 def _unit(num_bytes: int) -> tuple[str, int]:

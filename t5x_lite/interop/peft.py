@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from t5x_lite.adaptation import dora
-from t5x_lite.adaptation.lora import NORM, A, B, Lora
+from t5x_lite.adaptation.lora import A0, B0, NORM, A, B, Lora
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.interop import hf_configs, hf_tensors, peft_config
@@ -24,7 +24,7 @@ from t5x_lite.interop.hf_tensors import Tensor
 from t5x_lite.interop.json_files import listed
 from t5x_lite.interop.peft_config import CONFIG, TENSORS, PeftConfig
 from t5x_lite.interop.safetensors_files import TensorFolder
-from t5x_lite.models import ModelConfig
+from t5x_lite.models import ModelConfig, weights
 
 PREFIX = 'base_model.model.'
 # The ends of a module's tensors, by what they are.
@@ -196,22 +196,22 @@ def save_adapter(folder: pathlib.Path, config: ModelConfig, lora: Lora, params: 
     folder: exists, and is empty.
     config: of the base, a model that transformers has.
     lora: the adaptation.
-    params: all parameters, those of the base and of the adapter.
+    params: all parameters, those of the base, which may be quantised, and of the adapter.
     base: what adapter_config.json names as the base.
     dtype: of the tensors, float32 or bfloat16.
 
   Raises:
     UserError: the adapter is the base itself, or PEFT has no such adapter.
   """
-  flat = {path: np.asarray(x) for path, x in trees.flatten(params).items()}
+  flat = trees.flatten(params, weights.is_structured)
   if lora.trained is not None:
     raise UserError('Lora.trained, and so whole parameters beside the adapter, is not exported: '
                     'merge the run (t5x-lite merge), and export that')
-  if not any(np.any(x) for path, x in flat.items() if path.endswith((B, NORM))) or (
-      'embedder/tokens' + A in flat and not any(
-          np.any(x) for path, x in flat.items() if path.endswith((A, NORM)))):
+  if _is_base(flat):
     raise UserError('The adapter is 0: the model is its base, and nothing was trained')
   tensors, ranks, alphas = {}, {}, {}
+  rank = _rank(lora)
+  alpha_of = lambda rank: lora.scale * (math.sqrt(rank) if lora.rank_stabilized else rank)
   table = _by_module(config)
   for module, parts in table.items():
     theirs = _their_parts(lora, flat, parts)
@@ -227,9 +227,8 @@ def save_adapter(folder: pathlib.Path, config: ModelConfig, lora: Lora, params: 
     tensors |= {f'{PREFIX}{module}.{names[0]}': a, f'{PREFIX}{module}.{names[1]}': b}
     if m is not None:
       tensors[f'{PREFIX}{module}.lora_magnitude_vector'] = m
-    if len(a) != lora.rank:
-      ranks[module] = len(a)
-      alphas[module] = lora.scale * (math.sqrt(len(a)) if lora.rank_stabilized else len(a))
+    if len(a) != rank:
+      ranks[module], alphas[module] = len(a), alpha_of(len(a))
   adapted = {name.removeprefix(PREFIX).partition('.lora_')[0] for name in tensors}
   missing = [path for path in flat if path.endswith(A) and not any(
       _find_name(flat, t) + A == path for m in adapted for t in table[m])]
@@ -240,7 +239,8 @@ def save_adapter(folder: pathlib.Path, config: ModelConfig, lora: Lora, params: 
   tasks = {'decoder_only': 'CAUSAL_LM', 'encoder_decoder': 'SEQ_2_SEQ_LM'}
   written = {
       'peft_type': 'LORA', 'task_type': tasks.get(config.family),
-      'base_model_name_or_path': base, 'r': lora.rank, 'lora_alpha': lora.alpha,
+      'base_model_name_or_path': base, 'r': rank,
+      'lora_alpha': lora.alpha if rank == lora.rank else alpha_of(rank),
       'lora_dropout': lora.dropout, 'use_rslora': lora.rank_stabilized, 'use_dora': lora.dora,
       'target_modules': _target_modules(adapted, table), 'rank_pattern': ranks,
       'alpha_pattern': alphas, 'bias': 'none', 'modules_to_save': None, 'inference_mode': True,
@@ -250,6 +250,24 @@ def save_adapter(folder: pathlib.Path, config: ModelConfig, lora: Lora, params: 
             folder / TENSORS, metadata={'format': 'pt'})
   (folder / CONFIG).write_text(json.dumps(written, indent=2) + '\n')
   return model_type
+
+
+def _rank(lora: Lora) -> int:
+  """Of the adapter on a base that is whole: what PiSSA takes off takes a rank of its own."""
+  return lora.rank if lora.start == 'zero' else 2 * lora.rank
+
+
+def _is_base(flat: dict[str, Any]) -> bool:
+  """Whether an adapter changes nothing: its products are 0, or what is taken off the kernels."""
+  for path in flat:
+    if path.endswith(A):
+      kernel = path.removesuffix(A)
+      a, b, a0, b0, norm = (flat.get(kernel + end) for end in (A, B, A0, B0, NORM))
+      zero = not np.any(a) or not np.any(b) if a0 is None else (
+          np.array_equal(a, a0) and np.array_equal(b, b0))
+      if not zero or norm is not None and np.any(norm):
+        return False
+  return True
 
 
 def _find_name(flat, tensor: Tensor) -> str:
@@ -262,17 +280,21 @@ def _their_parts(lora: Lora, flat: dict[str, np.ndarray], parts: list[Tensor]
   ours = []
   for tensor in sorted(parts, key=lambda t: t.part):
     path, kernel = _find(flat, tensor)
-    at = lambda x, path=path, tensor=tensor: x[tensor.layer] if (
-        path == tensor.ours and tensor.layer is not None) else x
+    layer = tensor.layer if path == tensor.ours else None
+    at = lambda x, layer=layer: x if layer is None else jax.tree.map(lambda x: x[layer], x)
     n = tensor.num_inputs
     kernel = at(kernel)
     rows, columns = math.prod(kernel.shape[:n]), math.prod(kernel.shape[n:])
     m = np.asarray(dora.norms(kernel, n)).reshape(-1) if lora.dora else None
-    a, b = np.zeros((rows, lora.rank), np.float32), np.zeros((lora.rank, columns), np.float32)
+    rank = _rank(lora)
+    a, b = np.zeros((rows, rank), np.float32), np.zeros((rank, columns), np.float32)
     if path + A in flat:
-      a, b = at(flat[path + A]).reshape(a.shape), at(flat[path + B]).reshape(b.shape)
+      read = lambda end, *shape: np.asarray(at(flat[path + end])).reshape(shape)
+      a, b = read(A, rows, -1), read(B, -1, columns)
+      if lora.start == 'pissa':   # what was taken off the kernel, for one that is whole
+        a, b = np.hstack([a, read(A0, rows, -1)]), np.vstack([b, -read(B0, -1, columns)])
       if lora.dora:
-        m = m + at(flat[path + NORM]).reshape(-1)
+        m = m + np.asarray(at(flat[path + NORM])).reshape(-1)
     ours.append((path + A in flat, a.T, b.T, m))
   if not any(adapted for adapted, *_ in ours):
     return None

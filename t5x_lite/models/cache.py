@@ -12,8 +12,10 @@ from t5x_lite.models.attention.masks import Mask
 from t5x_lite.models.context import Context
 
 
-def write_cache(cache_BKSH: jax.Array, new_BKLH: jax.Array, index: jax.Array) -> jax.Array:
-  """The cache with new keys or values at position `index`."""
+def write_cache(cache_BKSH: jax.Array, new_BKLH: jax.Array, index: jax.Array | None) -> jax.Array:
+  """The cache with new keys or values at position `index`; None: they are the whole of it."""
+  if index is None:
+    return new_BKLH.astype(cache_BKSH.dtype)
   write = lambda cache, new, index: jax.lax.dynamic_update_slice_in_dim(cache, new, index, axis=2)
   # In a loop of one iteration: otherwise XLA for CPUs computes the update once for the attention
   # and once for the next token, each on a full copy of the cache.

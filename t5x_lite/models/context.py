@@ -20,7 +20,7 @@ class Context(NamedTuple):
   bias: Bias | None = None
   encoded_BSD: jax.Array | None = None        # what cross-attention reads
   cross_mask: Mask | None = None
-  index: jax.Array | None = None              # where the cache is written; None: no cache
+  index: jax.Array | None = None              # where the cache is written; None: as its whole
 
 
 def segments_and_positions(batch: dict[str, jax.Array], side: str):

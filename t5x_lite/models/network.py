@@ -34,6 +34,9 @@ class Network:
     is_trained: whether the parameter of a path, 'decoder/blocks/mlp/up/kernel', is trained; the
       others are frozen.
     is_added: whether the parameter of a path is of an adaptation, which its base does not have.
+    is_kept: whether a frozen parameter is of no base and no seed, so that checkpoints hold it.
+    begin: first values {path: array} of those added parameters that follow from the base, of all
+      others {path: array or leaf}; None: all begin as `init` draws them.
     assemble: the tree that `graphdef` has, of the tree of parameters and a key of dropout or None:
       an adaptation puts parameters together to a leaf (weights.StructuredLeaf).
     has_dropout: whether `assemble` draws anything from the key.
@@ -45,6 +48,8 @@ class Network:
   abstract: nnx.State
   is_trained: Callable[[str], bool] = lambda path: True
   is_added: Callable[[str], bool] = lambda path: False
+  is_kept: Callable[[str], bool] = lambda path: False
+  begin: Callable[[dict[str, Any]], dict[str, jax.Array]] | None = None
   assemble: Callable[[dict, jax.Array | None], dict] = lambda params, key: params
   has_dropout: bool = False
   quantized: Callable[[str], weights.Layout | None] = lambda path: None

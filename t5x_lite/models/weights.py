@@ -39,6 +39,15 @@ class FactoredLeaf(StructuredLeaf, Protocol):
     """The leaf of a table transposed."""
 
 
+@runtime_checkable
+class AttendingLeaf(StructuredLeaf, Protocol):
+  """The kernel of attention's keys, with keys and values that are not of the sequence."""
+
+  def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, spec: Any,
+             run: Callable[..., jax.Array]) -> jax.Array:
+    """`run(q, k, v, spec)`, an attention kernel's signature, with the further keys and values."""
+
+
 class Layout(Protocol):
   """How a frozen parameter is held where it is quantised."""
 
@@ -55,6 +64,11 @@ class Layout(Protocol):
 def is_structured(x: Any) -> bool:
   """Whether a node of a tree stands for an array, for functions that take `is_leaf`."""
   return isinstance(x, StructuredLeaf)
+
+
+def attends(leaf: Any) -> bool:
+  """Whether a kernel of keys is an AttendingLeaf."""
+  return isinstance(leaf, AttendingLeaf)
 
 
 def matmul(x: jax.Array, leaf: jax.Array | StructuredLeaf, num_in: int = 1) -> jax.Array:

@@ -1,8 +1,9 @@
 """Checkpoints of a run: written asynchronously by Orbax, kept by count, restored onto any mesh.
 
-A checkpoint is `MODEL_DIR/checkpoints/<step>/` with the items `params` (the trained ones alone),
-`opt_state` (the optimizer state and the step) and `meta`: JSON of what the run was (its seed, data,
-vocabulary, and the source of its frozen parameters), of a digest of every array, and of its own.
+A checkpoint is `MODEL_DIR/checkpoints/<step>/` with the items `params` (the trained and the kept
+ones), `opt_state` (the optimizer state and the step) and `meta`: JSON of what the run was (its
+seed, data, vocabulary, and the source of its frozen parameters), of a digest of every array, and of
+its own.
 What is read is compared with them, as Orbax itself does not notice a changed bit.
 """
 
@@ -28,7 +29,7 @@ from t5x_lite.core.files import naming
 from t5x_lite.core.quiet import drop_failed_coroutines, quiet_logs
 from t5x_lite.training.digests import digest_arrays, format_types, parse_type
 from t5x_lite.training.run_folder import RunFolder
-from t5x_lite.training.state import TrainState
+from t5x_lite.training.state import TrainState, saved_params
 
 T = TypeVar('T')
 _ADDED = {'arrays', 'digest'}   # keys of the JSON beside those of the run
@@ -71,7 +72,7 @@ class Checkpoints:
   def save(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
     """Starts writing `state`; returns when it is copied off the device. Saved steps stay."""
     rest = {'opt_state': state['opt_state'], 'step': state['step']}
-    self._save(step, {'params': state['params'], 'opt_state': rest}, meta)
+    self._save(step, {'params': saved_params(state), 'opt_state': rest}, meta)
 
   def save_params(self, params: Any, step: int, meta: dict[str, Any]) -> None:
     """Writes parameters alone, for other runs to start from."""
@@ -103,11 +104,14 @@ class Checkpoints:
     self._started = step
 
   def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
-    """(state of `step`, meta): its trained part, sharded as the ShapeDtypeStructs of `abstract`."""
+    """(state of `step`, meta): what is saved, sharded as the ShapeDtypeStructs of `abstract`."""
     rest = {'opt_state': abstract['opt_state'], 'step': abstract['step']}
-    got, meta = self._restore(step, {'params': abstract['params'], 'opt_state': rest})
-    return {'step': got['opt_state']['step'], 'params': got['params'],
-            'opt_state': got['opt_state']['opt_state']}, meta
+    got, meta = self._restore(step, {'params': saved_params(abstract), 'opt_state': rest})
+    state = {'step': got['opt_state']['step'], 'params': got['params'],
+             'opt_state': got['opt_state']['opt_state']}
+    if names := set(trees.flatten(abstract.get('kept', {}))):
+      state['kept'], state['params'] = trees.partition(got['params'], names.__contains__)
+    return state, meta
 
   def restore_params(self, abstract: Any, step: int) -> tuple[Any, dict[str, Any]]:
     """(parameters sharded as the ShapeDtypeStructs of `abstract`, meta) of `step`."""

@@ -1,12 +1,11 @@
 """Sources of parameters: a seed, a checkpoint of the run, or another run's checkpoint."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 import pathlib
 from typing import Any
 
 import jax
 
-from t5x_lite.adaptation import lora
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.models import Network, weights
@@ -15,13 +14,21 @@ from t5x_lite.training.checkpoints import check_vocabulary, reader_of
 from t5x_lite.training.state import (
   TrainState,
   abstract_params,
+  all_params,
   init_state,
   quantize_frozen,
+  saved_params,
   shardings_of,
+  split_params,
 )
 
 FROZEN_FROM = 'frozen_from'   # in a checkpoint's meta: the seed, or the run and step
-ADAPTER_ENDS = (lora.A, lora.B, lora.NORM)   # of the paths of an adapter's parameters
+ADDED = 'added_parameters'    # the paths of what the adaptation added to its base
+
+
+def added_paths(network: Network) -> list[str]:
+  """The parameters that the network's adaptation adds, as a checkpoint's meta names them."""
+  return [path for path in trees.flatten(network.shapes) if network.is_added(path)]
 
 
 def load_params(model_dir: pathlib.Path, network: Network, partitioner: Partitioner,
@@ -31,10 +38,11 @@ def load_params(model_dir: pathlib.Path, network: Network, partitioner: Partitio
   Frozen parameters come from the source that the checkpoint records. Raises UserError if it was
   trained with another vocabulary than the one of this fingerprint.
   """
-  trained, frozen = trees.partition(abstract_params(network, partitioner), network.is_trained)
+  trained, kept, frozen = split_params(network, abstract_params(network, partitioner))
+  saved = trees.combine(trained, kept.get('kept', {}))
   source = reader_of(model_dir)
   params, meta, step = source.read_newest(
-      step, lambda step: (*source.restore_params(trained, step), step))
+      step, lambda step: (*source.restore_params(saved, step), step))
   check_vocabulary(meta, vocabulary, f'{model_dir}, step {step}')
   if frozen:
     params = trees.combine(params, load_frozen(network, quantize_frozen(network, frozen), meta))
@@ -82,6 +90,33 @@ def _layout(network: Network, name: str) -> weights.Layout | None:
   return None if network.is_trained(name) else network.quantized(name)
 
 
+def begin(network: Network, abstract: dict, params: dict, found: Container[str]) -> dict:
+  """All parameters, of which those that follow from the base have their first values.
+
+  Args:
+    network: whose `begin` gives them.
+    abstract: all parameters' ShapeDtypeStructs, with their shardings.
+    params: all parameters, those as they were drawn or read.
+    found: the paths of those that were read of another run, which stay as they are.
+
+  Raises UserError if some of them were read, and others not.
+  """
+  if network.begin is None:
+    return params
+  flat = trees.flatten(params, weights.is_structured)
+  new = jax.eval_shape(network.begin, flat)
+  read = [name for name in new if name in found]
+  if len(read) == len(new):
+    return params
+  if read:
+    raise UserError(f'{trees.summarize(read)} of the run to start from would not fit what begins '
+                    f'anew here, {trees.summarize(set(new) - set(read))}: start from a run of the '
+                    'same Experiment.adaptation, or from one without (t5x-lite merge)')
+  structs = trees.flatten(abstract)
+  shardings = {name: structs[name].sharding for name in new}
+  return _fill(abstract, flat | jax.jit(network.begin, out_shardings=shardings)(flat))
+
+
 def quantize_each(network: Network, abstract: dict[str, jax.ShapeDtypeStruct],
                   arrays: Iterable[tuple[str, jax.Array]]) -> dict[str, Any]:
   """{path: parameter as a state holds it} of (path, array) one after another.
@@ -127,7 +162,9 @@ def _read(model_dir: pathlib.Path, step: int | None, want: dict[str, Any], netwo
 
   have, restored, meta, step = source.read_newest(step, read)
   found = {n: x for n, x in trees.flatten(restored, weights.is_structured).items() if n in want}
-  missing = {n: x for n, x in want.items() if n not in have}
+  # What an adaptation adds here that run has only if its own did.
+  missing = {n: x for n, x in want.items() if n not in have
+             and (not network.is_added(n) or n in meta.get(ADDED, ()))}
   if missing and FROZEN_FROM in meta:
     frozen = trees.flatten(load_frozen(network, trees.unflatten(missing), meta),
                            weights.is_structured)
@@ -141,7 +178,7 @@ def replace_from_run(params: dict, abstract: dict, network: Network, model_dir: 
                      seed: int = 0) -> tuple[dict, str, int]:
   """(all parameters, with the values of another run's checkpoint, a summary line, its step).
 
-  `params` has the fresh values of those that are trained; of others they are drawn from `seed`. A
+  `params` has the fresh values of those that are saved; of others they are drawn from `seed`. A
   parameter that checkpoint lacks must begin with one of `missing_ok`, or be of an adaptation, and
   keeps its fresh value; one that only it has is left out and named. Raises UserError for any other
   difference, and for the run of an adapter that this network does not have.
@@ -150,7 +187,9 @@ def replace_from_run(params: dict, abstract: dict, network: Network, model_dir: 
   found, have, meta, step = _read(model_dir, step, want, network)
   missing = [n for n in want if n not in found and not network.is_added(n)
              and not n.startswith(missing_ok or ('\0',))]
-  if lost := [n for n in have if n not in want and n.endswith(ADAPTER_ENDS)]:
+  # An older version did not name what was added: all that its adapted runs trained may be.
+  added = meta.get(ADDED, have if FROZEN_FROM in meta else ())
+  if lost := sorted((set(added) & have) - set(want)):
     raise UserError(
         f'{model_dir}, step {step}, is of an adapter, {trees.summarize(lost)}: set the same '
         'Experiment.adaptation, or start from it merged: '
@@ -164,7 +203,7 @@ def replace_from_run(params: dict, abstract: dict, network: Network, model_dir: 
   kept = trees.flatten(params) | found
   if frozen := {name: x for name, x in want.items() if name not in kept}:
     kept |= _draw(network, frozen, seed)
-  kept = _fill(abstract, kept)
+  kept = begin(network, abstract, _fill(abstract, kept), found)
   fresh, unused = sorted(set(want) - set(found)), sorted(have - set(want))
   line = f'Started from {model_dir}, step {step}: {len(found)} parameters'
   line += f'; new: {trees.summarize(fresh)}' if fresh else ''
@@ -197,15 +236,22 @@ def fresh_state(network: Network, partitioner: Partitioner, optimizer, abstract:
                   | {'frozen': {}}, out_shardings=shardings | {'frozen': {}})()
   if model_dir is not None:
     params, line, step = replace_from_run(
-        state['params'], abstract_params(network, partitioner),
+        saved_params(state), abstract_params(network, partitioner),
         network, model_dir, step, missing_ok, meta['vocabulary'], seed)
     log(line)
-    trained, frozen = trees.partition(params, network.is_trained)
-    state = state | {'params': trained, 'frozen': frozen}
-  elif abstract['frozen']:   # as a run that resumes draws them: programs differ in the last bit
-    state = state | {'frozen': load_frozen(network, abstract['frozen'],
-                                           {FROZEN_FROM: {'seed': seed}})}
+    state = _with_params(state, network, params)
+  else:
+    if abstract['frozen']:   # as a run that resumes draws them: programs differ in the last bit
+      state = state | {'frozen': load_frozen(network, abstract['frozen'],
+                                             {FROZEN_FROM: {'seed': seed}})}
+    state = _with_params(state, network, begin(
+        network, abstract_params(network, partitioner), all_params(state), ()))
   if abstract['frozen']:
     meta[FROZEN_FROM] = {'seed': seed} if model_dir is None else {
         'model_dir': str(model_dir.absolute()), 'step': step, 'new_from_seed': seed}
   return state
+
+
+def _with_params(state: TrainState, network: Network, params: dict) -> TrainState:
+  trained, kept, frozen = split_params(network, params)
+  return state | {'params': trained, 'frozen': frozen} | kept

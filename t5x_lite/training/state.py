@@ -2,7 +2,8 @@
 
 `step` int32; `params`, which are trained: gradients, optimizer, clipping, decay and checkpoints see
 these alone; `frozen`, the other parameters of the network, some of them quantised, {} without an
-adaptation; `opt_state`.
+adaptation; `opt_state`. Where an adaptation has frozen parameters of its own that no base has
+(Network.is_kept), `kept` holds them, and checkpoints too.
 """
 
 from typing import Any
@@ -21,11 +22,27 @@ TrainState = dict[str, Any]
 def init_state(network: Network, optimizer: optax.GradientTransformation, seed: int,
                one_device: bool = False) -> TrainState:
   """The state before step 0, drawn from `seed`; on `one_device` compiled sooner."""
-  params, frozen = trees.partition(network.init(jax.random.key(seed), one_device),
-                                   network.is_trained)
-  return {'step': jnp.zeros((), jnp.int32), 'params': params,
+  params, kept, frozen = split_params(network, network.init(jax.random.key(seed), one_device))
+  return {'step': jnp.zeros((), jnp.int32), 'params': params, **kept,
           'frozen': quantize_frozen(network, frozen),
           'opt_state': optimizer.init(params)}
+
+
+def split_params(network: Network, params: dict) -> tuple[dict, dict, dict]:
+  """All parameters as a state holds them: (trained, {} or {'kept': kept}, frozen)."""
+  trained, rest = trees.partition(params, network.is_trained)
+  kept, frozen = trees.partition(rest, network.is_kept)
+  return trained, {'kept': kept} if kept else {}, frozen
+
+
+def all_params(state: TrainState) -> dict:
+  """All parameters of the network, of a state or its abstract one."""
+  return trees.combine(saved_params(state), state['frozen'])
+
+
+def saved_params(state: TrainState) -> dict:
+  """The parameters that a checkpoint holds: trained and kept ones."""
+  return trees.combine(state['params'], state.get('kept', {}))
 
 
 def quantize_frozen(network: Network, frozen: dict) -> dict:
@@ -51,7 +68,7 @@ def abstract_params(network: Network, partitioner: Partitioner) -> dict:
 def abstract_state(network: Network, optimizer: optax.GradientTransformation,
                    partitioner: Partitioner) -> TrainState:
   """The state as ShapeDtypeStructs that carry their shardings."""
-  params, frozen = trees.partition(abstract_params(network, partitioner), network.is_trained)
+  params, kept, frozen = split_params(network, abstract_params(network, partitioner))
   replicated = partitioner.replicated
   # Moments are sharded like their parameter; Adafactor's small row and column sums are replicated.
   opt_state = optax.tree.map_params(
@@ -59,7 +76,7 @@ def abstract_state(network: Network, optimizer: optax.GradientTransformation,
       jax.eval_shape(optimizer.init, params), params,
       transform_non_params=lambda x: _with_sharding(x, replicated))
   return {'step': jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated), 'params': params,
-          'frozen': quantize_frozen(network, frozen), 'opt_state': opt_state}
+          **kept, 'frozen': quantize_frozen(network, frozen), 'opt_state': opt_state}
 
 
 def shardings_of(abstract: TrainState) -> TrainState:

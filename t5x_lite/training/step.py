@@ -69,8 +69,8 @@ def make_train_step(network: Network, objectives: Sequence[Objective],
     if network.config.dropout_rate or network.has_dropout:
       key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state['step']), DROPOUT)
     sums, grads = loss_and_gradients(
-        network, objectives, state['params'], batch, key, frozen=state['frozen'],
-        microbatches=microbatches)
+        network, objectives, state['params'], batch, key,
+        frozen=trees.combine(state.get('kept', {}), state['frozen']), microbatches=microbatches)
     weight = jnp.maximum(sums.weight, 1.0)
     grads = jax.tree.map(lambda g: g / weight, grads)
     updates, opt_state = optimizer.update(grads, state['opt_state'], state['params'])

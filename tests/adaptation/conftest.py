@@ -16,6 +16,7 @@ from __gin__ import dynamic_registration
 from t5x_lite import experiment
 from t5x_lite.adaptation import lora
 from t5x_lite.adaptation import partial
+from t5x_lite.adaptation import prefix
 from t5x_lite.adaptation.quantization import quantized
 from tasks import files
 include 'experiments/tiny_lm.gin'

@@ -13,9 +13,12 @@ from t5x_lite.commands import describe, eval, infer, train
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.experiment import gin_config
-from t5x_lite.training import run_folder
+from t5x_lite.parallel.mesh import MeshConfig
+from t5x_lite.parallel.partitioner import Partitioner
+from t5x_lite.training import initial_params, run_folder
 from t5x_lite.training.checkpoints import reader_of
 from t5x_lite.training.initial_params import load_params
+from t5x_lite.training.state import abstract_params
 
 CONFIG = models.ModelConfig(
     family='decoder_only', vocab_size=32, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2,
@@ -66,6 +69,46 @@ def test_a_is_uniform_and_b_is_zero():
   assert not np.any(params['decoder/blocks/mlp/down/kernel_lora_b'])
 
 
+@pytest.mark.parametrize('config, lora', [
+    (CONFIG, Lora(targets=('all_linear', 'embeddings'), rank=4, start='pissa')),
+    (dataclasses.replace(CONFIG, scan_layers=False), Lora(rank=3, start='pissa', alpha=6.0)),
+    (dataclasses.replace(CONFIG, num_experts=4), Lora(start='pissa', rank_stabilized=True))],
+    ids=['stacked', 'unrolled', 'experts'])
+def test_pissa_begins_with_the_largest_singular_values(config, lora):
+  base = models.build_network(config)
+  network = lora.adapt(base)
+  plain = jax.jit(base.init)(jax.random.key(0))
+  params = begun(network)
+  flat, kernels = trees.flatten(params), trees.flatten(plain)
+  np.testing.assert_allclose(logits(network, params), logits(base, plain), atol=1e-4)
+  for path in kernels:
+    if path + '_lora_a' not in flat:
+      continue
+    inputs = 2 if path.endswith('out/kernel') else 1
+    kernel, a, b = (np.asarray(x) for x in (
+        kernels[path], flat[path + '_lora_a'], flat[path + '_lora_b']))
+    lead = a.ndim - 1 - inputs
+    matrices = kernel.reshape(-1, math.prod(kernel.shape[lead:lead + inputs]),
+                              math.prod(kernel.shape[lead + inputs:]))
+    u, s, v = np.linalg.svd(matrices, full_matrices=False)
+    want = (u[..., :lora.rank] * s[:, None, :lora.rank]) @ v[:, :lora.rank]
+    a, b = a.reshape(*matrices.shape[:2], -1), b.reshape(len(matrices), lora.rank, -1)
+    np.testing.assert_allclose(lora.scale * a @ b, want, atol=1e-5)
+    np.testing.assert_allclose(np.square(a).sum(1), np.square(b).sum(2), rtol=1e-4)
+  # What is trained moves; what was taken off stays.
+  assert not any('pissa' in path for path in flat if network.is_trained(path))
+  params = with_values(network, params)
+  np.testing.assert_allclose(logits(network, params), logits(base, lora.merge(network, params)),
+                             atol=1e-3)
+
+
+def begun(network):
+  """Drawn parameters, with those that follow from them."""
+  partitioner = Partitioner(MeshConfig(data=1).make(jax.devices()[:1]))
+  return initial_params.begin(network, abstract_params(network, partitioner),
+                              jax.jit(network.init)(jax.random.key(0)), ())
+
+
 def test_dropout_is_drawn_for_each_layer_and_only_with_a_key():
   outs = []
   for scan in (True, False):
@@ -109,6 +152,7 @@ def test_adapters_are_sharded_as_their_kernel():
     (dict(trained='head'), "Lora.trained = 'head': matches no parameter"),
     (dict(targets=('(',)), 'not a regular expression'),
     (dict(targets=()), 'names no kernel'),
+    (dict(start='pissa', dora=True), "Lora.start = 'pissa': not supported with Lora.dora"),
     (dict(rank=0), 'Lora.rank = 0'), (dict(alpha=-1.0), 'Lora.alpha'),
     (dict(dropout=1.0), 'Lora.dropout')])
 def test_what_does_not_fit_is_refused(lora, message):
@@ -181,7 +225,9 @@ def test_it_is_described_and_answers(adapted):
   assert len(infer.answer(adapted[0], ['1 + 2 ='])) == 1
 
 
-def test_a_plain_run_does_not_start_from_an_adapter(adapted, gin_file, tmp_path):
+@pytest.mark.parametrize('key', [initial_params.ADDED, 'what an older version did not write'])
+def test_a_plain_run_does_not_start_from_an_adapter(key, adapted, gin_file, tmp_path, monkeypatch):
+  monkeypatch.setattr(initial_params, 'ADDED', key)
   with pytest.raises(UserError, match='is of an adapter, .*t5x-lite merge'):
     run(gin_file, tmp_path / 'run', 'Experiment.init_from=@experiment.InitFrom()',
         f"InitFrom.model_dir='{adapted[0].folder}'")
@@ -194,3 +240,48 @@ def test_losses_are_the_same_on_any_mesh(adapted, base, gin_file, tmp_path):
   losses = lambda experiment: [r['loss'] for r in run_folder.read_metrics(
       experiment.folder / 'metrics.jsonl') if r['kind'] == 'train']
   np.testing.assert_allclose(losses(experiment), losses(adapted[0]), rtol=1e-4)
+
+
+PISSA = ["Lora.start='pissa'", 'Lora.dropout=0.0']
+
+
+def test_a_pissa_run_keeps_what_it_took_off_and_resumes_exactly(base, gin_file, tmp_path):
+  whole, result = run(gin_file, tmp_path / 'whole', *from_base(base), *PISSA)
+  run(gin_file, tmp_path / 'cut', *from_base(base), *PISSA, 'TrainConfig.steps=2')
+  again, _ = run(gin_file, tmp_path / 'cut', *from_base(base), *PISSA)
+  losses = lambda experiment: [r['loss'] for r in run_folder.read_metrics(
+      experiment.folder / 'metrics.jsonl') if r['kind'] == 'train']
+  assert losses(again) == losses(whole)
+  assert eval.evaluate(whole) == pytest.approx(result.metrics)
+  network, partitioner = whole.build_network(whole.mesh.make(jax.devices()[:1]))
+  params = trees.flatten(load_params(whole.folder, network, partitioner, None)[0])
+  plain, _ = base.build_network(base.mesh.make(jax.devices()[:1]))
+  before = trees.flatten(load_params(base.folder, plain, partitioner, None)[0])
+  for path, x in params.items():
+    if path.endswith('_lora_a'):
+      assert not np.array_equal(x, params[path.replace('lora', 'pissa')])
+    elif path in before:
+      np.testing.assert_array_equal(x, before[path])
+  # Another run goes on from it, and one of LoRA's own start does not.
+  start = ['Experiment.init_from=@experiment.InitFrom()', f"InitFrom.model_dir='{whole.folder}'"]
+  third, _ = run(gin_file, tmp_path / 'third', *ADAPTED, *start, *PISSA, 'STEPS=1')
+  read = trees.flatten(load_params(third.folder, network, partitioner, None)[0])
+  for path in params:
+    if 'pissa' in path:
+      np.testing.assert_array_equal(read[path], params[path])
+  with pytest.raises(UserError, match='is of an adapter, decoder/blocks'):
+    run(gin_file, tmp_path / 'lora', *ADAPTED, *start)
+
+
+def test_pissa_does_not_start_from_another_adapter(adapted, gin_file, tmp_path):
+  with pytest.raises(UserError, match='would not fit what begins anew here, decoder/blocks'):
+    run(gin_file, tmp_path / 'run', *ADAPTED, *PISSA,
+        'Experiment.init_from=@experiment.InitFrom()', f"InitFrom.model_dir='{adapted[0].folder}'")
+
+
+def test_pissa_of_a_drawn_base_begins_as_the_base(gin_file, tmp_path):
+  (first, _), (other, _) = (run(gin_file, tmp_path / name, *ADAPTED, *more, 'STEPS=1')
+                            for name, more in (('pissa', PISSA), ('lora', PISSA[1:])))
+  losses = [run_folder.read_metrics(experiment.folder / 'metrics.jsonl')[0]['loss']
+            for experiment in (first, other)]
+  assert losses[0] == pytest.approx(losses[1], rel=1e-5)

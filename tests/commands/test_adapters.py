@@ -1,8 +1,10 @@
 """A PEFT adapter through the commands: imported onto its base, exported, and merged."""
 
+import contextlib
 import json
 import os
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -12,7 +14,8 @@ from safetensors.numpy import load_file
 from t5x_lite import cli
 from t5x_lite.core import trees
 from t5x_lite.experiment import gin_config
-from t5x_lite.training.initial_params import load_params
+from t5x_lite.training.checkpoints import Checkpoints
+from t5x_lite.training.initial_params import FROZEN_FROM, load_params
 
 DATA = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '')) / 'peers' / 'lora'
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason='T5X_LITE_TEST_DATA/peers/lora is unset')
@@ -77,6 +80,67 @@ def test_merged_it_is_a_plain_run_of_the_same_logits(runs, tmp_path, capsys):
   assert code == 0 and (tmp_path / 'plain/model.safetensors').is_file()
   code, said = call(capsys, 'merge', f'--from={tmp_path}/merged', f'--to={tmp_path}/again')
   assert code == 1 and 'has no adapter' in said and not (tmp_path / 'again').exists()
+
+
+@pytest.fixture(scope='module')
+def quantized(runs):
+  """The runs of the adapter, `qlora`, and of its norms alone, `norms`, on a base in NF4."""
+  for name, inner, *more in (('qlora', 'lora.Lora'), ('norms', 'partial.Partial',
+                                                      "Partial.trained='norm'")):
+    folder = shutil.copytree(runs / 'lora', runs / name)
+    text = gin_config.load_experiment([str(folder / 'config.gin')], [
+        f'MODEL_DIR={str(folder)!r}', 'Experiment.adaptation=@quantized.Quantized()',
+        f'Quantized.adaptation=@{inner}()', 'Quantized.block=16', *more], trains=False)[1]
+    (folder / 'config.gin').write_text(text)
+  shutil.rmtree(runs / 'norms/checkpoints')
+  experiment = gin_config.load_described([str(runs / 'norms/config.gin')])
+  network, _ = experiment.build_network(experiment.mesh.make(jax.devices()[:1]))
+  trained, _ = trees.partition(jax.jit(network.init)(jax.random.key(0)), network.is_trained)
+  with contextlib.closing(Checkpoints(runs / 'norms', keep=1)) as saved:
+    saved.save_params(trained, 0, {FROZEN_FROM: {
+        'model_dir': str(runs / 'base'), 'step': 0, 'new_from_seed': 0}})
+  return runs
+
+
+def test_an_adapter_on_a_quantised_base_is_exported_as_the_same(quantized, tmp_path, capsys):
+  for name in ('lora', 'qlora'):
+    code, said = call(capsys, 'export', f'--from={quantized}/{name}', f'--to={tmp_path}/{name}')
+    assert code == 0 and 'the adapter of step 0' in said, said
+  for file in (TENSORS, 'adapter_config.json'):
+    assert (tmp_path / 'lora' / file).read_bytes() == (tmp_path / 'qlora' / file).read_bytes()
+
+
+def test_it_is_merged_into_the_base_before_quantisation(quantized, tmp_path, capsys):
+  ids = np.load(DATA / 'llama/lora_all/fixture.npz')['input_ids']
+  code, said = call(capsys, 'merge', f'--from={quantized}/qlora', f'--to={tmp_path}/merged')
+  assert code == 0 and 'into the base as it was before it was quantised' in said, said
+  assert call(capsys, 'merge', f'--from={quantized}/lora', f'--to={tmp_path}/plain')[0] == 0
+  got = logits_of(tmp_path / 'merged', ids)
+  np.testing.assert_array_equal(got, logits_of(tmp_path / 'plain', ids))
+  rounded = float(np.abs(got - logits_of(quantized / 'qlora', ids)).max())
+  difference = float(said.partition('by the quantisation, is ')[2].split(',')[0])
+  assert 0.01 < difference < 10 * rounded
+
+
+def test_norms_trained_on_a_quantised_base_are_put_beside_the_plain_one(
+    quantized, tmp_path, capsys):
+  code, said = call(capsys, 'export', f'--from={quantized}/norms', f'--to={tmp_path}/out')
+  assert code == 1 and 'has a quantised base: merge it' in said
+  code, said = call(capsys, 'merge', f'--from={quantized}/norms', f'--to={tmp_path}/merged')
+  assert code == 0 and 'by the quantisation' in said, said
+  assert call(capsys, 'export', f'--from={tmp_path}/merged', f'--to={tmp_path}/out')[0] == 0
+  base, got = (load_file(folder / 'model.safetensors') for folder in (
+      DATA / 'llama/base', tmp_path / 'out'))
+  for name, x in base.items():
+    want = np.ones_like(x) if 'norm' in name else x
+    np.testing.assert_allclose(got[name], want, atol=1e-6, err_msg=name)
+
+
+def test_a_quantised_run_is_no_base_until_it_is_merged(quantized, tmp_path, capsys):
+  for name in ('qlora', 'norms'):
+    code, said = call(capsys, 'import', f'--from={DATA}/llama/lora_all',
+                      f'--base={quantized}/{name}', f'--to={tmp_path}/run')
+    assert code == 1 and 'is adapted itself: merge it' in said
 
 
 def test_what_cannot_be_imported_is_refused_and_leaves_nothing(runs, tmp_path, capsys):

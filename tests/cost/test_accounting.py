@@ -5,10 +5,14 @@ import math
 
 from flax import nnx
 import jax
+from jax.interpreters import partial_eval
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from t5x_lite import models
+from t5x_lite.adaptation.lora import Lora
+from t5x_lite.adaptation.partial import Partial
 from t5x_lite.core import trees
 from t5x_lite.cost import accounting
 from t5x_lite.experiment import gin_config
@@ -173,6 +177,32 @@ def test_train_flops_are_what_xla_counts_of_the_gradient(name, change, lengths, 
   assert products(jax.make_jaxpr(gradient)(*arguments).jaxpr) == want
   counted = jax.jit(gradient).lower(*arguments).compile().cost_analysis()['flops']
   assert want <= counted <= 1.02 * want
+
+
+@pytest.mark.parametrize('name, adaptation', [
+    ('decoder', Lora(rank=4)), ('decoder', Lora(targets=('attention/(query|value)',), rank=4)),
+    ('encoder_decoder', Lora(targets=('mlp', 'cross/'), rank=4)),
+    ('decoder', Partial(trained='mlp')),
+    ('gpt', Partial(trained='bias')), ('decoder', Partial(trained='embedder/tokens')),
+    ('encoder_decoder', Partial(trained='embedder/output|decoder/final_norm')),
+    ('tagger', Partial(trained='classifier'))])
+def test_frozen_kernels_have_no_gradient_of_their_own(name, adaptation, configs):
+  config = dataclasses.replace(variants(configs)[name], attention='reference')
+  network = adaptation.adapt(models.build_network(config))
+  trained, frozen = trees.partition(network.shapes, network.is_trained)
+  batch, lengths = abstract_batch(config)
+  loss = lambda trained, frozen, batch: jnp.square(network.bind(
+      trees.combine(trained, frozen))(batch)).sum()
+  program = jax.make_jaxpr(jax.grad(loss))(trained, frozen, batch).jaxpr
+  used, _ = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
+  want = accounting.train_flops(config, *lengths, network=network)
+  unused = 0
+  if name == 'tagger':   # nothing reads the gradient of what the head reads
+    unused = 2 * config.embed_dim * config.num_classes * LENGTH
+  assert products(used) == want - unused
+  assert want < accounting.train_flops(config, *lengths)
+  assert accounting.train_flops(config, *lengths, network=models.build_network(config)) == (
+      accounting.train_flops(config, *lengths))
 
 
 def test_a_kernel_that_skips_what_the_mask_hides_costs_between_the_two_conventions(configs):

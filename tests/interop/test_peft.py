@@ -14,11 +14,14 @@ from safetensors.numpy import load_file, save_file
 
 from t5x_lite import models
 from t5x_lite.adaptation.lora import Lora
+from t5x_lite.adaptation.quantization.quantized import Quantized
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.interop import huggingface, peft
+from t5x_lite.models import weights
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
+from t5x_lite.training.state import quantize_frozen
 
 DATA = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '')) / 'peers' / 'lora'
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason='T5X_LITE_TEST_DATA/peers/lora is unset')
@@ -78,6 +81,42 @@ def test_what_is_written_is_what_was_read(case, tmp_path):
       DATA / case, tmp_path))
   for key in ('r', 'lora_alpha', 'use_rslora', 'use_dora', 'fan_in_fan_out', 'bias'):
     assert ours[key] == theirs[key], key
+
+
+def test_the_magnitudes_of_a_dora_are_those_on_its_quantised_base(tmp_path):
+  config, base = base_of('llama')
+  lora, network, params = adapted(DATA / 'llama/dora_all', config, base)
+  network = Quantized(adaptation=lora, block=16).adapt(models.build_network(config))
+  trained, frozen = trees.partition(params, network.is_trained)
+  held = trees.combine(trained, jax.jit(lambda x: quantize_frozen(network, x))(frozen))
+  peft.save_adapter(tmp_path, config, lora, held, 'base')
+  path = 'decoder/blocks/attention/query/kernel'
+  kernel = trees.flatten(held, weights.is_structured)[path].value()[0]
+  want = np.linalg.norm(kernel.reshape(32, -1), axis=0) + (
+      trees.flatten(params)[path + '_dora_norm'][0].ravel())
+  got = load_file(tmp_path / peft.TENSORS)[
+      'base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector']
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['llama', 'gpt2'])
+def test_pissa_becomes_a_lora_of_twice_the_rank_for_the_whole_base(name, tmp_path):
+  config, base = base_of(name)
+  lora = Lora(rank=3, alpha=5.0, rank_stabilized=name == 'gpt2', start='pissa')
+  network = lora.adapt(models.build_network(config))
+  flat = trees.flatten(base) | network.begin(trees.flatten(base))
+  fill = lambda flat: trees.fill(network.shapes, flat)
+  with pytest.raises(UserError, match='The adapter is 0'):
+    peft.save_adapter(tmp_path, config, lora, fill(flat), 'base')
+  params = fill({path: x + 0.1 if '_lora_' in path else x for path, x in flat.items()})
+  peft.save_adapter(tmp_path, config, lora, params, 'base')
+  settings = json.loads((tmp_path / peft.CONFIG).read_text())
+  assert settings['r'] == 6 and settings['init_lora_weights'] is True
+  _, again, read = adapted(tmp_path, config, base)
+  ids = np.arange(20).reshape(2, 10)
+  want = logits(network, params, ids)
+  np.testing.assert_allclose(logits(again, read, ids), want, atol=1e-3 * np.abs(want).max())
+  assert np.abs(want - logits(models.build_network(config), base, ids)).max() > 0.1
 
 
 @pytest.mark.parametrize('targets', [('all_linear',), ('attention/(query|value)',)])

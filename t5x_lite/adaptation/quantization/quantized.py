@@ -4,6 +4,8 @@ import dataclasses
 import re
 from typing import Annotated, Literal
 
+import jax
+
 from t5x_lite.adaptation.adaptation import Adaptation
 from t5x_lite.adaptation.quantization.leaf import Layout
 from t5x_lite.core import trees
@@ -54,6 +56,9 @@ class Quantized:
         layout.struct(shapes[name])
       except UserError as e:
         raise FieldError(self, 'block', str(e)) from e
+    if adapted.begin is not None:   # which may need what is held in codes
+      jax.eval_shape(adapted.begin, {
+          name: layouts[name].struct(x) if name in layouts else x for name, x in shapes.items()})
     return dataclasses.replace(adapted, quantized=layouts.get)
 
   def _layout(self, name: str, axes: tuple, rank: int) -> Layout:

@@ -16,6 +16,8 @@ def unsupported_fused(q_BNLH: jax.Array, k_BKSH: jax.Array, spec: AttentionSpec)
   """What jax.nn.dot_product_attention does not support of this, or None."""
   if spec.softcap is not None:
     return 'soft caps'
+  if spec.mask.num_shared:
+    return 'shared keys'
   if spec.key is not None and spec.dropout_rate:
     return 'dropout of attention'
   return None if isinstance(spec.mask.q_start, int) else 'a cache'
@@ -51,6 +53,8 @@ def unsupported_splash(q_BNLH: jax.Array, k_BKSH: jax.Array, spec: AttentionSpec
   """What the splash kernel does not support of this, or None."""
   if spec.bias is not None:
     return 'biases of the scores'
+  if spec.mask.num_shared:
+    return 'shared keys'
   if spec.key is not None and spec.dropout_rate:
     return 'dropout of attention'
   if spec.mask.prefix_BL is not None:

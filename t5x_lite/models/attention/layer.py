@@ -11,7 +11,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
-from t5x_lite.models import layers
+from t5x_lite.models import layers, weights
 from t5x_lite.models.attention import accelerator_kernels
 from t5x_lite.models.attention.kernels import (
   QUERY_CHUNK,
@@ -101,6 +101,9 @@ class Attention(nnx.Module):
     spec = AttentionSpec(
         mask=mask, bias=bias, key=key, scale=self.config.attention_scale,
         softcap=self.config.attention_softcap, dropout_rate=self.config.dropout_rate)
-    y_BNLH = attend(q_BNLH, k_BKSH, v_BKSH, spec, self.config.attention, self.shard)
+    run = functools.partial(attend, kernel=self.config.attention, shard=self.shard)
+    key = self.key.kernel.get_value()
+    y_BNLH = (key.attend(q_BNLH, k_BKSH, v_BKSH, spec, run) if weights.attends(key) else
+              run(q_BNLH, k_BKSH, v_BKSH, spec))
     y_BNLH = checkpoint_name(self.shard(y_BNLH, *axes), 'attention')
     return checkpoint_name(self.out(jnp.swapaxes(y_BNLH, 1, 2)), 'attention_out')

@@ -23,6 +23,8 @@ class Mask:
   k_segments_BS: jax.Array | None = None   # the same of keys; None: one example a row, no padding
   prefix_BL: jax.Array | None = None       # 1 on a prefix, whose tokens see each other both ways
   q_start: Index = 0                       # index of the first query among the keys
+  # The first so many keys are of no segment and no position: every query sees them.
+  num_shared: int = dataclasses.field(default=0, metadata={'static': True})
   causal: bool = dataclasses.field(metadata={'static': True})   # keys after the query are hidden
   # Keys this many positions away or further are hidden (Mistral's w: a token sees itself and w - 1
   # before it); None: no limit.
@@ -49,6 +51,8 @@ class Mask:
     if self.q_segments_BL is not None:
       seen = seen & (
           queries(self.q_segments_BL)[:, :, None] == keys(self.k_segments_BS)[:, None, :])
+    if self.num_shared:
+      seen = seen | (key_S < self.num_shared)[None, None, :]
     return seen[:, None]
 
   def key_range(self, q_offset: Index, q_size: int, num_keys: int) -> tuple[Index, Index]:
@@ -62,7 +66,15 @@ class Mask:
       last = smaller(last, query + q_size + self.sliding_window - 1)
     if self.causal and self.prefix_BL is None:
       last = smaller(last, query + q_size)
-    return first, last
+    return 0 if self.num_shared else first, last
+
+  def with_shared(self, number: int) -> 'Mask':
+    """This mask with so many keys before the others, which every query sees."""
+    assert self.prefix_BL is None and not self.num_shared
+    k_BS = self.k_segments_BS
+    return dataclasses.replace(
+        self, num_shared=number, q_start=self.q_start + number,
+        k_segments_BS=None if k_BS is None else jnp.pad(k_BS, ((0, 0), (number, 0))))
 
   def padded(self, q_size: int, k_size: int, num_queries: int, num_keys: int) -> 'Mask':
     """This mask of num_queries x num_keys, padded with queries and keys that see nothing."""

@@ -1,6 +1,7 @@
 """Runs on a quantised base, end to end: gin, training, resuming, evaluation, memory, refusals."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -207,9 +208,16 @@ def test_experts_are_quantised_under_an_adapter(capacity, configs, packed_batch)
   assert {'decoder/blocks/mlp/gate', 'decoder/blocks/mlp/up', 'decoder/blocks/mlp/down'} <= set(
       kernels(held))
   whole = jax.tree.map(weights.value, held, is_leaf=weights.is_structured)
-  logits = jax.jit(lambda frozen: network.bind(trees.combine(trained, frozen))(
-      packed_batch(config)))
+  run = lambda network, frozen: jax.jit(lambda frozen: network.bind(trees.combine(
+      trained, frozen))(packed_batch(config)))(frozen)
+  logits = functools.partial(run, network)
   np.testing.assert_allclose(logits(held), logits(whole), atol=1e-3)
+  # In bfloat16 the kernels are rounded, and not their scales.
+  half = Quantized(adaptation=Lora(rank=4), block=32).adapt(models.build_network(
+      dataclasses.replace(config, dtype='bfloat16')))
+  rounded = jax.tree.map(lambda x: weights.value(x).astype(jnp.bfloat16).astype(jnp.float32)
+                         if weights.is_structured(x) else x, held, is_leaf=weights.is_structured)
+  np.testing.assert_array_equal(run(half, held), run(half, rounded))
 
 
 def test_65b_parameters_fit_a_device_of_48_gb():
@@ -242,6 +250,8 @@ def test_65b_parameters_fit_a_device_of_48_gb():
     ({'skip': '.'}, r"Quantized.skip = '.': leaves no frozen kernel to quantise"),
     ({'adaptation': Partial(trained='.')}, r'leaves no frozen kernel to quantise'),
     ({'adaptation': Quantized(adaptation=Partial(trained='norm'))}, r'is Quantized already'),
+    ({'adaptation': Lora(start='pissa'), 'block': 32},
+     r"Lora.start = 'pissa': not supported on a quantised"),
     ({'adaptation': 3}, r'Quantized.adaptation = 3')])
 def test_what_cannot_be_quantised_is_refused_in_one_line(change, message, configs):
   settings = {'adaptation': Partial(trained='norm')} | change
