@@ -118,6 +118,7 @@ def test_heads_are_written_as_transformers_reads_them(which, partitioner, tmp_pa
   model = redrawn('gpt1', which)
   model.save_pretrained(tmp_path / 'theirs')
   config, params = huggingface.load_model(tmp_path / 'theirs', partitioner)
+  (tmp_path / 'ours').mkdir()
   huggingface.save_model(tmp_path / 'ours', config, params)
   back, report = KINDS['gpt1'][which].from_pretrained(tmp_path / 'ours', output_loading_info=True)
   assert not report['missing_keys'] and not report['unexpected_keys']
