@@ -67,12 +67,12 @@ def run(*args: str) -> None:
   subprocess.run([sys.executable, '-m', 't5x_lite', *args], check=True, stdout=sys.stderr)
 
 
-def train(folder: pathlib.Path, text: str, **values) -> pathlib.Path:
+def train(folder: pathlib.Path, gin_text: str, **values) -> pathlib.Path:
   """Trains what a gin file describes, unless it has been trained; returns its folder."""
   done = folder.with_suffix('.done')
   if not done.exists():
     gin = folder.with_suffix('.gin')
-    gin.write_text((_MODEL + text).format(**values))
+    gin.write_text((_MODEL + gin_text).format(**values))
     run('train', f'--gin_file={gin}', f'--gin.MODEL_DIR={folder}')
     done.touch()
   return folder

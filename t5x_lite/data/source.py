@@ -1,6 +1,6 @@
 """The protocol of a source of batches: a seqio stream, a cache, a buffer of rollouts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,6 +32,21 @@ class Tokenizer(Protocol):
 
   def byte_lengths(self) -> np.ndarray:
     """int32 [vocab_size]: bytes of text each id stands for."""
+
+
+def row_lengths(lengths: Mapping[str, int], model: Any) -> tuple[int, int]:
+  """Tokens of a row that (an encoder, a decoder) of the model reads; 0 where there is none.
+
+  A decoder alone reads inputs and targets, one after the other; if it classifies, the inputs.
+
+  Args:
+    lengths: of a Source.
+    model: the ModelConfig.
+  """
+  inputs, targets = (lengths.get(name) or 0 for name in ('inputs', 'targets'))
+  if model.family == 'decoder_only':
+    return 0, inputs if model.classifies_texts else inputs + targets
+  return inputs, 0 if model.family == 'encoder_only' else targets
 
 
 class Source:
@@ -101,16 +116,6 @@ class Source:
     """
     return None
 
-  def row_lengths(self, model: Any) -> tuple[int, int]:
-    """Tokens of a row that (an encoder, a decoder) of the model reads; 0 where there is none.
-
-    A decoder reads inputs and targets, one after the other; of a classification the inputs alone.
-    """
-    inputs, targets = (self.lengths.get(name) or 0 for name in ('inputs', 'targets'))
-    if model.family == 'decoder_only':
-      return 0, inputs if model.classifies_texts else inputs + targets
-    return inputs, 0 if model.family == 'encoder_only' else targets
-
   def check_model(self, model: Any) -> None:
     """Raises UserError if the model takes shorter sequences, or reads inputs that are not here."""
     alone = model.family == 'decoder_only' and not model.classifies_texts
@@ -119,7 +124,7 @@ class Source:
                       + f' and head {model.head!r}' * model.classifies_texts
                       + f' reads inputs, and {type(self).__name__} has no length of them: set '
                       'INPUTS_LENGTH')
-    longest = max(self.row_lengths(model))
+    longest = max(row_lengths(self.lengths, model))
     if model.max_length is not None and longest > model.max_length:
       what = 'inputs_length + targets_length' if alone else 'length'
       raise FieldError(model, 'max_length', f'the data has sequences of {longest} tokens '

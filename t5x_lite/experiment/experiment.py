@@ -22,7 +22,7 @@ from t5x_lite.core.dataclass_checks import (
   check_types,
 )
 from t5x_lite.core.errors import UserError
-from t5x_lite.data.source import Source
+from t5x_lite.data.source import Source, row_lengths
 from t5x_lite.evaluation.evaluation import Evaluation
 from t5x_lite.models import ModelConfig, Network
 from t5x_lite.objectives.classification import Classification
@@ -148,8 +148,8 @@ class Experiment:
 
   @property
   def row_lengths(self) -> tuple[int, int]:
-    """Tokens of a row that (an encoder, a decoder) reads; see Source.row_lengths."""
-    return self.data.row_lengths(self.model)
+    """Tokens of a row that (an encoder, a decoder) reads; see source.row_lengths."""
+    return row_lengths(self.data.lengths, self.model)
 
   @property
   def folder(self) -> pathlib.Path:

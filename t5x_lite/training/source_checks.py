@@ -8,7 +8,7 @@ import numpy as np
 from t5x_lite.core.dataclass_checks import nearest
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.features import Batch
-from t5x_lite.data.source import Source
+from t5x_lite.data.source import Source, row_lengths
 from t5x_lite.models import ModelConfig
 from t5x_lite.objectives.language_model import CrossEntropy
 
@@ -63,7 +63,7 @@ def check_batch(batch: Batch, data: Source, model: ModelConfig, objectives: Sequ
 
 
 def _check_lengths(batch: Batch, data: Source, model: ModelConfig, where: str) -> None:
-  for side, length in zip(('encoder', 'decoder'), data.row_lengths(model)):
+  for side, length in zip(('encoder', 'decoder'), row_lengths(data.lengths, model)):
     tokens = batch.get(f'{side}_input_tokens')
     if tokens is None:
       continue

@@ -91,7 +91,7 @@ class FileTask:
     if self.objective in _CLASSES and not self.labels:
       raise FieldError(self, 'labels', f'must list the labels when objective is '
                        f"{self.objective!r}, such as ('0', '1')")
-    if self.objective == 'decoder_choice' and len(self.inputs) != len(self.labels):
+    if self.objective == 'decoder_choice' and len(self._inputs) != len(self.labels):
       raise FieldError(self, 'inputs', f'a choice has a text for each of {len(self.labels)} labels')
     if self.labels and not pairs:
       raise FieldError(self, 'labels', 'is for targets that are labels, and objective is '
