@@ -62,7 +62,7 @@ class Generator:
     self.inputs, self.targets = data.tokenizer('inputs'), data.tokenizer('targets')
     self.max_tokens = max_tokens or self.lengths['targets']
     self.frame = frame
-    self.data_name, self.num_texts = data.name, data.num_texts
+    self.num_texts = data.num_texts
     classes = self.config.has_classes
     kinds = {'encoder_only': None if classes else 'mask', 'encoder_decoder': 'sentinels'}
     self.named = kinds.get(self.config.family) if placeholders else None
@@ -84,8 +84,8 @@ class Generator:
     from its end, else the last ones. Raises UserError where an example is several texts.
     """
     if self.num_texts > 1:
-      raise UserError(f'{self.data_name} has {self.num_texts} texts an example, and a prompt is '
-                      'one: leave prompts and InferConfig.input out, to infer from a split of it')
+      raise UserError(f'the task has {self.num_texts} texts an example, and a prompt is one: leave '
+                      'prompts and InferConfig.input out, to infer from a split of the task')
     reads = [self.read(text) for text in texts]
     outputs = self.from_ids([read.ids for read in reads], framed=self.frame is not None)
     return [{'inputs': text, **self.cut_fields(read.ids, read.cut), **got}
@@ -125,7 +125,11 @@ class Generator:
     return {'inputs_read': self._input_text(list(ids)), 'tokens_cut': cut} if cut else {}
 
   def _input_text(self, ids: list[int]) -> str:
-    """The text of an input, without the class id that begins an encoder's."""
+    """The text of an input, without the class id that begins an encoder's; the texts that a decoder
+    classifies a line each, without what begins them."""
+    if self.config.classifies_texts:
+      spans = text_spans(ids, self.inputs.eos_id) or [(-1, len(ids))]   # a frame has another end
+      return '\n'.join(self.inputs.decode(ids[start + 1:end]) for start, end in spans)
     begun = self.config.family == 'encoder_only' and ids[:1] == [self.inputs.cls_id]
     return self.inputs.decode(ids[begun:])
 

@@ -60,7 +60,7 @@ def _check_classes(task, model: ModelConfig) -> None:
     one = ('one text' if labels.num_texts == 1 else f'{labels.num_texts} texts') + ' an example'
     raise FieldError(model, 'head', f'the family is {model.family}, and task {task.name!r} is a '
                      f'classification of {one} for the family {labels.family} with the head '
-                     f'{labels.head}')
+                     f'{labels.head}: set both so, or choose another task')
   if model.classifies_texts and not is_labels:
     raise FieldError(model, 'head', f'task {task.name!r} has no classes: leave it out, or choose a '
                      'task for decoders that classify, such as glue_sst2_decoder_classification')

@@ -178,6 +178,7 @@ class TextClassificationFeatureConverter(_UnpackedConverter):
   def _convert_features(
       self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
   ) -> tf.data.Dataset:
+    _check_one_label(task_feature_lengths)   # seqio asks for the lengths of features afterwards
     ds = self._pack_or_pad(ds, task_feature_lengths)
     return ds.map(
         lambda features: {
@@ -188,12 +189,7 @@ class TextClassificationFeatureConverter(_UnpackedConverter):
     )
 
   def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]):
-    """Returns the length of inputs for both; the label's, a scalar, is not read.
-
-    Raises:
-      UserError: targets are given another length than 1.
-    """
-    _check_one_label(task_feature_lengths)
+    """Returns the length of inputs for both; the label's, a scalar, is not read."""
     return dict.fromkeys(self.MODEL_FEATURES, task_feature_lengths['inputs'])
 
 

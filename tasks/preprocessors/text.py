@@ -92,8 +92,9 @@ def trim_texts(
   length = (sequence_length or {}).get('inputs')
   room = None if length is None else length // num_texts - 2
   if room is not None and room < 1:
-    raise UserError(f'inputs_length = {length} has no room for {num_texts} text(s), each with what '
-                    f'begins and ends it: set it to {3 * num_texts} or more')
+    texts = 'a text' if num_texts == 1 else f'each of {num_texts} texts'
+    raise UserError(f'inputs_length = {length} has no room for {texts} with what begins and ends it: '
+                    f'set it to {3 * num_texts} or more')
 
   def convert(example):
     is_end = tf.cast(tf.equal(example['inputs'], eos), tf.int32)

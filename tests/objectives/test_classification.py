@@ -14,6 +14,9 @@ from t5x_lite.data.features import text_features, text_spans
 from t5x_lite.models import ModelConfig
 from t5x_lite.objectives.classification import Classification
 from t5x_lite.objectives.language_model import CrossEntropy
+from t5x_lite.parallel.mesh import MeshConfig
+from t5x_lite.parallel.partitioner import Partitioner
+from t5x_lite.training.state import abstract_params
 from t5x_lite.training.step import loss_and_gradients
 
 START, EOS, LENGTH, CLASSES = 0, 1, 24, 3
@@ -170,3 +173,18 @@ def test_a_decoder_that_classifies_is_not_trained_by_the_cross_entropy_alone(ran
                        batch_of(TEXTS), None)
   with pytest.raises(UserError, match='Classification.language_model = -0.5'):
     Classification(language_model=-0.5)
+
+
+@pytest.mark.slow
+def test_a_mesh_changes_nothing(random_params, assert_gradients_close):
+  params, batch = random_params(GPT), batch_of(TEXTS * 2, np.tile(LABELS, 2))
+  want, want_grads = sums_of(GPT, params, batch)
+  mesh = MeshConfig(data=2, fsdp=2, tensor=2)
+  partitioner = Partitioner(mesh.make(), mesh.rules)
+  network = models.build_network(GPT, partitioner)
+  shardings = jax.tree.map(lambda x: x.sharding, abstract_params(network, partitioner))
+  step = jax.jit(lambda params, batch: loss_and_gradients(
+      network, (Classification(),), params, batch, None))
+  got, grads = step(jax.device_put(params, shardings), partitioner.put_batch(batch))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, want)
+  assert_gradients_close(jax.device_get(grads), jax.device_get(want_grads))

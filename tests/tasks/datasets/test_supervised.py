@@ -152,15 +152,15 @@ def _texts_of(row) -> list[str]:
   return [vocabulary.decode(text[1:-1].tolist()) for text in texts]
 
 
-def _rows(task, tfds_dir, length, head='classifier', module='tasks.datasets.t5', batch_size=1):
+def _first_row(task, tfds_dir, length, targets_length=1, head='classifier'):
   data = seqio_data.DataConfig(
-      task=task, task_module=module, inputs_length=length, targets_length=1,
-      batch_size=batch_size, data_dir=str(tfds_dir))
+      task=task, task_module='tasks.datasets.t5', inputs_length=length,
+      targets_length=targets_length, batch_size=1, data_dir=str(tfds_dir))
   model = ModelConfig(family='decoder_only', vocab_size=384, embed_dim=8, num_layers=1, num_heads=1,
                       mlp_dim=8, head=head, num_classes=2 if head == 'classifier' else None)
   batch = next(data.batches(model, seed=0))
   source_checks.check_batch(batch, data, model, (classification.Classification(),))
-  return [{name: x[i] for name, x in batch.items()} for i in range(batch_size)]
+  return {name: x[0] for name, x in batch.items()}
 
 
 def test_a_decoder_reads_one_text_a_pair_in_both_orders_or_the_choices(prepare, tfds_dir):
@@ -175,18 +175,21 @@ def test_a_decoder_reads_one_text_a_pair_in_both_orders_or_the_choices(prepare, 
   prepare('super_glue/copa:1.0.2', {'train': rows}, {
       'premise': text, 'question': text, 'choice1': text, 'choice2': text, 'idx': np.int32,
       'label': tfds.features.ClassLabel(names=['choice1', 'choice2'])})
-  row, = _rows('glue_sst2_decoder_classification', tfds_dir, 40)
+  row = _first_row('glue_sst2_decoder_classification', tfds_dir, 40)
   assert row['class_labels'] == (SENTENCES.index(*_texts_of(row)) + 1) % 2
-  row, = _rows('glue_mrpc_decoder_classification', tfds_dir, 40)
+  row = _first_row('glue_mrpc_decoder_classification', tfds_dir, 40)
   assert (_texts_of(row), row['class_labels']) == (['it is $ so', 'so $ it is'], 1)
-  row, = _rows('super_glue_copa_decoder_classification', tfds_dir, 60, head='choice')
+  row = _first_row('super_glue_copa_decoder_classification', tfds_dir, 60, head='choice')
   assert (_texts_of(row), row['class_labels']) == (
       ['it fell cause $ wind', 'it fell cause $ sun'], 0)
   # Each text is cut to its part of the length, and its last id stays.
-  row, = _rows('glue_mrpc_decoder_classification', tfds_dir, 13)
+  row = _first_row('glue_mrpc_decoder_classification', tfds_dir, 13)
   assert _texts_of(row) == ['it i', 'so $']
-  with pytest.raises(UserError, match=r'inputs_length = 5 has no room for 2 text\(s\).* 6 or more'):
-    _rows('glue_mrpc_decoder_classification', tfds_dir, 5)
+  for lengths in (13, 2), (2, 1):
+    with pytest.raises(UserError, match='one label a text|for a text with .* 3 or more'):
+      _first_row('glue_sst2_decoder_classification', tfds_dir, *lengths)
+  with pytest.raises(UserError, match=r'inputs_length = 5 has no room for each of 2 te.* 6 or more'):
+    _first_row('glue_mrpc_decoder_classification', tfds_dir, 5)
 
 
 def test_a_decoder_that_classifies_is_evaluated_and_answers_with_names(prepare, tfds_dir, capsys):
@@ -207,7 +210,7 @@ def test_a_decoder_that_classifies_is_evaluated_and_answers_with_names(prepare, 
   want = 100 * np.mean([a == b for a, b in zip(names, ['positive', 'negative'] * 2)])
   assert set(names) <= {'positive', 'negative'}
   assert evaluation(params, 0) == {'glue_sst2_decoder_classification/accuracy': want}
-  assert (answers[2]['inputs_read'], answers[2]['tokens_cut']) == ('\x00not bad at', 4)
+  assert (answers[2]['inputs_read'], answers[2]['tokens_cut']) == ('not bad at', 4)
   given = [*data.examples('validation')]
   assert [x['output'] for x in generator.from_ids([x['ids'] for x in given])] == names
   assert [x['tokens_cut'] for x in given] == [1, 0, 4, 0]
@@ -216,7 +219,7 @@ def test_a_decoder_that_classifies_is_evaluated_and_answers_with_names(prepare, 
   other = Generator(network, swapped, partitioner, data, batch_size=3)(SENTENCES)
   assert all(a['output'] != b for a, b in zip(other, names))
   pairs = dataclasses.replace(data, task='glue_mrpc_decoder_classification')
-  with pytest.raises(UserError, match='glue_mrpc_decoder_classification has 2 texts an example'):
+  with pytest.raises(UserError, match='the task has 2 texts an example'):
     Generator(network, params, partitioner, pairs, batch_size=3)(['one'])
 
 
