@@ -93,8 +93,8 @@ def trim_texts(
   room = None if length is None else length // num_texts - 2
   if room is not None and room < 1:
     texts = 'a text' if num_texts == 1 else f'each of {num_texts} texts'
-    raise UserError(f'inputs_length = {length} has no room for {texts} with what begins and ends it: '
-                    f'set it to {3 * num_texts} or more')
+    raise UserError(f'inputs_length = {length} has no room for {texts} with what begins and ends '
+                    f'it: set it to {3 * num_texts} or more')
 
   def convert(example):
     is_end = tf.cast(tf.equal(example['inputs'], eos), tf.int32)
