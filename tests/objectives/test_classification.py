@@ -84,7 +84,8 @@ def test_an_end_may_also_begin_texts_and_texts_may_be_empty(row, spans):
   assert text_spans(row, 1) == spans
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', ['gpt classifier', 'llama choice', *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ('gpt choice', 'llama classifier'))])
 def test_texts_of_a_row_are_read_as_each_alone(name, random_params):
   config = CONFIGS[name]
   params = random_params(config)
@@ -133,7 +134,7 @@ def test_l3_is_the_rows_mean_and_lambda_times_the_tokens_mean(name, random_param
                               batch['decoder_target_tokens'][..., None], -1)[..., 0]
   language = (token * weights).sum() / weights.sum()
   assert weights.sum() == sum(len(text) + 1 for row in TEXTS for text in row)
-  for factor in (0.0, 0.5, 2.0):
+  for factor in (0.0, 0.5):
     sums, _ = sums_of(config, params, batch, language_model=factor)
     assert float(sums.total / sums.weight) == pytest.approx(want + factor * language, rel=1e-5)
     metrics = {name: float(total / weight) for name, (total, weight) in sums.metrics.items()}
