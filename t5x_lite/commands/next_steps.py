@@ -44,6 +44,6 @@ def _commands(experiment: Experiment, folder: RunFolder, trusted_modules: Sequen
   if 'test' in experiment.data.splits() and experiment.eval is not None:
     commands.insert(0, f'eval {config} --gin.EvalConfig.split=test')
   if experiment.model.family != 'encoder_only' or experiment.model.has_classes:
-    prompt = " --prompt='your text'" if experiment.data.num_texts == 1 else ''
-    commands.insert(0, f'infer {config}{prompt}')
+    several = experiment.model.classifies_texts and experiment.data.num_texts > 1   # no prompt
+    commands.insert(0, f'infer {config}' + " --prompt='your text'" * (not several))
   return commands
