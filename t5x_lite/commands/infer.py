@@ -130,7 +130,7 @@ def _records_of(generator, texts: Sequence[str]) -> list[dict[str, Any]]:
       _say(f'{len(unmasked)} of {len(texts)} texts have no {generator.mask} to fill in, such as '
            f'{unmasked[0][:60]!r}')
   records = generator(texts)
-  _say_cut(records, 'beginning' if generator.config.family == 'decoder_only' else 'end')
+  _say_cut(records, 'beginning' if generator.continues else 'end')
   return records
 
 

@@ -43,6 +43,7 @@ def _commands(experiment: Experiment, folder: RunFolder, trusted_modules: Sequen
   commands = [f'plot {shlex.quote(str(folder.path))}   # of several runs: name them all']
   if 'test' in experiment.data.splits() and experiment.eval is not None:
     commands.insert(0, f'eval {config} --gin.EvalConfig.split=test')
-  if experiment.model.family != 'encoder_only' or experiment.model.num_classes is not None:
-    commands.insert(0, f"infer {config} --prompt='your text'")
+  if experiment.model.family != 'encoder_only' or experiment.model.has_classes:
+    several = experiment.model.classifies_texts and experiment.data.num_texts > 1   # no prompt
+    commands.insert(0, f'infer {config}' + " --prompt='your text'" * (not several))
   return commands

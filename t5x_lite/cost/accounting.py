@@ -118,7 +118,9 @@ def forward_flops(config, inputs_length: int, targets_length: int, *, causal: bo
 
   head = 2 * config.embed_dim * config.vocab_size
   if config.family == 'decoder_only':
-    return stack(config.num_layers, targets_length, False) + head * targets_length
+    flops = stack(config.num_layers, targets_length, False) + head * targets_length
+    # Of a row's classes, or of one of its choices, whose number a config does not have.
+    return flops + 2 * config.embed_dim * (config.num_classes or 1) * config.classifies_texts
   flops = stack(config.num_layers, inputs_length, True)
   if config.family == 'encoder_decoder':
     decoder = stack(config.num_decoder_layers, targets_length, False, inputs_length)

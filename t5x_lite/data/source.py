@@ -1,6 +1,6 @@
 """The protocol of a source of batches: a seqio stream, a cache, a buffer of rollouts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +34,21 @@ class Tokenizer(Protocol):
     """int32 [vocab_size]: bytes of text each id stands for."""
 
 
+def row_lengths(lengths: Mapping[str, int], model: Any) -> tuple[int, int]:
+  """Tokens of a row that (an encoder, a decoder) of the model reads; 0 where there is none.
+
+  A decoder alone reads inputs and targets, one after the other; if it classifies, the inputs.
+
+  Args:
+    lengths: of a Source.
+    model: the ModelConfig.
+  """
+  inputs, targets = (lengths.get(name) or 0 for name in ('inputs', 'targets'))
+  if model.family == 'decoder_only':
+    return 0, inputs if model.classifies_texts else inputs + targets
+  return inputs, 0 if model.family == 'encoder_only' else targets
+
+
 class Source:
   """Batches for training, and examples for evaluation and inference.
 
@@ -46,6 +61,7 @@ class Source:
     batch_size: rows of a global batch.
     vocabulary: the file that the tokenizer is read from, or None.
     labels: names of the classes of a classification; empty if they have none.
+    num_texts: texts of an example that a decoder classifies.
   """
 
   name: str
@@ -53,6 +69,7 @@ class Source:
   batch_size: int
   vocabulary: str | None = None
   labels: Sequence[str] = ()
+  num_texts: int = 1
 
   def batches(self, model: Any, *, seed: int, start: int = 0, shard: tuple[int, int] = (0, 1)
               ) -> Iterator[Batch]:
@@ -101,13 +118,15 @@ class Source:
 
   def check_model(self, model: Any) -> None:
     """Raises UserError if the model takes shorter sequences, or reads inputs that are not here."""
-    if model.family != 'decoder_only' and not self.lengths.get('inputs'):
-      raise UserError(f'A model of family {model.family!r} reads inputs, and {type(self).__name__} '
-                      'has no length of them: set INPUTS_LENGTH')
-    lengths = [*self.lengths.values()]
-    longest = sum(lengths) if model.family == 'decoder_only' else max(lengths)
+    alone = model.family == 'decoder_only' and not model.classifies_texts
+    if not alone and not self.lengths.get('inputs'):
+      raise UserError(f'A model of family {model.family!r}'
+                      + f' and head {model.head!r}' * model.classifies_texts
+                      + f' reads inputs, and {type(self).__name__} has no length of them: set '
+                      'INPUTS_LENGTH')
+    longest = max(row_lengths(self.lengths, model))
     if model.max_length is not None and longest > model.max_length:
-      what = 'inputs_length + targets_length' if model.family == 'decoder_only' else 'length'
+      what = 'inputs_length + targets_length' if alone else 'length'
       raise FieldError(model, 'max_length', f'the data has sequences of {longest} tokens '
                        f'({type(self).__name__} {what}); raise max_length or shorten the data')
 

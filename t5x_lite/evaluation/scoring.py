@@ -6,6 +6,7 @@ import numpy as np
 
 from t5x_lite.models import Network
 from t5x_lite.objectives.cross_entropy import is_best
+from t5x_lite.objectives.objective import rows_with_examples
 from t5x_lite.parallel.partitioner import Partitioner
 
 
@@ -18,9 +19,13 @@ def make_score(network: Network, partitioner: Partitioner):
   side = network.config.target_side
 
   def score(params, batch, text_bytes_V: np.ndarray | None):
-    logits = network.bind(params)(batch)
-    targets = batch[f'{side}_target_tokens']
-    weights = batch[f'{side}_loss_weights'].astype(jnp.float32)
+    logits = network.bind(params).outputs(batch).class_logits()
+    if network.config.classifies_texts:
+      targets = batch['class_labels'][:, None]
+      weights = rows_with_examples(batch)[:, None]
+    else:
+      targets = batch[f'{side}_target_tokens']
+      weights = batch[f'{side}_loss_weights'].astype(jnp.float32)
     log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
     hits = is_best(logits, targets) * weights
     sums = {'score': log_p * weights, 'tokens': weights, 'correct': hits}

@@ -22,9 +22,10 @@ from t5x_lite.core.dataclass_checks import (
   check_types,
 )
 from t5x_lite.core.errors import UserError
-from t5x_lite.data.source import Source
+from t5x_lite.data.source import Source, row_lengths
 from t5x_lite.evaluation.evaluation import Evaluation
 from t5x_lite.models import ModelConfig, Network
+from t5x_lite.objectives.classification import Classification
 from t5x_lite.objectives.language_model import CrossEntropy
 from t5x_lite.objectives.next_sentence import NextSentenceLoss
 from t5x_lite.objectives.objective import Objective
@@ -111,7 +112,8 @@ class Experiment:
   optimizer: Optimizer           # what turns gradients into updates
   train: TrainConfig             # the training loop
   # Their sum is minimised; those that do not apply to the model are skipped.
-  objectives: tuple[Objective, ...] = (CrossEntropy(), RouterLoss(), NextSentenceLoss())
+  objectives: tuple[Objective, ...] = (CrossEntropy(), RouterLoss(), NextSentenceLoss(),
+                                       Classification())
   mesh: MeshConfig = MeshConfig()        # how devices are arranged
   eval: Evaluation | None = None         # None: no evaluation
   infer: InferConfig = InferConfig()     # what `t5x-lite infer` does
@@ -146,11 +148,8 @@ class Experiment:
 
   @property
   def row_lengths(self) -> tuple[int, int]:
-    """Tokens of a row that (an encoder, a decoder) reads; 0 where there is none."""
-    inputs, targets = (self.data.lengths.get(name) or 0 for name in ('inputs', 'targets'))
-    if self.model.family == 'decoder_only':
-      return 0, inputs + targets
-    return inputs, 0 if self.model.family == 'encoder_only' else targets
+    """Tokens of a row that (an encoder, a decoder) reads; see source.row_lengths."""
+    return row_lengths(self.data.lengths, self.model)
 
   @property
   def folder(self) -> pathlib.Path:

@@ -81,7 +81,8 @@ def load_described(gin_files: Sequence[str], bindings: Sequence[str] = (),
   model = maker.make(config.tree(ModelConfig))
   mesh = maker.make(config.tree(MeshConfig))
   length = model.max_length or LENGTH
-  lengths = {'targets': length} | ({} if model.family == 'decoder_only' else {'inputs': length})
+  alone = model.family == 'decoder_only' and not model.classifies_texts
+  lengths = {'targets': length} | ({} if alone else {'inputs': length})
   return Experiment(
       model_dir='', model=model, mesh=mesh, train=TrainConfig(steps=1), data=NoData(lengths),
       optimizer=AdamW(learning_rate=Constant(rate=1e-3)))
@@ -119,8 +120,9 @@ def _set_untrained(config: Config) -> None:
     config.set_macro('TASK', '', default=True)
     config.set_macro('TARGETS_LENGTH', max(1, min(longest // 2, ANSWER_LENGTH)), default=True)
     inputs = config.macros.get('INPUTS_LENGTH')
-    if config.value_of(ModelConfig, 'family') != 'decoder_only' and (
-        inputs is not None and inputs.value is None):
+    read = config.value_of(ModelConfig, 'family') != 'decoder_only' or any(
+        config.value_of(ModelConfig, name) is not None for name in ('head', 'num_classes'))
+    if read and inputs is not None and inputs.value is None:
       config.set_macro('INPUTS_LENGTH', min(longest, PROMPT_LENGTH))
 
 

@@ -27,8 +27,8 @@ MODULES = (
     't5x_lite.experiment', 't5x_lite.models', 't5x_lite.models.positions',
     't5x_lite.training.optimizers', 't5x_lite.training.schedules', 't5x_lite.parallel.mesh',
     't5x_lite.objectives.language_model', 't5x_lite.objectives.router',
-    't5x_lite.objectives.next_sentence', 't5x_lite.adaptation.partial',
-    't5x_lite.adaptation.lora', 't5x_lite.adaptation.prefix',
+    't5x_lite.objectives.next_sentence', 't5x_lite.objectives.classification',
+    't5x_lite.adaptation.partial', 't5x_lite.adaptation.lora', 't5x_lite.adaptation.prefix',
     't5x_lite.adaptation.llama_adapter',
     't5x_lite.adaptation.quantization.quantized')
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from t5x_lite.core.errors import UserError
-from t5x_lite.data.features import Batch
+from t5x_lite.data.features import Batch, text_features, text_spans
 from t5x_lite.data.source import Source
 from t5x_lite.inference.generate import left_pad, make_generate
 from t5x_lite.inference.predict import make_predict
@@ -62,10 +62,12 @@ class Generator:
     self.inputs, self.targets = data.tokenizer('inputs'), data.tokenizer('targets')
     self.max_tokens = max_tokens or self.lengths['targets']
     self.frame = frame
-    classes = self.config.num_classes is not None
+    self.num_texts = data.num_texts
+    classes = self.config.has_classes
     kinds = {'encoder_only': None if classes else 'mask', 'encoder_decoder': 'sentinels'}
     self.named = kinds.get(self.config.family) if placeholders else None
-    if self.config.family == 'encoder_only':
+    self._predict = None
+    if self.config.family == 'encoder_only' or classes:
       self._predict = make_predict(network, partitioner, num_ids=(
           len(self.labels) or self.config.num_classes if classes else self.inputs.vocab_size))
     else:
@@ -79,8 +81,11 @@ class Generator:
 
     Where a text is longer than the inputs' length, `inputs_read` is what was read of it and
     `tokens_cut` how many tokens were not: the first ones of a decoder's prompt, which is continued
-    from its end, else the last ones.
+    from its end, else the last ones. Raises UserError where an example is several texts.
     """
+    if self.num_texts > 1:
+      raise UserError(f'the task has {self.num_texts} texts an example, and a prompt is one: leave '
+                      'prompts and InferConfig.input out, to infer from a split of the task')
     reads = [self.read(text) for text in texts]
     outputs = self.from_ids([read.ids for read in reads], framed=self.frame is not None)
     return [{'inputs': text, **self.cut_fields(read.ids, read.cut), **got}
@@ -94,14 +99,21 @@ class Generator:
     encoder = self.config.family == 'encoder_only'
     before = [self.inputs.cls_id] if encoder else []
     after = [self.inputs.eos_id] if length is not None and self.inputs.add_eos else []
+    if self.config.classifies_texts:
+      before, after = [self.inputs.start_id], [self.inputs.eos_id]
     if encoder:
       after = getattr(self.inputs, 'end_ids', None) or after
     if self.frame is not None:
       before, after = self.frame
     room = (length or self.lengths['targets']) - len(before) - len(after)
     cut = max(len(ids) - room, 0)
-    kept = ids[cut:] if self.config.family == 'decoder_only' else ids[:room]
+    kept = ids[cut:] if self.continues else ids[:room]
     return Read([*before, *kept, *after], cut, masks)
+
+  @property
+  def continues(self) -> bool:
+    """Whether an output continues its prompt, of which the end is kept."""
+    return self.config.family == 'decoder_only' and not self.config.classifies_texts
 
   @property
   def mask(self) -> str:
@@ -113,7 +125,11 @@ class Generator:
     return {'inputs_read': self._input_text(list(ids)), 'tokens_cut': cut} if cut else {}
 
   def _input_text(self, ids: list[int]) -> str:
-    """The text of an input, without the class id that begins an encoder's."""
+    """The text of an input, without the class id that begins an encoder's; the texts that a decoder
+    classifies a line each, without what begins them."""
+    if self.config.classifies_texts:
+      spans = text_spans(ids, self.inputs.eos_id) or [(-1, len(ids))]   # a frame has another end
+      return '\n'.join(self.inputs.decode(ids[start + 1:end]) for start, end in spans)
     begun = self.config.family == 'encoder_only' and ids[:1] == [self.inputs.cls_id]
     return self.inputs.decode(ids[begun:])
 
@@ -123,14 +139,16 @@ class Generator:
 
     `framed` says that the sequences begin as decoding does.
     """
-    if self.config.family == 'decoder_only' and inputs:
+    if self.continues and inputs:
       self._check_length(1 + max(map(len, inputs)))
     size, keys = self.batch_size, self._keys(inputs)
     for start in range(0, len(inputs), size):
       chunk = [np.asarray(ids, np.int32) for ids in inputs[start:start + size]]
       rows = np.minimum(start + np.arange(size), len(inputs) - 1)   # the last one fills the batch
       filled = chunk + [chunk[-1]] * (size - len(chunk))
-      if self.config.family == 'encoder_only':
+      if self.config.has_classes:
+        outputs, scores = self._classify(filled, framed)
+      elif self._predict is not None:
         outputs, scores = self._fill(filled)
       else:
         outputs, scores = self._continue(filled, keys[rows], framed)
@@ -185,14 +203,22 @@ class Generator:
                       f'the model takes (ModelConfig.max_length {limit}): lower '
                       'InferConfig.max_tokens or shorten the prompts')
 
+  def _classify(self, inputs: list[np.ndarray], framed: bool):
+    """Names of classes, or their numbers, and their log-likelihoods."""
+    if self.config.family == 'encoder_only':
+      batch = self._encoder_batch(inputs)
+    else:   # a frame may end with another token, or none
+      spans = [[(0, len(ids))] if framed else text_spans(ids, self.inputs.eos_id)
+               for ids in inputs]
+      batch = text_features(inputs, spans, self.lengths['inputs'])
+    best, log_p, _ = jax.device_get(self._predict(self.params, self.partitioner.put_batch(batch)))
+    return [self.labels[i] if self.labels else i for i in best[:, 0].tolist()], log_p[:, 0]
+
   def _fill(self, inputs: list[np.ndarray]):
-    """Classes, or texts with every masked position filled in, and their log-likelihoods."""
+    """Texts with every masked position filled in, and their log-likelihoods."""
     batch = self._encoder_batch(inputs)
     tokens = batch['encoder_input_tokens']
     best, log_p, _ = jax.device_get(self._predict(self.params, self.partitioner.put_batch(batch)))
-    if self.config.num_classes is not None:
-      labels = self.labels or range(self.config.num_classes)
-      return [labels[i] for i in best[:, 0].tolist()], log_p[:, 0]
     masked = (tokens == self.inputs.mask_id) & (batch['encoder_segment_ids'] > 0)
     filled = np.where(masked, best, tokens)
     texts = [self._input_text(row[:len(ids)].tolist()) for row, ids in zip(filled, inputs)]

@@ -1,4 +1,4 @@
-"""The most likely id of each position under an encoder-only model."""
+"""The most likely id of each position under an encoder-only model, or class under any."""
 
 import jax
 
@@ -8,14 +8,15 @@ from t5x_lite.parallel.partitioner import Partitioner
 
 def make_predict(network: Network, partitioner: Partitioner, num_ids: int):
   """Jitted (params, batch) -> (best id of each position, its log-likelihood, whether others are as
-  likely); encoder-only.
+  likely); of an encoder-only model, or a decoder that classifies texts, which has one position.
 
   `num_ids` is the size of the vocabulary, or the number of classes: rows of the output layer beyond
   it are never the best.
   """
 
   def predict(params, batch):
-    log_p = jax.nn.log_softmax(network.bind(params)(batch))[..., :num_ids]
+    logits = network.bind(params).outputs(batch).class_logits()
+    log_p = jax.nn.log_softmax(logits)[..., :num_ids]
     tied = (log_p == log_p.max(-1, keepdims=True)).sum(-1) > 1
     return log_p.argmax(-1), log_p.max(-1), tied
 

@@ -5,15 +5,14 @@ find what a family cannot express. What is absent from a config.json is as trans
 it; a key that nothing here reads is refused (hf_keys.py).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import dataclasses
-import re
 from typing import Any, NamedTuple
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.interop import hf_decoders as decoders
 from t5x_lite.interop.hf_decoders import activation_of, hf_activation
-from t5x_lite.interop.hf_keys import Keys
+from t5x_lite.interop.hf_keys import Keys, class_of, number_of_classes, unnamed_classes
 from t5x_lite.interop.json_files import Json
 from t5x_lite.models import ModelConfig
 
@@ -94,11 +93,6 @@ def _read_bert(keys: Keys) -> dict[str, Any]:
   names = {name: head for head, name in BERT_HEADS.items()}
   head = names.get(class_of(keys.hf), 'mlm')
   classes = head in ('classifier', 'tagger')
-  if classes:
-    keys.fixed('problem_type', 'single_label_classification',
-               reason='classes exclude each other here')
-  labels = keys('id2label', dict, None, null=True)
-  labels = keys('num_labels', int, 2) if labels is None else len(labels)
   return dict(
       family='encoder_only', vocab_size=keys('vocab_size', int),
       embed_dim=keys('hidden_size', int), num_layers=keys('num_hidden_layers', int),
@@ -110,7 +104,7 @@ def _read_bert(keys: Keys) -> dict[str, Any]:
       bias=True, position_embedding='learned', head=head,
       dropout_rate=keys('hidden_dropout_prob', float, 0.1),
       tied_embeddings=keys('tie_word_embeddings', bool, True),
-      num_classes=labels if classes else None)
+      num_classes=number_of_classes(keys) if classes else None)
 
 
 def _write_bert(config: ModelConfig) -> Json:
@@ -122,21 +116,21 @@ def _write_bert(config: ModelConfig) -> Json:
       hidden_act=hf_activation(config), hidden_dropout_prob=config.dropout_rate,
       attention_probs_dropout_prob=config.dropout_rate,
       tie_word_embeddings=config.tied_embeddings, architectures=[BERT_HEADS[config.head]])
-  if config.num_classes is not None:
-    labels = {str(i): f'LABEL_{i}' for i in range(config.num_classes)}
-    hf |= {'id2label': labels, 'label2id': {name: int(i) for i, name in labels.items()}}
-  return hf
+  return hf if config.num_classes is None else hf | unnamed_classes(config.num_classes)
 
 
 def _decoder(read, write, name: str, *others: str) -> ModelType:
   return ModelType(read, write, (f'{name}ForCausalLM', f'{name}Model', *others))
 
 
+def _gpt(read, write, name: str) -> ModelType:
+  heads = (f'{name}{suffix}' for suffix in decoders.GPT_HEADS.values())
+  return ModelType(read, write, (*heads, f'{name}Model'))
+
+
 MODEL_TYPES = {
-    'gpt2': ModelType(decoders.read_gpt2, decoders.write_gpt2, ('GPT2LMHeadModel',
-                                                               'GPT2Model')),
-    'openai-gpt': ModelType(decoders.read_gpt1, decoders.write_gpt1, ('OpenAIGPTLMHeadModel',
-                                                                    'OpenAIGPTModel')),
+    'gpt2': _gpt(decoders.read_gpt2, decoders.write_gpt2, 'GPT2'),
+    'openai-gpt': _gpt(decoders.read_gpt1, decoders.write_gpt1, 'OpenAIGPT'),
     'llama': _decoder(decoders.read_llama, decoders.write_llama, 'Llama', 'LLaMAForCausalLM'),
     'mistral': _decoder(decoders.read_mistral, decoders.write_mistral, 'Mistral'),
     'gemma': _decoder(decoders.read_gemma, decoders.write_gemma, 'Gemma'),
@@ -147,14 +141,6 @@ MODEL_TYPES = {
                                             'T5ForConditionalGeneration')),
     'bert': ModelType(_read_bert, _write_bert, ('BertForPreTraining', *BERT_HEADS.values())),
 }
-
-
-def class_of(hf: Json) -> str | None:
-  """The transformers class that a config.json names, None if it names none."""
-  names = hf.get('architectures') or [None]
-  if not isinstance(names, Sequence) or not isinstance(names[0], str | None):
-    raise UserError(f'config.json: architectures = {names!r} is no list of names')
-  return names[0] and re.sub(r'^(TF|Flax)', '', names[0])
 
 
 def find_model_type(hf: Json) -> ModelType:

@@ -6,7 +6,7 @@ A pair of functions for each, as hf_configs.py has them for the other families.
 from typing import Any
 
 from t5x_lite.core.errors import UserError
-from t5x_lite.interop.hf_keys import Keys
+from t5x_lite.interop.hf_keys import Keys, class_of, number_of_classes, unnamed_classes
 from t5x_lite.interop.json_files import Json
 from t5x_lite.models import ModelConfig
 from t5x_lite.models.positions import RopeScaling
@@ -31,6 +31,23 @@ def hf_activation(config: ModelConfig, gelu: str = 'gelu_new') -> str:
   return {'gelu': gelu, 'gelu_exact': 'gelu'}.get(config.activation, config.activation)
 
 
+# The head of a GPT beside its output layer, and how the names of transformers' classes end.
+GPT_HEADS = {None: 'LMHeadModel', 'choice': 'DoubleHeadsModel',
+             'classifier': 'ForSequenceClassification'}
+
+
+def _read_gpt_head(keys: Keys) -> dict[str, Any]:
+  name = class_of(keys.hf) or ''
+  head = next((head for head, suffix in GPT_HEADS.items() if name.endswith(suffix)), None)
+  if head == 'choice':
+    for key, value in (('summary_type', 'cls_index'), ('summary_use_proj', True),
+                       ('summary_proj_to_labels', True), ('summary_activation', None)):
+      keys.fixed(key, value, reason='a choice is a linear layer of one token')
+  if head == 'classifier':   # whose class has no output layer: here it is the embedding table
+    return {'head': head, 'num_classes': number_of_classes(keys), 'tied_embeddings': True}
+  return {'head': head}
+
+
 def _read_gpt(keys: Keys) -> dict[str, Any]:
   return dict(
       family='decoder_only', vocab_size=keys('vocab_size', int), embed_dim=keys('n_embd', int),
@@ -39,16 +56,19 @@ def _read_gpt(keys: Keys) -> dict[str, Any]:
       max_length=keys('n_positions', int), norm='layer_norm',
       norm_epsilon=keys('layer_norm_epsilon', float, 1e-5), gated_mlp=False, bias=True,
       position_embedding='learned', dropout_rate=keys('resid_pdrop', float, 0.1),
-      tied_embeddings=keys('tie_word_embeddings', bool, True))
+      tied_embeddings=keys('tie_word_embeddings', bool, True)) | _read_gpt_head(keys)
 
 
-def _write_gpt(config: ModelConfig) -> Json:
+def _write_gpt(config: ModelConfig, name: str) -> Json:
   hf = dict(
+      architectures=[f'{name}{GPT_HEADS[config.head]}'],
       vocab_size=config.vocab_size, n_embd=config.embed_dim, n_layer=config.num_layers,
       n_head=config.num_heads, n_positions=config.max_length, n_ctx=config.max_length,
       layer_norm_epsilon=config.norm_epsilon, tie_word_embeddings=config.tied_embeddings,
       resid_pdrop=config.dropout_rate, embd_pdrop=config.dropout_rate,
       attn_pdrop=config.dropout_rate)
+  if config.num_classes is not None:
+    hf |= unnamed_classes(config.num_classes)
   return hf if config.mlp_dim == 4 * config.embed_dim else hf | {'n_inner': config.mlp_dim}
 
 
@@ -62,7 +82,7 @@ def read_gpt2(keys: Keys) -> dict[str, Any]:
 
 def write_gpt2(config: ModelConfig) -> Json:
   """See the head of this file."""
-  hf = _write_gpt(config) | {'activation_function': hf_activation(config)}
+  hf = _write_gpt(config, 'GPT2') | {'activation_function': hf_activation(config)}
   usual = config.attention_scale == config.head_dim ** -0.5
   return hf if usual else hf | {'scale_attn_weights': False}
 
@@ -78,7 +98,7 @@ def read_gpt1(keys: Keys) -> dict[str, Any]:
 
 def write_gpt1(config: ModelConfig) -> Json:
   """See the head of this file."""
-  return _write_gpt(config) | {'afn': config.activation}
+  return _write_gpt(config, 'OpenAIGPT') | {'afn': config.activation}
 
 
 def _read_rope(keys: Keys) -> dict[str, Any]:

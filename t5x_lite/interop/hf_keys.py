@@ -1,5 +1,7 @@
 """The keys of a config.json: each is read, known to be irrelevant, or refused by name."""
 
+from collections.abc import Sequence
+import re
 from typing import Any
 
 from t5x_lite.core.errors import UserError
@@ -113,3 +115,25 @@ class Keys:
       raise UserError(f'config.json: {listed(unread)}: not known for model_type '
                       f'{self.model_type!r}, and the model may compute something else with it; '
                       'remove from config.json what transformers does not read either')
+
+
+def class_of(hf: Json) -> str | None:
+  """The transformers class that a config.json names, None if it names none."""
+  names = hf.get('architectures') or [None]
+  if not isinstance(names, Sequence) or not isinstance(names[0], str | None):
+    raise UserError(f'config.json: architectures = {names!r} is no list of names')
+  return names[0] and re.sub(r'^(TF|Flax)', '', names[0])
+
+
+def number_of_classes(keys: Keys) -> int:
+  """How many classes a classifier has; UserError if they do not exclude each other."""
+  keys.fixed('problem_type', 'single_label_classification',
+             reason='classes exclude each other here')
+  labels = keys('id2label', dict, None, null=True)
+  return keys('num_labels', int, 2) if labels is None else len(labels)
+
+
+def unnamed_classes(number: int) -> Json:
+  """The keys of classes that have no names."""
+  labels = {str(i): f'LABEL_{i}' for i in range(number)}
+  return {'id2label': labels, 'label2id': {name: int(i) for i, name in labels.items()}}

@@ -145,7 +145,7 @@ PREFIXES = {'gpt2': 'transformer.', 'openai-gpt': 'transformer.', 'llama': 'mode
             'mistral': 'model.', 'gemma': 'model.', 'gemma2': 'model.', 'bert': 'bert.', 't5': '',
             'mt5': ''}
 # What a body has beside it.
-_HEADS = ('lm_head.', 'cls.', 'classifier.')
+_HEADS = ('lm_head.', 'cls.', 'classifier.', 'multiple_choice_head.', 'score.')
 # Tensors of some files that are no parameters: masks, positions and frequencies that follow from
 # the config; T5's table of cross-attention, which the first releases stored and never read.
 _IGNORED = re.compile(r'|'.join([
@@ -200,13 +200,16 @@ def table(model_type: str, config: ModelConfig) -> list[Tensor]:
             (f'{prefix}{positions}.weight', 'embedder/positions')]
     if model_type == 'gpt2':
       rows += _norm(f'{prefix}ln_f', 'decoder/final_norm', True)
+    if config.classifies_texts:
+      choice = config.head == 'choice'
+      rows += _linear('multiple_choice_head.summary' if choice else 'score', 'classifier', choice)
     blocks = [('decoder', f'{prefix}h', _gpt_block(), config.num_layers)]
   else:
     norms = _GEMMA2_NORMS if model_type == 'gemma2' else _LLAMA_NORMS
     rows = [(f'{prefix}embed_tokens.weight', 'embedder/tokens'),
             (f'{prefix}norm.weight', 'decoder/final_norm/scale')]
     blocks = [('decoder', f'{prefix}layers', _llama_block(norms, config.bias), config.num_layers)]
-  if not config.tied_embeddings and config.head in (None, 'mlm', 'mlm_nsp'):
+  if not config.tied_embeddings and config.predicts_tokens:
     rows.append((ties(model_type).output, 'embedder/output', 'dense'))
   tensors = [Tensor(theirs, ours, None, *rest) for theirs, ours, *rest in rows]
   for stack, theirs, block, num_layers in blocks:

@@ -17,6 +17,8 @@ from t5x_lite.models.positions import RopeScaling
 Width = Annotated[int, Range(above=0, max=2 ** 24)]
 Layers = Annotated[int, Range(above=0, max=2 ** 12)]
 MAX_UNROLLED = 64   # layers
+HEADS = {'encoder_only': ('mlm', 'mlm_nsp', 'pooler', 'classifier', 'tagger'),
+         'decoder_only': ('classifier', 'choice'), 'encoder_decoder': ()}
 # Activations that the backward pass may keep rather than recompute (jax.ad_checkpoint names).
 CHECKPOINT_NAMES = ('query', 'key', 'value', 'attention', 'attention_out', 'mlp_hidden', 'mlp_out')
 
@@ -72,8 +74,9 @@ class ModelConfig:
   scale_logits: bool = False              # logits divided by sqrt(embed_dim) (T5 1.0)
   # as attention_softcap, of the logits (Gemma 2: 30)
   logits_softcap: Positive[float] | None = None
-  # encoder-only; None: classifier if num_classes is set, else mlm
-  head: Literal['mlm', 'mlm_nsp', 'pooler', 'classifier', 'tagger'] | None = None
+  # None: classifier if num_classes is set, else mlm of an encoder. A decoder's classifier or choice
+  # reads the last token of texts (GPT-1), beside the output layer.
+  head: Literal['mlm', 'mlm_nsp', 'pooler', 'classifier', 'tagger', 'choice'] | None = None
   num_classes: Width | None = None        # of the classifier (a row) or the tagger (a token)
   pooling: Literal['first', 'mean'] = 'first'      # what the pooler reads
   init_std: Positive[float] | None = 0.02   # None: 1/sqrt(fan in), embeddings of std 1 (T5)
@@ -140,15 +143,23 @@ class ModelConfig:
         self._set(num_decoder_layers=self.num_layers)
     elif self.num_decoder_layers is not None:
       raise FieldError(self, 'num_decoder_layers', 'only family encoder_decoder has two stacks')
-    if self.family == 'encoder_only':
-      if self.head is None:
-        self._set(head='mlm' if self.num_classes is None else 'classifier')
-      if (self.head in ('classifier', 'tagger')) != (self.num_classes is not None):
-        raise FieldError(self, 'num_classes', f'head {self.head!r} ' + (
-            'needs a number of classes' if self.num_classes is None else 'has no classes'))
-    for name in ('num_classes', 'head', 'num_token_types'):
-      if getattr(self, name) is not None and self.family != 'encoder_only':
-        raise FieldError(self, name, 'only for family encoder_only')
+    heads = HEADS[self.family]
+    if self.head is None and heads and self.num_classes is not None:
+      self._set(head='classifier')
+    elif self.head is None and self.family == 'encoder_only':
+      self._set(head='mlm')
+    for name, given in (('head', self.head), ('num_classes', self.num_classes)):
+      if given is not None and not heads:
+        raise FieldError(self, name, f'family {self.family} has no head but the output layer')
+    if self.head is not None and self.head not in heads:
+      raise FieldError(self, 'head', f'family {self.family} has {", ".join(heads)}')
+    if (self.head in ('classifier', 'tagger')) != (self.num_classes is not None):
+      raise FieldError(self, 'num_classes', f'head {self.head!r} ' + (
+          'needs a number of classes' if self.num_classes is None else 'has no classes'))
+    if self.num_token_types is not None and self.family != 'encoder_only':
+      raise FieldError(self, 'num_token_types', 'only for family encoder_only')
+    if self.prefix_lm and self.head is not None:
+      raise FieldError(self, 'prefix_lm', f'head {self.head!r} reads texts from left to right')
     if self.prefix_lm and self.family != 'decoder_only':
       raise FieldError(self, 'prefix_lm', 'only family decoder_only has prefixes')
 
@@ -168,6 +179,21 @@ class ModelConfig:
   def target_side(self) -> str:
     """'encoder' or 'decoder': whose target tokens and loss weights belong to the logits."""
     return 'encoder' if self.family == 'encoder_only' else 'decoder'
+
+  @property
+  def classifies_texts(self) -> bool:
+    """Whether a decoder has a head that reads the last token of texts."""
+    return self.family == 'decoder_only' and self.head is not None
+
+  @property
+  def has_classes(self) -> bool:
+    """Whether what it predicts are classes, not tokens."""
+    return self.num_classes is not None or self.classifies_texts
+
+  @property
+  def predicts_tokens(self) -> bool:
+    """Whether it has an output layer over the vocabulary."""
+    return self.family != 'encoder_only' or self.head in ('mlm', 'mlm_nsp')
 
   def sliding_window_of(self, layer: int) -> int | None:
     """The window of the layer of this index, or None for full attention."""

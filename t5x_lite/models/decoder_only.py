@@ -10,18 +10,23 @@ from t5x_lite.models.attention.masks import Mask
 from t5x_lite.models.cache import decode_context, empty_cache
 from t5x_lite.models.config import ModelConfig
 from t5x_lite.models.context import Context, segments_and_positions, valid_tokens
+from t5x_lite.models.heads import text_classifier, text_logits
 from t5x_lite.models.outputs import Outputs
 from t5x_lite.models.stack import Stack
 
 
 class DecoderOnly(nnx.Module):
-  """p(token | tokens before it), over packed or padded rows."""
+  """p(token | tokens before it), over packed or padded rows.
+
+  With config.head also p(class | texts of a row): see heads.text_logits.
+  """
 
   def __init__(self, config: ModelConfig, shard: layers.Shard = layers.unsharded):
     self.config, self.shard = config, shard
     self.embedder = layers.Embedder(config, shard)
     self.decoder = Stack(config, config.num_layers, bidirectional=False, cross=False,
                          shard=shard)
+    self.classifier = text_classifier(config) if config.classifies_texts else None
 
   def outputs(self, batch: dict[str, jax.Array], key: jax.Array | None = None) -> Outputs:
     """The last hidden states of a batch of decoder features.
@@ -29,7 +34,9 @@ class DecoderOnly(nnx.Module):
     Args:
       batch: `decoder_input_tokens` [batch, length] int32 and, if packed or padded,
         `decoder_segment_ids` and `decoder_positions`; with config.prefix_lm also
-        `decoder_causal_attention`, 1 where a token belongs to the prefix.
+        `decoder_causal_attention`, 1 where a token belongs to the prefix. The head's logits are of
+        `text_positions` [batch, texts], where the last token of each text is, and each text is a
+        segment; they are None without.
       key: draws dropout; None for none.
     """
     segments_BL, positions_BL = segments_and_positions(batch, 'decoder')
@@ -39,7 +46,11 @@ class DecoderOnly(nnx.Module):
     context = Context(mask, positions_BL, valid_tokens(segments_BL))
     x_BLD = self.embedder(batch['decoder_input_tokens'], positions_BL, layers.subkey(key, 0))
     x_BLD, _, router_losses = self.decoder(x_BLD, context, key=layers.subkey(key, 1))
-    return Outputs(x_BLD, self.embedder.head(), router_losses)
+    class_logits_BC = None
+    if self.classifier is not None and 'text_positions' in batch:
+      class_logits_BC = text_logits(self.classifier, self.config, x_BLD, batch['text_positions'],
+                                    layers.subkey(key, 2))
+    return Outputs(x_BLD, self.embedder.head(), router_losses, class_logits_BC=class_logits_BC)
 
   def __call__(self, batch: dict[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
     """Float32 logits [batch, length, vocab]; arguments as in `outputs`."""

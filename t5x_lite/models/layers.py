@@ -187,8 +187,8 @@ class Embedder(nnx.Module):
     self.positions = table(config.max_length) if config.position_embedding == 'learned' else None
     self.types = table(config.num_token_types) if config.num_token_types else None
     self.norm = Norm(config) if config.embedding_norm else None
-    # An encoder without a language-modelling head has no output layer, a tied model uses `tokens`.
-    untied = not config.tied_embeddings and config.head in (None, 'mlm', 'mlm_nsp')
+    # A tied model uses `tokens`.
+    untied = not config.tied_embeddings and config.predicts_tokens
     self.output = param((embed, vocab), ('embed', 'vocab'),
                         config.init_std or embed ** -0.5, num_in=1) if untied else None
 

@@ -19,7 +19,8 @@ LOSS_TOKENS = {'cpu': 512, 'gpu': 8192, 'tpu': 8192}
 class CrossEntropy:
   """Cross-entropy over the target tokens, as sums; see cross_entropy.cross_entropy.
 
-  Metrics: `loss`, plain cross-entropy in nats, and `accuracy`, a share.
+  Metrics: `loss`, plain cross-entropy in nats, and `accuracy`, a share. None of a decoder that
+  classifies texts, whose objective (classification.py) has a loss of tokens of its own.
   """
   label_smoothing: Fraction = 0.0      # of the target's probability, spread over all words
   z_loss: NonNegative[float] = 0.0     # factor of log(Z)^2; T5X uses 1e-4
@@ -29,7 +30,11 @@ class CrossEntropy:
     check_types(self)
 
   def __call__(self, model: Model, batch: Batch, key: jax.Array | None,
-               normalizers: dict[str, jax.Array]) -> LossSums:
+               normalizers: dict[str, jax.Array]) -> LossSums | None:
+    """See `sums`."""
+    return None if model.config.classifies_texts else self.sums(model, batch, key)
+
+  def sums(self, model: Model, batch: Batch, key: jax.Array | None) -> LossSums:
     """The sums over a batch with `{side}_target_tokens` and `{side}_loss_weights`."""
     shard = model.shard
     outputs, side = model.outputs(batch, key), model.config.target_side

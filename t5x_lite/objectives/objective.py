@@ -95,8 +95,10 @@ def add_objectives(objectives: Sequence[Objective]) -> Callable[..., LossSums]:
              if (part := objective(shared, batch, key, normalizers)) is not None]
     if not parts:
       names = ', '.join(type(objective).__name__ for objective in objectives)
+      cure = '@classification.Classification()' if model.config.classifies_texts else (
+          '@language_model.CrossEntropy()')
       raise UserError(f'Experiment.objectives: none of {names} applies to this model and its '
-                      'data: add one that does, such as @language_model.CrossEntropy()')
+                      f'data: add one that does, such as {cure}')
     total, weight, metrics = parts[0].total, parts[0].weight, dict(parts[0].metrics)
     for part in parts[1:]:
       total, weight, metrics = total + part.total, weight + part.weight, metrics | part.metrics

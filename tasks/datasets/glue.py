@@ -3,6 +3,7 @@
 glue_cola, glue_sst2, glue_mrpc, glue_stsb, glue_qqp, glue_mnli, glue_mnli_matched,
 glue_mnli_mismatched, glue_qnli, glue_rte, glue_wnli: text to text
 the same and _classification, but for glue_stsb: for encoder-only models
+the same and _decoder_classification, likewise: for decoders with a head, as GPT-1 reads them
 glue: the mixture
 """
 
@@ -15,6 +16,10 @@ from tasks.preprocessors import prompts
 
 _NLI = ('entailment', 'not_entailment')
 _SENTENCES = 'sentence1: {sentence1} sentence2: {sentence2}'
+# What a decoder's head reads (Radford et al. 2018, figure 1): the delimiter between premise and
+# hypothesis, and both orders of what is compared.
+_ordered = lambda first, second: (f'{{{first}}} $ {{{second}}}',)
+_compared = lambda first, second: _ordered(first, second) + _ordered(second, first)
 
 _mnli = lambda name, splits: Supervised(
     name=name,
@@ -22,6 +27,7 @@ _mnli = lambda name, splits: Supervised(
     splits=splits,
     inputs='mnli hypothesis: {hypothesis} premise: {premise}',
     labels=('entailment', 'neutral', 'contradiction'),
+    texts=_ordered('premise', 'hypothesis'),
     metrics=(metrics.accuracy,),
 )
 _held_out = lambda kind: {'validation': f'validation_{kind}', 'test': f'test_{kind}'}
@@ -32,6 +38,7 @@ TASKS = (
         source='glue/cola:2.0.0',
         inputs='cola sentence: {sentence}',
         labels=('unacceptable', 'acceptable'),
+        texts=('{sentence}',),
         metrics=(metrics.matthews,),
     ),
     Supervised(
@@ -39,6 +46,7 @@ TASKS = (
         source='glue/sst2:2.0.0',
         inputs='sst2 sentence: {sentence}',
         labels=('negative', 'positive'),
+        texts=('{sentence}',),
         metrics=(metrics.accuracy,),
     ),
     Supervised(
@@ -46,6 +54,7 @@ TASKS = (
         source='glue/mrpc:2.0.0',
         inputs=f'mrpc {_SENTENCES}',
         labels=('not_equivalent', 'equivalent'),
+        texts=_compared('sentence1', 'sentence2'),
         metrics=(metrics.f1, metrics.accuracy),
     ),
     Supervised(
@@ -62,6 +71,7 @@ TASKS = (
         source='glue/qqp:2.0.0',
         inputs='qqp question1: {question1} question2: {question2}',
         labels=('not_duplicate', 'duplicate'),
+        texts=_compared('question1', 'question2'),
         metrics=(metrics.f1, metrics.accuracy),
     ),
     # The matched part validates glue_mnli, also by its own name, as T5 has it.
@@ -73,6 +83,7 @@ TASKS = (
         source='glue/qnli:2.0.0',
         inputs='qnli question: {question} sentence: {sentence}',
         labels=_NLI,
+        texts=_ordered('question', 'sentence'),
         metrics=(metrics.accuracy,),
     ),
     Supervised(
@@ -80,6 +91,7 @@ TASKS = (
         source='glue/rte:2.0.0',
         inputs=f'rte {_SENTENCES}',
         labels=_NLI,
+        texts=_ordered('sentence1', 'sentence2'),
         metrics=(metrics.accuracy,),
     ),
     Supervised(
@@ -87,6 +99,7 @@ TASKS = (
         source='glue/wnli:2.0.0',
         inputs=f'wnli {_SENTENCES}',
         labels=('not_entailment', 'entailment'),
+        texts=_ordered('sentence1', 'sentence2'),
         metrics=(metrics.accuracy,),
     ),
 )

@@ -7,6 +7,8 @@ stdlib_mlm               BERT's masked language modelling of modules
 stdlib_docstring         function -> the first line of its docstring
 stdlib_package           function -> which of the 20 largest packages it is from
 stdlib_operator          code without one of its operators -> which operator
+stdlib_package_decoder_classification, stdlib_operator_decoder_classification
+                         the same two, for decoders with a head
 stdlib_mixture           span corruption and docstrings, 3 : 1
 
 The data set is written under TFDS's data directory when one of them is first read.
@@ -122,24 +124,22 @@ seqio.TaskRegistry.add(
     metric_fns=(metrics.exact_match, metrics.rouge_l, metrics.bleu),
 )
 
-seqio.TaskRegistry.add(
-    'stdlib_package',
-    source=_FUNCTIONS,
-    **classification.task_parts(
-        VOCABULARY, NUM_PACKAGES, text='code', label='package_rank', before=(
-            functools.partial(
-                keep_frequent, rank='package_rank', num_classes=NUM_PACKAGES
-            ),
-        ),
-    ),
-)
-
-seqio.TaskRegistry.add(
-    'stdlib_operator',
-    source=StdlibSource('operators'),
-    **classification.task_parts(
-        VOCABULARY, len(OPERATORS), text='code', label='operator', labels=OPERATORS),
-)
+_PACKAGES = functools.partial(keep_frequent, rank='package_rank', num_classes=NUM_PACKAGES)
+for _name, _source, _label, _classes, _options in (
+    ('package', _FUNCTIONS, 'package_rank', NUM_PACKAGES, dict(before=(_PACKAGES,))),
+    ('operator', StdlibSource('operators'), 'operator', len(OPERATORS), dict(labels=OPERATORS)),
+):
+  seqio.TaskRegistry.add(
+      f'stdlib_{_name}',
+      source=_source,
+      **classification.task_parts(VOCABULARY, _classes, text='code', label=_label, **_options),
+  )
+  seqio.TaskRegistry.add(
+      f'stdlib_{_name}_decoder_classification',
+      source=_source,
+      **classification.text_task_parts(
+          VOCABULARY, _classes, texts=('code',), label=_label, **_options),
+  )
 
 seqio.MixtureRegistry.add(
     'stdlib_mixture', [('stdlib_span_corruption', 3.0), ('stdlib_docstring', 1.0)]

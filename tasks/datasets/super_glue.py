@@ -4,6 +4,7 @@ super_glue_boolq, super_glue_cb, super_glue_copa, super_glue_multirc, super_glue
 super_glue_rte, super_glue_wic: text to text
 the same and _classification, but for super_glue_multirc and super_glue_record: for encoder-only
 models
+the same and _decoder_classification, likewise: for decoders with a head, as GPT-1 reads them
 super_glue: the mixture
 """
 
@@ -24,6 +25,7 @@ TASKS = (
         source='super_glue/boolq:1.0.2',
         inputs='boolq passage: {passage} question: {question}',
         labels=_FALSE_TRUE,
+        texts=('{passage} $ {question}',),
         metrics=(metrics.accuracy,),
     ),
     Supervised(
@@ -31,6 +33,7 @@ TASKS = (
         source='super_glue/cb:1.0.2',
         inputs='cb hypothesis: {hypothesis} premise: {premise}',
         labels=('entailment', 'contradiction', 'neutral'),
+        texts=('{premise} $ {hypothesis}',),
         metrics=(metrics.mean_class_f1(3), metrics.accuracy),
     ),
     Supervised(
@@ -38,6 +41,8 @@ TASKS = (
         source='super_glue/copa:1.0.2',
         inputs='copa choice1: {choice1} choice2: {choice2} premise: {premise} question: {question}',
         labels=('choice1', 'choice2'),
+        texts=('{premise} {question} $ {choice1}', '{premise} {question} $ {choice2}'),
+        choice=True,
         metrics=(metrics.accuracy,),
     ),
     Supervised(
@@ -65,6 +70,7 @@ TASKS = (
         source='super_glue/rte:1.0.2',
         inputs='rte hypothesis: {hypothesis} premise: {premise}',
         labels=('entailment', 'not_entailment'),
+        texts=('{premise} $ {hypothesis}',),
         metrics=(metrics.accuracy,),
     ),
     Supervised(
@@ -72,6 +78,7 @@ TASKS = (
         source='super_glue/wic:1.0.2',
         inputs='wic sentence1: {sentence1} sentence2: {sentence2} word: {word}',
         labels=_FALSE_TRUE,
+        texts=('{sentence1} $ {sentence2} $ {word}', '{sentence2} $ {sentence1} $ {word}'),
         metrics=(metrics.accuracy,),
     ),
 )

@@ -26,7 +26,9 @@ class Supervised:
 
   `register` makes the text-to-text task `name`. A data set with labels and without a
   postprocessing of its own is also `<name>_classification`, for encoder-only models: the same
-  text, the class number as target. Both have the byte vocabulary until a run sets another.
+  text, the class number as target; and `<name>_decoder_classification`, for decoder-only models
+  with a head: the texts that it reads, the class number as target. All have the byte vocabulary
+  until a run sets another.
   """
 
   name: str                                  # of the text-to-text task
@@ -35,6 +37,10 @@ class Supervised:
   inputs: str = '{inputs}'                   # template over the fields
   targets: str = '{targets}'                 # template over the fields, if there are no labels
   labels: tuple[str, ...] = ()               # names of the class numbers in field `label`
+  # Templates of what a decoder's head reads: one; a pair in both orders; or with `choice` one for
+  # each label. (): the inputs.
+  texts: tuple[str, ...] = ()
+  choice: bool = False                       # whether the label says which text is right
   splits: dict[str, str] | tuple[str, ...] = SPLITS  # of a TFDS data set; see PreparedSource
   prepare: Callable[..., Any] | None = None  # data set -> data set, before the templates
   keep: tuple[str, ...] = ()                 # fields that `postprocess` reads
@@ -46,6 +52,10 @@ class Supervised:
       raise FieldError(self, 'labels', 'expected two names or more, all different')
     if self.labels and self.targets != '{targets}':
       raise FieldError(self, 'targets', 'the labels are the targets: leave one of the two out')
+    if self.texts and not self.classification_name:
+      raise FieldError(self, 'texts', 'is for data with labels and without postprocess')
+    if self.choice and len(self.texts) != len(self.labels):
+      raise FieldError(self, 'texts', f'a choice has a text a label, {len(self.labels)}')
 
   @property
   def classification_name(self) -> str | None:
@@ -75,10 +85,25 @@ class Supervised:
       seqio.TaskRegistry.add(
           self.classification_name, **(parts | {'metric_fns': self.metrics} | shared)
       )
+      texts = self.texts or (self.inputs,)
+      names = tuple(f'text_{i}' for i in range(len(texts)))
+      to_texts = functools.partial(prompts.to_texts, templates=dict(zip(names, texts)),
+                                   keep=('label',))
+      parts = classification.text_task_parts(
+          VOCABULARY, len(self.labels), texts=names, label='label', choice=self.choice,
+          labels=self.labels, before=(*self._prepared(to_texts), prompts.labelled),
+      )
+      seqio.TaskRegistry.add(
+          f'{self.name}_decoder_classification',
+          **(parts | {'metric_fns': self.metrics} | shared)
+      )
 
   def _texts(self, keep: tuple[str, ...]) -> tuple[Callable[..., Any], ...]:
     """Returns the preprocessors that make the texts."""
     to_text = functools.partial(
         prompts.to_text, inputs=self.inputs, targets=self.targets, labels=self.labels, keep=keep
     )
+    return self._prepared(to_text)
+
+  def _prepared(self, to_text: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
     return (self.prepare, to_text) if self.prepare else (to_text,)

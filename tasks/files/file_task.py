@@ -13,7 +13,9 @@ from t5x_lite.core.dataclass_checks import ORIGINS, FieldError, nearest
 from t5x_lite.data.files import index, records
 from t5x_lite.data.files.templates import Template
 
-_PAIRS = ('text_to_text', 'classification')
+_TEXTS = ('decoder_classification', 'decoder_choice')   # whose inputs may be several texts
+_CLASSES = ('classification', *_TEXTS)
+_PAIRS = ('text_to_text', *_CLASSES)
 _OBJECTIVES = ('lm', 'prefix_lm', 'fim', 'span_corruption', 'iid_denoising', 'ul2', 'mlm',
                'mlm_nsp', *_PAIRS)
 _SHORT = 100   # characters of a line, in the mean: less is more often a cut line than a whole text
@@ -27,17 +29,20 @@ class FileTask:
   An example is a line of text, a JSON object, or a row of a table. Blank lines are skipped. A
   feature is the name of a field, or a text with {names} of fields, such as
   'premise: {premise} hypothesis: {hypothesis}'; the field of a line of text is `text`.
-  `text_to_text` is scored by exact match and ROUGE-L, `classification` by accuracy and macro-F1,
+  `text_to_text` is scored by exact match and ROUGE-L, classifications by accuracy and macro-F1,
   the other objectives as language models.
 
   Attributes:
     train: path, URL or glob of the training files; `**` stands for any folders.
     validation: the same of the validation files; or a share of the training examples, chosen by a
       hash of their features, so that equal examples are on one side; or None.
-    objective: one of tasks/preprocessors/pretraining.py, or classification.
-    inputs: the inputs of text_to_text and classification.
+    objective: one of tasks/preprocessors/pretraining.py; classification, by an encoder; or by a
+      decoder decoder_classification, or decoder_choice, which says which of several texts is right.
+    inputs: the inputs of text_to_text and classifications; of a decoder's there may be several in
+      brackets, which are a pair in both orders, or the choices.
     targets: the text, the targets of text_to_text, or the label.
-    labels: what targets may be; of a classification, which needs them, the first is class 0.
+    labels: what targets may be; of a classification, which needs them, the first is class 0, and of
+      a choice the first text.
     columns: the names of the columns of .csv and .tsv files that have no line of names.
     sample_by: what is an example of a .txt file: a 'line'; a 'paragraph', which blank lines part;
       or a 'document', which is the whole file.
@@ -49,7 +54,7 @@ class FileTask:
   train: str
   validation: str | float | None = None
   objective: str = 'lm'
-  inputs: str | None = None
+  inputs: str | Sequence[str] | None = None
   targets: str = 'text'
   labels: Sequence[str] = ()
   columns: Sequence[str] | None = None
@@ -72,15 +77,22 @@ class FileTask:
       raise FieldError(self, 'inputs', 'must name the field of the inputs when objective is '
                        f'{self.objective!r}')
     if not pairs and self.inputs is not None:
-      raise FieldError(self, 'inputs', "is for objective 'text_to_text' or 'classification' only, "
-                       f'and objective is {self.objective!r}: leave it out')
-    if self.inputs == self.targets:
+      raise FieldError(self, 'inputs', f'is for objectives {", ".join(_PAIRS)} only, and objective '
+                       f'is {self.objective!r}: leave it out')
+    if not isinstance(self.inputs, str | None):
+      self._check_names('inputs')
+      if self.objective not in _TEXTS or not self.inputs:
+        raise FieldError(self, 'inputs', f'must be one text; several are for objectives '
+                         f'{" and ".join(_TEXTS)}')
+    if self.targets in (self.inputs, *self._inputs.values()):
       raise FieldError(self, 'inputs', 'targets are the same')
     for field in ('labels', 'columns'):
       self._check_names(field)
-    if self.objective == 'classification' and not self.labels:
-      raise FieldError(self, 'labels', "must list the labels when objective is "
-                       "'classification', such as ('0', '1')")
+    if self.objective in _CLASSES and not self.labels:
+      raise FieldError(self, 'labels', f'must list the labels when objective is '
+                       f"{self.objective!r}, such as ('0', '1')")
+    if self.objective == 'decoder_choice' and len(self._inputs) != len(self.labels):
+      raise FieldError(self, 'inputs', f'a choice has a text for each of {len(self.labels)} labels')
     if self.labels and not pairs:
       raise FieldError(self, 'labels', 'is for targets that are labels, and objective is '
                        f'{self.objective!r}: leave it out')
@@ -92,10 +104,10 @@ class FileTask:
       raise FieldError(self, 'skip_bad', 'must be True or False')
     if not isinstance(self.name, str) or not re.fullmatch(r'[A-Za-z]\w*', self.name):
       raise FieldError(self, 'name', 'must be letters, digits and _, with a letter first')
-    for field in ('inputs', 'targets'):
+    for field, text in (*(('inputs', text) for text in self._inputs.values()),
+                        ('targets', self.targets)):
       try:
-        text = getattr(self, field)
-        text is None or Template(text).pieces
+        Template(text).pieces   # noqa: B018 which reads it
       except ValueError as error:
         raise FieldError(self, field, f'is not a template: {error}; write {{{{ and }}}} for braces '
                          'that stand for themselves') from error
@@ -130,7 +142,7 @@ class FileTask:
       seqio.TaskRegistry.get(name).source.indices = indices
     else:
       self._report(indices)
-      source.register(name, self.objective, indices, labels=self.labels)
+      source.register(name, self.objective, indices, texts=(*self._inputs,), labels=self.labels)
     return name
 
   def _report(self, indices: dict[str, index.FileIndex]) -> None:
@@ -161,12 +173,16 @@ class FileTask:
   def _share(self) -> float:
     return self.validation if isinstance(self.validation, float) else 0.0
 
+  @property
+  def _inputs(self) -> dict[str, str]:
+    """The inputs by the name of their feature; none for a task without."""
+    if self.inputs is None or isinstance(self.inputs, str):
+      return {} if self.inputs is None else {'inputs': self.inputs}
+    return {f'inputs_{i}': text for i, text in enumerate(self.inputs)}
+
   def _templates(self) -> dict[str, Template]:
-    templates = {'targets': Template(self.targets, tuple(self.labels),
-                                     number=self.objective == 'classification')}
-    if self.inputs is not None:
-      templates['inputs'] = Template(self.inputs)
-    return templates
+    targets = Template(self.targets, tuple(self.labels), number=self.objective in _CLASSES)
+    return {'targets': targets} | {name: Template(text) for name, text in self._inputs.items()}
 
   def _indices(self) -> dict[str, index.FileIndex]:
     """The checked examples of each split."""

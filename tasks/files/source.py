@@ -67,19 +67,24 @@ class IndexedFileSource(seqio.DataSource):
 
 
 def register(name: str, objective: str, indices: Mapping[str, FileIndex], *,
-             labels: Sequence[str] = ()) -> None:
+             texts: Sequence[str] = (), labels: Sequence[str] = ()) -> None:
   """Registers the task of that name, over the byte vocabulary.
 
   Args:
     name: of the task.
-    objective: of pretraining.PREPROCESSORS, or 'classification'.
+    objective: of pretraining.PREPROCESSORS, or a classification, as FileTask has them.
     indices: the examples of each split.
+    texts: names of the inputs.
     labels: of a classification, whose targets are class numbers as text.
   """
   vocabulary = vocabularies.BYTE_VOCABULARY
   if objective == 'classification':
     parts = classification.task_parts(vocabulary, len(labels), text='inputs', label='targets',
                                       labels=labels, before=(class_numbers,))
+  elif objective.startswith('decoder_'):
+    parts = classification.text_task_parts(
+        vocabulary, len(labels), texts=texts, label='targets', labels=labels,
+        choice=objective == 'decoder_choice', before=(class_numbers,))
   else:
     parts = pretraining.task_parts(objective, vocabulary)
   seqio.TaskRegistry.add(name, source=IndexedFileSource(indices),

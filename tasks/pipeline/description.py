@@ -167,6 +167,13 @@ def _render(row: Batch, task, experiment) -> str:
     vocabulary = task.output_features['inputs'].vocabulary
     ids = row['encoder_input_tokens'][0][row['encoder_segment_ids'][0] > 0]
     lines.append(f'{_CONTEXT}{_text(vocabulary, ids)}{_PLAIN}')
+  if 'class_labels' in row:   # of texts that a decoder reads, a line each
+    vocabulary, segments = task.output_features['inputs'].vocabulary, row['decoder_segment_ids'][0]
+    learned = row['decoder_loss_weights'][0] > 0
+    texts = [row['decoder_target_tokens'][0][learned & (segments == i + 1)]
+             for i in range(segments.max())]
+    lines += [f'{_LOSS}{_text(vocabulary, ids)}{_PLAIN}' for ids in texts]
+    return '\n'.join([*lines, f'{_LOSS}{row["class_labels"][0]}{_PLAIN}'])
   vocabulary = task.output_features['targets'].vocabulary
   targets, weights = row[f'{side}_target_tokens'][0], row[f'{side}_loss_weights'][0] > 0
   if isinstance(vocabulary, seqio.PassThroughVocabulary):

@@ -91,7 +91,7 @@ def read(member: Member, settings: Any, model: ModelConfig, seed: int) -> Exampl
            f'{data.lengths[feature]} tokens, whose end is cut off: raise {feature}_length')
   limit = math.inf if settings.num_examples is None else (
       settings.num_examples * sum(data.lengths.values()))
-  sizes = None if model.num_classes is not None else (
+  sizes = None if model.has_classes else (
       text_bytes.text_bytes(task, settings.split, limit))
   return Examples(name, task, evaluator, sizes)
 

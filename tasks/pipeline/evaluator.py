@@ -98,8 +98,8 @@ class SeqioEvaluator:
     self.config, self.partitioner, self.batch_size = config, partitioner, settings.batch_size
     self.examples = [evaluated.read(member, settings, config, seed) for member in members]
     targets = SeqioTokenizer(members[0].task.output_features['targets'])
-    self._score = make_score(network, partitioner)
-    if config.family == 'encoder_only':
+    self._score, self._predict = make_score(network, partitioner), None
+    if config.family == 'encoder_only' or config.classifies_texts:
       self._predict = make_predict(network, partitioner, num_ids=targets.vocab_size)
     else:
       self._generate = make_generate(
@@ -133,9 +133,9 @@ class SeqioEvaluator:
     from tasks.vocabularies import seqio_ids
     predicted, targets = [], examples.task.output_features['targets'].vocabulary
     for indices, batch, real in padded_batches(dataset, self.batch_size, examples.task):
-      if self.config.family == 'encoder_only':
+      if self._predict is not None:
         ids, _, tied = jax.device_get(self._predict(params, self.partitioner.put_batch(batch)))
-        ids = np.where(tied, -1, ids) if self.config.num_classes is not None else ids
+        ids = np.where(tied, -1, ids) if self.config.has_classes else ids
       else:
         prompt, valid = left_pad(prompts_of(batch, self.config), 0)
         put = self.partitioner.put_batch(dict(batch, prompt=prompt, valid=valid))

@@ -1,4 +1,4 @@
-"""Feature converters of the encoder-only family, named as seqio names model features."""
+"""Feature converters of encoders, and of decoders that classify, named as seqio's features are."""
 
 from collections.abc import Mapping
 
@@ -155,16 +155,50 @@ class ClassificationFeatureConverter(_UnpackedConverter):
     Raises:
       UserError: targets are given another length than 1.
     """
-    if task_feature_lengths['targets'] != 1:
-      raise UserError(
-          'classification has one label a text, got sequence_length of targets '
-          f'{task_feature_lengths["targets"]}: set it to 1'
-      )
+    _check_one_label(task_feature_lengths)
     return {
         'encoder_input_tokens': task_feature_lengths['inputs'],
         'encoder_target_tokens': 1,
         'encoder_loss_weights': 1,
     }
+
+
+class TextClassificationFeatureConverter(_UnpackedConverter):
+  """One label for the texts of a row, which a decoder reads.
+
+  converters.model_batch makes the other features of a decoder from the ids.
+  """
+
+  MODEL_FEATURES = {
+      'decoder_input_tokens': _INT32,
+      'class_labels': seqio.FeatureConverter.FeatureSpec(dtype=tf.int32, rank=0),
+  }
+  PACKING_FEATURE_DTYPES = {}
+
+  def _convert_features(
+      self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    _check_one_label(task_feature_lengths)   # seqio asks for the lengths of features afterwards
+    ds = self._pack_or_pad(ds, task_feature_lengths)
+    return ds.map(
+        lambda features: {
+            'decoder_input_tokens': features['inputs'],
+            'class_labels': tf.reshape(features['targets'], []),
+        },
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+  def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]):
+    """Returns the length of inputs for both; the label's, a scalar, is not read."""
+    return dict.fromkeys(self.MODEL_FEATURES, task_feature_lengths['inputs'])
+
+
+def _check_one_label(task_feature_lengths: Mapping[str, int]) -> None:
+  if task_feature_lengths['targets'] != 1:
+    raise UserError(
+        'classification has one label a text, got sequence_length of targets '
+        f'{task_feature_lengths["targets"]}: set it to 1'
+    )
 
 
 def _common_length(task_feature_lengths: Mapping[str, int]) -> int:

@@ -78,6 +78,8 @@ def text_tokenizer(task) -> SeqioTokenizer:
 def check_vocabulary(task, model: ModelConfig) -> None:
   """Raises UserError if the task's ids do not fit the model's embedding table or classes."""
   for feature, spec in task.output_features.items():
+    if feature == 'targets' and model.head == 'choice':   # as many classes as texts
+      continue
     classes = model.num_classes is not None and feature == 'targets'
     rows, field = model.vocab_size, 'vocab_size'
     if classes:

@@ -70,6 +70,11 @@ class DataConfig(Source):
     """See Source; of the targets of a classification."""
     return _stream().labels(self)
 
+  @property
+  def num_texts(self) -> int:
+    """See Source."""
+    return _stream().num_texts(self)
+
   def display_name(self, name: str) -> str:
     """A task's name, for people: less the hashes of files and of another vocabulary than its own,
     so that it is the same in every run."""

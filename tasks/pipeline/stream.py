@@ -94,9 +94,19 @@ def splits(data: Any) -> list[str]:
 
 def labels(data: Any) -> Sequence[str]:
   """See Source.labels; none where there is no task."""
+  return _of_targets(data, 'labels', ())
+
+
+def num_texts(data: Any) -> int:
+  """See Source.num_texts; 1 where there is no task."""
+  return _of_targets(data, 'num_texts', 1)
+
+
+def _of_targets(data: Any, name: str, default: Any) -> Any:
+  """An attribute of the vocabulary of a task's targets, which classifications have."""
   if not data.task:
-    return ()
-  return getattr(get_task(data).output_features['targets'].vocabulary, 'labels', ())
+    return default
+  return getattr(get_task(data).output_features['targets'].vocabulary, name, default)
 
 
 def examples(data: Any, split: str, limit: int | None, seed: int

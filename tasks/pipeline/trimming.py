@@ -9,9 +9,11 @@ import seqio
 def tokens_cut(example: Mapping[str, Any], name: str, feature: seqio.Feature, length: int) -> int:
   """How many tokens of a feature of an example are beyond `length`.
 
-  Some preprocessors trim by themselves, so that the text, where the example has it
-  (`<feature>_pretokenized`), is tokenised again if the ids fill their length.
+  Some preprocessors trim by themselves, and say so (`<feature>_cut`), or the text, where the
+  example has it (`<feature>_pretokenized`), is tokenised again if the ids fill their length.
   """
+  if f'{name}_cut' in example:
+    return int(example[f'{name}_cut'])
   ids = example[name].tolist()
   whole = len(ids)
   text = example.get(f'{name}_pretokenized')

@@ -1,4 +1,4 @@
-"""What every task of one label a text has, for encoder-only models."""
+"""What every task of one label an example has, for encoders and for decoders with a head."""
 
 from collections.abc import Sequence
 import functools
@@ -7,18 +7,29 @@ from typing import Any
 import seqio
 
 from tasks import metrics
-from tasks.preprocessors.text import classify
+from tasks.preprocessors.text import classify, join_texts, trim_texts
 
 
 class LabelVocabulary(seqio.PassThroughVocabulary):
-  """Class numbers, and the names of the classes, empty if they have none."""
+  """Class numbers, the names of the classes, and which models read what they are of.
 
-  def __init__(self, num_classes: int, labels: Sequence[str] = ()):
+  Attributes:
+    labels: names of the classes; empty if they have none.
+    family: of the models.
+    head: of the models.
+    num_texts: texts of an example.
+  """
+
+  def __init__(self, num_classes: int, labels: Sequence[str] = (), *,
+               family: str = 'encoder_only', head: str = 'classifier', num_texts: int = 1):
     super().__init__(num_classes)
-    self.labels = tuple(labels)
+    self.labels, self.family, self.head, self.num_texts = tuple(labels), family, head, num_texts
+
+  def _facts(self):
+    return self.vocab_size, self.labels, self.family, self.head, self.num_texts
 
   def __eq__(self, other) -> bool:
-    return super().__eq__(other) and self.labels == getattr(other, 'labels', ())
+    return isinstance(other, LabelVocabulary) and self._facts() == other._facts()
 
 
 def task_parts(vocabulary: seqio.Vocabulary, num_classes: int, *, text: str, label: str,
@@ -33,11 +44,35 @@ def task_parts(vocabulary: seqio.Vocabulary, num_classes: int, *, text: str, lab
     before: preprocessors that come first.
   """
   to_classes = functools.partial(classify, text=text, label=label)
+  return _parts(vocabulary, LabelVocabulary(num_classes, labels), add_eos=False,
+                preprocessors=(*before, to_classes, seqio.CacheDatasetPlaceholder()))
+
+
+def text_task_parts(vocabulary: seqio.Vocabulary, num_classes: int, *, texts: Sequence[str],
+                    label: str, choice: bool = False, labels: Sequence[str] = (),
+                    before: tuple = ()) -> dict[str, Any]:
+  """The same of a classification by a decoder, which reads one text or several of an example.
+
+  Args:
+    texts: features of the source, or of what `before` makes of it.
+    choice: whether the label says which of the texts is right, and not the class of all of them.
+    vocabulary, num_classes, label, labels, before: as `task_parts` has them.
+  """
+  to_texts = functools.partial(join_texts, texts=tuple(texts), label=label)
+  names = LabelVocabulary(num_classes, labels, family='decoder_only',
+                          head='choice' if choice else 'classifier', num_texts=len(texts))
+  trim = functools.partial(trim_texts, num_texts=len(texts))
+  return _parts(vocabulary, names, add_eos=True,
+                preprocessors=(*before, to_texts, seqio.CacheDatasetPlaceholder(), trim))
+
+
+def _parts(vocabulary, labels: LabelVocabulary, *, add_eos: bool, preprocessors: tuple
+           ) -> dict[str, Any]:
   return dict(
-      preprocessors=(*before, to_classes, seqio.CacheDatasetPlaceholder()),
+      preprocessors=preprocessors,
       output_features={
-          'inputs': seqio.Feature(vocabulary, add_eos=False),
-          'targets': seqio.Feature(LabelVocabulary(num_classes, labels), add_eos=False),
+          'inputs': seqio.Feature(vocabulary, add_eos=add_eos),
+          'targets': seqio.Feature(labels, add_eos=False),
       },
       postprocess_fn=label_of,
       metric_fns=(metrics.accuracy, metrics.macro_f1),

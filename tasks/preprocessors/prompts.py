@@ -4,7 +4,7 @@ All are functions from data set to data set. The texts are those of Raffel et al
 https://arxiv.org/abs/1910.10683, appendix D, and of the code published with it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import string
 
 import tensorflow as tf
@@ -46,6 +46,22 @@ def to_text(
         'inputs': _fill(inputs, example),
         'targets': label if labels else _fill(targets, example),
     }
+
+  return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def to_texts(dataset: tf.data.Dataset, *, templates: Mapping[str, str], keep: Sequence[str] = ()
+             ) -> tf.data.Dataset:
+  """Makes the texts of `templates`, by name, and drops every other feature that is not kept.
+
+  Raises UserError as `to_text`.
+  """
+  for template in templates.values():
+    _check(template, dataset.element_spec)
+
+  def convert(example):
+    texts = {name: _fill(template, example) for name, template in templates.items()}
+    return {name: example[name] for name in keep} | texts
 
   return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
 

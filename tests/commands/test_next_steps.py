@@ -8,8 +8,8 @@ from t5x_lite.commands import next_steps
 from t5x_lite.models import ModelConfig
 
 
-def experiment(folder, splits=('train',), evaluated=None, **model):
-  data = types.SimpleNamespace(splits=lambda: list(splits))
+def experiment(folder, splits=('train',), evaluated=None, num_texts=1, **model):
+  data = types.SimpleNamespace(splits=lambda: list(splits), num_texts=num_texts)
   config = ModelConfig(**dict(family='decoder_only', vocab_size=8, embed_dim=4, num_layers=1,
                               num_heads=1, mlp_dim=4) | model)
   return types.SimpleNamespace(folder=folder, data=data, model=config, eval=evaluated)
@@ -34,6 +34,8 @@ def test_the_commands_are_those_that_the_run_can_take(tmp_path, capsys):
   assert commands(capsys) == [f"infer {config} --prompt='your text'", plot]
   next_steps.show(experiment(folder, family='encoder_only'))
   assert commands(capsys) == [plot]   # a byte has no mask
+  next_steps.show(experiment(folder, num_classes=2, num_texts=2))
+  assert not any('--prompt' in command for command in commands(capsys))   # which is one text
 
 
 @pytest.mark.parametrize('logged', [False, True])

@@ -76,6 +76,23 @@ def test_forward_flops_are_the_products_of_the_program(name, configs):
   assert accounting.forward_flops(config, *lengths) == want
 
 
+@pytest.mark.parametrize('head, classes', [('classifier', 5), ('choice', None)])
+def test_a_head_of_texts_costs_a_product_a_row(head, classes, configs):
+  plain = configs['gpt']
+  config = dataclasses.replace(plain, head=head, num_classes=classes)
+  network = models.build_network(config)
+  batch = {'decoder_input_tokens': jax.ShapeDtypeStruct((1, 16), np.int32),
+           'text_positions': jax.ShapeDtypeStruct((1, 1), np.int32)}
+
+  def run(params, batch):
+    outputs = network.bind(params).outputs(batch)
+    return outputs.logits(), outputs.class_logits()
+
+  flops = accounting.forward_flops(config, 0, 16)
+  assert products(jax.make_jaxpr(run)(network.shapes, batch).jaxpr) == flops
+  assert flops - accounting.forward_flops(plain, 0, 16) == 2 * 32 * (classes or 1)
+
+
 @pytest.mark.parametrize('name', ['decoder', 'encoder_decoder', 'encoder'])
 def test_forward_flops_are_most_of_what_xla_counts(name, configs):
   """XLA counts norms, softmax and activations too: few where the model is wide."""

@@ -129,3 +129,30 @@ def test_classes_have_their_names(make):
   for number, record in zip(numbers, named):
     assert number > 2 or record['output'] == names[number]
   assert np.all([r['score'] < 0 for r in named])
+
+
+def test_a_decoder_that_classifies_reads_a_text_with_its_end_or_in_a_frame(make, random_params):
+  changes = (('num_classes', 5),)
+  data = Data({'inputs': 8, 'targets': 1}, labels=tuple('vwxyz'))
+  generator = make('decoder', data, changes)
+  records = generator([*PROMPTS, 'abcdefgh'])
+  assert {r['output'] for r in records} <= {*'vwxyz'} and len({r['output'] for r in records}) > 1
+  assert (records[-1]['inputs_read'], records[-1]['tokens_cut']) == ('abcdef', 2)
+  whole = make('decoder', data, changes, frame=((0,), (EOS,)))(PROMPTS)
+  assert [r['output'] for r in whole] == [r['output'] for r in records[:-1]]
+  np.testing.assert_allclose([r['score'] for r in whole], [r['score'] for r in records[:-1]],
+                             rtol=1e-5)
+  # Without a frame of ids the last letter is read, as brute force has it.
+  bare, = make('decoder', data, changes, frame=((), ()))(['abc'])
+  network = models.build_network(generator.config)
+  batch = {'decoder_input_tokens': np.int32([[4, 5, 6]]), 'text_positions': np.int32([[2]])}
+  logits = network.bind(random_params(generator.config)).outputs(batch).class_logits_BC[0]
+  assert bare['output'] == 'vwxyz'[int(logits.argmax())]
+  assert bare['score'] == pytest.approx(float(jax.nn.log_softmax(logits).max()), rel=1e-4)
+
+
+def test_a_prompt_of_a_task_of_several_texts_is_refused(make):
+  data = Data({'inputs': 8, 'targets': 1})
+  object.__setattr__(data, 'num_texts', 2)
+  with pytest.raises(UserError, match='2 texts an example, and a prompt is one: leave prompts'):
+    make('decoder', data, (('num_classes', 5),))(['ab'])

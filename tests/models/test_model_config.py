@@ -32,7 +32,12 @@ def test_unset_sizes_follow_from_the_others():
     (dict(position_embedding='relative', relative_buckets=5), 'relative_buckets'),
     (dict(position_embedding='relative', relative_buckets=2), 'relative_buckets'),
     (dict(dropout_rate=1.0), 'dropout_rate'), (dict(dropout_rate=-0.1), 'dropout_rate'),
-    (dict(num_decoder_layers=2), 'num_decoder_layers'), (dict(num_classes=2), 'num_classes'),
+    (dict(num_decoder_layers=2), 'num_decoder_layers'), (dict(head='mlm'), 'head'),
+    (dict(head='classifier'), 'num_classes'), (dict(head='choice', num_classes=2), 'num_classes'),
+    (dict(num_classes=2, prefix_lm=True), 'prefix_lm'),
+    (dict(num_classes=2, family='encoder_decoder'), 'num_classes'),
+    (dict(head='choice', family='encoder_decoder'), 'head'),
+    (dict(head='choice', family='encoder_only'), 'head'),
     (dict(family='encoder_only', prefix_lm=True), 'prefix_lm'), (dict(vocab_size=0), 'vocab_size'),
     (dict(num_layers=True), 'num_layers'), (dict(init_std=0.0), 'init_std'),
     (dict(norm='batch_norm'), 'norm'), (dict(dtype='float16'), 'dtype')])

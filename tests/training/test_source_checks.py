@@ -64,3 +64,36 @@ def test_a_stream_that_ends_says_so():
     next(stream)
   with pytest.raises(UserError, match='gives a tuple: a batch is a dict'):
     next(checked(iter([(1, 2)]), DATA, MODEL, ()))
+
+
+TEXTS = GOOD | {'decoder_segment_ids': np.ones((4, 6), int), 'class_labels': np.array([0, 1, 2, 0]),
+                'text_positions': np.array([[5, -1], [0, 5], [3, 4], [5, -1]])}
+CLASSIFIER = ModelConfig(family='decoder_only', num_classes=3, **SMALL)
+
+
+@pytest.mark.parametrize('change, message', [
+    ({}, None),
+    ({'class_labels': None}, "gives no 'class_labels'"),
+    ({'text_positions': None}, "gives no 'text_positions'"),
+    ({'decoder_segment_ids': None}, "gives no 'decoder_segment_ids'"),
+    ({'class_labels': np.array([0, 1, 3, 0])}, 'from 0 to 3, and ModelConfig.num_classes is 3'),
+    ({'class_labels': np.array([0, 1, -1, 0])}, 'class_labels from -1 to 1'),
+    ({'class_labels': np.zeros(4)}, "'class_labels' of type float64: it must be of integers"),
+    ({'class_labels': np.zeros((4, 1), int)}, r'class_labels of shape \(4, 1\).*expected \[rows\]'),
+    ({'text_positions': np.full((4, 1), 6)}, 'text_positions from 6 to 6: .* below the 6 tokens')])
+def test_texts_of_a_decoder_that_classifies_are_checked(change, message):
+  data = types.SimpleNamespace(batch_size=4, lengths={'inputs': 6, 'targets': 1})
+  batch = {name: x for name, x in (TEXTS | change).items() if x is not None}
+  if message is None:
+    return check(batch, data, CLASSIFIER)
+  with pytest.raises(UserError, match=message) as info:
+    check(batch, data, CLASSIFIER)
+  assert '\n' not in str(info.value)
+
+
+def test_a_label_beyond_the_choices_of_a_row_is_refused():
+  data = types.SimpleNamespace(batch_size=4, lengths={'inputs': 6, 'targets': 1})
+  choice = ModelConfig(family='decoder_only', head='choice', **SMALL)
+  check(TEXTS | {'class_labels': np.array([0, 1, 1, 0])}, data, choice)
+  with pytest.raises(UserError, match='from 0 to 2, and the number of texts is 2'):
+    check(TEXTS, data, choice)

@@ -34,10 +34,13 @@ def test_splits_are_disjoint_by_module(stdlib):
 def test_an_operator_is_named_by_its_place(stdlib):
   example = stdlib.StdlibSource('operators').builder.as_data_source('test')[0]
   name = stdlib_sources.OPERATORS[example['operator']]
-  (task_example,) = seqio.TaskRegistry.get('stdlib_operator').get_dataset(
-      {'inputs': 128, 'targets': 1}, 'test', shuffle=False).take(1).as_numpy_iterator()
-  assert task_example['targets'] == [example['operator']] and name in stdlib_sources.OPERATORS
-  assert stdlib.VOCABULARY.decode(task_example['inputs'].tolist()) == example['code'].decode()
+  for task, read in (('stdlib_operator', slice(None)),
+                     ('stdlib_operator_decoder_classification', slice(1, -1))):
+    (task_example,) = seqio.TaskRegistry.get(task).get_dataset(
+        {'inputs': 128, 'targets': 1}, 'test', shuffle=False).take(1).as_numpy_iterator()
+    assert task_example['targets'] == [example['operator']] and name in stdlib_sources.OPERATORS
+    ids = task_example['inputs'][read]
+    assert stdlib.VOCABULARY.decode(ids.tolist()) == example['code'].decode()
 
 
 def test_examples_are_those_of_the_interpreter(stdlib):

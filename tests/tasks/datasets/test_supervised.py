@@ -1,18 +1,26 @@
+import dataclasses
 import pathlib
 import re
 
+import jax
 import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from t5x_lite import models
 from t5x_lite.core.errors import UserError
+from t5x_lite.inference.generator import Generator
 from t5x_lite.models import ModelConfig
+from t5x_lite.objectives import classification
+from t5x_lite.parallel.mesh import MeshConfig
+from t5x_lite.parallel.partitioner import Partitioner
+from t5x_lite.training import source_checks
 from tasks import metrics
 from tasks.datasets import prepared
 from tasks.datasets.supervised import Supervised
-from tasks.pipeline import feature_converters, seqio_data
+from tasks.pipeline import converters, evaluator, feature_converters, seqio_data
 from tasks.preprocessors import prompts
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -131,6 +139,115 @@ def test_batches_and_evaluation_of_classification(prepare, tfds_dir):
       compute_metrics=True, predict_fn=lambda ds: [(int(i), [1]) for i, _ in ds]
   )
   assert future.result()[data.task] == {'accuracy': 50.0}
+
+
+def _texts_of(row) -> list[str]:
+  """The texts of a row of a decoder's classification, each less its first and last id."""
+  vocabulary = seqio.TaskRegistry.get('glue_sst2').output_features['inputs'].vocabulary
+  segments = row['decoder_segment_ids']
+  texts = [row['decoder_input_tokens'][segments == i + 1] for i in range(segments.max())]
+  for text, last in zip(texts, row['text_positions']):
+    assert text[0] == 0 and text[-1] == 1 == row['decoder_input_tokens'][last]
+  assert (row['text_positions'] >= 0).all() and len(texts) == len(row['text_positions'])
+  return [vocabulary.decode(text[1:-1].tolist()) for text in texts]
+
+
+def _first_row(task, tfds_dir, length, targets_length=1, head='classifier'):
+  data = seqio_data.DataConfig(
+      task=task, task_module='tasks.datasets.t5', inputs_length=length,
+      targets_length=targets_length, batch_size=1, data_dir=str(tfds_dir))
+  model = ModelConfig(family='decoder_only', vocab_size=384, embed_dim=8, num_layers=1, num_heads=1,
+                      mlp_dim=8, head=head, num_classes=2 if head == 'classifier' else None)
+  batch = next(data.batches(model, seed=0))
+  source_checks.check_batch(batch, data, model, (classification.Classification(),))
+  return {name: x[0] for name, x in batch.items()}
+
+
+def test_a_decoder_reads_one_text_a_pair_in_both_orders_or_the_choices(prepare, tfds_dir):
+  _prepare_sst2(prepare)
+  rows = [{'sentence1': 'it is', 'sentence2': 'so', 'label': 1, 'idx': 0}]
+  text = tfds.features.Text()
+  prepare('glue/mrpc:2.0.0', {'train': rows}, {
+      'sentence1': text, 'sentence2': text, 'idx': np.int32,
+      'label': tfds.features.ClassLabel(names=['not_equivalent', 'equivalent'])})
+  rows = [{'premise': 'it fell', 'question': 'cause', 'choice1': 'wind', 'choice2': 'sun',
+           'label': 0, 'idx': 0}]
+  prepare('super_glue/copa:1.0.2', {'train': rows}, {
+      'premise': text, 'question': text, 'choice1': text, 'choice2': text, 'idx': np.int32,
+      'label': tfds.features.ClassLabel(names=['choice1', 'choice2'])})
+  row = _first_row('glue_sst2_decoder_classification', tfds_dir, 40)
+  assert row['class_labels'] == (SENTENCES.index(*_texts_of(row)) + 1) % 2
+  row = _first_row('glue_mrpc_decoder_classification', tfds_dir, 40)
+  assert (_texts_of(row), row['class_labels']) == (['it is $ so', 'so $ it is'], 1)
+  row = _first_row('super_glue_copa_decoder_classification', tfds_dir, 60, head='choice')
+  assert (_texts_of(row), row['class_labels']) == (
+      ['it fell cause $ wind', 'it fell cause $ sun'], 0)
+  # Each text is cut to its part of the length, and its last id stays.
+  row = _first_row('glue_mrpc_decoder_classification', tfds_dir, 13)
+  assert _texts_of(row) == ['it i', 'so $']
+  for lengths in (13, 2), (2, 1):
+    with pytest.raises(UserError, match='one label a text|for a text with .* 3 or more'):
+      _first_row('glue_sst2_decoder_classification', tfds_dir, *lengths)
+  with pytest.raises(UserError, match='inputs_length = 5 has no room for each of 2.* 6 or more'):
+    _first_row('glue_mrpc_decoder_classification', tfds_dir, 5)
+
+
+def test_a_decoder_that_classifies_is_evaluated_and_answers_with_names(prepare, tfds_dir, capsys):
+  _prepare_sst2(prepare)
+  data = seqio_data.DataConfig(
+      task='glue_sst2_decoder_classification', task_module='tasks.datasets.t5', inputs_length=12,
+      targets_length=1, batch_size=2, data_dir=str(tfds_dir))
+  model = ModelConfig(family='decoder_only', vocab_size=384, embed_dim=8, num_layers=1,
+                      num_heads=1, mlp_dim=8, init_std=0.5, num_classes=2)
+  partitioner = Partitioner(MeshConfig(data=1).make(jax.devices()[:1]))
+  network = models.build_network(model, partitioner)
+  params = jax.tree.map(np.asarray, network.init(jax.random.key(0)))
+  evaluation = evaluator.EvalConfig(batch_size=3).make(network, partitioner, data, 0)
+  assert '2 examples have inputs of more than 12 tokens' in capsys.readouterr().err
+  generator = Generator(network, params, partitioner, data, batch_size=3)
+  answers = generator(SENTENCES)
+  names = [answer['output'] for answer in answers]
+  want = 100 * np.mean([a == b for a, b in zip(names, ['positive', 'negative'] * 2)])
+  assert set(names) <= {'positive', 'negative'}
+  assert evaluation(params, 0) == {'glue_sst2_decoder_classification/accuracy': want}
+  assert (answers[2]['inputs_read'], answers[2]['tokens_cut']) == ('not bad at', 4)
+  given = [*data.examples('validation')]
+  assert [x['output'] for x in generator.from_ids([x['ids'] for x in given])] == names
+  assert [x['tokens_cut'] for x in given] == [1, 0, 4, 0]
+  assert [x['targets'] for x in given] == ['positive', 'negative'] * 2
+  swapped = params | {'classifier': {'kernel': params['classifier']['kernel'][:, ::-1]}}
+  other = Generator(network, swapped, partitioner, data, batch_size=3)(SENTENCES)
+  assert all(a['output'] != b for a, b in zip(other, names))
+  pairs = dataclasses.replace(data, task='glue_mrpc_decoder_classification')
+  with pytest.raises(UserError, match='the task has 2 texts an example'):
+    Generator(network, params, partitioner, pairs, batch_size=3)(['one'])
+
+
+@pytest.mark.parametrize('task, changes, reason', [
+    ('glue_sst2_classification', dict(num_classes=2), 'one text an example for the family enc'),
+    ('glue_sst2_decoder_classification', {}, 'for the family decoder_only with the head classif'),
+    ('glue_sst2_decoder_classification', dict(head='choice'), 'with the head classifier'),
+    ('glue_mrpc_decoder_classification', dict(head='choice'), 'of 2 texts an example'),
+    ('super_glue_copa_decoder_classification', dict(num_classes=2), 'with the head choice'),
+    ('glue_sst2_decoder_classification', dict(num_classes=2, family='encoder_only'),
+     'for the family decoder_only'),
+    ('glue_sst2', dict(num_classes=384), 'has no classes: leave it out, or choose a task')])
+def test_a_task_for_another_head_is_refused_in_one_line(task, changes, reason):
+  from tasks.datasets import t5  # noqa: F401
+
+  model = ModelConfig(**dict(family='decoder_only', vocab_size=384, embed_dim=8, num_layers=1,
+                             num_heads=1, mlp_dim=8) | changes)
+  with pytest.raises(UserError, match=f'^ModelConfig.head = .*{reason}') as error:
+    converters.feature_converter(seqio.get_mixture_or_task(task), model, 'best_fit')
+  assert '\n' not in str(error.value)
+
+
+def test_texts_of_a_decoder_are_those_of_labels():
+  shared = dict(name='x', source='x:1.0.0', metrics=(metrics.accuracy,))
+  with pytest.raises(UserError, match='Supervised.texts = .*is for data with labels'):
+    Supervised(**shared, texts=('{a}',))
+  with pytest.raises(UserError, match='Supervised.texts = .*a choice has a text a label, 2'):
+    Supervised(**shared, texts=('{a}',), labels=('a', 'b'), choice=True)
 
 
 def test_mnli_is_one_data_set_with_three_names(prepare):

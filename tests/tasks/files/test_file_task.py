@@ -110,10 +110,17 @@ def test_objectives_give_their_features(tmp_path, objective):
     ({'train': 3}, 'FileTask.train = 3: must be'),
     ({'validation': 3}, 'FileTask.validation = 3: must be'),
     ({'targets': None}, 'FileTask.targets = None: must be'),
-    ({'objective': 'causal'}, "FileTask.objective = 'causal': choose from classification, fim, "),
+    ({'objective': 'causal'}, "FileTask.objective = 'causal': choose from classification, dec"),
     ({'objective': 'span_coruption'}, "did you mean 'span_corruption'"),
     ({'objective': 'text_to_text'}, 'FileTask.inputs = None: must name'),
-    ({'inputs': 'q'}, "FileTask.inputs = 'q': is for objective 'text_to_text' or 'classific"),
+    ({'inputs': 'q'}, "FileTask.inputs = 'q': is for objectives text_to_text, classific"),
+    ({'objective': 'classification', 'inputs': ('a', 'b'), 'labels': ('0', '1')}, 'must be one te'),
+    ({'objective': 'decoder_classification', 'inputs': (), 'labels': ('0', '1')}, 'must be one te'),
+    ({'objective': 'decoder_choice', 'inputs': ('a',), 'labels': ('0', '1')}, 'each of 2 labels'),
+    ({'objective': 'decoder_choice', 'inputs': 'ab', 'labels': ('0', '1')}, 'each of 2 labels'),
+    ({'objective': 'decoder_choice', 'inputs': ('a', 'a'), 'labels': ('0', '1')}, 'all distinct'),
+    ({'objective': 'decoder_choice', 'inputs': ('a', 'text'), 'labels': ('0', '1')}, 'the same'),
+    ({'objective': 'decoder_classification', 'inputs': 'x'}, r'labels = \(\): must list .* such'),
     ({'objective': 'text_to_text', 'inputs': 'text'}, "inputs = 'text': targets are the same"),
     ({'targets': 'a {} b'}, r"FileTask.targets = 'a {} b': is not a template: it names no field"),
     ({'targets': 'a {b'}, r"FileTask.targets = 'a {b': is not a template: .*; write {{ and }}"),
@@ -348,6 +355,27 @@ def test_classification_gives_class_numbers(tmp_path):
                    labels=('a', 'b')).register()
 
 
+def test_a_decoder_reads_a_text_a_pair_in_both_orders_or_choices(tmp_path):
+  import seqio
+
+  path = _write(tmp_path / 'a.csv', 'a,b,right', 'x,yz,two')
+
+  def ids_of(objective, inputs):
+    task = files.FileTask(train=str(path), objective=objective, inputs=inputs, targets='right',
+                          labels=('one', 'two'))
+    dataset = seqio.TaskRegistry.get(task.register()).get_dataset(
+        {'inputs': 20, 'targets': 1}, 'train', shuffle=False)
+    example, = dataset.as_numpy_iterator()
+    assert example['targets'].tolist() == [1]
+    return example['inputs'].tolist()
+
+  x, y, z, dash = (3 + ord(letter) for letter in 'xyz-')
+  assert ids_of('decoder_classification', '{a}-{b}') == [0, x, dash, y, z, 1]
+  assert ids_of('decoder_classification', ('{a}-{b}', '{b}-{a}')) == [
+      0, x, dash, y, z, 1, 0, y, z, dash, x, 1]
+  assert ids_of('decoder_choice', ('a', 'b')) == [0, x, 1, 0, y, z, 1]
+
+
 def test_a_share_by_hash_is_stable_and_keeps_equal_examples_together(tmp_path):
   lines = [str(i % 400) for i in range(800)]
   path = _write(tmp_path / 'a.txt', *lines)
@@ -419,7 +447,7 @@ def test_files_can_have_every_objective():
   from tasks.files import file_task
   from tasks.preprocessors import pretraining
 
-  assert set(file_task._OBJECTIVES) == {*pretraining.PREPROCESSORS, 'classification'}
+  assert set(file_task._OBJECTIVES) == {*pretraining.PREPROCESSORS, *file_task._CLASSES}
 
 
 def test_where_files_lie_does_not_matter(tmp_path):
