@@ -11,6 +11,7 @@ from tasks.pipeline.feature_converters import (
   ClassificationFeatureConverter,
   MaskedLMFeatureConverter,
   NextSentenceFeatureConverter,
+  WeightedLMFeatureConverter,
 )
 from tasks.vocabularies import model_ids, start_id
 
@@ -28,6 +29,10 @@ def feature_converter(task, model: ModelConfig, packing: str) -> seqio.FeatureCo
   if model.head == 'mlm_nsp' and not pairs:
     raise FieldError(model, 'head', f'task {task.name!r} has no sentence pairs: set head to mlm, '
                      'or choose a task of the objective mlm_nsp')
+  weighted = 'targets_loss_weights' in task.output_features
+  if weighted and model.family != 'decoder_only':
+    raise FieldError(model, 'family', f'task {task.name!r} is of whole conversations, which a '
+                     "decoder alone reads: set ConversationTask.objective to 'text_to_text'")
   if model.family == 'encoder_only':
     if model.head == 'mlm_nsp':      # one label a row, as of a classification
       return NextSentenceFeatureConverter(pack=False)
@@ -39,6 +44,8 @@ def feature_converter(task, model: ModelConfig, packing: str) -> seqio.FeatureCo
     kind = seqio.LMFeatureConverter
     if model.family == 'encoder_decoder':
       kind = seqio.EncDecFeatureConverter
+    elif weighted:
+      kind = WeightedLMFeatureConverter
     elif 'inputs' in task.output_features:
       kind = seqio.PrefixLMFeatureConverter
   if packing == 'best_fit':

@@ -14,7 +14,8 @@ from tasks.pipeline.imports import import_task_module
 from tasks.vocabularies.seqio_tokenizer import SeqioTokenizer
 
 # Features that no length is given for: as long as another one, or a single id.
-_LENGTH_OF = {'token_types': 'inputs', 'next_sentence_label': None}
+_LENGTH_OF = {'token_types': 'inputs', 'targets_loss_weights': 'targets',
+              'next_sentence_label': None}
 
 
 def get_task(data: Any) -> seqio.Task | seqio.Mixture:
