@@ -24,8 +24,10 @@ def get_task(data: Any) -> seqio.Task | seqio.Mixture:
   given = [feature for feature in task.output_features if feature not in _LENGTH_OF]
   if set(given) != set(data.lengths):
     needs = ' and '.join(f'{feature}_length' for feature in given)
+    pairs = ", or ConversationTask.objective to 'text_to_text', which has inputs" if (
+        'targets_loss_weights' in task.output_features and 'inputs' in data.lengths) else ''
     raise UserError(f'Task {task.name!r} has the features {", ".join(given)}: set '
-                    f'DataConfig.{needs}, and no other length')
+                    f'DataConfig.{needs}, and no other length{pairs}')
   return task
 
 

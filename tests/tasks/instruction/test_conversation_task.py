@@ -85,17 +85,17 @@ def test_answers_and_their_ends_have_the_weights(make):
 @pytest.mark.parametrize('packing', ['best_fit', 'greedy'])
 def test_packed_rows_hold_the_same_answers_in_segments(make, packing):
   rows = [row(f'Q{i}' * (i % 3 + 1), f'A{i}') for i in range(8)]
-  (batch,) = rows_of(make(*rows, packing=packing, length=200), 1)
-  segments, weights = batch['decoder_segment_ids'][0], batch['decoder_loss_weights'][0]
   found = set()
-  for k in range(1, segments.max() + 1):
-    own = segments == k
-    ids, mask = batch['decoder_target_tokens'][0][own], weights[own]
-    assert batch['decoder_positions'][0][own].tolist() == list(range(own.sum()))
-    assert batch['decoder_input_tokens'][0][own][0] == 0
-    found.add((texts({'x': ids[None]}, 'x'), texts({'x': ids[mask > 0][None]}, 'x')))
+  for batch in rows_of(make(*rows, packing=packing, length=200), 40):   # of a window of passes
+    segments, weights = batch['decoder_segment_ids'][0], batch['decoder_loss_weights'][0]
+    assert segments.max() > 1 and not weights[segments == 0].any()
+    for k in range(1, segments.max() + 1):
+      own = segments == k
+      ids, mask = batch['decoder_target_tokens'][0][own], weights[own]
+      assert batch['decoder_positions'][0][own].tolist() == list(range(own.sum()))
+      assert batch['decoder_input_tokens'][0][own][0] == 0
+      found.add((texts({'x': ids[None]}, 'x'), texts({'x': ids[mask > 0][None]}, 'x')))
   assert found == {(f'Q{i}' * (i % 3 + 1) + f'A{i}|', f'A{i}|') for i in range(8)}
-  assert not weights[segments == 0].any()
 
 
 @pytest.mark.parametrize('gin', ['tiny_lm', 'tiny_span_corruption'])
@@ -113,8 +113,11 @@ def test_pairs_of_all_before_the_last_answer_and_that(make, gin):
 
 
 def test_an_encoder_decoder_needs_pairs(make):
-  with pytest.raises(UserError, match="set ConversationTask.objective to 'text_to_text'"):
-    rows_of(make(row('Q', 'A'), gin='tiny_span_corruption'), 1)
+  options = dict(gin='tiny_span_corruption')
+  with pytest.raises(UserError, match="family 'encoder_decoder' reads inputs.*: set INPUTS_LENGTH"):
+    rows_of(make(row('Q', 'A'), **options), 1)
+  with pytest.raises(UserError, match="or ConversationTask.objective to 'text_to_text', which has"):
+    rows_of(make(row('Q', 'A'), inputs=64, **options), 1)
 
 
 LONG = row('Q1', 'A1', 'Q2', 'A2', 'Q3', 'A3')   # 5 ids an exchange
@@ -128,7 +131,8 @@ LONG = row('Q1', 'A1', 'Q2', 'A2', 'Q3', 'A3')   # 5 ids an exchange
     (3, 'cut_answers', {'Q1A', 'Q2A', 'Q3A'}),
 ])
 def test_long_conversations_are_cut_between_turns(make, length, too_long, found, capfd):
-  batches = rows_of(make(LONG, length=length, too_long=too_long), len(found))
+  # Passes are shuffled into each other, so that the first rows need not be one pass.
+  batches = rows_of(make(LONG, length=length, too_long=too_long), 12 * len(found))
   assert {texts(batch) for batch in batches} == found
   said = capfd.readouterr().err
   assert ('cut between turns: 1 so far' in said) == (len(found) > 1)
@@ -139,7 +143,7 @@ def test_long_conversations_are_cut_between_turns(make, length, too_long, found,
 def test_the_system_message_begins_each_piece(make):
   long = row('Q1', 'A1', 'Q2', 'A2')
   long['messages'].insert(0, {'role': 'system', 'content': 'S'})
-  batches = rows_of(make(long, length=6, too_long='cut_turns'), 2)
+  batches = rows_of(make(long, length=6, too_long='cut_turns'), 20)
   assert {texts(batch) for batch in batches} == {'SQ1A1|', 'SQ2A2|'}
 
 
