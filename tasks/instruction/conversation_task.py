@@ -123,9 +123,10 @@ class ConversationTask:
     template = self._template()
     reader = RowReader(template.source, template.name, self._turns, self.schema, self.trees)
     where = lambda field: f'ConversationTask.{field}{getattr(self, ORIGINS, {}).get(field, "")}'
-    read = lambda pattern, split: index.index_files(
+    checked = {'conversations': dataclasses.replace(reader, checks=False)}
+    read = lambda pattern, split: dataclasses.replace(index.index_files(
         pattern, {'conversations': reader}, where(split), columns=self.columns,
-        skip_bad=self.skip_bad, held_out=self._share)
+        skip_bad=self.skip_bad, held_out=self._share), templates=checked)
     indices = {'train': read(self.train, 'train')}
     if self._share:
       both = indices['train']

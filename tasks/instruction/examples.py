@@ -1,6 +1,6 @@
 """Conversations as examples of a model: ids and the weights of their losses, at most so long."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 import dataclasses
 import sys
 
@@ -25,15 +25,44 @@ class Example:
     return self.ids[:begin], self.ids[begin:end]
 
 
-class ExampleMaker:
-  """Makes examples of conversations, and counts what does not fit.
+class Report:
+  """Counts conversations that do not reach a model whole, and says so of the 1st, 10th, 100th, …
 
   Attributes:
-    counts: how many conversations were cut at turns, answers were cut, and exchanges left out.
+    counts: of each thing that was done, once a conversation however often that is read.
   """
 
+  def __init__(self):
+    self.begin()
+
+  def begin(self) -> None:
+    """Forgets what was said: another run begins."""
+    self.counts = dict.fromkeys((
+        'cut between turns', 'cut in an answer', 'left out in part', 'left out'), 0)
+    self._seen = set()
+
+  def say(self, text: str) -> None:
+    """Prints a text once."""
+    if text not in self._seen:
+      self._seen.add(text)
+      print(text, file=sys.stderr)
+
+  def add(self, what: str, place: Hashable, why: str = '') -> None:
+    """Counts `what` was done to the conversation at a place, and says why."""
+    if (key := hash((what, place))) in self._seen:
+      return
+    self._seen.add(key)
+    self.counts[what] += 1
+    number = self.counts[what]
+    if str(number).strip('0') == '1':
+      print(f'conversations {what}: {number} so far, the last {place}{why}', file=sys.stderr)
+
+
+class ExampleMaker:
+  """Makes examples of conversations."""
+
   def __init__(self, template: ChatTemplate, tokens: ChatTokens, *, turns: str, too_long: str,
-               start_id: int, skip_bad: bool = False):
+               start_id: int, skip_bad: bool = False, report: Report | None = None):
     """
     Args:
       template: of the conversations.
@@ -44,10 +73,11 @@ class ExampleMaker:
       start_id: what a decoder reads before its first id; a text that begins with it does not
         repeat it.
       skip_bad: leave out what cannot be encoded, and count it.
+      report: what of them does not fit.
     """
     self.template, self.tokens, self.turns, self.too_long = template, tokens, turns, too_long
     self.start_id, self.skip_bad = start_id, skip_bad
-    self.counts = dict.fromkeys(('cut between turns', 'cut in an answer', 'left out'), 0)
+    self.report = report or Report()
 
   def encode(self, conversation: Conversation) -> Example:
     """All of it. Raises BadExample if its mask is empty or full, or no answer ends."""
@@ -60,7 +90,7 @@ class ExampleMaker:
     rendered.check_share(sum(mask), len(mask))
     return Example(list(ids), list(mask))
 
-  def sequences(self, conversation: Conversation, length: int | None, place: str
+  def sequences(self, conversation: Conversation, length: int | None, place: Hashable
                 ) -> list[Example]:
     """Examples of at most `length` ids, for a decoder that reads whole conversations.
 
@@ -87,13 +117,15 @@ class ExampleMaker:
           example = self._cut(example, length, place)
         found += [] if example is None else [example]
       if len(pieces) > 1:
-        self._count('cut between turns', place)
+        self.report.add('cut between turns', place)
+      if len(found) < len(pieces):
+        self.report.add('left out in part' if found else 'left out', place)
       return found
     except BadExample as error:
       return self._bad(error, place)
 
-  def pairs(self, conversation: Conversation, inputs: int | None, targets: int | None, place: str
-            ) -> list[tuple[list[int], list[int]]]:
+  def pairs(self, conversation: Conversation, inputs: int | None, targets: int | None,
+            place: Hashable) -> list[tuple[list[int], list[int]]]:
     """(ids before the last answer, its ids), for a model that reads inputs; none if left out.
 
     The oldest exchanges are left out where the inputs are too long. Arguments and errors as
@@ -116,12 +148,12 @@ class ExampleMaker:
           before, answer = self.encode(shorter).split()
           too_long = len(before) > inputs
         if too_long:
-          return self._count('left out', place) or []
-        self._count('cut between turns', place)
+          return self.report.add('left out', place) or []
+        self.report.add('cut between turns', place)
       if targets is not None and len(answer) > targets:
         if self.too_long != 'cut_answers':
-          return self._count('left out', place) or []
-        self._count('cut in an answer', place)
+          return self.report.add('left out', place) or []
+        self.report.add('cut in an answer', place)
         answer = answer[:targets]
       return [(before, answer)]
     except BadExample as error:
@@ -140,26 +172,18 @@ class ExampleMaker:
       part = [*part, exchange]
     return [*pieces, make(part)]
 
-  def _cut(self, example: Example, length: int, place: str) -> Example | None:
+  def _cut(self, example: Example, length: int, place: Hashable) -> Example | None:
     """The beginning of an exchange that is too long by itself, or None."""
     if self.too_long == 'cut_answers' and any(example.mask[:length]):
-      self._count('cut in an answer', place)
+      self.report.add('cut in an answer', place)
       return Example(example.ids[:length], example.mask[:length])
-    self._count('left out', place)
     return None
 
-  def _bad(self, error: BadExample, place: str) -> list:
+  def _bad(self, error: BadExample, place: Hashable) -> list:
     if not self.skip_bad:
       raise UserError(f'{place}: {error}') from error
-    self._count('left out', f'{place}: {error}')
+    self.report.add('left out', place, f': {error}')
     return []
-
-  def _count(self, what: str, place: str) -> None:
-    """Says so of the 1st, 10th, 100th, …"""
-    self.counts[what] += 1
-    number = self.counts[what]
-    if str(number).strip('0') == '1':
-      print(f'conversations {what}: {number} so far, the last {place}', file=sys.stderr)
 
 
 def _too_long(size: int, length: int, feature: str) -> BadExample:

@@ -23,6 +23,7 @@ class RowReader:
     turns: as ChatTemplate.render_answers.
     schema: one of schemas.SCHEMAS, or None: by the row's keys.
     trees: which paths of message trees.
+    checks: whether rows are rendered, too; those that were once need not be.
   """
 
   source: str
@@ -30,11 +31,12 @@ class RowReader:
   turns: str = 'every'
   schema: str | None = None
   trees: MessageTrees = dataclasses.field(default_factory=MessageTrees)
+  checks: bool = True
 
   def __call__(self, record: Mapping[str, object]) -> str:
     """Raises BadExample for a row that is no conversation, or that the template cannot render."""
     found = schemas.conversations(record, self.schema, self.trees)
-    for conversation in found:
+    for conversation in found if self.checks else ():
       rendered = self._template.render_answers(conversation, _TOKENS, turns=self.turns)
       if not rendered.answers:
         rendered.check()

@@ -1,8 +1,7 @@
 """The seqio source and task behind `tasks.instruction.ConversationTask`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
-import sys
 
 import numpy as np
 import seqio
@@ -13,13 +12,15 @@ from tasks import vocabularies
 from tasks.files import random_access
 from tasks.instruction.chat_template import ChatTemplate
 from tasks.instruction.conversation import Conversation
-from tasks.instruction.examples import ExampleMaker
+from tasks.instruction.examples import ExampleMaker, Report
 from tasks.instruction.row_reader import read_conversations
 from tasks.instruction.vocabulary_tokens import chat_tokens
 from tasks.preprocessors import pretraining
 from tasks.vocabularies.seqio_tokenizer import SeqioTokenizer
 
-_INTS = tf.RaggedTensorSpec([None, None], tf.int32, ragged_rank=1)
+# Rows are drawn in an order over all of them; this parts the pieces of one conversation.
+_BUFFER = 256
+_CHECKED = 20_000   # rows that are encoded before training; of more, those of the most bytes
 
 
 class ConversationSource(seqio.DataSource):
@@ -29,10 +30,11 @@ class ConversationSource(seqio.DataSource):
     indices: the rows of each split.
   """
 
-  def __init__(self, indices: Mapping[str, FileIndex]):
+  def __init__(self, indices: Mapping[str, FileIndex], make_encoder: Callable[..., '_Encoder'],
+               report: Report):
     super().__init__(splits=tuple(indices),
                      num_input_examples={s: len(i) for s, i in indices.items()})
-    self.indices = dict(indices)
+    self.indices, self._make_encoder, self._report = dict(indices), make_encoder, report
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
@@ -50,9 +52,8 @@ class ConversationSource(seqio.DataSource):
 
     @tf.autograph.experimental.do_not_convert
     def lookup(i):
-      found = read_conversations(rows[int(i)]['conversations'])
-      place = f'{rows.paths[rows.file_of[i]]}@{rows.start[i]}'
-      return np.asarray([text.encode() for text in found], object), place.encode()
+      texts, place = _row(rows, int(i))
+      return np.asarray([text.encode() for text in texts], object), place.encode()
 
     def read(i):
       texts, place = tf.numpy_function(lookup, [i], [tf.string, tf.string])
@@ -63,6 +64,23 @@ class ConversationSource(seqio.DataSource):
     return random_access.index_dataset(
         len(rows), shuffle=shuffle, seed=seed, num_shards=shard_info.num_shards,
         shard_index=shard_info.index).flat_map(read)
+
+  def check(self, split: str, sequence_length: Mapping[str, int],
+            output_features: Mapping[str, seqio.Feature]) -> None:
+    """Encodes the rows of a split once, so that what is wrong with one is known before training.
+
+    Raises UserError as encode_conversations does.
+    """
+    self._report.begin()
+    rows = self.indices[split]
+    encode = self._make_encoder(sequence_length, output_features)
+    chosen = range(len(rows))
+    if len(rows) > _CHECKED:
+      chosen = np.argpartition(-rows.size, _CHECKED)[:_CHECKED].tolist()
+    for i in chosen:
+      texts, place = _row(rows, i)
+      for text in texts:
+        encode(text, place)
 
 
 def register(name: str, objective: str, indices: Mapping[str, FileIndex],
@@ -78,47 +96,32 @@ def register(name: str, objective: str, indices: Mapping[str, FileIndex],
     features = {'targets': feature, 'targets_loss_weights': weights}
   else:
     features = {'inputs': feature, 'targets': feature}
-  encode = functools.partial(encode_conversations, template=template, turns=turns,
-                             too_long=too_long, skip_bad=skip_bad)
+  report = Report()
+  make = functools.partial(_Encoder, template=template, turns=turns, too_long=too_long,
+                           skip_bad=skip_bad, report=report)
   seqio.TaskRegistry.add(
-      name, source=ConversationSource(indices), preprocessors=[encode], output_features=features,
-      metric_fns=pretraining.METRICS[objective],
-      shuffle_buffer_size=pretraining.SHUFFLE_BUFFER_SIZE)
+      name, source=ConversationSource(indices, make, report),
+      preprocessors=[functools.partial(encode_conversations, make_encoder=make)],
+      output_features=features, metric_fns=pretraining.METRICS[objective],
+      shuffle_buffer_size=_BUFFER)
 
 
 def encode_conversations(dataset: tf.data.Dataset, sequence_length, output_features, *,
-                         template: ChatTemplate, turns: str, too_long: str, skip_bad: bool
-                         ) -> tf.data.Dataset:
+                         make_encoder: Callable[..., '_Encoder']) -> tf.data.Dataset:
   """Renders conversations by a template, and makes ids of them: features as `register` has them.
 
   Raises UserError, when it is read, for a row without end of an answer, or too long for its
   feature unless it is to be cut.
   """
-  vocabulary = output_features['targets'].vocabulary
-  tokens, tokenizer = chat_tokens(vocabulary), SeqioTokenizer(output_features['targets'])
-  maker = ExampleMaker(template, tokens, turns=turns, too_long=too_long, skip_bad=skip_bad,
-                       start_id=tokenizer.start_id)
-  length = lambda name: (sequence_length or {}).get(name)
-  own = lambda ids: vocabularies.seqio_ids(vocabulary, ids)
+  encoder = make_encoder(sequence_length, output_features)
   names = sorted(output_features)
-  told = set()
 
   @tf.autograph.experimental.do_not_convert
   def encode(text, place):
-    conversation = Conversation.from_json(text.decode())
-    where = _Place(place.decode())
-    if 'inputs' in names:
-      pairs = maker.pairs(conversation, length('inputs'), length('targets'), where)
-      found = [(own(before), own(answer)) for before, answer in pairs]
-    else:
-      sequences = maker.sequences(conversation, length('targets'), where)
-      found = [(own(example.ids), np.asarray(example.mask, np.int32)) for example in sequences]
-    if found and not told:
-      told.add(True)
-      _say_end(found[0], names, tokens, tokenizer)
-    flat = [np.concatenate([example[i] for example in found]) if found else np.zeros(0)
-            for i in range(2)]
-    sizes = [np.asarray([len(example[i]) for example in found]) for i in range(2)]
+    found = encoder(text.decode(), place.decode())
+    flat = [np.concatenate([example[name] for example in found]) if found else np.zeros(0)
+            for name in names]
+    sizes = [np.asarray([len(example[name]) for example in found]) for name in names]
     return [x.astype(np.int32) for x in (*flat, *sizes)]
 
   def read(example):
@@ -133,6 +136,54 @@ def encode_conversations(dataset: tf.data.Dataset, sequence_length, output_featu
   return dataset.flat_map(read)
 
 
+class _Encoder:
+  """A conversation, as JSON, and its place -> the features of its examples, in seqio's ids."""
+
+  def __init__(self, sequence_length: Mapping[str, int] | None,
+               output_features: Mapping[str, seqio.Feature], *, template: ChatTemplate, turns: str,
+               too_long: str, skip_bad: bool, report: Report):
+    feature = output_features['targets']
+    self._vocabulary = feature.vocabulary
+    self._tokens, self._tokenizer = chat_tokens(self._vocabulary), SeqioTokenizer(feature)
+    self._maker = ExampleMaker(template, self._tokens, turns=turns, too_long=too_long,
+                               skip_bad=skip_bad, start_id=self._tokenizer.start_id, report=report)
+    self._length = (sequence_length or {}).get
+    self._spelled = {i: text for text, i in self._tokens.control.items()}
+    self._pairs = 'inputs' in output_features
+    self._report = report
+
+  def __call__(self, text: str, place: str) -> list[dict[str, np.ndarray]]:
+    conversation, where = Conversation.from_json(text), _Place(place)
+    own = lambda ids: vocabularies.seqio_ids(self._vocabulary, ids)
+    if self._pairs:
+      pairs = self._maker.pairs(conversation, self._length('inputs'), self._length('targets'),
+                                where)
+      ends = [answer[-1] for _, answer in pairs]
+      found = [{'inputs': own(before), 'targets': own(answer)} for before, answer in pairs]
+    else:
+      examples = self._maker.sequences(conversation, self._length('targets'), where)
+      ends = [example.split()[1][-1] for example in examples]
+      found = [{'targets': own(example.ids),
+                'targets_loss_weights': np.asarray(example.mask, np.int32)}
+               for example in examples]
+    for end in ends:
+      self._say_end(end)
+    return found
+
+  def _say_end(self, end: int) -> None:
+    """Says so where answers end in another token than the vocabulary's end of text."""
+    if end in self._spelled and end != self._tokenizer.eos_id:
+      self._report.say(
+          f'ConversationTask: answers end with {self._spelled[end]!r}, which is not the end of '
+          f'text of the vocabulary: set InferConfig.end_ids = ({end},) to stop there')
+
+
+def _row(rows: FileIndex, i: int) -> tuple[list[str], str]:
+  """(the conversations of a row, its place)."""
+  return (read_conversations(rows[i]['conversations']),
+          f'{rows.paths[rows.file_of[i]]}@{rows.start[i]}')
+
+
 class _Place:
   """Where a row is, as file:line; its line is counted only if it is asked for."""
 
@@ -140,19 +191,9 @@ class _Place:
     self._path, _, offset = text.rpartition('@')
     self._offset = int(offset)
 
+  def __hash__(self) -> int:
+    return hash((self._path, self._offset))
+
   def __str__(self) -> str:
     with open(self._path, 'rb') as file:
       return f'{self._path}:{file.read(self._offset).count(10) + 1}'
-
-
-def _say_end(example, names, tokens, tokenizer: SeqioTokenizer) -> None:
-  """Says so where answers end in another token than the vocabulary's end of text."""
-  last = example[names.index('targets')]
-  if 'targets_loss_weights' in names:
-    last = last[np.flatnonzero(example[names.index('targets_loss_weights')])]
-  spelled = {i: text for text, i in tokens.control.items()}
-  ends = [i for i in vocabularies.model_ids(tokenizer.vocabulary, last).tolist() if i in spelled]
-  if ends and ends[-1] != tokenizer.eos_id:
-    print(f'ConversationTask: answers end with {spelled[ends[-1]]!r}, which is not the end of text '
-          f'of the vocabulary: set InferConfig.end_ids = ({ends[-1]},) to stop there',
-          file=sys.stderr)

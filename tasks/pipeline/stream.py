@@ -60,6 +60,8 @@ def batches(data: Any, model: ModelConfig, *, seed: int, start: int = 0,
     parts = [seqio.get_mixture_or_task(name) for name in task.rate_per_task_name]
   for part in parts:
     check_split(part, data)
+    if start == 0 and data.cache_dir is None:
+      _check_rows(part, data)
     # Repeating nothing for ever would never come back, so one pass is asked for an example first.
     first = _rows(part, data, model, shuffle=False, num_epochs=1).take(1)
     with one_line.user_errors():
@@ -78,6 +80,13 @@ def batches(data: Any, model: ModelConfig, *, seed: int, start: int = 0,
   with one_line.user_errors():
     for batch in ds.as_numpy_iterator():
       yield model_batch({name: x[rows] for name, x in batch.items()}, task)
+
+
+def _check_rows(part: seqio.Task | seqio.Mixture, data: Any) -> None:
+  """Has those sources that can check their rows before training do so; raises UserError."""
+  for task in getattr(part, 'tasks', [part]):
+    if hasattr(task.source, 'check') and data.split in task.splits:
+      task.source.check(data.split, data.lengths, task.output_features)
 
 
 def _rows(task, data: Any, model: ModelConfig, **options) -> tf.data.Dataset:

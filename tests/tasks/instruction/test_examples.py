@@ -30,19 +30,29 @@ LONG = talk('Q1', 'A1', 'Q2', 'A2', 'Q3', 'A3')   # 5 ids an exchange
 
 
 @pytest.mark.parametrize('length, too_long, found, counts', [
-    (15, 'refuse', ['Q1A1|Q2A2|Q3A3|'], (0, 0, 0)),
-    (None, 'refuse', ['Q1A1|Q2A2|Q3A3|'], (0, 0, 0)),
-    (14, 'cut_turns', ['Q1A1|Q2A2|', 'Q3A3|'], (1, 0, 0)),
-    (5, 'cut_turns', ['Q1A1|', 'Q2A2|', 'Q3A3|'], (1, 0, 0)),
-    (4, 'cut_turns', [], (1, 0, 3)),
-    (4, 'cut_answers', ['Q1A1', 'Q2A2', 'Q3A3'], (1, 3, 0)),
-    (3, 'cut_answers', ['Q1A', 'Q2A', 'Q3A'], (1, 3, 0)),
-    (2, 'cut_answers', [], (1, 0, 3)),
+    (15, 'refuse', ['Q1A1|Q2A2|Q3A3|'], (0, 0, 0, 0)),
+    (None, 'refuse', ['Q1A1|Q2A2|Q3A3|'], (0, 0, 0, 0)),
+    (14, 'cut_turns', ['Q1A1|Q2A2|', 'Q3A3|'], (1, 0, 0, 0)),
+    (5, 'cut_turns', ['Q1A1|', 'Q2A2|', 'Q3A3|'], (1, 0, 0, 0)),
+    (4, 'cut_turns', [], (1, 0, 0, 1)),
+    (4, 'cut_answers', ['Q1A1', 'Q2A2', 'Q3A3'], (1, 1, 0, 0)),
+    (3, 'cut_answers', ['Q1A', 'Q2A', 'Q3A'], (1, 1, 0, 0)),
+    (2, 'cut_answers', [], (1, 0, 0, 1)),
 ])
 def test_sequences(length, too_long, found, counts):
   made = maker(too_long)
   assert [shown(e.ids) for e in made.sequences(LONG, length, 'f:1')] == found
-  assert tuple(made.counts.values()) == counts
+  assert tuple(made.report.counts.values()) == counts
+
+
+def test_what_is_left_out_is_counted_once_however_often_it_is_read(capsys):
+  made = maker('cut_turns')
+  for _ in range(3):
+    assert len(made.sequences(talk('Q', 'A', 'Q' * 9, 'A'), 5, 'f:1')) == 1
+  assert tuple(made.report.counts.values()) == (1, 0, 1, 0)
+  made.sequences(talk('Q', 'A', 'Q' * 9, 'A'), 5, 'f:2')
+  assert tuple(made.report.counts.values()) == (2, 0, 2, 0)
+  assert capsys.readouterr().err.count('\n') == 2
 
 
 def test_the_system_message_begins_each_piece_and_the_mask_is_of_its_answers():
@@ -76,7 +86,7 @@ def test_a_conversation_without_a_prompt_is_refused_or_left_out(capsys):
   with pytest.raises(UserError, match="the whole of the rendered text is an answer: .* 'A|'"):
     maker('refuse').sequences(talk('', 'A'), 9, 'f:1')
   made = maker('refuse', skip_bad=True)
-  assert made.sequences(talk('', 'A'), 9, 'f:1') == [] and made.counts['left out'] == 1
+  assert made.sequences(talk('', 'A'), 9, 'f:1') == [] and made.report.counts['left out'] == 1
   assert 'conversations left out: 1 so far, the last f:1: the whole' in capsys.readouterr().err
 
 
