@@ -1,6 +1,6 @@
 """The protocol of a source of batches: a seqio stream, a cache, a buffer of rollouts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,6 +32,19 @@ class Tokenizer(Protocol):
 
   def byte_lengths(self) -> np.ndarray:
     """int32 [vocab_size]: bytes of text each id stands for."""
+
+
+class Chat(Protocol):
+  """How a model that was trained on conversations is asked."""
+
+  source: str                # the chat template, in Jinja
+  end_ids: tuple[int, ...]   # each of which ends an answer
+
+  def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Ids of messages, each with `role` and `content`, up to where an answer begins.
+
+    The id that starts decoding is not among them. Raises UserError for what the template refuses.
+    """
 
 
 class Source:
@@ -87,6 +100,13 @@ class Source:
   def tokenizer(self, feature: str = 'inputs') -> Tokenizer:
     """Of 'inputs' or 'targets'; of the targets where there are no inputs."""
     raise UserError(f'{self.name} has no tokenizer: {type(self).__name__} does not define one')
+
+  def chat(self, template: str | None = None) -> Chat | None:
+    """By the chat template of a name or file; None: that of the data, if it has one."""
+    if template is not None:
+      raise UserError(f'{self.name} has no prompts by templates: {type(self).__name__} does not '
+                      'read them')
+    return None
 
   def fingerprint(self) -> str | None:
     """Identifies the vocabulary of this source; it is stored with every checkpoint."""

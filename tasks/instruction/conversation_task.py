@@ -80,7 +80,7 @@ class ConversationTask:
 
     import seqio
 
-    from tasks.instruction import source
+    from tasks.instruction import encoding, source
 
     if name in seqio.TaskRegistry.names():   # the same content may lie elsewhere by now
       seqio.TaskRegistry.get(name).source.indices = indices
@@ -89,8 +89,8 @@ class ConversationTask:
         if found.num_skipped and not (split != 'train' and self._share):
           print(f'ConversationTask.{split}: left out {found.num_skipped} bad row(s) beside '
                 f'{len(found)} good ones; the first: {found.skipped}', file=sys.stderr)
-      source.register(name, self.objective, indices, template, turns=self._turns,
-                      too_long=self.too_long, skip_bad=self.skip_bad)
+      source.register(name, self.objective, indices, encoding.Encoding(
+          template=template, turns=self._turns, too_long=self.too_long, skip_bad=self.skip_bad))
     return name
 
   def data_digest(self, split: str) -> str | None:

@@ -41,12 +41,6 @@ class Report:
         'cut between turns', 'cut in an answer', 'left out in part', 'left out'), 0)
     self._seen = set()
 
-  def say(self, text: str) -> None:
-    """Prints a text once."""
-    if text not in self._seen:
-      self._seen.add(text)
-      print(text, file=sys.stderr)
-
   def add(self, what: str, place: Hashable, why: str = '') -> None:
     """Counts `what` was done to the conversation at a place, and says why."""
     if (key := hash((what, place))) in self._seen:

@@ -17,7 +17,7 @@ def chat_tokens(vocabulary: seqio.Vocabulary) -> ChatTokens:
   encode = lambda text: vocabularies.model_ids(vocabulary, list(vocabulary.encode(text))).tolist()
   if isinstance(vocabulary, SentencePieceVocabulary):
     model = vocabulary.tokenizer
-    control = {model.IdToPiece(i): i for i in range(model.GetPieceSize()) if model.IsControl(i)}
+    control = {text: i for i, text in vocabularies.control_tokens(vocabulary).items()}
     named = {'eos_token': model.eos_id(), 'bos_token': model.bos_id(),
              'pad_token': model.pad_id()}
     tokens = {name: model.IdToPiece(i) for name, i in named.items() if i >= 0}

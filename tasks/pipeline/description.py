@@ -189,24 +189,7 @@ def _render(row: Batch, task, experiment) -> str:
 
 
 def _text(vocabulary: seqio.Vocabulary, ids: np.ndarray) -> str:
-  """Text of ids of the model; ids that stand for none, such as sentinels, as <id>."""
-  pieces, run = [], []
-  extra = range(vocabularies.first_extra_id(vocabulary), vocabulary.vocab_size)
-  file = getattr(vocabulary, 'file', None)
-  control = {} if file is None else file.control
-  special = {vocabulary.eos_id: '</s>'} | {
-      own: control[i] for i in control for own in vocabularies.seqio_ids(vocabulary, [i]).tolist()
-      if own not in extra}
-  for i in [*vocabularies.seqio_ids(vocabulary, ids).tolist(), None]:
-    if i is not None and i not in extra and i not in special:
-      run.append(i)
-      continue
-    if run:
-      pieces.append(vocabulary.decode(run))
-      run = []
-    if i is not None:
-      pieces.append(special.get(i, f'<{i}>'))
-  return ''.join(pieces)
+  return vocabularies.spell(vocabulary, vocabularies.seqio_ids(vocabulary, ids))
 
 
 def as_text(members: list[Member], colour: bool) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import functools
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -16,6 +17,8 @@ from t5x_lite.core.errors import UserError
 from t5x_lite.data.features import Batch
 from t5x_lite.models import ModelConfig
 from tasks import vocabularies
+from tasks.instruction.chat import VocabularyChat, chat_of
+from tasks.instruction.named_templates import load_template
 from tasks.pipeline import caching, one_line, schedules, trimming
 from tasks.pipeline.converters import feature_converter, model_batch
 from tasks.pipeline.provider import (
@@ -42,6 +45,18 @@ def fingerprint(data: Any) -> str:
   if not data.task and data.vocabulary is not None:
     return vocabularies.fingerprint(vocabularies.load_vocabulary(data.vocabulary))
   return vocabularies.fingerprint(text_tokenizer(get_task(data)).vocabulary)
+
+
+def chat(data: Any, template: str | None) -> VocabularyChat | None:
+  """See Source.chat."""
+  if data.task:
+    task = get_task(data)
+    vocabulary = task.output_features['targets'].vocabulary
+  else:
+    task, vocabulary = None, vocabularies.load_vocabulary(data.vocabulary)
+  if template is not None:
+    return VocabularyChat(load_template(template), vocabulary)
+  return None if task is None else chat_of(task)
 
 
 def cache_digest(data: Any) -> str:
@@ -115,6 +130,9 @@ def examples(data: Any, split: str, limit: int | None, seed: int
   Texts are those of the source where the task keeps them (`inputs_pretokenized`), else of the ids.
   """
   task = get_task(data)
+  if 'targets_loss_weights' in task.output_features:
+    yield from _last_answers(task, data, split, limit, seed)
+    return
   if 'inputs' not in task.output_features:
     raise UserError(f'Task {task.name!r} has no inputs to infer from: pass '
                     '--gin.InferConfig.input=FILE with a prompt on each line')
@@ -129,6 +147,22 @@ def examples(data: Any, split: str, limit: int | None, seed: int
              'tokens_cut': trimming.tokens_cut(example, 'inputs', feature, room)}
 
 
+def _last_answers(task, data: Any, split: str, limit: int | None, seed: int
+                  ) -> Iterator[dict[str, Any]]:
+  """Of whole conversations: what is before the last answer, and that."""
+  ds = task.get_dataset(data.lengths, split=split, shuffle=False, num_epochs=1, seed=seed,
+                        trim_output_features=False)
+  vocabulary = task.output_features['targets'].vocabulary
+  with one_line.user_errors():
+    for example in ds.take(limit or -1).as_numpy_iterator():
+      weights, targets = example['targets_loss_weights'], example['targets']
+      end = np.flatnonzero(weights)[-1] + 1
+      begin = end - int(np.argmax(np.append(weights[:end][::-1], 0) == 0))
+      yield {'ids': vocabularies.model_ids(vocabulary, targets[:begin]).tolist(),
+             'inputs': vocabularies.spell(vocabulary, targets[:begin]),
+             'targets': vocabulary.decode(targets[begin:end].tolist())}
+
+
 def _given(example: dict[str, Any], name: str, task) -> Any:
   """A feature of an example as the source has it: a text, or a label."""
   vocabulary = task.output_features[name].vocabulary
@@ -139,4 +173,6 @@ def _given(example: dict[str, Any], name: str, task) -> Any:
     names = getattr(vocabulary, 'labels', ())
     ids = [names[i] if names else i for i in ids]
     return ids[0] if len(ids) == 1 else ids
-  return vocabulary.decode(ids)
+  # Decoding ends at an end of text, which a conversation may have within.
+  return vocabularies.spell(vocabulary, ids) if vocabulary.eos_id in ids[:-1] else (
+      vocabulary.decode(ids))

@@ -264,7 +264,7 @@ def test_the_docs_experiment_reads_what_it_says(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(not _ROOT, reason='T5X_LITE_TEST_DATA is not set')
-def test_a_tokenizers_own_tokens_and_an_id_0_that_is_no_padding(make, capfd):
+def test_a_tokenizers_own_tokens_and_an_id_0_that_is_no_padding(make):
   folder = pathlib.Path(_ROOT, 'peers/chat/tokenizer')
   experiment = make(row('Hi </s>', 'Yes <|im_end|>'), template='chatml',
                     vocabulary=str(folder / 'tokenizer.json'))
@@ -279,8 +279,6 @@ def test_a_tokenizers_own_tokens_and_an_id_0_that_is_no_padding(make, capfd):
   assert (ids == 4).sum() == 2 and (ids == 3).sum() == 2 and (ids == 2).sum() == 0
   trained = ids[batch['decoder_loss_weights'][0] > 0]
   assert trained[-1] == 4 and (trained == 4).sum() == 1
-  assert "answers end with '<|im_end|>', which is not the end of text of the vocabulary: set " \
-         'InferConfig.end_ids = (4,)' in capfd.readouterr().err
 
 
 @pytest.mark.skipif(not _ROOT, reason='T5X_LITE_TEST_DATA is not set')
