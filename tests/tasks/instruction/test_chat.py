@@ -8,6 +8,8 @@ import pathlib
 import pytest
 
 from t5x_lite import cli
+from t5x_lite.adaptation import lora
+from t5x_lite.adaptation.quantization import quantized
 from t5x_lite.commands.infer import load_generator
 from t5x_lite.core.errors import UserError
 from t5x_lite.experiment import gin_config
@@ -169,10 +171,33 @@ def outputs(gin: str, folder: pathlib.Path, *flags: str) -> list[dict]:
 
 def test_a_run_keeps_its_template_and_says_which_answers_ended(write_gin, tmp_path):
   records = outputs(write_gin(), tmp_path / 'run', *SMALL)
-  assert (tmp_path / 'run/chat_template.jinja').read_text() == load_template('zephyr').source
+  assert cli.main(['export', f'--from={tmp_path}/run', f'--to={tmp_path}/out']) == 0
+  for folder in ('run', 'out'):
+    kept = tmp_path / folder / 'chat_template.jinja'
+    assert kept.read_text() == load_template('zephyr').source
   assert [set(record) for record in records] == [
       {'inputs', 'output', 'score', 'ended', 'targets'}] * 2
   assert all(isinstance(record['ended'], bool) for record in records)
+
+
+@pytest.mark.parametrize('files, adaptation', [
+    (['finetune_chat'], type(None)), (['lora_chat'], lora.Lora),
+    (['qlora_chat'], quantized.Quantized), (['finetune_chat', '../runs/lora'], lora.Lora),
+    (['finetune_chat', '../runs/qlora'], quantized.Quantized),
+    (['tiny_span_corruption', '../runs/finetune', '../runs/chat'], type(None))])
+def test_recipes_of_conversations_in_files(files, adaptation):
+  folder = gin_config.CONFIGS / 'experiments'
+  experiment = gin_config.load_described(
+      [str((folder / f'{name}.gin').resolve()) for name in files],
+      ["CONVERSATIONS='a.jsonl'", "TEMPLATE='chatml'", "INIT_FROM='base'"])
+  task = experiment.data.task
+  assert (task.train, task.validation, task.template) == ('a.jsonl', 0.05, 'chatml')
+  assert type(experiment.adaptation) is adaptation
+  if files == ['qlora_chat']:   # of the paper
+    inner, optimizer = experiment.adaptation.adaptation, experiment.optimizer
+    assert (inner.rank, inner.alpha, inner.targets) == (64, 16.0, ('all_linear',))
+    assert (optimizer.beta2, optimizer.clip_norm, optimizer.learning_rate(10**6)) == (
+        0.999, 0.3, 2e-4)
 
 
 @pytest.mark.slow
