@@ -31,10 +31,10 @@ class ConversationTask:
   train: str                             # path, URL or glob of the training files
   validation: str | float | None = None  # of the held-out files; a share of the rows; or none
   template: str                          # a name, .jinja, tokenizer_config.json, or its folder
-  schema: str | None = None              # one of schemas.SCHEMAS; None: by each row's keys
-  objective: str = 'lm'                  # or 'text_to_text': all before the last answer, and that
+  schema: str | None = None              # such as 'openai'; None: by each row's keys
+  objective: str = 'lm'                  # or 'text_to_text': all before the last answer -> that
   turns: str = 'every'                   # answers that 'lm' trains on: 'every' one, or the 'last'
-  too_long: str = 'refuse'               # a conversation that does not fit: one of TOO_LONG
+  too_long: str = 'refuse'               # what does not fit; or 'cut_turns', 'cut_answers'
   trees: MessageTrees = dataclasses.field(default_factory=MessageTrees)   # paths of OpenAssistant's
   columns: Sequence[str] | None = None   # of .csv and .tsv files without a line of names
   skip_bad: bool = False                 # leave out bad rows, and report how many
