@@ -49,14 +49,12 @@ def fingerprint(data: Any) -> str:
 
 def chat(data: Any, template: str | None) -> VocabularyChat | None:
   """See Source.chat."""
-  if data.task:
-    task = get_task(data)
-    vocabulary = task.output_features['targets'].vocabulary
-  else:
-    task, vocabulary = None, vocabularies.load_vocabulary(data.vocabulary)
-  if template is not None:
-    return VocabularyChat(load_template(template), vocabulary)
-  return None if task is None else chat_of(task)
+  task = get_task(data) if data.task else None
+  if template is None:
+    return None if task is None else chat_of(task)
+  vocabulary = vocabularies.load_vocabulary(data.vocabulary) if task is None else (
+      task.output_features['targets'].vocabulary)
+  return VocabularyChat(load_template(template), vocabulary)
 
 
 def cache_digest(data: Any) -> str:
