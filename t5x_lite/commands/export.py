@@ -79,6 +79,8 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
     extra = _token_ids(kept, vocabulary) | _labels(experiment)
     model_type = huggingface.save_model(partial, config, params, extra=extra, dtype=dtype)
     names = tokenizer_files.copy_files(kept, partial) if kept else []
+    if run.chat_template.is_file():   # which it was trained on, whatever its base came with
+      shutil.copyfile(run.chat_template, partial / run.chat_template.name)
     if not set(names) & set(tokenizer_files.READABLE) and vocabulary not in _NO_FILE:
       _export_vocabulary(pathlib.Path(vocabulary), partial, model_type)
   return f'{folder}: step {step} of {model_dir} as {model_type!r}, {dtype}'

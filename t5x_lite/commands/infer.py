@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+import functools
 import json
 import pathlib
 import re
@@ -60,11 +61,38 @@ def load_generator(experiment, params: Any = None) -> tuple[Any, int | None]:
   step = None
   if params is None:
     params, step = load_params(experiment.folder, network, partitioner, settings.step, fingerprint)
+  chat = None if network.config.family == 'encoder_only' else _chat(experiment)
   return Generator(
       network, params, partitioner, data, batch_size=settings.batch_size,
       max_tokens=settings.max_tokens, temperature=settings.temperature,
       seed=experiment.seed, placeholders=settings.placeholders, frame=_frame(settings, data),
-      end_ids=settings.end_ids, labels=settings.labels), step
+      end_ids=settings.end_ids or (chat.end_ids if chat else ()), labels=settings.labels,
+      prompt_ids=chat and functools.partial(_ask, chat, settings.system)), step
+
+
+def _chat(experiment):
+  """The Chat that texts are messages of; None: they are read as they are."""
+  from t5x_lite.training.run_folder import RunFolder
+  settings, data = experiment.infer, experiment.data
+  template, kept = settings.chat_template, RunFolder(experiment.folder).chat_template
+  if template is None and kept.is_file():
+    template = str(kept)
+  try:
+    chat = None if template == '' else data.chat(template)
+  except UserError as error:
+    if settings.chat_template is None:
+      raise
+    raise FieldError(settings, 'chat_template', str(error)) from error
+  if chat is None and settings.system is not None:
+    raise FieldError(settings, 'system', 'is part of a conversation: set '
+                     'InferConfig.chat_template, too')
+  return chat
+
+
+def _ask(chat, system: str | None, text: str) -> list[int]:
+  """Ids of a text as the user's message."""
+  head = [] if system is None else [{'role': 'system', 'content': system}]
+  return chat.prompt([*head, {'role': 'user', 'content': text}])
 
 
 def _frame(settings, data) -> tuple[tuple[int, ...], tuple[int, ...]] | None:

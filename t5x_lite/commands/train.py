@@ -97,6 +97,8 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
   # From here on files of the run are written.
   if jax.process_index() == 0:
     write_text(folder.config, config_gin)
+    if (chat := data.chat()) is not None:
+      write_text(folder.chat_template, chat.source)
   meta_at = lambda step: meta | {'examples': examples + (step - start) * data.batch_size}
   hooks = _hooks(experiment, network, evaluator, partitioner, folder, saved, start, meta_at,
                  progress)

@@ -49,6 +49,19 @@ def row_lengths(lengths: Mapping[str, int], model: Any) -> tuple[int, int]:
   return inputs, 0 if model.family == 'encoder_only' else targets
 
 
+class Chat(Protocol):
+  """How a model that was trained on conversations is asked."""
+
+  source: str                # the chat template, in Jinja
+  end_ids: tuple[int, ...]   # each of which ends an answer
+
+  def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Ids of messages, each with `role` and `content`, up to where an answer begins.
+
+    The id that starts decoding is not among them. Raises UserError for what the template refuses.
+    """
+
+
 class Source:
   """Batches for training, and examples for evaluation and inference.
 
@@ -104,6 +117,13 @@ class Source:
   def tokenizer(self, feature: str = 'inputs') -> Tokenizer:
     """Of 'inputs' or 'targets'; of the targets where there are no inputs."""
     raise UserError(f'{self.name} has no tokenizer: {type(self).__name__} does not define one')
+
+  def chat(self, template: str | None = None) -> Chat | None:
+    """By the chat template of a name or file; None: that of the data, if it has one."""
+    if template is not None:
+      raise UserError(f'{self.name} has no prompts by templates: {type(self).__name__} does not '
+                      'read them')
+    return None
 
   def fingerprint(self) -> str | None:
     """Identifies the vocabulary of this source; it is stored with every checkpoint."""

@@ -91,7 +91,12 @@ class InferConfig:
   # train, with the id that starts decoding before it, or the class id of an encoder.
   prompt_prefix: tuple[int, ...] | None = None
   prompt_suffix: tuple[int, ...] = ()   # Ids after a prompt, as those before it.
-  end_ids: tuple[int, ...] = ()  # that end an output; none: the vocabulary's end of text
+  # That end an output; none: of the chat template's answers, and the vocabulary's end of text.
+  end_ids: tuple[int, ...] = ()
+  # A chat template, by name or file, that makes a message of the user of each text; '': texts are
+  # read as they are; None: the one that the run was trained on, if any.
+  chat_template: str | None = None
+  system: str | None = None      # the system message before each of them
   labels: tuple[str, ...] = ()   # names of an imported model's classes, where no task has them
 
   def __post_init__(self):

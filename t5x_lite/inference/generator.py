@@ -1,7 +1,7 @@
 """Texts in, texts out: a trained model with its tokenizer."""
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 import zlib
 
@@ -39,7 +39,8 @@ class Generator:
                batch_size: int, max_tokens: int | None = None, temperature: float = 0.0,
                seed: int = 0, placeholders: bool = True,
                frame: tuple[Sequence[int], Sequence[int]] | None = None,
-               end_ids: Sequence[int] = (), labels: Sequence[str] = ()):
+               end_ids: Sequence[int] = (), labels: Sequence[str] = (),
+               prompt_ids: Callable[[str], list[int]] | None = None):
     """Does not compile.
 
     Args:
@@ -55,13 +56,15 @@ class Generator:
       frame: ids before and after a text; None: as the tasks train.
       end_ids: that end an output; none: the vocabulary's end of text.
       labels: names of the classes where `data` has none.
+      prompt_ids: ids of a text after the one that starts decoding, as of a message of a
+        conversation; None: those of the tokenizer in their `frame`.
     """
     self.config, self.params, self.partitioner = network.config, params, partitioner
     self.lengths, self.labels = data.lengths, data.labels or labels
     self.batch_size, self.key = batch_size, jax.random.key(seed)
     self.inputs, self.targets = data.tokenizer('inputs'), data.tokenizer('targets')
     self.max_tokens = max_tokens or self.lengths['targets']
-    self.frame = frame
+    self.frame, self._prompt_ids = (None if prompt_ids else frame), prompt_ids
     self.num_texts = data.num_texts
     classes = self.config.has_classes
     kinds = {'encoder_only': None if classes else 'mask', 'encoder_decoder': 'sentinels'}
@@ -92,7 +95,9 @@ class Generator:
             for text, read, got in zip(texts, reads, outputs)]
 
   def read(self, text: str) -> Read:
-    """What a model of this family reads of a text."""
+    """What a model of this family reads of a text; raises UserError for too long a message."""
+    if self._prompt_ids is not None:
+      return self._read_message(text)
     ids, masks = (self.inputs.encode(text), 0) if self.named is None else (
         self.inputs.encode_prompt(text, self.named))
     length = self.lengths.get('inputs')
@@ -109,6 +114,14 @@ class Generator:
     cut = max(len(ids) - room, 0)
     kept = ids[cut:] if self.continues else ids[:room]
     return Read([*before, *kept, *after], cut, masks)
+
+  def _read_message(self, text: str) -> Read:
+    ids = self._prompt_ids(text)
+    name = 'inputs' if 'inputs' in self.lengths else 'targets'
+    if len(ids) > self.lengths[name]:
+      raise UserError(f'{text!r:.60} is a prompt of {len(ids)} tokens, and the model reads '
+                      f'{self.lengths[name]}: shorten it, or raise {name}_length')
+    return Read(ids, 0, 0)
 
   @property
   def continues(self) -> bool:
@@ -137,6 +150,7 @@ class Generator:
                ) -> Iterator[dict[str, Any]]:
     """{'output', 'score'} for each sequence of input ids, in order.
 
+    What a decoder writes has `ended`, too: whether it came to its end, not to `max_tokens`.
     `framed` says that the sequences begin as decoding does.
     """
     if self.continues and inputs:
@@ -146,14 +160,16 @@ class Generator:
       chunk = [np.asarray(ids, np.int32) for ids in inputs[start:start + size]]
       rows = np.minimum(start + np.arange(size), len(inputs) - 1)   # the last one fills the batch
       filled = chunk + [chunk[-1]] * (size - len(chunk))
+      more = [{}] * size
       if self.config.has_classes:
         outputs, scores = self._classify(filled, framed)
       elif self._predict is not None:
         outputs, scores = self._fill(filled)
       else:
-        outputs, scores = self._continue(filled, keys[rows], framed)
-      for output, score, _ in zip(outputs, scores, chunk):
-        yield {'output': output, 'score': float(score)}
+        outputs, scores, ended = self._continue(filled, keys[rows], framed)
+        more = [{'ended': end} for end in ended]
+      for output, score, fields, _ in zip(outputs, scores, more, chunk):
+        yield {'output': output, 'score': float(score), **fields}
 
   def _keys(self, inputs: Sequence[Sequence[int]]) -> jax.Array:
     """A key for each example [number]: it follows from its ids, and how often they came before.
@@ -170,7 +186,7 @@ class Generator:
     return jax.vmap(fold)(np.asarray(folds, np.uint32).reshape(-1, 2))
 
   def _continue(self, inputs: list[np.ndarray], keys: jax.Array, framed: bool):
-    """Generated texts and their log-likelihoods."""
+    """Generated texts, their log-likelihoods, and whether each came to its end."""
     first = np.asarray([self.targets.start_id], np.int32)
     if self.config.family == 'encoder_decoder':
       batch = self._encoder_batch(inputs)
@@ -182,7 +198,9 @@ class Generator:
     put = self.partitioner.put_batch(batch | {'prompt': prompt, 'valid': valid})
     ids, scores = jax.device_get(self._generate(
         self.params, put, put.pop('prompt'), put.pop('valid'), keys))
-    return [self._text(row.tolist()) for row in ids], scores
+    rows = ids.tolist()
+    return ([self._text(row) for row in rows], scores,
+            [any(i in self.end_ids for i in row) for row in rows])
 
   def _text(self, ids: list[int]) -> str:
     """The text of new ids, up to the first that ends them."""

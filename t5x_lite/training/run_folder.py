@@ -53,6 +53,11 @@ class RunFolder:
     """Files of an imported run besides parameters and architecture."""
     return self.path / 'huggingface'
 
+  @property
+  def chat_template(self) -> pathlib.Path:
+    """The chat template of a run that was trained on conversations."""
+    return self.path / 'chat_template.jinja'
+
   def inferences(self, name: str, step: int) -> pathlib.Path:
     """The outputs of the checkpoint of `step` for a file or split of this name."""
     return self.path / f'inferences-{name}-{step}.jsonl'

@@ -189,10 +189,7 @@ class ChatTemplate:
     text = self.render(messages, tokens, tools=tools)
     spelling = _alternatives(frozenset(control))
     marked = self._parse(messages, tools, tokens, spelling)
-    if marked.text != text:
-      raise BadExample(f'{self.name} writes another text where messages spell control tokens, so '
-                       'that these cannot be told from its own: remove the row, or name another '
-                       f'template; it is {shorten(repr(text), _SHOWN)}')
+    self._check_text(marked, text)
     last = max(i for i, message in enumerate(messages) if message.role == 'assistant')
     if not self.has_generation:
       answers = self._added(conversation, tokens, text, turns, last)
@@ -206,6 +203,20 @@ class ChatTemplate:
     else:
       answers = marked.answers
     return Rendered(text, answers, marked.control)
+
+  def render_prompt(self, messages: Sequence[Message], tokens: Mapping[str, str],
+                    control: Iterable[str] = (), tools: Sequence[Any] = ()) -> Rendered:
+    """Messages up to where an answer begins; arguments and errors as of `render_answers`."""
+    text = self.render(messages, tokens, tools=tools, add_generation_prompt=True)
+    marked = self._parse(messages, tools, tokens, _alternatives(frozenset(control)), prompt=True)
+    self._check_text(marked, text)
+    return Rendered(text, (), marked.control)
+
+  def _check_text(self, marked: Rendered, text: str) -> None:
+    if marked.text != text:
+      raise BadExample(f'{self.name} writes another text where messages spell control tokens, so '
+                       'that these cannot be told from its own: remove the row, or name another '
+                       f'template; it is {shorten(repr(text), _SHOWN)}')
 
   def _added(self, conversation, tokens, text: str, turns: str, last: int
              ) -> Iterator[tuple[int, int]]:
@@ -230,10 +241,11 @@ class ChatTemplate:
             f'the marks{more}')
       yield len(prompt), len(answered)
 
-  def _parse(self, messages, tools, tokens, spelling: re.Pattern) -> Rendered:
+  def _parse(self, messages, tools, tokens, spelling: re.Pattern, prompt: bool = False
+             ) -> Rendered:
     """The marked rendering of messages, as text and places."""
     found = _mark_spelled([message.as_dict() for message in messages], spelling)
-    raw = self._run(self._marked, found, tokens, _mark_spelled(list(tools), spelling), False)
+    raw = self._run(self._marked, found, tokens, _mark_spelled(list(tools), spelling), prompt)
     text, at, depth, begin, spelled = [], 0, 0, 0, False
     answers, control = [], []
     for piece in _MARKS.split(raw):

@@ -12,6 +12,7 @@ from tasks.pipeline.feature_converters import (
   MaskedLMFeatureConverter,
   NextSentenceFeatureConverter,
   TextClassificationFeatureConverter,
+  WeightedLMFeatureConverter,
 )
 from tasks.preprocessors.classification import LabelVocabulary
 from tasks.vocabularies import model_ids, start_id
@@ -34,6 +35,10 @@ def feature_converter(task, model: ModelConfig, packing: str) -> seqio.FeatureCo
   _check_classes(task, model)
   if model.classifies_texts:
     return TextClassificationFeatureConverter(pack=False)
+  weighted = 'targets_loss_weights' in task.output_features
+  if weighted and model.family != 'decoder_only':
+    raise FieldError(model, 'family', f'task {task.name!r} is of whole conversations, which a '
+                     "decoder alone reads: set ConversationTask.objective to 'text_to_text'")
   if model.family == 'encoder_only':
     if model.head == 'mlm_nsp':      # one label a row, as of a classification
       return NextSentenceFeatureConverter(pack=False)
@@ -45,6 +50,8 @@ def feature_converter(task, model: ModelConfig, packing: str) -> seqio.FeatureCo
     kind = seqio.LMFeatureConverter
     if model.family == 'encoder_decoder':
       kind = seqio.EncDecFeatureConverter
+    elif weighted:
+      kind = WeightedLMFeatureConverter
     elif 'inputs' in task.output_features:
       kind = seqio.PrefixLMFeatureConverter
   if packing == 'best_fit':

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 import dataclasses
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ NUM_RENDERED = 5
 # Up to four epochs, repeated text is worth nearly as much as new text (Muennighoff et al. 2023,
 # "Scaling Data-Constrained Language Models", section 6).
 HARMLESS_EPOCHS = 4.0
+_MARKS = '⟦⟧'   # where there are no colours
 _LOSS, _CONTEXT, _PLAIN = '\033[32m', '\033[90m', '\033[0m'
 
 
@@ -188,24 +190,13 @@ def _render(row: Batch, task, experiment) -> str:
       lines.append(f'{_LOSS if loss else _CONTEXT}{text}{_PLAIN}')
   if side == 'encoder':   # the tokens to guess, one after the other
     lines[1:] = [' '.join(lines[1:])]
+  if 'targets_loss_weights' in task.output_features:   # one text, in which some is learned
+    return ''.join(lines)
   return '\n'.join(lines)
 
 
 def _text(vocabulary: seqio.Vocabulary, ids: np.ndarray) -> str:
-  """Text of ids of the model; ids that stand for none, such as sentinels, as <id>."""
-  pieces, run = [], []
-  extra = range(vocabularies.first_extra_id(vocabulary), vocabulary.vocab_size)
-  special = {vocabulary.eos_id: '</s>'}
-  for i in [*vocabularies.seqio_ids(vocabulary, ids).tolist(), None]:
-    if i is not None and i not in extra and i not in special:
-      run.append(i)
-      continue
-    if run:
-      pieces.append(vocabulary.decode(run))
-      run = []
-    if i is not None:
-      pieces.append(special.get(i, f'<{i}>'))
-  return ''.join(pieces)
+  return vocabularies.spell(vocabulary, vocabularies.seqio_ids(vocabulary, ids))
 
 
 def as_text(members: list[Member], colour: bool) -> str:
@@ -224,13 +215,26 @@ def as_text(members: list[Member], colour: bool) -> str:
       lines.append(f'warning: {m.name} is seen {m.epochs:.1f} times; repeating it more than '
                    f'{HARMLESS_EPOCHS:.0f} times is worth less than new text')
   for m in members:
-    lines.append(f'\n{m.name}: {len(m.rendered)} examples (green: what is to be learned)')
-    lines += [text for rendered in m.rendered for text in ('-' * 20, rendered)]
-  text = '\n'.join(lines)
-  if not colour:
-    for code in (_LOSS, _CONTEXT, _PLAIN):
-      text = text.replace(code, '')
-  return text
+    sign = 'green' if colour else f'{_MARKS[0]}…{_MARKS[1]}'
+    lines.append(f'\n{m.name}: {len(m.rendered)} examples ({sign}: what is to be learned)')
+    shown = m.rendered if colour else map(_marked, m.rendered)
+    lines += [text for rendered in shown for text in ('-' * 20, rendered)]
+  return '\n'.join(lines)
+
+
+def _marked(rendered: str) -> str:
+  """Without colours: what is learned is in brackets."""
+  pieces = re.split(f'({"|".join(map(re.escape, (_LOSS, _CONTEXT, _PLAIN)))})', rendered)
+  loss, found = False, []
+  for piece in pieces:
+    if piece == _PLAIN:
+      found.append(_MARKS[1] if loss else '')
+    elif piece in (_LOSS, _CONTEXT):
+      loss = piece == _LOSS
+      found.append(_MARKS[0] if loss else '')
+    else:
+      found.append(piece)
+  return ''.join(found)
 
 
 def as_json(members: list[Member]) -> list[dict[str, Any]]:

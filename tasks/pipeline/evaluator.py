@@ -92,6 +92,7 @@ class SeqioEvaluator:
   def __init__(self, settings: EvalConfig, network: Network, partitioner: Partitioner,
                members: Sequence[Any], seed: int):
     """Reads the split of all `members`, of evaluated.members, into memory; see EvalConfig.make."""
+    from tasks.instruction.chat import chat_of
     from tasks.pipeline import evaluated
     from tasks.vocabularies.seqio_tokenizer import SeqioTokenizer
     config = network.config
@@ -102,9 +103,10 @@ class SeqioEvaluator:
     if config.family == 'encoder_only' or config.classifies_texts:
       self._predict = make_predict(network, partitioner, num_ids=targets.vocab_size)
     else:
+      chat = chat_of(members[0].task)
       self._generate = make_generate(
           network, partitioner, max_tokens=members[0].data.targets_length, temperature=0.0,
-          eos_id=targets.eos_id, pad_id=0, num_ids=targets.vocab_size)
+          eos_id=chat.end_ids if chat else targets.eos_id, pad_id=0, num_ids=targets.vocab_size)
 
   def __call__(self, params: Any, step: int) -> dict[str, float]:
     """{'task/metric': value} at `params`."""

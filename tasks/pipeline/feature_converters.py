@@ -1,4 +1,8 @@
-"""Feature converters of encoders, and of decoders that classify, named as seqio's features are."""
+"""Feature converters that seqio lacks, named as seqio names model features.
+
+They are those of encoders, of decoders that classify, and of a decoder with a loss on some tokens
+alone.
+"""
 
 from collections.abc import Mapping
 
@@ -80,6 +84,39 @@ class MaskedLMFeatureConverter(_EncoderConverter):
     length = _common_length(task_feature_lengths)
     names = list(self.MODEL_FEATURES) + (list(self.PACKING_FEATURE_DTYPES) if self.pack else [])
     return {name: length for name in names}
+
+
+class WeightedLMFeatureConverter(seqio.LMFeatureConverter):
+  """A language model with a loss where `targets_loss_weights` is 1 alone, as on answers.
+
+  Two examples, packed to length 6:
+
+      targets [3, 9, 1], targets_loss_weights [0, 1, 1]  and  targets [4, 1], weights [0, 1]
+
+      decoder_target_tokens [3, 9, 1, 4, 1, 0]
+      decoder_input_tokens  [0, 3, 9, 0, 4, 0]
+      decoder_loss_weights  [0, 1, 1, 0, 1, 0]
+      decoder_segment_ids   [1, 1, 1, 2, 2, 0]
+      decoder_positions     [0, 1, 2, 0, 1, 0]
+  """
+
+  TASK_FEATURES = {'targets': _INT32, 'targets_loss_weights': _INT32}
+
+  def _convert_features(
+      self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    # seqio finds the end of an example by counting what is not 0, so that weights are raised by one
+    # while they are packed.
+    ds = ds.map(lambda x: {'targets': x['targets'],
+                           'targets_loss_weights': x['targets_loss_weights'] + 1})
+    names = ('targets', 'targets_loss_weights')
+    ds = self._pack_or_pad(ds, dict.fromkeys(names, task_feature_lengths['targets']))
+
+    def convert(features):
+      weights = tf.maximum(features['targets_loss_weights'] - 1, 0)
+      return self._convert_example(features) | {'decoder_loss_weights': weights}
+
+    return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 class NextSentenceFeatureConverter(_UnpackedConverter):

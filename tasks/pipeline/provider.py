@@ -14,7 +14,8 @@ from tasks.pipeline.imports import import_task_module
 from tasks.vocabularies.seqio_tokenizer import SeqioTokenizer
 
 # Features that no length is given for: as long as another one, or a single id.
-_LENGTH_OF = {'token_types': 'inputs', 'next_sentence_label': None}
+_LENGTH_OF = {'token_types': 'inputs', 'targets_loss_weights': 'targets',
+              'next_sentence_label': None}
 
 
 def get_task(data: Any) -> seqio.Task | seqio.Mixture:
@@ -23,8 +24,10 @@ def get_task(data: Any) -> seqio.Task | seqio.Mixture:
   given = [feature for feature in task.output_features if feature not in _LENGTH_OF]
   if set(given) != set(data.lengths):
     needs = ' and '.join(f'{feature}_length' for feature in given)
+    pairs = ", or ConversationTask.objective to 'text_to_text', which has inputs" if (
+        'targets_loss_weights' in task.output_features and 'inputs' in data.lengths) else ''
     raise UserError(f'Task {task.name!r} has the features {", ".join(given)}: set '
-                    f'DataConfig.{needs}, and no other length')
+                    f'DataConfig.{needs}, and no other length{pairs}')
   return task
 
 

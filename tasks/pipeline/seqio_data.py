@@ -19,7 +19,7 @@ from t5x_lite.core.dataclass_checks import (
   nearest,
 )
 from t5x_lite.data.features import Batch
-from t5x_lite.data.source import Source, Tokenizer
+from t5x_lite.data.source import Chat, Source, Tokenizer
 from t5x_lite.models import ModelConfig
 import tasks.files  # noqa: F401, whose formats infer reads for every run on such data
 from tasks.pipeline.closing import closed_at_exit
@@ -100,6 +100,10 @@ class DataConfig(Source):
   def tokenizer(self, feature: str = 'inputs') -> Tokenizer:
     """See Source."""
     return _stream().tokenizer(self, feature)
+
+  def chat(self, template: str | None = None) -> Chat | None:
+    """See Source; raises UserError as tasks.instruction.named_templates.load_template."""
+    return _stream().chat(self, template)
 
   def fingerprint(self) -> str:
     """See Source; of the vocabulary of the task's text."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import functools
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -16,6 +17,8 @@ from t5x_lite.core.errors import UserError
 from t5x_lite.data.features import Batch
 from t5x_lite.models import ModelConfig
 from tasks import vocabularies
+from tasks.instruction.chat import VocabularyChat, chat_of
+from tasks.instruction.named_templates import load_template
 from tasks.pipeline import caching, one_line, schedules, trimming
 from tasks.pipeline.converters import feature_converter, model_batch
 from tasks.pipeline.provider import (
@@ -44,6 +47,16 @@ def fingerprint(data: Any) -> str:
   return vocabularies.fingerprint(text_tokenizer(get_task(data)).vocabulary)
 
 
+def chat(data: Any, template: str | None) -> VocabularyChat | None:
+  """See Source.chat."""
+  task = get_task(data) if data.task else None
+  if template is None:
+    return None if task is None else chat_of(task)
+  vocabulary = vocabularies.load_vocabulary(data.vocabulary) if task is None else (
+      task.output_features['targets'].vocabulary)
+  return VocabularyChat(load_template(template), vocabulary)
+
+
 def cache_digest(data: Any) -> str:
   """Of the files of `data.cache_dir` that are read; see Source.data_digest."""
   return caching.content_digest(get_task(data), data)
@@ -60,6 +73,8 @@ def batches(data: Any, model: ModelConfig, *, seed: int, start: int = 0,
     parts = [seqio.get_mixture_or_task(name) for name in task.rate_per_task_name]
   for part in parts:
     check_split(part, data)
+    if start == 0 and data.cache_dir is None:
+      _check_rows(part, data)
     # Repeating nothing for ever would never come back, so one pass is asked for an example first.
     first = _rows(part, data, model, shuffle=False, num_epochs=1).take(1)
     with one_line.user_errors():
@@ -78,6 +93,13 @@ def batches(data: Any, model: ModelConfig, *, seed: int, start: int = 0,
   with one_line.user_errors():
     for batch in ds.as_numpy_iterator():
       yield model_batch({name: x[rows] for name, x in batch.items()}, task)
+
+
+def _check_rows(part: seqio.Task | seqio.Mixture, data: Any) -> None:
+  """Has those sources that can check their rows before training do so; raises UserError."""
+  for task in getattr(part, 'tasks', [part]):
+    if hasattr(task.source, 'check') and data.split in task.splits:
+      task.source.check(data.split, data.lengths, task.output_features)
 
 
 def _rows(task, data: Any, model: ModelConfig, **options) -> tf.data.Dataset:
@@ -116,6 +138,9 @@ def examples(data: Any, split: str, limit: int | None, seed: int
   Texts are those of the source where the task keeps them (`inputs_pretokenized`), else of the ids.
   """
   task = get_task(data)
+  if 'targets_loss_weights' in task.output_features:
+    yield from _last_answers(task, data, split, limit, seed)
+    return
   if 'inputs' not in task.output_features:
     raise UserError(f'Task {task.name!r} has no inputs to infer from: pass '
                     '--gin.InferConfig.input=FILE with a prompt on each line')
@@ -130,6 +155,22 @@ def examples(data: Any, split: str, limit: int | None, seed: int
              'tokens_cut': trimming.tokens_cut(example, 'inputs', feature, room)}
 
 
+def _last_answers(task, data: Any, split: str, limit: int | None, seed: int
+                  ) -> Iterator[dict[str, Any]]:
+  """Of whole conversations: what is before the last answer, and that."""
+  ds = task.get_dataset(data.lengths, split=split, shuffle=False, num_epochs=1, seed=seed,
+                        trim_output_features=False)
+  vocabulary = task.output_features['targets'].vocabulary
+  with one_line.user_errors():
+    for example in ds.take(limit or -1).as_numpy_iterator():
+      weights, targets = example['targets_loss_weights'], example['targets']
+      end = np.flatnonzero(weights)[-1] + 1
+      begin = end - int(np.argmax(np.append(weights[:end][::-1], 0) == 0))
+      yield {'ids': vocabularies.model_ids(vocabulary, targets[:begin]).tolist(),
+             'inputs': vocabularies.spell(vocabulary, targets[:begin]),
+             'targets': vocabulary.decode(targets[begin:end].tolist())}
+
+
 def _given(example: dict[str, Any], name: str, task) -> Any:
   """A feature of an example as the source has it: a text, or a label."""
   vocabulary = task.output_features[name].vocabulary
@@ -140,4 +181,6 @@ def _given(example: dict[str, Any], name: str, task) -> Any:
     names = getattr(vocabulary, 'labels', ())
     ids = [names[i] if names else i for i in ids]
     return ids[0] if len(ids) == 1 else ids
-  return vocabulary.decode(ids)
+  # Decoding ends at an end of text, which a conversation may have within.
+  return vocabularies.spell(vocabulary, ids) if vocabulary.eos_id in ids[:-1] else (
+      vocabulary.decode(ids))

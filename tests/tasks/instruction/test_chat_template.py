@@ -1,5 +1,6 @@
 """Rendering beside transformers' apply_chat_template, and masks beside ones written by hand."""
 
+import dataclasses
 import gzip
 import json
 import os
@@ -10,6 +11,7 @@ import pytest
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.files.templates import BadExample
 from t5x_lite.interop.tokenizer_files import TokenizerFile
+from tasks.instruction import schemas
 from tasks.instruction.chat_template import ChatTemplate
 from tasks.instruction.chat_tokens import FileTokens, PieceTokens
 from tasks.instruction.conversation import Conversation, Message
@@ -86,18 +88,24 @@ def by_hand(name: str, messages) -> str:
     return f'<s>{head} ' + ''.join(f'USER: {q.content} ASSISTANT:⟦ {m.content}</s>⟧'
                                    for q, m in zip(turns[::2], turns[1::2]))
   if name == 'alpaca':
-    head = system or ('Below is an instruction that describes a task. Write a response that '
+    more = ', paired with an input that provides further context' * ('input' in turns[0].fields)
+    head = system or (f'Below is an instruction that describes a task{more}. Write a response that '
                       'appropriately completes the request.')
     return head + ''.join(
-        f'\n\n### Instruction:\n{q.content}\n\n### Response:⟦{m.content}</s>⟧'
+        f'\n\n### Instruction:\n{_asked_in_alpaca(q)}\n\n### Response:⟦{m.content}</s>⟧'
         for q, m in zip(turns[::2], turns[1::2]))
   return ''.join(m.content if m.role != 'assistant' else f'⟦{m.content}</s>⟧' for m in messages)
+
+
+def _asked_in_alpaca(message: Message) -> str:
+  fields = message.fields
+  return f"{fields['instruction']}\n\n### Input:\n{fields['input']}" if 'input' in fields else (
+      message.content)
 
 
 CONTROL = ('<s>', '</s>', '<|im_start|>', '<|im_end|>', '<|eot_id|>', '<end_of_turn>')
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_a_named_template_writes_what_it_writes_in_transformers(name):
   utils = pytest.importorskip('transformers.utils.chat_template_utils')
@@ -126,6 +134,63 @@ def test_a_named_template_writes_the_text_and_mask_of_a_hand(name, number):
   assert last.answers == rendered.answers[-1:]
   prompt = template.render(messages[:-1], TOKENS, add_generation_prompt=True)
   assert rendered.text[:rendered.answers[-1][0]] == prompt
+
+
+def _ten_real_conversations() -> list[Conversation]:
+  """Of several turns, with and without system message, input, empty content, other scripts, and
+  the marks of templates in what is said."""
+  read = lambda name: json.loads((pathlib.Path(_ROOT) / 'instruct' / name).read_text())
+  first = lambda rows, holds: schemas.conversations(next(filter(holds, rows)), schema)[0]
+  dumped = lambda row: json.dumps(row, ensure_ascii=False)
+  found, schema = [], 'openai'
+  rows = read('kto_en_demo.json')
+  found += [first(rows, lambda row: len(row['messages']) == 12),
+            first(rows, lambda row: any(ord(char) > 0x2fff for char in dumped(row))),
+            first(rows, lambda row: '###' in dumped(row) or '<|' in dumped(row))]
+  schema = 'sharegpt'
+  rows = read('dpo_en_demo.json')
+  rows = [{'conversations': [*row['conversations'], row['chosen']]} for row in rows]
+  found += [first(rows, lambda row: row['conversations'][0]['from'] == 'system'),
+            first(read('fastchat_dummy_conversation.json'), lambda row: True)]
+  schema = 'alpaca'
+  rows = read('alpaca_en_demo.json')
+  found += [first(rows, lambda row: row['input']), first(rows, lambda row: not row['input'])]
+  schema = 'oasst'
+  with gzip.open(pathlib.Path(_ROOT, 'instruct/oasst_en_100_trees.jsonl.gz'), 'rt') as file:
+    rows = [json.loads(line) for line in file]
+  found.append(first(rows, lambda row: '```' in dumped(row)))
+  changed = lambda conversation, change: Conversation(tuple(
+      dataclasses.replace(m, content=change(m)) for m in conversation.messages))
+  marks = ''.join(CONTROL) + ' [INST] <<SYS>> ### Response: USER: ASSISTANT: <|assistant|>'
+  found += [changed(found[0], lambda m: m.content + marks),
+            changed(found[4], lambda m: '' if m.role == 'assistant' else m.content)]
+  return found
+
+
+@needs_fixtures
+@pytest.mark.parametrize('name', NAMES)
+def test_real_conversations_are_as_in_transformers_with_masks_of_a_hand(name):
+  utils = pytest.importorskip('transformers.utils.chat_template_utils')
+  template, tokens = load_template(name), tokens_of_fixture()
+  conversations = _ten_real_conversations()
+  assert len(conversations) == 10
+  for conversation in conversations:
+    messages = conversation.messages
+    if name == 'gemma' and messages[0].role == 'system':
+      continue
+    (text,), _ = utils.render_jinja_template(
+        conversations=[[m.as_dict() for m in messages]], chat_template=template.source, **TOKENS)
+    rendered = template.render_answers(conversation, TOKENS, CONTROL)
+    assert rendered.text == text
+    assert marked(rendered) == by_hand(name, messages)
+    stops = {stop for _, stop in rendered.control}
+    assert all(end in stops for _, end in rendered.answers)
+    # As ids, too, the template's own tokens alone are control tokens.
+    rendered = template.render_answers(conversation, tokens.tokens, tokens.control)
+    ids, mask = tokens.encode(rendered)
+    assert [i for i in ids if i in tokens.control.values()] == [
+        tokens.control[rendered.text[a:b]] for a, b in rendered.control]
+    assert 0 < sum(mask) < len(mask)
 
 
 def _fixtures():

@@ -48,7 +48,7 @@ def test_the_table_warns_of_repetition_and_shows_examples(experiment):
   plain = description.as_text(members, colour=False)
   assert re.search(r'short_lm +75.00% +69.57% +30 +240 +\d+\.\d\d', plain)
   assert 'warning: short_lm is seen' in plain and '\033' not in plain
-  assert '\nabcdefg</s>' in plain
+  assert '\n⟦abcdefg</s>⟧' in plain
   assert '\033[32mabcdefg</s>\033[0m' in description.as_text(members, colour=True)
 
 
