@@ -1,4 +1,4 @@
-"""What the workers of speed.py share: the sizes, the batches, and how a worker is driven.
+"""What the workers of speed.py and tuning.py share: the sizes, the batches, and how a worker is driven.
 
 A worker is a process that holds one case, warmed up. It reads a number of seconds on each line of
 stdin, repeats its step for as long, and answers with a JSON list of [wall, CPU] seconds a step; the
@@ -25,14 +25,19 @@ SIZES = {
 FAMILIES = ('gpt2', 'llama', 't5', 'bert')
 PROMPT, NEW = 16, 128   # tokens of a prompt, and those generated after it
 MASKED = 0.15           # share of BERT's tokens that have a loss
+RANK = 16               # of LoRA, on all linear layers
 # Keeps the memory of a step for the next one, on all sides. Speed is measured so, memory without:
 # the heap that is kept has holes, and peaks of twice what is in use.
 MALLOC = ('glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:'
           'glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864')
 
 
-def batches(family: str, size: str, number: int = 4) -> list[dict[str, np.ndarray]]:
-  """`inputs`, `targets` and `weights`, which say what targets count, [batch, length] each."""
+def batches(family: str, size: str, number: int = 4, answers: float = 1.0
+            ) -> list[dict[str, np.ndarray]]:
+  """`inputs`, `targets` and `weights`, which say what targets count, [batch, length] each.
+
+  The last `answers` of a decoder's tokens count.
+  """
   c, rng, result = SIZES[size], np.random.default_rng(0), []
   shape = c['batch'], c['length']
   for _ in range(number):
@@ -44,6 +49,7 @@ def batches(family: str, size: str, number: int = 4) -> list[dict[str, np.ndarra
     else:
       targets, weights = np.roll(inputs, -1, 1), np.ones(shape)
       weights[:, -1] = 0
+      weights[:, :round((1 - answers) * c['length'])] = 0
     result.append({'inputs': inputs, 'targets': targets, 'weights': weights.astype(np.float32)})
   return result
 

@@ -1,4 +1,4 @@
-"""A worker of speed.py: this project's train step, and its cached greedy decoding."""
+"""A worker of speed.py and tuning.py: our train step, and our cached greedy decoding."""
 
 import time
 
@@ -38,6 +38,17 @@ def features(family: str, batch):
   return result
 
 
+def adaptation_of(tune: str):
+  """None, LoRA or QLoRA, as tuning.py compares them."""
+  from t5x_lite.adaptation.lora import Lora
+  from t5x_lite.adaptation.quantization.quantized import Quantized
+
+  if tune == 'full':
+    return None
+  lora = Lora(targets=('all_linear',), rank=harness.RANK, alpha=harness.RANK)
+  return lora if tune == 'lora' else Quantized(adaptation=lora)
+
+
 def prepare(case):
   import jax
   import numpy as np
@@ -55,6 +66,8 @@ def prepare(case):
   config = config_of(family, size, **case.get('config', {}))
   partitioner = Partitioner(MeshConfig(data=1).make(jax.devices()[:1]))
   network = models.build_network(config, partitioner)
+  if adaptation := adaptation_of(case.get('tune', 'full')):
+    network = adaptation.adapt(network)
   info = {'jax': jax.__version__}
   if case['task'] == 'decode':
     params = jax.jit(lambda: network.init(jax.random.key(0), True))()
@@ -74,7 +87,9 @@ def prepare(case):
   state = jax.jit(lambda: init_state(network, optimizer, 0, one_device=True),
                   out_shardings=shardings_of(abstract))()
   info['parameters'] = sum(x.size for x in jax.tree.leaves(state['params']))
-  data = [partitioner.put_batch(features(family, b)) for b in harness.batches(family, size)]
+  answers = case.get('answers', 1.0)
+  data = [partitioner.put_batch(features(family, b))
+          for b in harness.batches(family, size, answers=answers)]
   begun = time.perf_counter()
   step_fn = make_train_step(network, [CrossEntropy()], optimizer, partitioner, seed=0)
   lowered = step_fn.lower(state, data[0])

@@ -1,4 +1,4 @@
-"""A worker of speed.py: transformers on torch, eager, in its own idiom."""
+"""A worker of speed.py and tuning.py: transformers (and peft) on torch, eager, in its own idiom."""
 
 import os
 
@@ -30,6 +30,14 @@ def _model(family: str, size: str):
       attention_probs_dropout_prob=0.0))
 
 
+def _adapted(model):
+  """LoRA by peft on all linear layers of the blocks."""
+  import peft
+
+  return peft.get_peft_model(model, peft.LoraConfig(
+      r=harness.RANK, lora_alpha=harness.RANK, target_modules='all-linear'))
+
+
 def prepare(case):
   import torch
 
@@ -38,6 +46,8 @@ def prepare(case):
   torch.manual_seed(0)
   family, size = case['family'], case['size']
   model = _model(family, size)
+  if case.get('tune', 'full') == 'lora':
+    model = _adapted(model)
   info = {'parameters': sum(p.numel() for p in model.parameters()), 'torch': torch.__version__}
   if case['task'] == 'decode':
     model.eval()
@@ -50,14 +60,18 @@ def prepare(case):
                               pad_token_id=0)
     return generate, info
 
-  optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1,
+  trained = [p for p in model.parameters() if p.requires_grad]
+  optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1,
                                 fused=True)
   data = []
-  for batch in harness.batches(family, size):
+  for batch in harness.batches(family, size, answers=case.get('answers', 1.0)):
     inputs = torch.tensor(batch['inputs']).long()
     labels = inputs if family in ('gpt2', 'llama') else torch.tensor(batch['targets']).long()
-    if family == 'bert':
-      labels = torch.where(torch.tensor(batch['weights']) > 0, labels, -100)
+    weights = torch.tensor(batch['weights'])
+    if family in ('gpt2', 'llama'):   # which shift the labels themselves
+      weights = torch.roll(weights, 1, 1)
+    if family != 't5':
+      labels = torch.where(weights > 0, labels, -100)
     data.append((inputs, labels))
   more = {'use_cache': False} if family in ('gpt2', 'llama') else {}
   count = iter(range(10 ** 9))
