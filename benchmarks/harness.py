@@ -1,4 +1,4 @@
-"""What the workers of speed.py and tuning.py share: the sizes, the batches, and how a worker is driven.
+"""What speed.py and tuning.py share: the sizes, the batches, and how a worker is driven.
 
 A worker is a process that holds one case, warmed up. It reads a number of seconds on each line of
 stdin, repeats its step for as long, and answers with a JSON list of [wall, CPU] seconds a step; the
