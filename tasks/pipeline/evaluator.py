@@ -12,7 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_lite.core.dataclass_checks import Count, FieldError, Length, Step, check_types
+from t5x_lite.core.dataclass_checks import (
+  Count,
+  FieldError,
+  Length,
+  Step,
+  check_types,
+  short_repr,
+)
 from t5x_lite.data.features import Batch
 from t5x_lite.data.source import Source
 from t5x_lite.evaluation.scoring import make_score
@@ -38,7 +45,7 @@ class EvalConfig:
   def __post_init__(self):
     check_types(self)
     if isinstance(self.tasks, str):
-      raise FieldError(self, 'tasks', f"expected several: write ('{self.tasks}',)")
+      raise FieldError(self, 'tasks', f'expected several: write ({short_repr(self.tasks)},)')
     if len(set(self.tasks)) < len(self.tasks):
       raise FieldError(self, 'tasks', 'a task is listed twice')
     for task in self.tasks:

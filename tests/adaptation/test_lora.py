@@ -245,6 +245,7 @@ def test_losses_are_the_same_on_any_mesh(adapted, base, gin_file, tmp_path):
 PISSA = ["Lora.start='pissa'", 'Lora.dropout=0.0']
 
 
+@pytest.mark.slow
 def test_a_pissa_run_keeps_what_it_took_off_and_resumes_exactly(base, gin_file, tmp_path):
   whole, result = run(gin_file, tmp_path / 'whole', *from_base(base), *PISSA)
   run(gin_file, tmp_path / 'cut', *from_base(base), *PISSA, 'TrainConfig.steps=2')

@@ -212,6 +212,7 @@ def run(gin_file, model_dir, *bindings):
   return experiment
 
 
+@pytest.mark.slow
 def test_a_run_saves_its_rows_alone_resumes_and_answers(gin_file, tmp_path):
   base = run(gin_file, tmp_path / 'base', 'STEPS=1')
   start = [*PROMPT, 'Experiment.init_from=@experiment.InitFrom()',

@@ -10,6 +10,7 @@ from t5x_lite import cli
 from t5x_lite.core.errors import UserError
 from tasks import files, vocabularies
 from tasks.pipeline import registry
+from tasks.preprocessors.classification import LabelVocabulary
 from tasks.vocabularies.train_vocabulary import train_sentencepiece
 
 _SYLLABLES = ['de', 'f', 'ret', 'urn', 'se', 'lf', 'va', 'lue', 'é', 'ran', 'ge', 'print']
@@ -158,7 +159,7 @@ def test_with_vocabulary_copies_a_mixture_and_leaves_labels_alone(stdlib, model)
   rates = {t.name.split('__')[0]: mixture.get_rate(t) for t in mixture.tasks}
   assert rates == {'stdlib_span_corruption': 3.0, 'stdlib_docstring': 1.0}
   package = seqio.TaskRegistry.get(registry.with_vocabulary('stdlib_package', vocabulary))
-  assert package.output_features['targets'].vocabulary == seqio.PassThroughVocabulary(20)
+  assert package.output_features['targets'].vocabulary == LabelVocabulary(20)
   dataset = package.get_dataset({'inputs': 32, 'targets': 1}, 'validation', shuffle=False)
   example = next(dataset.as_numpy_iterator())
   assert example['inputs'][0] == vocabularies.cls_id(vocabulary)
