@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import pathlib
+import shutil
 
 from t5x_lite.commands import gin_flags
 from t5x_lite.core.errors import UserError
@@ -78,6 +79,8 @@ def merge_run(model_dir: pathlib.Path, target: pathlib.Path, step: int | None = 
         files, [f'MODEL_DIR={str(target.absolute())!r}', 'Experiment.adaptation=None',
                 'Experiment.init_from=None'], trusted_modules, trains=False)[1]
     RunFolder(folder).config.write_text(text, encoding='utf-8')
+    if source.chat_template.is_file():
+      shutil.copyfile(source.chat_template, RunFolder(folder).chat_template)
     meta = {'merged_from': str(model_dir.absolute()),
             'vocabulary': reader_of(model_dir).read_meta(step).get('vocabulary')}
     with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:

@@ -114,7 +114,11 @@ def test_it_is_merged_into_the_base_before_quantisation(quantized, tmp_path, cap
   ids = np.load(DATA / 'llama/lora_all/fixture.npz')['input_ids']
   code, said = call(capsys, 'merge', f'--from={quantized}/qlora', f'--to={tmp_path}/merged')
   assert code == 0 and 'into the base as it was before it was quantised' in said, said
+  template = quantized / 'lora' / 'chat_template.jinja'
+  template.write_text('{{ messages }}')   # of a run on conversations
   assert call(capsys, 'merge', f'--from={quantized}/lora', f'--to={tmp_path}/plain')[0] == 0
+  assert (tmp_path / 'plain' / template.name).read_text() == '{{ messages }}'
+  template.unlink()
   got = logits_of(tmp_path / 'merged', ids)
   np.testing.assert_array_equal(got, logits_of(tmp_path / 'plain', ids))
   rounded = float(np.abs(got - logits_of(quantized / 'qlora', ids)).max())
