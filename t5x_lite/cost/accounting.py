@@ -164,11 +164,10 @@ def _products(network, inputs_length: int, targets_length: int) -> dict[str, int
   kernels = {'/'.join(map(str, path)) for path, x in nnx.to_flat_state(network.abstract)
              if getattr(x, 'num_in', 0)}
   head = {'encoder_only': inputs_length}.get(config.family, targets_length)
-  lm_head = config.head in (None, 'mlm', 'mlm_nsp')
 
   def tokens(path):
     if path.startswith('embedder/tokens'):   # a look-up costs nothing
-      return head if config.tied_embeddings and lm_head else 0
+      return head if config.tied_embeddings and config.predicts_tokens else 0
     if path.startswith(('embedder/', 'mlm_head/')):
       return head
     if path.startswith('encoder/') or '/cross/key/' in path or '/cross/value/' in path:

@@ -222,6 +222,15 @@ def test_frozen_kernels_have_no_gradient_of_their_own(name, adaptation, configs)
       accounting.train_flops(config, *lengths))
 
 
+def test_a_decoder_that_classifies_has_its_output_layer_besides(configs):
+  """Its frozen head adds a product forwards and one backwards to what LoRA takes without it."""
+  config = dataclasses.replace(configs['decoder'], tied_embeddings=True)
+  count = lambda config: accounting.train_flops(
+      config, 0, 128, network=Lora(rank=4).adapt(models.build_network(config)))
+  assert count(dataclasses.replace(config, num_classes=3)) - count(config) == (
+      2 * 2 * config.embed_dim * 3)
+
+
 def test_a_kernel_that_skips_what_the_mask_hides_costs_between_the_two_conventions(configs):
   """`rows` computes the scores of the keys up to its last query, in slices of 64 queries."""
   config = dataclasses.replace(
