@@ -5,7 +5,7 @@ from typing import Any
 
 from scaling.planning.amounts import format_amount
 from scaling.planning.architecture import SizeError, config_for_size
-from t5x_lite.cost import summary, tuning
+from t5x_lite.cost import accounting, summary, tuning
 from t5x_lite.models import ModelConfig
 
 _PROBES = 8      # models that are tried for each way
@@ -31,7 +31,7 @@ def _largest(base: ModelConfig, lengths: tuple[int, int], way: str, step: int, l
 
   A step's bytes grow nearly as the parameters: each probe scales the last one.
   """
-  best, size = None, tuning.count_parameters(base) * limit / step
+  best, size = None, accounting.parameters(base).total * limit / step
   for _ in range(_PROBES):
     try:
       config = config_for_size(base, size)
@@ -40,7 +40,7 @@ def _largest(base: ModelConfig, lengths: tuple[int, int], way: str, step: int, l
     cost = tuning.compare_ways(config, lengths, ways=(way,), **options)[way]
     if 'refused' in cost:
       return best
-    count, step = tuning.count_parameters(config), cost['step']
+    count, step = accounting.parameters(config).total, cost['step']
     if step <= limit and (best is None or count > best[0]):
       best = count, step
       if step >= _CLOSE * limit:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.adaptation.partial import check_expressions
-from t5x_lite.adaptation.prefix import main_stack, place_leaves, with_added
+from t5x_lite.adaptation.prefix import main_stack, place_leaves, take_added, with_added
 from t5x_lite.adaptation.prefix_leaf import GatedPrefixLeaf
 from t5x_lite.core.dataclass_checks import Count, FieldError, check_types
 from t5x_lite.models import Network
@@ -47,16 +47,14 @@ class LlamaAdapter:
     whole = lambda x: jnp.pad(x, [(config.num_layers - number, 0), *[(0, 0)] * (x.ndim - 1)])
 
     def assemble(params, key):
-      own = params[stack]
-      rows, gate = whole(own[ROWS]), whole(own[GATE])
+      base, own = take_added(params, stack, ROWS, GATE)
+      rows, gate = map(whole, own)
 
-      def leaf(flat, path, layer):
-        at = lambda x: x if layer is None else x[layer]
+      def leaf(flat, path, at):
         near = lambda *names: flat.get((*path[:-2], *names))
         return GatedPrefixLeaf(flat[path], near('value', 'kernel'), near('key', 'bias'),
                                near('value', 'bias'), at(rows), at(gate))
 
-      base = params | {stack: {n: x for n, x in own.items() if n not in (ROWS, GATE)}}
       return place_leaves(network.assemble(base, key), stack, leaf)
 
     return with_added(self, network, added, assemble, network.begin)

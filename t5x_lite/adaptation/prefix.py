@@ -51,9 +51,8 @@ class PrefixTuning:
               f'{stack}/{VALUES}': kv[1]}
 
     def assemble(params, key):
-      own = params[stack]
-      base = params | {stack: {n: x for n, x in own.items() if n not in (KEYS, VALUES)}}
-      return with_prefix(network.assemble(base, key), stack, own[KEYS], own[VALUES])
+      base, (keys, values) = take_added(params, stack, KEYS, VALUES)
+      return with_prefix(network.assemble(base, key), stack, keys, values)
 
     return with_added(self, network, {(stack, KEYS): param(), (stack, VALUES): param()}, assemble,
                       begin)
@@ -81,9 +80,9 @@ class PromptTuning:
     name = f'{stack}/{PROMPT}'
 
     def assemble(params, key):
-      own = params[stack]
-      tree = network.assemble(params | {stack: {n: x for n, x in own.items() if n != PROMPT}}, key)
-      return with_prefix(tree, stack, *keys_values(network, tree, own[PROMPT]))
+      base, (rows_PD,) = take_added(params, stack, PROMPT)
+      tree = network.assemble(base, key)
+      return with_prefix(tree, stack, *keys_values(network, tree, rows_PD))
 
     return with_added(self, network, {(stack, PROMPT): rows}, assemble,
                       lambda flat: {name: start_rows(self, flat, flat[name][:, 0])})
@@ -106,23 +105,31 @@ def with_added(owner: Any, network: Network, added: dict[tuple, nnx.Param],
       is_added=lambda path: path in names or network.is_added(path), begin=begin)
 
 
-def place_leaves(tree: dict, stack: str, make: Callable[[dict, tuple, int | None], Any]) -> dict:
-  """The tree with make({path: leaf}, path, layer) for each kernel of self-attention's keys.
+def take_added(params: dict, stack: str, *names: str) -> tuple[dict, list[jax.Array]]:
+  """(the parameters without those of these names in a stack, those)."""
+  own = params[stack]
+  base = params | {stack: {n: x for n, x in own.items() if n not in names}}
+  return base, [own[name] for name in names]
 
-  The layer is None where layers are stacked.
+
+def place_leaves(tree: dict, stack: str,
+                 make: Callable[[dict, tuple, Callable[[jax.Array], jax.Array]], Any]) -> dict:
+  """The tree with make({path: leaf}, path, at) for each kernel of self-attention's keys.
+
+  `at` takes what is the layer's of an array [layers, …]: all of it where layers are stacked.
   """
   flat = nnx.traversals.flatten_mapping(tree)
   for path in list(flat):
     if path[:2] == (stack, 'blocks') and path[-3:] == ('attention', 'key', 'kernel'):
-      flat[path] = make(flat, path, path[2] if isinstance(path[2], int) else None)
+      layer = path[2] if isinstance(path[2], int) else ...
+      flat[path] = make(flat, path, lambda x, layer=layer: x[layer])
   return nnx.traversals.unflatten_mapping(flat)
 
 
 def with_prefix(tree: dict, stack: str, keys: jax.Array, values: jax.Array) -> dict:
   """The tree with keys and values [layers, kv, prefix, head_dim] beside the kernels of keys."""
-  at = lambda x, layer: x if layer is None else x[layer]
-  return place_leaves(tree, stack, lambda flat, path, layer: PrefixLeaf(
-      flat[path], at(keys, layer), at(values, layer)))
+  return place_leaves(tree, stack, lambda flat, path, at: PrefixLeaf(
+      flat[path], at(keys), at(values)))
 
 
 def keys_values(network: Network, tree: dict, rows_PD: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -55,11 +55,6 @@ def compare_ways(config: ModelConfig, row_lengths: tuple[int, int], *, mesh: Map
   return found
 
 
-def count_parameters(config: ModelConfig) -> int:
-  """Of a model, all of them."""
-  return accounting.parameters(config).total
-
-
 def _cost(network: Network, row_lengths: tuple[int, int], mesh: Mapping[str, int], rows: int,
           options: dict[str, Any]) -> dict[str, Any]:
   config = network.config

@@ -39,7 +39,7 @@ def load_params(model_dir: pathlib.Path, network: Network, partitioner: Partitio
   trained with another vocabulary than the one of this fingerprint.
   """
   trained, kept, frozen = split_params(network, abstract_params(network, partitioner))
-  saved = trees.combine(trained, kept.get('kept', {}))
+  saved = saved_params({'params': trained, **kept})
   source = reader_of(model_dir)
   params, meta, step = source.read_newest(
       step, lambda step: (*source.restore_params(saved, step), step))
