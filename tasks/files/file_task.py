@@ -5,13 +5,13 @@ Only `FileTask.register` loads TensorFlow, so that gin can read this file anywhe
 
 from collections.abc import Sequence
 import dataclasses
-import hashlib
 import re
 import sys
 
-from t5x_lite.core.dataclass_checks import ORIGINS, FieldError, nearest
+from t5x_lite.core.dataclass_checks import FieldError, nearest
 from t5x_lite.data.files import index, records
 from t5x_lite.data.files.templates import Template
+from tasks.files import splits
 
 _TEXTS = ('decoder_classification', 'decoder_choice')   # whose inputs may be several texts
 _CLASSES = ('classification', *_TEXTS)
@@ -127,32 +127,22 @@ class FileTask:
       UserError: a file or example is not as it should be; the message names file and line.
     """
     indices = self._indices()
-    facts = (self.objective, self._templates(), self._share, self.columns, self.sample_by,
+    facts = (self.objective, self._templates(), splits.share_of(self), self.columns, self.sample_by,
              self.skip_bad)
-    digest = hashlib.sha256(repr(facts).encode())
-    for split, examples in indices.items():
-      digest.update(split.encode() + examples.digest)
-    name = f'{self.label}_{digest.hexdigest()[:12]}'
 
-    import seqio
-
-    from tasks.files import source
-
-    if name in seqio.TaskRegistry.names():   # the same content may lie elsewhere by now
-      seqio.TaskRegistry.get(name).source.indices = indices
-    else:
+    def add(name):
+      from tasks.files import source
       self._report(indices)
       source.register(name, self.objective, indices, texts=(*self._inputs,), labels=self.labels)
-    return name
+
+    return splits.register(self.label, facts, indices, add)
 
   def _report(self, indices: dict[str, index.FileIndex]) -> None:
     """Says what was left out, and what looks cut."""
     for split, examples in indices.items():
-      if split != 'train' and self._share:   # of the same files
+      if split != 'train' and splits.share_of(self):   # of the same files
         continue
-      if examples.num_skipped:
-        print(f'FileTask.{split}: left out {examples.num_skipped} bad example(s) beside '
-              f'{len(examples)} good ones; the first: {examples.skipped}', file=sys.stderr)
+      splits.report_skipped(self, split, examples, 'example')
       lines = len(examples) >= _MANY and self.sample_by == 'line' and all(
           file.kind == '.txt' for file in examples.files)
       if lines and self.objective not in _PAIRS and examples.mean_size < _SHORT:
@@ -170,10 +160,6 @@ class FileTask:
     return None if index is None else index.digest.hex()[:24]
 
   @property
-  def _share(self) -> float:
-    return self.validation if isinstance(self.validation, float) else 0.0
-
-  @property
   def _inputs(self) -> dict[str, str]:
     """The inputs by the name of their feature; none for a task without."""
     if self.inputs is None or isinstance(self.inputs, str):
@@ -186,22 +172,11 @@ class FileTask:
 
   def _indices(self) -> dict[str, index.FileIndex]:
     """The checked examples of each split."""
-    share, templates = self._share, self._templates()
-    # Errors name the setting and where it was made.
-    where = lambda field: f'FileTask.{field}{getattr(self, ORIGINS, {}).get(field, "")}'
+    templates = self._templates()
     read = lambda pattern, split: index.index_files(
-        pattern, templates, where(split), columns=self.columns, sample_by=self.sample_by,
-        skip_bad=self.skip_bad, held_out=share)
-    indices = {'train': read(self.train, 'train')}
-    if share:
-      both = indices['train']
-      indices = {'train': both.where(~both.held_out), 'validation': both.where(both.held_out)}
-      empty = [split for split, part in indices.items() if not len(part)]
-      if empty:
-        raise FieldError(self, 'validation', f'a share of {share} of {len(both)} example(s) '
-                         f'leaves none for {empty[0]}: choose another, or give files')
-    elif self.validation is not None:
-      indices['validation'] = read(self.validation, 'validation')
+        pattern, templates, splits.where(self, split), columns=self.columns,
+        sample_by=self.sample_by, skip_bad=self.skip_bad, held_out=splits.share_of(self))
+    indices = splits.read_splits(self, read, 'example')
     kinds = {file.kind for part in indices.values() for file in part.files}
     if self.sample_by != 'line' and '.txt' not in kinds:
       raise FieldError(self, 'sample_by', f'is for .txt files, and these are {", ".join(kinds)}: '

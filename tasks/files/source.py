@@ -11,7 +11,7 @@ from tasks.files import random_access
 from tasks.preprocessors import classification, pretraining
 
 
-class IndexedFileSource(seqio.DataSource):
+class IndexedSource(seqio.DataSource):
   """A source over indexed files. The seed fixes one global order, which any shards partition.
 
   Attributes:
@@ -42,10 +42,27 @@ class IndexedFileSource(seqio.DataSource):
       use_cached=False,
       num_epochs=1,
   ) -> tf.data.Dataset:
-    """Returns string features: `targets`, and `inputs` if the files have them."""
+    """Returns what `read` makes of the numbers of the examples."""
     del sequence_length, use_cached, num_epochs
     shard_info = shard_info or seqio.ShardInfo(index=0, num_shards=1)
     examples = self.indices[split]
+    return self.read(examples, random_access.index_dataset(
+        len(examples),
+        shuffle=shuffle,
+        seed=seed,
+        num_shards=shard_info.num_shards,
+        shard_index=shard_info.index,
+    ))
+
+  def read(self, examples: FileIndex, numbers: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns the features of the examples of these numbers."""
+    raise NotImplementedError
+
+
+class TextSource(IndexedSource):
+  """String features: `targets`, and `inputs` if the files have them."""
+
+  def read(self, examples: FileIndex, numbers: tf.data.Dataset) -> tf.data.Dataset:
     names = sorted(examples.templates)
 
     @tf.autograph.experimental.do_not_convert
@@ -53,17 +70,11 @@ class IndexedFileSource(seqio.DataSource):
       features = examples[int(i)]
       return [features[name].encode() for name in names]
 
-    def read(index):
-      values = tf.numpy_function(lookup, [index], [tf.string] * len(names))
+    def convert(i):
+      values = tf.numpy_function(lookup, [i], [tf.string] * len(names))
       return {name: tf.ensure_shape(value, []) for name, value in zip(names, values)}
 
-    return random_access.index_dataset(
-        len(examples),
-        shuffle=shuffle,
-        seed=seed,
-        num_shards=shard_info.num_shards,
-        shard_index=shard_info.index,
-    ).map(read)
+    return numbers.map(convert)
 
 
 def register(name: str, objective: str, indices: Mapping[str, FileIndex], *,
@@ -87,7 +98,7 @@ def register(name: str, objective: str, indices: Mapping[str, FileIndex], *,
         choice=objective == 'decoder_choice', before=(class_numbers,))
   else:
     parts = pretraining.task_parts(objective, vocabulary)
-  seqio.TaskRegistry.add(name, source=IndexedFileSource(indices),
+  seqio.TaskRegistry.add(name, source=TextSource(indices),
                          shuffle_buffer_size=pretraining.SHUFFLE_BUFFER_SIZE, **parts)
 
 

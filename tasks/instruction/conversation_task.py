@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import dataclasses
 import hashlib
 import re
-import sys
 
-from t5x_lite.core.dataclass_checks import ORIGINS, FieldError, check_types, nearest
+from t5x_lite.core.dataclass_checks import FieldError, check_types, nearest
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.files import index
+from tasks.files import splits
 from tasks.instruction import chat_template, examples, schemas
 from tasks.instruction.message_trees import MessageTrees
 from tasks.instruction.named_templates import load_template
@@ -71,27 +71,19 @@ class ConversationTask:
     """
     indices = self._indices()
     template = self._template()
-    facts = (self.objective, self._turns, self.too_long, self._share, self.columns, self.skip_bad,
+    share = splits.share_of(self)
+    facts = (self.objective, self._turns, self.too_long, share, self.columns, self.skip_bad,
              self.schema, self.trees, template.source)
-    digest = hashlib.sha256(repr(facts).encode())
-    for split, found in indices.items():
-      digest.update(split.encode() + found.digest)
-    name = f'{self.label}_{digest.hexdigest()[:12]}'
 
-    import seqio
-
-    from tasks.instruction import encoding, source
-
-    if name in seqio.TaskRegistry.names():   # the same content may lie elsewhere by now
-      seqio.TaskRegistry.get(name).source.indices = indices
-    else:
+    def add(name):
+      from tasks.instruction import encoding, source
       for split, found in indices.items():
-        if found.num_skipped and not (split != 'train' and self._share):
-          print(f'ConversationTask.{split}: left out {found.num_skipped} bad row(s) beside '
-                f'{len(found)} good ones; the first: {found.skipped}', file=sys.stderr)
+        if split == 'train' or not share:   # else of the same files
+          splits.report_skipped(self, split, found, 'row')
       source.register(name, self.objective, indices, encoding.Encoding(
           template=template, turns=self._turns, too_long=self.too_long, skip_bad=self.skip_bad))
-    return name
+
+    return splits.register(self.label, facts, indices, add)
 
   def data_digest(self, split: str) -> str | None:
     """Identifies the content of the files of a split and the template; None if it has none.
@@ -103,10 +95,6 @@ class ConversationTask:
     if found is None:
       return None
     return hashlib.sha256(found.digest + self._template().source.encode()).hexdigest()[:24]
-
-  @property
-  def _share(self) -> float:
-    return self.validation if isinstance(self.validation, float) else 0.0
 
   @property
   def _turns(self) -> str:
@@ -122,19 +110,8 @@ class ConversationTask:
     """The checked rows of each split."""
     template = self._template()
     reader = RowReader(template.source, template.name, self._turns, self.schema, self.trees)
-    where = lambda field: f'ConversationTask.{field}{getattr(self, ORIGINS, {}).get(field, "")}'
     checked = {'conversations': dataclasses.replace(reader, checks=False)}
     read = lambda pattern, split: dataclasses.replace(index.index_files(
-        pattern, {'conversations': reader}, where(split), columns=self.columns,
-        skip_bad=self.skip_bad, held_out=self._share), templates=checked)
-    indices = {'train': read(self.train, 'train')}
-    if self._share:
-      both = indices['train']
-      indices = {'train': both.where(~both.held_out), 'validation': both.where(both.held_out)}
-      empty = [split for split, part in indices.items() if not len(part)]
-      if empty:
-        raise FieldError(self, 'validation', f'a share of {self._share} of {len(both)} row(s) '
-                         f'leaves none for {empty[0]}: choose another, or give files')
-    elif self.validation is not None:
-      indices['validation'] = read(self.validation, 'validation')
-    return indices
+        pattern, {'conversations': reader}, splits.where(self, split), columns=self.columns,
+        skip_bad=self.skip_bad, held_out=splits.share_of(self)), templates=checked)
+    return splits.read_splits(self, read, 'row')

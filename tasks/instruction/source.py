@@ -7,54 +7,37 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite.data.files.index import FileIndex
-from tasks.files import random_access
+from tasks.files.source import IndexedSource
 from tasks.instruction.encoding import Encoding
 from tasks.instruction.row_reader import read_conversations
 
 _CHECKED = 20_000   # rows that are encoded before training; of more, those of the most bytes
 
 
-class ConversationSource(seqio.DataSource):
-  """A source over indexed rows. The seed fixes one global order, which any shards partition.
+class ConversationSource(IndexedSource):
+  """`conversation`, as JSON, and `place`, the file and the offset of its row.
 
   Attributes:
-    indices: the rows of each split.
-    template: by which they are written.
+    template: by which conversations are written.
   """
 
   def __init__(self, indices: Mapping[str, FileIndex], encoding: Encoding):
-    super().__init__(splits=tuple(indices),
-                     num_input_examples={s: len(i) for s, i in indices.items()})
-    self.indices, self.template, self._encoding = dict(indices), encoding.template, encoding
+    super().__init__(indices)
+    self.template, self._encoding = encoding.template, encoding
 
-  @property
-  def supports_arbitrary_sharding(self) -> bool:
-    return True
-
-  def list_shards(self, split: str) -> list[str]:
-    return list(self.indices[split].paths)
-
-  def get_dataset(self, split='train', shuffle=True, seed=None, shard_info=None, *,
-                  sequence_length=None, use_cached=False, num_epochs=1) -> tf.data.Dataset:
-    """Returns `conversation`, as JSON, and `place`, the file and the offset of its row."""
-    del sequence_length, use_cached, num_epochs
-    shard_info = shard_info or seqio.ShardInfo(index=0, num_shards=1)
-    rows = self.indices[split]
-
+  def read(self, examples: FileIndex, numbers: tf.data.Dataset) -> tf.data.Dataset:
     @tf.autograph.experimental.do_not_convert
     def lookup(i):
-      texts, place = _row(rows, int(i))
+      texts, place = _row(examples, int(i))
       return np.asarray([text.encode() for text in texts], object), place.encode()
 
-    def read(i):
+    def convert(i):
       texts, place = tf.numpy_function(lookup, [i], [tf.string, tf.string])
       texts, place = tf.ensure_shape(texts, [None]), tf.ensure_shape(place, [])
       return tf.data.Dataset.from_tensor_slices(texts).map(
           lambda text: {'conversation': text, 'place': place})
 
-    return random_access.index_dataset(
-        len(rows), shuffle=shuffle, seed=seed, num_shards=shard_info.num_shards,
-        shard_index=shard_info.index).flat_map(read)
+    return numbers.flat_map(convert)
 
   def check(self, split: str, sequence_length: Mapping[str, int],
             output_features: Mapping[str, seqio.Feature]) -> None:
