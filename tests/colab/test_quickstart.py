@@ -24,20 +24,6 @@ def _printed(outputs) -> str:
   return ''.join(o.text for o in outputs if o.output_type == 'stream' and o.name == 'stdout')
 
 
-def test_notebook_is_stored_without_outputs():
-  nbformat = pytest.importorskip('nbformat')
-  notebook = nbformat.read(NOTEBOOK, as_version=4)
-  nbformat.validate(notebook)
-  code = [c for c in notebook.cells if c.cell_type == 'code']
-  assert code and not any(c.outputs or c.execution_count for c in code)
-
-
-def test_each_code_cell_follows_a_sentence():
-  nbformat = pytest.importorskip('nbformat')
-  kinds = [c.cell_type for c in nbformat.read(NOTEBOOK, as_version=4).cells]
-  assert all(before == 'markdown' for before, kind in zip(kinds, kinds[1:]) if kind == 'code')
-
-
 @pytest.mark.slow
 def test_training_shows_a_figure_and_finishes(executed):
   notebook, folder = executed

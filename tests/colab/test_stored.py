@@ -1,0 +1,18 @@
+"""What holds of every notebook as it is stored."""
+
+import pathlib
+
+import pytest
+
+NOTEBOOKS = sorted(pathlib.Path(__file__).parents[2].glob('colab/*.ipynb'))
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_is_without_outputs_and_each_code_cell_follows_a_sentence(path):
+  nbformat = pytest.importorskip('nbformat')
+  notebook = nbformat.read(path, as_version=4)
+  nbformat.validate(notebook)
+  code = [c for c in notebook.cells if c.cell_type == 'code']
+  assert code and not any(c.outputs or c.execution_count for c in code)
+  kinds = [c.cell_type for c in notebook.cells]
+  assert all(before == 'markdown' for before, kind in zip(kinds, kinds[1:]) if kind == 'code')
