@@ -30,7 +30,7 @@ from t5x_lite.objectives.cross_entropy import chunked_cross_entropy
 from t5x_lite.parallel.mesh import MESH_AXES, RULES, Rules, num_parts
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.training import optimizers, schedules
-from t5x_lite.training.state import abstract_state, all_params, quantize_frozen
+from t5x_lite.training.state import abstract_state, all_params, on_device, quantize_frozen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Memory:
   Attributes:
     parameters: exact.
     gradients: exact; sharded like the parameters.
-    optimizer: the optimizer's state, exact.
+    optimizer: the optimizer's state, exact, without what is in the host's memory.
     activations: those that the forward pass keeps for the backward pass under the config's `remat`:
       between blocks, inside them and at the ends. Estimated.
     logits: of a chunk of the loss: logits, their gradient, the output layer. Estimated.
@@ -137,7 +137,8 @@ def _bytes(network: models.Network, optimizer, mesh: tuple[int, ...], rules: Rul
   count = lambda tree: sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
                            for x in jax.tree.leaves(tree))
   trained = count(state['params'])
-  return count(all_params(state)), trained, count(state['opt_state'])
+  return count(all_params(state)), trained, count(
+      [x for x in jax.tree.leaves(state['opt_state']) if on_device(x)])
 
 
 def held_bytes(network: models.Network) -> int:

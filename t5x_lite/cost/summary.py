@@ -17,7 +17,7 @@ from t5x_lite.models import Network
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.training.optimizers import Optimizer
-from t5x_lite.training.state import abstract_state, all_params
+from t5x_lite.training.state import abstract_state, all_params, on_device
 
 
 def summarize(network: Network, *, optimizer: Optimizer, mesh: MeshConfig,
@@ -66,7 +66,8 @@ def _memory(network: Network, optimizer: Optimizer, mesh: MeshConfig,
   """Bytes of a train step and of the decoding cache.
 
   `total` and `per_device` of the mesh are the parameters, gradients (of the size and sharding of
-  the trained parameters) and optimizer state, exact. `step` is the peak of a device in a step: the
+  the trained parameters) and optimizer state, exact, and `host` what of it is in the host's memory,
+  which the sum leaves out. `step` is the peak of a device in a step: the
   fields of memory.Memory and their `total`, of which activations, logits, workspace and copy are
   estimates, of an accelerator if activations are bfloat16, else of a CPU. `cache_per_row` is the
   decoding cache of a row of the data's length.
@@ -79,9 +80,10 @@ def _memory(network: Network, optimizer: Optimizer, mesh: MeshConfig,
     count = lambda tree: sum(math.prod(shape_of(x)) * x.dtype.itemsize
                              for x in jax.tree.leaves(tree))
     trained, whole = count(state['params']), count(all_params(state))
-    moments = count(state['opt_state'])
-    return {'parameters': whole, 'gradients': trained, 'optimizer': moments,
-            'sum': whole + trained + moments}
+    moments = jax.tree.leaves(state['opt_state'])
+    here = count([x for x in moments if on_device(x)])
+    return {'parameters': whole, 'gradients': trained, 'optimizer': here,
+            'sum': whole + trained + here, 'host': count(moments) - here}
 
   step = memory.per_device(
       config, mesh=sizes.shape, rules=mesh.rules, rows=batch_size, inputs_length=inputs,
@@ -128,7 +130,9 @@ def _memory_lines(memory: dict[str, Any]) -> list[str]:
   lines = [row(f'memory, {unit}', *columns)]
   lines += [row(name, *(size(held[key]) for held in columns.values()))
             for key, name in (('parameters', 'parameters'), ('gradients', 'gradients'),
-                              ('optimizer', 'optimizer state'), ('sum', 'total'))]
+                              ('optimizer', 'optimizer state'), ('sum', 'total'),
+                              ('host', "optimizer state in the host's memory"))
+            if key != 'host' or memory['total']['host']]
   if axes:
     lines.append(f'A device of the mesh {axes}.')
   blank = [''] * (len(columns) - 1)

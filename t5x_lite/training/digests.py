@@ -22,7 +22,7 @@ def digest_arrays(tree: Any) -> tuple[dict[str, str], list[str]]:
   leaves = trees.flatten(tree)
   # One after another: programs that add up over devices wait for each other, on CPUs for ever
   # where there are fewer threads than programs times devices.
-  sums = {name: jax.device_get(_digest(x)) for name, x in leaves.items()}
+  sums = {name: jax.device_get(_digest(_to_device(x))) for name, x in leaves.items()}
   digests = {name: f'{format_type(x)} {sums[name][0]:08x}{sums[name][1]:08x}'
              for name, x in leaves.items()}
   return digests, [name for name, (*_, not_finite) in sums.items() if not_finite]
@@ -42,6 +42,13 @@ def parse_type(text: str) -> jax.ShapeDtypeStruct:
   """The shape and dtype of 'float32[2,3]'."""
   dtype, _, shape = text.rstrip(']').partition('[')
   return jax.ShapeDtypeStruct(tuple(map(int, filter(None, shape.split(',')))), jnp.dtype(dtype))
+
+
+def _to_device(x: Any) -> Any:
+  """The array; moved to the device if it is in the memory of its host (paging)."""
+  if isinstance(x, jax.Array) and x.sharding.memory_kind == 'pinned_host':
+    return jax.device_put(x, x.sharding.with_memory_kind('device'))
+  return x
 
 
 @jax.jit

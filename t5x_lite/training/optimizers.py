@@ -11,6 +11,7 @@ import jax
 import optax
 
 from t5x_lite.core.dataclass_checks import Count, Fraction, NonNegative, Positive, check_types
+from t5x_lite.training.paging import PagedTransformation
 from t5x_lite.training.schedules import Schedule
 
 # Parameters that are not weights of a linear map; decaying them only moves their mean.
@@ -34,15 +35,20 @@ class AdamW:
   weight_decay: NonNegative[float] = 0.1        # a step's share, times the rate
   clip_norm: Positive[float] | None = 1.0       # of the gradient; None: not clipped
   moment_dtype: Literal['float32', 'bfloat16'] = 'float32'   # of the first moment
+  paged: bool = False      # moments are in the host's memory, on the device a layer at a time
 
   def __post_init__(self):
     check_types(self)
 
-  def make(self) -> optax.GradientTransformation:
-    adamw = optax.adamw(self.learning_rate, self.beta1, self.beta2, self.epsilon,
-                        mu_dtype=self.moment_dtype, weight_decay=self.weight_decay,
-                        mask=decay_mask)
-    return _clipped(self.clip_norm, adamw)
+  def make(self) -> optax.GradientTransformation | PagedTransformation:
+    adamw = lambda mask: optax.adamw(
+        self.learning_rate, self.beta1, self.beta2, self.epsilon, mu_dtype=self.moment_dtype,
+        weight_decay=self.weight_decay, mask=mask)
+    whole = _clipped(self.clip_norm, adamw(decay_mask))
+    if not self.paged:
+      return whole
+    clip = None if self.clip_norm is None else optax.clip_by_global_norm(self.clip_norm)
+    return PagedTransformation(whole, clip, adamw, decay_mask)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

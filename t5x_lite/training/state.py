@@ -71,12 +71,22 @@ def abstract_state(network: Network, optimizer: optax.GradientTransformation,
   params, kept, frozen = split_params(network, abstract_params(network, partitioner))
   replicated = partitioner.replicated
   # Moments are sharded like their parameter; Adafactor's small row and column sums are replicated.
+  memory_kind = getattr(optimizer, 'memory_kind', None)   # of paging.PagedTransformation
+
+  def of_param(x, param):
+    sharding = param.sharding if x.shape == param.shape else replicated
+    return _with_sharding(x, sharding.with_memory_kind(memory_kind) if memory_kind else sharding)
+
   opt_state = optax.tree.map_params(
-      optimizer, lambda x, p: _with_sharding(x, p.sharding if x.shape == p.shape else replicated),
-      jax.eval_shape(optimizer.init, params), params,
+      optimizer, of_param, jax.eval_shape(optimizer.init, params), params,
       transform_non_params=lambda x: _with_sharding(x, replicated))
   return {'step': jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated), 'params': params,
           **kept, 'frozen': quantize_frozen(network, frozen), 'opt_state': opt_state}
+
+
+def on_device(x: jax.ShapeDtypeStruct) -> bool:
+  """Whether an array of an abstract state is in the device's memory between steps."""
+  return x.sharding.memory_kind in (None, 'device')
 
 
 def shardings_of(abstract: TrainState) -> TrainState:

@@ -13,7 +13,7 @@ from t5x_lite.data.features import Batch, num_tokens
 from t5x_lite.models import Network
 from t5x_lite.objectives.objective import LossSums, Objective, add_objectives, normalizers
 from t5x_lite.parallel.partitioner import Partitioner
-from t5x_lite.training.state import TrainState, abstract_state, shardings_of
+from t5x_lite.training.state import TrainState, abstract_state, shardings_of, split_params
 
 DROPOUT, ADAPTER = 1, 2   # what a key folded from (seed, step, purpose) is for
 
@@ -63,6 +63,15 @@ def make_train_step(network: Network, objectives: Sequence[Objective],
   The sums are replicated scalars over the global batch; their metrics have `grad_norm` and
   `update_norm` of what was applied, and `tokens` of the batch, too.
   """
+  def apply_whole(grads, opt_state, params, stacked):
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, optax.global_norm(updates)
+
+  apply = getattr(optimizer, 'apply', apply_whole)   # paging.PagedTransformation has it
+  axes = trees.flatten(network.logical_axes, is_leaf=lambda x: isinstance(x, tuple))
+  stacked = jax.tree_util.tree_map_with_path(
+      lambda path, _: axes[trees.path_name(path)][:1] == ('layers',),
+      split_params(network, network.shapes)[0])
 
   def step(state, batch):
     key = None
@@ -73,10 +82,9 @@ def make_train_step(network: Network, objectives: Sequence[Objective],
         frozen=trees.combine(state.get('kept', {}), state['frozen']), microbatches=microbatches)
     weight = jnp.maximum(sums.weight, 1.0)
     grads = jax.tree.map(lambda g: g / weight, grads)
-    updates, opt_state = optimizer.update(grads, state['opt_state'], state['params'])
-    new = state | {'step': state['step'] + 1, 'opt_state': opt_state,
-                   'params': optax.apply_updates(state['params'], updates)}
-    added = {'grad_norm': optax.global_norm(grads), 'update_norm': optax.global_norm(updates),
+    params, opt_state, update_norm = apply(grads, state['opt_state'], state['params'], stacked)
+    new = state | {'step': state['step'] + 1, 'opt_state': opt_state, 'params': params}
+    added = {'grad_norm': optax.global_norm(grads), 'update_norm': update_norm,
              'tokens': num_tokens(batch)}
     metrics = sums.metrics | {name: (jnp.float32(x), jnp.float32(1)) for name, x in added.items()}
     return new, dataclasses.replace(sums, metrics=metrics)

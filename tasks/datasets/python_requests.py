@@ -11,7 +11,7 @@ import re
 from tasks.instruction.conversation import Conversation, Message
 
 KINDS = ('docstring', 'rename', 'arguments', 'complete')
-_CODE = 600   # characters of the code that is asked about, at most
+_CODE = 300   # characters of the code that is asked about, at most: small models copy it
 # What functions are renamed to: a verb and a noun.
 _VERBS = ('add', 'build', 'check', 'close', 'copy', 'count', 'find', 'format', 'get', 'load',
           'make', 'merge', 'open', 'parse', 'read', 'send', 'set', 'sort', 'split', 'write')
@@ -39,7 +39,7 @@ def requests(code: str, docstring: str) -> Iterator[tuple[str, Conversation]]:
   if renamed := _renamed(code, function):
     yield 'rename', ask(f'Rename this function to {renamed[0]}.', renamed[1])
   yield 'arguments', ask('Explain the arguments of this function.', describe_arguments(function))
-  if begin := _middle(function):
+  if begin := _before_last(function):
     lines = code.split('\n')
     yield 'complete', ask('Complete this function.', '\n'.join(lines[begin:]),
                           '\n'.join(lines[:begin]))
@@ -69,16 +69,12 @@ def _line(argument: ast.arg, what: list[str]) -> str:
   return f'{argument.arg}{kind}: {", ".join(what)}'
 
 
-def _middle(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int | None:
-  """How many lines there are before the statement nearest the middle of the body; None for one
-  statement, or several on a line."""
-  first, last = function.body[0].lineno, function.end_lineno
-  ends = [statement.end_lineno for statement in function.body[:-1]]
-  starts = [min([node.lineno, *(d.lineno for d in getattr(node, 'decorator_list', ()))])
-            for node in function.body[1:]]
-  found = [start for start, end in zip(starts, ends) if start > end]
-  middle = (first + last + 1) / 2
-  return min(found, key=lambda start: abs(start - middle)) - 1 if found else None
+def _before_last(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int | None:
+  """How many lines there are before the last statement of the body; None where it is the only one,
+  or the line it begins on holds more."""
+  *others, last = function.body
+  start = min([last.lineno, *(d.lineno for d in getattr(last, 'decorator_list', ()))])
+  return start - 1 if others and start > others[-1].end_lineno else None
 
 
 def _renamed(code: str, function: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[str, str] | None:
