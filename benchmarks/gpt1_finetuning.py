@@ -9,10 +9,9 @@ seeds. What is in --folder already is not trained again.
 """
 
 import argparse
-import json
 import pathlib
-import subprocess
-import sys
+
+import trainings
 
 TASKS = {   # inputs, text to pre-train on, labels, tokens of a row, steps of either training
     'SST-2': ('{sentence}', 'sentence', ('0', '1'), 64, 1500, 1500),
@@ -62,27 +61,17 @@ TARGETS_LENGTH = 1
 """
 
 
-def run(*args: str) -> None:
-  """A command of t5x-lite; what it prints goes to stderr."""
-  subprocess.run([sys.executable, '-m', 't5x_lite', *args], check=True, stdout=sys.stderr)
-
-
 def train(folder: pathlib.Path, gin_text: str, **values) -> pathlib.Path:
-  """Trains what a gin file describes, unless it has been trained; returns its folder."""
-  done = folder.with_suffix('.done')
-  if not done.exists():
-    gin = folder.with_suffix('.gin')
-    gin.write_text((_MODEL + gin_text).format(**values))
-    run('train', f'--gin_file={gin}', f'--gin.MODEL_DIR={folder}')
-    done.touch()
-  return folder
+  """Trains what a gin text describes; returns its folder."""
+  gin = folder.with_suffix('.gin')
+  gin.write_text((_MODEL + gin_text).format(**values))
+  return trainings.train(folder, f'--gin_file={gin}')
 
 
 def accuracy_of(folder: pathlib.Path) -> float:
   """The last accuracy of an evaluation of a run, in percent."""
-  records = map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())
-  return [value for record in records for name, value in record.items()
-          if name.endswith('classification/accuracy')][-1]
+  return next(value for name, value in trainings.last_metrics(folder).items()
+              if name.endswith('classification/accuracy'))
 
 
 def main() -> None:
@@ -106,7 +95,7 @@ def main() -> None:
     folder, base, vocabulary = (args.folder / task).resolve(), args.init_from, args.vocabulary
     folder.mkdir(parents=True, exist_ok=True)
     if base is None and not (folder / 'pieces.model').exists():
-      run('train-vocab', f'--files={files["train"]}', f'--text={text}',
+      trainings.run('train-vocab', f'--files={files["train"]}', f'--text={text}',
           f'--size={args.vocab_size - 100}', f'--output={folder / "pieces"}')
     shared = dict(files, vocabulary=vocabulary or str(folder / 'pieces.model'),
                   vocab_size=args.vocab_size)
@@ -121,10 +110,9 @@ def main() -> None:
                            inputs=inputs, labels=labels, length=length, rows=32, seed=seed,
                            factor=factor, steps=steps(finetuning))
         scores.setdefault((task, factor), []).append(accuracy_of(run_folder))
-  print(f'{"task":<8}{"lambda":>8}{"accuracy":>10}{"range":>18}')
+  print(f'{"task":<8}{"lambda":>8}{"accuracy, %":>26}')
   for (task, factor), values in scores.items():
-    span = f'{min(values):.1f} to {max(values):.1f}'
-    print(f'{task:<8}{factor:>8}{sum(values) / len(values):>9.1f}%{span:>18}')
+    print(f'{task:<8}{factor:>8}{trainings.spread(values):>26}')
 
 
 if __name__ == '__main__':

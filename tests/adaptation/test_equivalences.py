@@ -1,4 +1,4 @@
-"""The same examples in different batches and on different devices: an adapted model learns the same."""
+"""An adapted model learns the same of the same examples in different batches, on any devices."""
 
 import functools
 import itertools
