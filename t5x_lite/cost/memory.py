@@ -203,7 +203,7 @@ def _network(config, rows: int, inputs_length: int, targets_length: int):
   built = models.build_network(config, Device())
   params = built.shapes
   batch = _batch(config, rows, inputs_length, targets_length)
-  key = jax.eval_shape(lambda: jax.random.key(0)) if config.dropout_rate else None
+  key = jax.eval_shape(lambda: jax.random.key(0)) if config.is_random else None
 
   def network(params, batch, key):
     def outputs(params):

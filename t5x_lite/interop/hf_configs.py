@@ -17,8 +17,8 @@ from t5x_lite.interop.json_files import Json
 from t5x_lite.models import ModelConfig
 
 # How a model is computed or trained: not part of an exported config.
-NOT_ARCHITECTURE = ('dtype', 'attention', 'scan_layers', 'remat', 'dropout_rate', 'init_std',
-                    'max_length', 'expert_capacity')
+NOT_ARCHITECTURE = ('dtype', 'attention', 'scan_layers', 'remat', 'dropout_rate',
+                    'embedding_noise', 'init_std', 'max_length', 'expert_capacity')
 
 
 class ModelType(NamedTuple):

@@ -81,6 +81,9 @@ class ModelConfig:
   pooling: Literal['first', 'mean'] = 'first'      # what the pooler reads
   init_std: Positive[float] | None = 0.02   # None: 1/sqrt(fan in), embeddings of std 1 (T5)
   dropout_rate: Fraction = 0.0            # of activations, in training
+  # NEFTune's alpha (Jain et al. 2023: 5, 10 or 15): uniform noise on the embeddings of tokens, in
+  # training, of at most alpha / sqrt(tokens of the example * embed_dim)
+  embedding_noise: NonNegative[float] = 0.0
 
   dtype: Literal['float32', 'bfloat16'] = 'float32'   # activations; parameters are float32
   attention: Literal['auto', 'reference', 'query_chunked', 'blockwise', 'fused', 'splash'] = 'auto'
@@ -174,6 +177,11 @@ class ModelConfig:
   def _set(self, **fields):
     for name, value in fields.items():
       object.__setattr__(self, name, value)
+
+  @property
+  def is_random(self) -> bool:
+    """Whether its forward pass in training draws anything."""
+    return bool(self.dropout_rate or self.embedding_noise)
 
   @property
   def target_side(self) -> str:

@@ -37,14 +37,15 @@ class DecoderOnly(nnx.Module):
         `decoder_causal_attention`, 1 where a token belongs to the prefix. The head's logits are of
         `text_positions` [batch, texts], where the last token of each text is, and each text is a
         segment; they are None without.
-      key: draws dropout; None for none.
+      key: draws dropout and noise; None for none.
     """
     segments_BL, positions_BL = segments_and_positions(batch, 'decoder')
     prefix_BL = batch.get('decoder_causal_attention') if self.config.prefix_lm else None
     mask = Mask(q_segments_BL=segments_BL, k_segments_BS=segments_BL, prefix_BL=prefix_BL,
                 causal=True)
     context = Context(mask, positions_BL, valid_tokens(segments_BL))
-    x_BLD = self.embedder(batch['decoder_input_tokens'], positions_BL, layers.subkey(key, 0))
+    x_BLD = self.embedder(batch['decoder_input_tokens'], positions_BL, layers.subkey(key, 0),
+                          segments_BL=segments_BL)
     x_BLD, _, router_losses = self.decoder(x_BLD, context, key=layers.subkey(key, 1))
     class_logits_BC = None
     if self.classifier is not None and 'text_positions' in batch:

@@ -30,7 +30,8 @@ class EncoderDecoder(nnx.Module):
     segments_BL, positions_BL = segments_and_positions(batch, 'encoder')
     mask = Mask(q_segments_BL=segments_BL, k_segments_BS=segments_BL, causal=False)
     context = Context(mask, positions_BL, valid_tokens(segments_BL))
-    x_BLD = self.embedder(batch['encoder_input_tokens'], positions_BL, layers.subkey(key, 0))
+    x_BLD = self.embedder(batch['encoder_input_tokens'], positions_BL, layers.subkey(key, 0),
+                          segments_BL=segments_BL)
     x_BLD, _, router_losses = self.encoder(x_BLD, context, key=layers.subkey(key, 1))
     return x_BLD, router_losses
 
@@ -45,7 +46,7 @@ class EncoderDecoder(nnx.Module):
       batch: `encoder_input_tokens` and `decoder_input_tokens` [batch, length] int32 and, if packed
         or padded, `{encoder,decoder}_segment_ids` and `_positions`; a decoder token attends to the
         encoder tokens of its own segment.
-      key: draws dropout; None for none.
+      key: draws dropout and noise; None for none.
     """
     encoded_BSD, encoder_losses = self._encode(batch, layers.subkey(key, 0))
     segments_BL, positions_BL = segments_and_positions(batch, 'decoder')
@@ -59,7 +60,8 @@ class EncoderDecoder(nnx.Module):
         positions_BL, valid_tokens(segments_BL), encoded_BSD=encoded_BSD,
         cross_mask=Mask(q_segments_BL=segments_BL, k_segments_BS=encoder_segments_BS,
                         causal=False))
-    x_BLD = self.embedder(batch['decoder_input_tokens'], positions_BL, layers.subkey(key, 1))
+    x_BLD = self.embedder(batch['decoder_input_tokens'], positions_BL, layers.subkey(key, 1),
+                          segments_BL=segments_BL)
     x_BLD, _, losses = self.decoder(x_BLD, context, key=layers.subkey(key, 2))
     return Outputs(x_BLD, self.embedder.head(), jax.tree.map(jnp.add, encoder_losses, losses))
 

@@ -39,7 +39,7 @@ class EncoderOnly(nnx.Module):
     segments_BL, positions_BL = segments_and_positions(batch, 'encoder')
     mask = Mask(q_segments_BL=segments_BL, k_segments_BS=segments_BL, causal=False)
     x_BLD = self.embedder(batch['encoder_input_tokens'], positions_BL, layers.subkey(key, 0),
-                          batch.get('encoder_token_types'))
+                          batch.get('encoder_token_types'), segments_BL)
     context = Context(mask, positions_BL, valid_tokens(segments_BL))
     x_BLD, _, router_losses = self.encoder(x_BLD, context, key=layers.subkey(key, 1))
     return x_BLD, router_losses
@@ -54,7 +54,7 @@ class EncoderOnly(nnx.Module):
     Args:
       batch: `encoder_input_tokens` [batch, length] int32 and, if packed or padded,
         `encoder_segment_ids` and `encoder_positions`; `encoder_token_types` if the model has them.
-      key: draws dropout; None for none.
+      key: draws dropout and noise; None for none.
     """
     x_BLD, router_losses = self._encode(batch, key)
     drop = lambda x: layers.dropout(x, self.config.dropout_rate, layers.subkey(key, 2))

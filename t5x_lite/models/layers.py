@@ -84,6 +84,31 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
   return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 
+def embedding_noise(x_BLD: jax.Array, alpha: float, segments_BL: jax.Array | None,
+                    key: jax.Array | None) -> jax.Array:
+  """`x_BLD` with the noise of NEFTune (Jain et al. 2023); `x_BLD` if alpha is 0 or key None.
+
+  Each element gets a draw of U(-1, 1) times alpha / sqrt(L D), where L is the number of tokens of
+  its own segment: without padding and other examples of the row, as in the paper's experiments.
+  (transformers counts the padded row.) Padding gets none.
+
+  Args:
+    x_BLD: embeddings of tokens.
+    alpha: no example's noise has a larger Euclidean norm.
+    segments_BL: 0 of padding; None: a row is one example.
+    key: draws the noise.
+  """
+  if key is None or alpha == 0.0:
+    return x_BLD
+  noise_BLD = jax.random.uniform(key, x_BLD.shape, jnp.float32, -1.0, 1.0)
+  scale = alpha * x_BLD.shape[-1] ** -0.5
+  if segments_BL is None:
+    return x_BLD + (noise_BLD * (scale * x_BLD.shape[1] ** -0.5)).astype(x_BLD.dtype)
+  tokens_BL = (segments_BL[:, :, None] == segments_BL[:, None, :]).sum(-1)
+  scale_BL = jnp.where(segments_BL > 0, scale * jax.lax.rsqrt(tokens_BL.astype(jnp.float32)), 0)
+  return x_BLD + (noise_BLD * scale_BL[:, :, None]).astype(x_BLD.dtype)
+
+
 def subkey(key: jax.Array | None, n: int) -> jax.Array | None:
   """The n-th key under `key`; None (no dropout) stays None."""
   return None if key is None else jax.random.fold_in(key, n)
@@ -193,15 +218,18 @@ class Embedder(nnx.Module):
                         config.init_std or embed ** -0.5, num_in=1) if untied else None
 
   def __call__(self, tokens_BL: jax.Array, positions_BL: jax.Array, key: jax.Array | None = None,
-               types_BL: jax.Array | None = None) -> jax.Array:
+               types_BL: jax.Array | None = None, segments_BL: jax.Array | None = None
+               ) -> jax.Array:
     """Int32 ids, positions, token types [batch, length] -> [batch, length, embed], model's dtype.
 
-    Token types are 0 if none are given.
+    Token types are 0 if none are given; `segments_BL` is for the noise, `key` draws that and
+    dropout.
     """
     # The table is gathered over `embed` first: looking up rows of a table sharded over the axis
     # of the batch would make the partitioner replicate the activation.
     x_BLD = weights.rows(self.tokens.get_value(), tokens_BL,
                          lambda table: self.shard(table, 'vocab', None))
+    x_BLD = embedding_noise(x_BLD, self.config.embedding_noise, segments_BL, subkey(key, 0))
     if self.config.scale_embeddings:  # by a number of the model's dtype, as Gemma was trained
       scale = jnp.asarray(self.config.embed_dim ** 0.5, self.config.dtype)
       x_BLD = x_BLD * scale.astype(jnp.float32)

@@ -31,7 +31,7 @@ def loss_and_gradients(network: Network, objectives: Sequence[Objective], params
   def summed(params, batch, key):
     params = trees.combine(params, frozen or {})
     model = network.bind(params, None if key is None else jax.random.fold_in(key, ADAPTER))
-    sums = loss_fn(model, batch, key if network.config.dropout_rate else None, of_batch)
+    sums = loss_fn(model, batch, key if network.config.is_random else None, of_batch)
     return sums.total, sums
 
   gradient = jax.grad(summed, has_aux=True)
@@ -75,7 +75,7 @@ def make_train_step(network: Network, objectives: Sequence[Objective],
 
   def step(state, batch):
     key = None
-    if network.config.dropout_rate or network.has_dropout:
+    if network.config.is_random or network.has_dropout:
       key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state['step']), DROPOUT)
     sums, grads = loss_and_gradients(
         network, objectives, state['params'], batch, key,

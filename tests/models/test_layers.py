@@ -122,6 +122,42 @@ def test_dropout_keeps_bfloat16():
   assert layers.dropout(jnp.ones(8, jnp.bfloat16), 0.5, jax.random.key(0)).dtype == jnp.bfloat16
 
 
+def test_embedding_noise_is_uniform_with_the_scale_of_neftune():
+  """alpha / sqrt(L D), where L counts the tokens of the token's own segment; padding has none."""
+  alpha, width, lengths = 5.0, 64, (300, 90, 10)
+  segments = np.repeat([1, 2, 3, 0], [*lengths, 100])[None]
+  got = np.asarray(layers.embedding_noise(jnp.ones((1, 500, width)), alpha, jnp.array(segments),
+                                          jax.random.key(0)))[0] - 1
+  for segment, length in enumerate(lengths, 1):
+    noise = got[segments[0] == segment] / (alpha / (length * width) ** 0.5)
+    assert np.abs(noise).max() == pytest.approx(1, abs=0.02) and np.abs(noise).max() <= 1 + 1e-5
+    assert noise.std() == pytest.approx(3 ** -0.5, rel=0.05)
+    assert noise.mean() == pytest.approx(0, abs=0.08)
+    assert np.linalg.norm(got[segments[0] == segment]) < alpha
+  assert not got[segments[0] == 0].any()
+
+
+def test_embedding_noise_of_a_row_without_segments_is_that_of_transformers():
+  """Of its hook, which counts all tokens of a row, and with whom a row without padding agrees."""
+  torch = pytest.importorskip('torch')
+  neftune = pytest.importorskip('transformers.integrations.neftune')
+  module = torch.nn.Embedding(10, 48)
+  module.neftune_noise_alpha = 10.0
+  zeros = np.zeros((4, 50, 48), np.float32)
+  want = neftune.neftune_post_forward_hook(module, None, torch.tensor(zeros)).numpy()
+  for segments in (None, jnp.ones((4, 50), jnp.int32)):
+    got = np.asarray(layers.embedding_noise(jnp.array(zeros), 10.0, segments, jax.random.key(1)))
+    assert np.abs(got).max() == pytest.approx(np.abs(want).max(), rel=2e-3)
+    assert got.std() == pytest.approx(want.std(), rel=0.02)
+
+
+def test_embedding_noise_without_a_key_or_alpha_is_nothing_and_keeps_bfloat16():
+  x = jnp.ones((2, 3, 8), jnp.bfloat16)
+  assert layers.embedding_noise(x, 5.0, None, None) is x
+  assert layers.embedding_noise(x, 0.0, None, jax.random.key(0)) is x
+  assert layers.embedding_noise(x, 5.0, None, jax.random.key(0)).dtype == jnp.bfloat16
+
+
 def test_subkeys_differ_and_none_stays_none():
   key = jax.random.key(3)
   data = {tuple(jax.random.key_data(layers.subkey(key, n)).tolist()) for n in range(6)}

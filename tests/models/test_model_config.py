@@ -32,6 +32,7 @@ def test_unset_sizes_follow_from_the_others():
     (dict(position_embedding='relative', relative_buckets=5), 'relative_buckets'),
     (dict(position_embedding='relative', relative_buckets=2), 'relative_buckets'),
     (dict(dropout_rate=1.0), 'dropout_rate'), (dict(dropout_rate=-0.1), 'dropout_rate'),
+    (dict(embedding_noise=-1.0), 'embedding_noise'),
     (dict(num_decoder_layers=2), 'num_decoder_layers'), (dict(head='mlm'), 'head'),
     (dict(head='classifier'), 'num_classes'), (dict(head='choice', num_classes=2), 'num_classes'),
     (dict(num_classes=2, prefix_lm=True), 'prefix_lm'),

@@ -210,6 +210,34 @@ def test_dropout_draws_anew_each_step_and_the_same_for_the_same_seed(
   assert losses_of(make(1), 1) != [first]
 
 
+@pytest.mark.parametrize('name, scan', [
+    ('decoder', True), ('decoder', False), ('encoder_decoder', True), ('encoder', True)])
+def test_embedding_noise_is_drawn_by_the_step_and_nothing_else(
+    name, scan, configs, random_params, packed_batch):
+  """In training alone; a resumed run draws what an unbroken one does; alpha 0 is as if off."""
+  config = dataclasses.replace(configs[name], scan_layers=scan)
+  noisy = dataclasses.replace(config, embedding_noise=5.0)
+  params, batch = random_params(config), packed_batch(config)
+  optimizer, partitioner = optax.sgd(0.1), partitioner_of(ONE)
+  new = lambda: first_state(config, params, optimizer, partitioner)
+  step = step_of(noisy, optimizer, partitioner, seed=0)
+  half = jax.device_get(step(new(), batch)[0])
+  whole, sums = step(step(new(), batch)[0], batch)
+  resumed, again = step(jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), half, new()),
+                        batch)
+  assert float(flat(sums)['loss']) == float(flat(again)['loss'])
+  jax.tree.map(np.testing.assert_array_equal, whole['params'], resumed['params'])
+
+  def hidden(config, key):
+    network = models.build_network(config)
+    return jax.jit(lambda params, key: network.bind(params).outputs(batch, key).hidden)(params, key)
+
+  off, key = hidden(config, None), jax.random.key(3)
+  np.testing.assert_array_equal(hidden(noisy, None), off)
+  np.testing.assert_array_equal(hidden(config, key), off)
+  assert np.abs(hidden(noisy, key) - off).max() > 1e-3
+
+
 def test_a_batch_without_weight_gives_no_gradient_and_no_nan(
     first_step, configs, random_params, packed_batch):
   config = configs['decoder']

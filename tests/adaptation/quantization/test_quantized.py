@@ -267,3 +267,23 @@ def test_blocks_that_straddle_shards_are_refused_before_anything_is_allocated(co
   with pytest.raises(UserError, match='has 128 inputs, 32 on each of 4 shards, which blocks of 64 '
                      'straddle'):
     abstract_state(network, optax.sgd(0.1), Partitioner(MeshConfig(data=1, fsdp=4).make()))
+
+
+@pytest.mark.parametrize('adaptation', [
+    Lora(rank=2), Lora(rank=2, targets=('embeddings', 'attention')),
+    Quantized(block=16, adaptation=Lora(rank=2))], ids=['lora', 'embeddings', 'qlora'])
+def test_embedding_noise_reaches_adapters_on_any_base(adaptation, configs, packed_batch):
+  """It is of the model, so that what is adapted, or quantised, says nothing of it."""
+  config = dataclasses.replace(configs['decoder'], embedding_noise=0.0)
+  batch, grads = packed_batch(config), {}
+  for alpha in (0.0, 10.0):
+    network = adaptation.adapt(models.build_network(
+        dataclasses.replace(config, embedding_noise=alpha)))
+    params = jax.jit(lambda: quantize_frozen(network, network.init(jax.random.key(0))))()
+    kept, frozen = trees.partition(params, network.is_trained)
+    compute = jax.jit(lambda params, frozen, key: loss_and_gradients(
+        network, (CrossEntropy(),), params, batch, key, frozen=frozen)[1])
+    grads[alpha] = [compute(kept, frozen, key) for key in (None, jax.random.key(1))]
+  same = lambda a, b: all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+  assert same(grads[0.0][0], grads[10.0][0])
+  assert same(*grads[0.0]) and not same(*grads[10.0])
