@@ -6,6 +6,7 @@ without it.
 
 import tasks.files  # noqa: F401, whose formats conversations are read from
 from tasks.instruction.conversation_task import ConversationTask
+from tasks.instruction.labeler_prompts import LabelerPrompts
 from tasks.instruction.message_trees import MessageTrees
 
-__all__ = ['ConversationTask', 'MessageTrees']
+__all__ = ['ConversationTask', 'LabelerPrompts', 'MessageTrees']

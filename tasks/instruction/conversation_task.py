@@ -13,6 +13,7 @@ from t5x_lite.core.errors import UserError
 from t5x_lite.data.files import index
 from tasks.files import splits
 from tasks.instruction import chat_template, examples, schemas
+from tasks.instruction.labeler_prompts import LabelerPrompts
 from tasks.instruction.message_trees import MessageTrees
 from tasks.instruction.named_templates import load_template
 from tasks.instruction.row_reader import RowReader
@@ -36,6 +37,8 @@ class ConversationTask:
   turns: str = 'every'                   # answers that 'lm' trains on: 'every' one, or the 'last'
   too_long: str = 'refuse'               # what does not fit; or 'cut_turns', 'cut_answers'
   trees: MessageTrees = dataclasses.field(default_factory=MessageTrees)   # paths of OpenAssistant's
+  # of instructions with instances
+  prompts: LabelerPrompts = dataclasses.field(default_factory=LabelerPrompts)
   columns: Sequence[str] | None = None   # of .csv and .tsv files without a line of names
   skip_bad: bool = False                 # leave out bad rows, and report how many
   name: str = 'chat'                     # in tables and metrics, followed by the objective
@@ -73,7 +76,7 @@ class ConversationTask:
     template = self._template()
     share = splits.share_of(self)
     facts = (self.objective, self._turns, self.too_long, share, self.columns, self.skip_bad,
-             self.schema, self.trees, template.source)
+             self.schema, self.trees, self.prompts, template.source)
 
     def add(name):
       from tasks.instruction import encoding, source
@@ -109,7 +112,8 @@ class ConversationTask:
   def _indices(self) -> dict[str, index.FileIndex]:
     """The checked rows of each split."""
     template = self._template()
-    reader = RowReader(template.source, template.name, self._turns, self.schema, self.trees)
+    reader = RowReader(template.source, template.name, self._turns, self.schema, self.trees,
+                       self.prompts)
     checked = {'conversations': dataclasses.replace(reader, checks=False)}
     read = lambda pattern, split: dataclasses.replace(index.index_files(
         pattern, {'conversations': reader}, splits.where(self, split), columns=self.columns,

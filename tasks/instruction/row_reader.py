@@ -7,6 +7,7 @@ import json
 
 from tasks.instruction import schemas
 from tasks.instruction.chat_template import ChatTemplate
+from tasks.instruction.labeler_prompts import LabelerPrompts
 from tasks.instruction.message_trees import MessageTrees
 
 # What stands for a tokenizer's own tokens where none is known yet.
@@ -23,6 +24,7 @@ class RowReader:
     turns: as ChatTemplate.render_answers.
     schema: one of schemas.SCHEMAS, or None: by the row's keys.
     trees: which paths of message trees.
+    prompts: which are made of instructions with instances.
     checks: whether rows are rendered, too; those that were once need not be.
   """
 
@@ -31,11 +33,12 @@ class RowReader:
   turns: str = 'every'
   schema: str | None = None
   trees: MessageTrees = dataclasses.field(default_factory=MessageTrees)
+  prompts: LabelerPrompts = dataclasses.field(default_factory=LabelerPrompts)
   checks: bool = True
 
   def __call__(self, record: Mapping[str, object]) -> str:
     """Raises BadExample for a row that is no conversation, or that the template cannot render."""
-    found = schemas.conversations(record, self.schema, self.trees)
+    found = schemas.conversations(record, self.schema, self.trees, self.prompts)
     for conversation in found if self.checks else ():
       rendered = self._template.render_answers(conversation, _TOKENS, turns=self.turns)
       if not rendered.answers:

@@ -11,6 +11,7 @@ from typing import Any
 from t5x_lite.core.dataclass_checks import nearest
 from t5x_lite.data.files.templates import BadExample, listed, shorten
 from tasks.instruction.conversation import ROLES, Conversation, Message
+from tasks.instruction.labeler_prompts import LabelerPrompts
 from tasks.instruction.message_trees import MessageTrees
 
 Row = Mapping[str, Any]
@@ -23,14 +24,15 @@ _OPENAI_ROLES = dict(zip(ROLES, ROLES)) | {'function': 'tool'}
 _END = '<|endoftext|>'   # of completions of T0, which a template writes
 
 
-def conversations(row: Row, schema: str | None = None, trees: MessageTrees | None = None
-                  ) -> list[Conversation]:
+def conversations(row: Row, schema: str | None = None, trees: MessageTrees | None = None,
+                  prompts: LabelerPrompts | None = None) -> list[Conversation]:
   """The conversations of a row: one, or several of a tree or of a task with several instances.
 
   Args:
     row: as it was read.
     schema: one of SCHEMAS; None: by the row's keys.
     trees: which paths of a message tree; None: the best.
+    prompts: which are made of an instruction with instances; None: plain ones.
 
   Raises:
     BadExample: the row fits no schema, or is not as its schema has it.
@@ -39,6 +41,11 @@ def conversations(row: Row, schema: str | None = None, trees: MessageTrees | Non
   fits, read = SCHEMAS[name]
   if not fits(row):
     raise BadExample(f'is no row of the schema {name!r}: its keys are {listed(row) or "none"}')
+  if name == 'self_instruct':
+    return _instances(row, prompts or LabelerPrompts())
+  if prompts is not None and prompts.kind != 'plain':
+    raise BadExample(f'is a row of the schema {name!r}, of which no {prompts.kind} prompts are '
+                     'made: that takes rows with instruction and instances')
   if name == 'oasst':
     return (trees or MessageTrees()).conversations(row['prompt'])
   return read(row)
@@ -187,12 +194,10 @@ def _instructed(row: Row, *, extra: str, answer: str) -> list[Conversation]:
   return [Conversation(tuple(messages))]
 
 
-def _instances(row: Row) -> list[Conversation]:
-  found = []
-  for instance in _list(row, 'instances'):
-    found += _instructed({'instruction': row['instruction'], **instance}, extra='input',
-                         answer='output')
-  return found
+def _instances(row: Row, prompts: LabelerPrompts) -> list[Conversation]:
+  _list(row, 'instances')
+  return [conversation for prompt in prompts.rows(row)
+          for conversation in _instructed(prompt, extra='input', answer='output')]
 
 
 def _pair(prompt: str, completion: str) -> Callable[[Row], list[Conversation]]:
@@ -215,7 +220,7 @@ SCHEMAS: dict[str, tuple[Callable[[Row], bool], Callable[[Row], list[Conversatio
     'openai': (_has('messages'), _openai),
     'sharegpt': (_has('conversations'), _sharegpt),
     'oasst': (lambda row: isinstance(row.get('prompt'), dict), lambda row: []),
-    'self_instruct': (_has('instruction', 'instances'), _instances),
+    'self_instruct': (_has('instruction', 'instances'), lambda row: []),
     'alpaca': (_has('instruction', 'output'),
                lambda row: _instructed(row, extra='input', answer='output')),
     'dolly': (_has('instruction', 'response'),
