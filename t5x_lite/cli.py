@@ -44,6 +44,9 @@ COMMANDS = {
     'train-vocab': (
         'tasks.commands.train_vocabulary',
         'train a SentencePiece vocabulary on the text of a task, or of files'),
+    'self-instruct': (
+        'tasks.commands.self_instruct',
+        'have a model write tasks like some that people wrote, to train on'),
     'import': (
         't5x_lite.commands.import_checkpoint',
         'make a run from a Hugging Face folder, a T5X checkpoint or a PEFT adapter'),

@@ -115,12 +115,28 @@ class Generator:
     kept = ids[cut:] if self.continues else ids[:room]
     return Read([*before, *kept, *after], cut, masks)
 
+  def fits(self, text: str) -> bool:
+    """Whether the model reads all of a text, with room for as many new tokens as it may write."""
+    if self._prompt_ids is not None:
+      size = len(self._prompt_ids(text))
+      cut = max(size - self._message_length, 0)
+    else:
+      ids, cut, _ = self.read(text)
+      size = len(ids)
+    limit = self.config.max_length if self.continues else None
+    return not cut and (limit is None or 1 + size + self.max_tokens <= limit)
+
+  @property
+  def _message_length(self) -> int:
+    """Tokens of a message, with what its template puts around it, that the model reads."""
+    return self.lengths['inputs' if 'inputs' in self.lengths else 'targets']
+
   def _read_message(self, text: str) -> Read:
     ids = self._prompt_ids(text)
-    name = 'inputs' if 'inputs' in self.lengths else 'targets'
-    if len(ids) > self.lengths[name]:
+    if len(ids) > self._message_length:
+      name = 'inputs' if 'inputs' in self.lengths else 'targets'
       raise UserError(f'{text!r:.60} is a prompt of {len(ids)} tokens, and the model reads '
-                      f'{self.lengths[name]}: shorten it, or raise {name}_length')
+                      f'{self._message_length}: shorten it, or raise {name}_length')
     return Read(ids, 0, 0)
 
   @property
