@@ -62,8 +62,10 @@ class Rendered:
     """Raises BadExample if nothing is trained of its characters or ids, or all."""
     if not 0 < trained < whole:
       what = 'no part' if not trained else 'the whole'
-      raise BadExample(f'{what} of the rendered text is an answer: mend the {{% generation %}} '
-                       f'marks of the template; it is {shorten(repr(self.text), _SHOWN)}')
+      raise BadExample(f'{what} of the rendered text is an answer: mend the row, or the template, '
+                       'which must write the content of each message, that of the assistant alone '
+                       f'within its {{% generation %}} marks, if it has any; it is '
+                       f'{shorten(repr(self.text), _SHOWN)}')
 
 
 class _Undefined(jinja2.Undefined):
@@ -198,7 +200,8 @@ class ChatTemplate:
       before = self._parse(messages[:last], tools, tokens, spelling).answers
       if marked.answers[:len(before)] != before:
         raise BadExample(f"{self.name} changes earlier answers, so that the last one cannot be "
-                         "told: set turns = 'every'")
+                         "told: mend its {% generation %} marks, or set turns = 'every' where the "
+                         "objective is 'lm'")
       answers = marked.answers[len(before):]
     else:
       answers = marked.answers

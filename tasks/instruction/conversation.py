@@ -22,6 +22,11 @@ ROLES = tuple(role for role in _FOLLOW if role)
 _REASONING = ('reasoning_content', 'thinking', 'reasoning')
 
 
+def bad_row(what: str) -> BadExample:
+  """The error of a row that only its author can mend."""
+  return BadExample(f'{what}: mend the row, or set skip_bad = True')
+
+
 @dataclasses.dataclass(frozen=True)
 class Message:
   """What one party says.
@@ -69,7 +74,7 @@ class Conversation:
       if message.role not in _FOLLOW[before]:
         raise BadExample(_out_of_order(number, message.role, before))
       if message.content is None and not message.tool_calls:
-        raise BadExample(f'message {number} ({message.role}) has neither content nor tool calls')
+        raise bad_row(f'message {number} ({message.role}) has neither content nor tool calls')
       before = message.role
     if not any(message.role == 'assistant' for message in self.messages):
       raise BadExample(f'no assistant turn among {len(self.messages)} message(s), so there is '
@@ -124,5 +129,5 @@ def _check_text(text: str) -> None:
   try:
     text.encode()
   except UnicodeEncodeError as error:
-    raise BadExample(f'{shorten(repr(text))} is no Unicode text: it has half a surrogate pair'
-                     ) from error
+    raise bad_row(f'{shorten(repr(text))} is no Unicode text, as it has half a surrogate pair'
+                  ) from error

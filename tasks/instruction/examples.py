@@ -10,6 +10,7 @@ from tasks.instruction.chat_template import ChatTemplate
 from tasks.instruction.chat_tokens import ChatTokens
 from tasks.instruction.conversation import Conversation
 
+WITHOUT_ANSWER = 'without an answer that MessageTrees keeps'
 TOO_LONG = ('refuse', 'cut_turns', 'cut_answers')
 
 
@@ -38,7 +39,8 @@ class Report:
   def begin(self) -> None:
     """Forgets what was said: another run begins."""
     self.counts = dict.fromkeys((
-        'cut between turns', 'cut in an answer', 'left out in part', 'left out'), 0)
+        'cut between turns', 'cut in an answer', 'left out in part', 'left out',
+        WITHOUT_ANSWER), 0)
     self._seen = set()
 
   def add(self, what: str, place: Hashable, why: str = '') -> None:

@@ -5,8 +5,8 @@ import dataclasses
 from typing import Annotated, Any
 
 from t5x_lite.core.dataclass_checks import FieldError, Range, check_types, nearest
-from t5x_lite.data.files.templates import BadExample, shorten
-from tasks.instruction.conversation import Conversation, Message
+from t5x_lite.data.files.templates import shorten
+from tasks.instruction.conversation import Conversation, Message, bad_row
 
 _ROLES = {'prompter': 'user', 'assistant': 'assistant'}
 PATHS = ('best', 'all')
@@ -76,13 +76,13 @@ class MessageTrees:
 
 def _check(message: Any) -> None:
   if not isinstance(message, Mapping):
-    raise BadExample(f'a message of the tree is {shorten(repr(message))}, not an object')
+    raise bad_row(f'a message of the tree is {shorten(repr(message))}, not an object')
   if message.get('role') not in _ROLES:
-    raise BadExample(f'a message of the tree has the role {shorten(repr(message.get("role")))}; '
-                     'trees have prompter and assistant')
+    raise bad_row(f'a message of the tree has the role {shorten(repr(message.get("role")))}; '
+                  'trees have prompter and assistant')
   if not isinstance(message.get('text'), str):
-    raise BadExample('a message of the tree has no text')
+    raise bad_row('a message of the tree has no text')
   if not isinstance(message.get('replies'), list | None):
-    raise BadExample('the replies of a message of the tree are no list')
+    raise bad_row('the replies of a message of the tree are no list')
   if not isinstance(message.get('rank'), int | float | None):
-    raise BadExample(f'a rank of the tree is {shorten(repr(message["rank"]))}, not a number')
+    raise bad_row(f'a rank of the tree is {shorten(repr(message["rank"]))}, not a number')

@@ -43,7 +43,7 @@ class RowReader:
       rendered = self._template.render_answers(conversation, _TOKENS, turns=self.turns)
       if not rendered.answers:
         rendered.check()
-    return json.dumps([c.to_json() for c in found], ensure_ascii=False) if found else ''
+    return json.dumps([c.to_json() for c in found], ensure_ascii=False)
 
   @functools.cached_property
   def _template(self) -> ChatTemplate:
@@ -52,4 +52,4 @@ class RowReader:
 
 def read_conversations(text: str) -> list[str]:
   """The conversations that a RowReader wrote, each as JSON."""
-  return json.loads(text) if text else []
+  return json.loads(text)

@@ -10,7 +10,7 @@ from typing import Any
 
 from t5x_lite.core.dataclass_checks import nearest
 from t5x_lite.data.files.templates import BadExample, listed, shorten
-from tasks.instruction.conversation import ROLES, Conversation, Message
+from tasks.instruction.conversation import ROLES, Conversation, Message, bad_row
 from tasks.instruction.labeler_prompts import LabelerPrompts
 from tasks.instruction.message_trees import MessageTrees
 
@@ -40,7 +40,10 @@ def conversations(row: Row, schema: str | None = None, trees: MessageTrees | Non
   name = schema or detect(row)
   fits, read = SCHEMAS[name]
   if not fits(row):
-    raise BadExample(f'is no row of the schema {name!r}: its keys are {listed(row) or "none"}')
+    other = _fitting(row)
+    cure = 'rename its fields' if other is None else f'name the schema {other!r}, or none'
+    raise BadExample(f'is no row of the schema {name!r}: its keys are {listed(row) or "none"}; '
+                     f'{cure}')
   if name == 'self_instruct':
     return _instances(row, prompts or LabelerPrompts())
   if prompts is not None and prompts.kind != 'plain':
@@ -59,7 +62,7 @@ def detect(row: Row) -> str:
   if judged:
     raise BadExample(f'has {" and ".join(judged)}, which say which answer is preferred: as it may '
                      'be a bad one, name the schema to read the row all the same')
-  found = next((name for name, (fits, _) in SCHEMAS.items() if fits(row)), None)
+  found = _fitting(row)
   if found is None:
     cure = 'export it as trees, with the replies of each message in it' if (
         'parent_message_id' in row or 'parent_id' in row) else (
@@ -67,6 +70,10 @@ def detect(row: Row) -> str:
     raise BadExample(f'fits none of the schemas {", ".join(SCHEMAS)}: its keys are '
                      f'{listed(row) or "none"}; {cure}')
   return found
+
+
+def _fitting(row: Row) -> str | None:
+  return next((name for name, (fits, _) in SCHEMAS.items() if fits(row)), None)
 
 
 def _has(*names: str) -> Callable[[Row], bool]:
@@ -77,7 +84,7 @@ def _text(row: Row, name: str) -> str:
   value = row.get(name)
   if not isinstance(value, str):
     kind = 'is missing' if name not in row else f'must be a string, got {_kind(value)}'
-    raise BadExample(f'field {name!r} {kind}')
+    raise bad_row(f'field {name!r} {kind}')
   return value
 
 
@@ -103,10 +110,10 @@ def _content(value: Any, number: int) -> str | None:
     parts = [part.get('text') if isinstance(part, dict) and part.get('type') == 'text' else part
              for part in value]
     if not all(isinstance(part, str) for part in parts):
-      raise BadExample(f'message {number} has parts that are no text')
+      raise bad_row(f'message {number} has parts that are no text')
     value = ''.join(parts)
   if not isinstance(value, str | None):
-    raise BadExample(f'the content of message {number} must be a string, got {_kind(value)}')
+    raise bad_row(f'the content of message {number} must be a string, got {_kind(value)}')
   return value
 
 
@@ -116,19 +123,19 @@ def _tools(row: Row) -> tuple[Any, ...]:
     try:
       tools = json.loads(tools) if tools.strip() else None
     except ValueError as error:
-      raise BadExample(f"field 'tools' is not JSON: {error}") from error
+      raise bad_row(f"field 'tools' is not JSON: {error}") from error
   if not isinstance(tools, list | None):
-    raise BadExample(f"field 'tools' must be a list, got {_kind(tools)}")
+    raise bad_row(f"field 'tools' must be a list, got {_kind(tools)}")
   return tuple(tools or ())
 
 
 def _list(row: Row, name: str) -> list[Mapping]:
   value = row[name]
   if not isinstance(value, list) or not value:
-    raise BadExample(f'field {name!r} must be a list of messages, got {shorten(repr(value))}')
+    raise bad_row(f'field {name!r} must be a list of messages, got {shorten(repr(value))}')
   for number, message in enumerate(value, 1):
     if not isinstance(message, Mapping):
-      raise BadExample(f'message {number} is {shorten(repr(message))}, not an object')
+      raise bad_row(f'message {number} is {shorten(repr(message))}, not an object')
   return value
 
 
@@ -139,7 +146,7 @@ def _openai_messages(found: list[Mapping]) -> tuple[Message, ...]:
               if k not in ('role', 'content', 'tool_calls') and v is not None}
     calls = message.get('tool_calls') or ()
     if not isinstance(calls, list | tuple):
-      raise BadExample(f'the tool_calls of message {number} are no list')
+      raise bad_row(f'the tool_calls of message {number} are no list')
     messages.append(Message(_role(message.get('role'), _OPENAI_ROLES, number),
                             _content(message.get('content'), number), tuple(calls), fields))
   return tuple(messages)
@@ -168,11 +175,11 @@ def _function_calls(value: str | None, number: int) -> tuple[Any, ...]:
   try:
     calls = json.loads(value or '')
   except ValueError as error:
-    raise BadExample(f'the function call of message {number} is not JSON: {error}') from error
+    raise bad_row(f'the function call of message {number} is not JSON: {error}') from error
   calls = calls if isinstance(calls, list) else [calls]
   if not calls or not all(isinstance(call, dict) and isinstance(call.get('name'), str)
                           for call in calls):
-    raise BadExample(f'the function call of message {number} names no function')
+    raise bad_row(f'the function call of message {number} names no function')
   return tuple({'type': 'function', 'function': {
       'name': call['name'], 'arguments': call.get('arguments', {})}} for call in calls)
 
@@ -184,7 +191,7 @@ def _instructed(row: Row, *, extra: str, answer: str) -> list[Conversation]:
   if not isinstance(history, list) or not all(
       isinstance(turn, list) and len(turn) == 2 and all(isinstance(x, str) for x in turn)
       for turn in history):
-    raise BadExample("field 'history' must be a list of [question, answer]")
+    raise bad_row("field 'history' must be a list of [question, answer]")
   for question, reply in history:
     messages += [Message('user', question), Message('assistant', reply)]
   instruction, given = _text(row, 'instruction'), _optional(row, extra)

@@ -6,9 +6,11 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from t5x_lite.core.errors import UserError
 from t5x_lite.data.files.index import FileIndex
 from tasks.files.source import IndexedSource
 from tasks.instruction.encoding import Encoding
+from tasks.instruction.examples import WITHOUT_ANSWER
 from tasks.instruction.row_reader import read_conversations
 
 _CHECKED = 20_000   # rows that are encoded before training; of more, those of the most bytes
@@ -51,10 +53,17 @@ class ConversationSource(IndexedSource):
     chosen = range(len(rows))
     if len(rows) > _CHECKED:
       chosen = np.argpartition(-rows.size, _CHECKED)[:_CHECKED].tolist()
+    empty = True
     for i in chosen:
       texts, place = _row(rows, i)
+      empty = empty and not texts
+      if not texts:
+        self._encoding.report.add(WITHOUT_ANSWER, place)
       for text in texts:
         encode(text, place)
+    if empty and not any(_row(rows, i)[0] for i in range(len(rows))):
+      raise UserError(f'{rows.paths[0]}: none of {len(rows)} row(s) of {split} has an answer that '
+                      'MessageTrees keeps: name other files, or let it keep more')
 
 
 def register(name: str, objective: str, indices: Mapping[str, FileIndex], encoding: Encoding

@@ -179,6 +179,17 @@ def test_a_bad_row_is_refused_or_left_out(make, bad, message, capfd):
   assert 'left out' in capfd.readouterr().err
 
 
+def test_trees_without_an_answer_are_counted_and_nothing_but_such_is_an_error(make, capfd):
+  reply = lambda text, **more: {'text': text, 'role': 'assistant', 'replies': [], **more}
+  tree = lambda *replies: {'prompt': {'text': 'Q', 'role': 'prompter', 'replies': [*replies]}}
+  rows = [tree(), tree(reply('A', deleted=True)), tree(reply('A')), tree(reply('B'))]
+  assert {texts(batch) for batch in rows_of(make(*rows), 4)} == {'QA|', 'QB|'}
+  said = capfd.readouterr().err
+  assert 'conversations without an answer that MessageTrees keeps: 1 so far, the last' in said
+  with pytest.raises(UserError, match=r'none of 2 row\(s\) of train has an answer that MessageTr'):
+    rows_of(make(*rows[:2]), 1)
+
+
 def test_a_template_that_refuses_rows_says_where(make, tmp_path):
   mine = tmp_path / 'mine.jinja'
   mine.write_text('{% for m in messages %}{{ m.contnt }}{% endfor %}')

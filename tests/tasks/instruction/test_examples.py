@@ -42,16 +42,16 @@ LONG = talk('Q1', 'A1', 'Q2', 'A2', 'Q3', 'A3')   # 5 ids an exchange
 def test_sequences(length, too_long, found, counts):
   made = maker(too_long)
   assert [shown(e.ids) for e in made.sequences(LONG, length, 'f:1')] == found
-  assert tuple(made.report.counts.values()) == counts
+  assert tuple(made.report.counts.values())[:4] == counts
 
 
 def test_what_is_left_out_is_counted_once_however_often_it_is_read(capsys):
   made = maker('cut_turns')
   for _ in range(3):
     assert len(made.sequences(talk('Q', 'A', 'Q' * 9, 'A'), 5, 'f:1')) == 1
-  assert tuple(made.report.counts.values()) == (1, 0, 1, 0)
+  assert tuple(made.report.counts.values())[:4] == (1, 0, 1, 0)
   made.sequences(talk('Q', 'A', 'Q' * 9, 'A'), 5, 'f:2')
-  assert tuple(made.report.counts.values()) == (2, 0, 2, 0)
+  assert tuple(made.report.counts.values())[:4] == (2, 0, 2, 0)
   assert capsys.readouterr().err.count('\n') == 2
 
 

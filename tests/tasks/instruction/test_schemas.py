@@ -5,6 +5,7 @@ import json
 import lzma
 import os
 import pathlib
+import re
 
 import pytest
 
@@ -128,13 +129,17 @@ def said(*roles: str) -> dict:
     ({'prompt': 'p', 'completion': 3}, "field 'completion' must be a string, got int"),
 ])
 def test_rows_that_are_no_conversations(row, message):
-  with pytest.raises(BadExample, match=message):
+  with pytest.raises(BadExample, match=message) as refused:
     schemas.conversations(row)
+  assert re.search('(mend|remove|rename|name|choose|did you mean|merge|export) ',
+                   str(refused.value))
 
 
 def test_a_named_schema_that_a_row_does_not_fit():
-  with pytest.raises(BadExample, match="is no row of the schema 'dolly': its keys are text"):
+  with pytest.raises(BadExample, match="no row of the schema 'dolly': its keys are text; rename"):
     schemas.conversations({'text': 'x'}, 'dolly')
+  with pytest.raises(BadExample, match="keys are messages; name the schema 'openai', or none"):
+    schemas.conversations(said('user', 'assistant'), 'dolly')
   assert plain(said('user', 'assistant') | {'label': True}, 'openai')
 
 
