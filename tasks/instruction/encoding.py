@@ -101,7 +101,7 @@ class Encoder:
     self._pairs = 'inputs' in output_features
 
   def __call__(self, text: str, place: str) -> list[dict[str, np.ndarray]]:
-    conversation, where = Conversation.from_json(text), _Place(place)
+    conversation, where = Conversation.from_json(text), Place(place)
     own = lambda ids: vocabularies.seqio_ids(self._vocabulary, ids)
     if self._pairs:
       pairs = self._maker.pairs(conversation, self._length('inputs'), self._length('targets'),
@@ -115,7 +115,7 @@ class Encoder:
     return found
 
 
-class _Place:
+class Place:
   """Where a row is: path@offset as file:line, whose line is counted only if it is asked for; or a
   name."""
 

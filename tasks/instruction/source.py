@@ -9,7 +9,7 @@ import tensorflow as tf
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.files.index import FileIndex
 from tasks.files.source import IndexedSource
-from tasks.instruction.encoding import Encoding
+from tasks.instruction.encoding import Encoding, Place
 from tasks.instruction.examples import WITHOUT_ANSWER
 from tasks.instruction.row_reader import read_conversations
 
@@ -58,7 +58,7 @@ class ConversationSource(IndexedSource):
       texts, place = _row(rows, i)
       empty = empty and not texts
       if not texts:
-        self._encoding.report.add(WITHOUT_ANSWER, place)
+        self._encoding.report.add(WITHOUT_ANSWER, Place(place))
       for text in texts:
         encode(text, place)
     if empty and not any(_row(rows, i)[0] for i in range(len(rows))):

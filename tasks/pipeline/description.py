@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import seqio
 
+from t5x_lite.core.errors import UserError
 from t5x_lite.data.features import Batch
 from t5x_lite.experiment import Experiment
 from tasks import vocabularies
@@ -120,6 +121,9 @@ class _Sample:
       tokenized = task.preprocess_precache(source, seed=experiment.seed).cache()
       ds = task.preprocess_postcache(tokenized, lengths, seed=experiment.seed)
       examples = list(ds.as_numpy_iterator())
+    if not examples:
+      raise UserError(f'{data.display_name(task.name)}: none of the {read} examples that were read '
+                      f'of {data.split!r} reaches the model: raise the lengths, or mend the data')
     sizes = {name: np.array([len(ex[name]) for ex in examples]) for name in data.lengths}
     cut = {name: np.minimum(size, data.lengths[name]) for name, size in sizes.items()}
     kept = sum(size.sum() for size in cut.values())

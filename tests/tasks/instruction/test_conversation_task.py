@@ -15,6 +15,7 @@ from t5x_lite import cli
 from t5x_lite.core.errors import UserError
 from t5x_lite.experiment import gin_config
 from tasks.instruction import ConversationTask, MessageTrees
+from tasks.pipeline import description
 
 _ROOT = os.environ.get('T5X_LITE_TEST_DATA')
 
@@ -188,6 +189,10 @@ def test_trees_without_an_answer_are_counted_and_nothing_but_such_is_an_error(ma
   assert 'conversations without an answer that MessageTrees keeps: 1 so far, the last' in said
   with pytest.raises(UserError, match=r'none of 2 row\(s\) of train has an answer that MessageTr'):
     rows_of(make(*rows[:2]), 1)
+  assert 'rows.jsonl:1' in capfd.readouterr().err
+  for left_out in (rows[:2], [row('q' * 99, 'a')]):
+    with pytest.raises(UserError, match='chat_lm: none of the . examples .* reaches the model: ra'):
+      description.describe(make(*left_out, length=9, too_long='cut_turns'))
 
 
 def test_a_template_that_refuses_rows_says_where(make, tmp_path):
