@@ -104,9 +104,15 @@ def embedding_noise(x_BLD: jax.Array, alpha: float, segments_BL: jax.Array | Non
   scale = alpha * x_BLD.shape[-1] ** -0.5
   if segments_BL is None:
     return x_BLD + (noise_BLD * (scale * x_BLD.shape[1] ** -0.5)).astype(x_BLD.dtype)
-  tokens_BL = (segments_BL[:, :, None] == segments_BL[:, None, :]).sum(-1)
+  tokens_BL = jax.vmap(_occurrences)(segments_BL)
   scale_BL = jnp.where(segments_BL > 0, scale * jax.lax.rsqrt(tokens_BL.astype(jnp.float32)), 0)
   return x_BLD + (noise_BLD * scale_BL[:, :, None]).astype(x_BLD.dtype)
+
+
+def _occurrences(ids_L: jax.Array) -> jax.Array:
+  """How often the id of each position occurs, without a matrix of all pairs."""
+  ordered = jnp.sort(ids_L)
+  return jnp.searchsorted(ordered, ids_L, side='right') - jnp.searchsorted(ordered, ids_L)
 
 
 def subkey(key: jax.Array | None, n: int) -> jax.Array | None:
