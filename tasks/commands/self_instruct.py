@@ -32,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--seed_tasks', required=True, metavar='FILES',
       help='rows with instruction, instances and is_classification, of any format FileTask reads')
   add('--output', required=True, type=local_path, metavar='FOLDER',
-      help='for tasks.jsonl, refused.jsonl and progress.json; a stopped one is resumed')
+      help='for tasks.jsonl, instances.jsonl, refused.jsonl, progress.json; a stopped one goes on')
   add('--number', required=True, type=int, help='of tasks, at least')
   add('--temperature', type=float, default=0.7, help='at which instructions are drawn (0.7)')
   defaults = {field.name: field.default for field in dataclasses.fields(Settings)}

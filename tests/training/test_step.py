@@ -238,6 +238,18 @@ def test_embedding_noise_is_drawn_by_the_step_and_nothing_else(
   assert np.abs(hidden(noisy, key) - off).max() > 1e-3
 
 
+def test_embedding_noise_is_the_same_on_a_mesh(configs, random_params, packed_batch):
+  config = dataclasses.replace(configs['decoder'], embedding_noise=5.0)
+  params, batch, losses = random_params(config), packed_batch(config), []
+  for mesh in (ONE, MESHES['fsdp=4 tensor=2']):
+    partitioner, optimizer = partitioner_of(mesh), optax.sgd(0.1)
+    step = step_of(config, optimizer, partitioner, seed=0)
+    _, sums = step(first_state(config, params, optimizer, partitioner),
+                   partitioner.put_batch(batch))
+    losses.append(float(flat(sums)['loss']))
+  assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 def test_a_batch_without_weight_gives_no_gradient_and_no_nan(
     first_step, configs, random_params, packed_batch):
   config = configs['decoder']

@@ -10,6 +10,7 @@ from t5x_lite.core.errors import UserError
 from t5x_lite.core.files import write_text
 
 TASKS, REFUSED, PROGRESS = 'tasks.jsonl', 'refused.jsonl', 'progress.json'
+INSTANCES = 'instances.jsonl'   # of all tasks: instruction, input and output, as Alpaca has them
 Row = dict[str, Any]
 
 
@@ -45,7 +46,7 @@ class Results:
 
   @property
   def tasks_file(self) -> pathlib.Path:
-    """That ConversationTask and FileTask read."""
+    """That ConversationTask reads; FileTask reads INSTANCES, which is made of it."""
     return self.folder / TASKS
 
   def add_round(self, tasks: Sequence[Row], refused: Sequence[Row]) -> None:
@@ -54,6 +55,8 @@ class Results:
     for name, all_rows, rows in ((TASKS, self.tasks, tasks), (REFUSED, self.refused, refused)):
       all_rows += [row | {'round': self.rounds} for row in rows]
       self._write(name, all_rows)
+    self._write(INSTANCES, [{'instruction': task['instruction'], **instance}
+                            for task in self.tasks for instance in task['instances']])
     self.rounds += 1
     write_text(self.folder / PROGRESS, json.dumps(
         {'rounds': self.rounds, 'tasks': len(self.tasks), 'refused': self.counts(),

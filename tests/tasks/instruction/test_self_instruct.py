@@ -9,6 +9,7 @@ import pytest
 from rouge_score import rouge_scorer
 
 from t5x_lite.core.errors import UserError
+from tasks.files import FileTask
 from tasks.instruction import ConversationTask
 from tasks.instruction.self_instruct import bootstrap, filters, prompts
 from tasks.instruction.self_instruct.bootstrap import Bootstrap, Settings
@@ -190,7 +191,13 @@ def test_rounds_give_tasks_that_a_run_reads_and_say_what_was_refused(tmp_path):
                     asked - 1}
   progress = json.loads((tmp_path / 'out/progress.json').read_text())
   assert progress['refused'] == counts and progress['tasks'] == len(rows)
-  assert ConversationTask(train=str(results.tasks_file), template='alpaca')._indices()['train']
+  instances = str(tmp_path / 'out/instances.jsonl')
+  for file in (str(results.tasks_file), instances):
+    assert ConversationTask(train=file, template='alpaca')._indices()['train']
+  flat = FileTask(train=instances, objective='text_to_text', inputs='{instruction} {input}',
+                  targets='output')._indices()['train']
+  assert len(flat) == sum(len(row['instances']) for row in rows)
+  assert flat[0]['inputs'].startswith(rows[0]['instruction'])
 
 
 def test_prompts_show_instructions_of_people_and_of_the_model(tmp_path):
@@ -211,7 +218,7 @@ def test_a_run_that_was_stopped_in_a_round_ends_as_an_unbroken_one(tmp_path):
   cut = {'id': 'x', 'instruction': 'of a round that was cut', 'instances': [], 'round': part.rounds}
   tasks.write_text(tasks.read_text() + json.dumps(cut) + '\n')
   run(tmp_path / 'part', 12)
-  for name in ('tasks.jsonl', 'refused.jsonl', 'progress.json'):
+  for name in ('tasks.jsonl', 'instances.jsonl', 'refused.jsonl', 'progress.json'):
     assert (tmp_path / 'part' / name).read_text() == (tmp_path / 'whole' / name).read_text()
   asked = Scripted()
   run(tmp_path / 'part', 3, asked)   # there are as many
