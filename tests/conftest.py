@@ -73,7 +73,8 @@ CONFIGS = {
 # slow tests of test_readme.py and test_shares.py are half of all.
 LONGEST = ('tests/test_readme.py', 'tests/tasks/pipeline/test_shares.py',
            'tests/commands/test_quickstart.py', 'tests/commands/test_train.py',
-           'tests/colab/test_quickstart.py', 'tests/colab/test_scaling.py',
+           'tests/colab/test_quickstart.py', 'tests/colab/test_adapt.py',
+           'tests/colab/test_scaling.py',
            'tests/models/test_variants.py', 'tests/training/test_step.py',
            'tests/interop/test_huggingface.py')
 
