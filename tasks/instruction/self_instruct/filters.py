@@ -5,8 +5,6 @@ from collections.abc import Iterable, Sequence
 import re
 import string
 
-from rouge_score import rouge_scorer
-
 from tasks.instruction.self_instruct.prompts import Instance
 from tasks.metrics.words import WordTokenizer
 
@@ -56,6 +54,7 @@ class Pool:
 
   def __init__(self, threshold: float, texts: Iterable[str] = ()):
     """`threshold`: the lowest ROUGE-L of two instructions that are similar."""
+    from rouge_score import rouge_scorer  # slow to import, and --help needs none
     self.threshold, self._tokenizer = threshold, WordTokenizer()
     self._scorer = rouge_scorer.RougeScorer(['rougeL'], tokenizer=self._tokenizer)
     self._texts, self._counts, self._sizes = [], [], []
