@@ -43,7 +43,7 @@ def load_adapter(folder: pathlib.Path, config: ModelConfig, base: dict[str, Any]
   Args:
     folder: holds adapter_config.json and adapter_model.safetensors.
     config: of the base.
-    base: its parameters, a nested dict.
+    base: its parameters, a nested dict, of which some may be quantised.
 
   Raises:
     UserError: an option is not supported, a tensor is missing, unknown, damaged or of another base.
@@ -56,7 +56,7 @@ def load_adapter(folder: pathlib.Path, config: ModelConfig, base: dict[str, Any]
   if wanted or not modules:
     raise UserError(f'{folder / TENSORS} lacks the adapter of {listed(wanted or ["any module"])}: '
                     'fetch the whole folder')
-  flat_base = trees.flatten(base)
+  flat_base = trees.flatten(base, weights.is_structured)
   rank = max(options.rank_of(m) for m in modules)
   scale = options.scale_of('')
   lora_alpha = scale * (math.sqrt(rank) if options.rank_stabilized else rank)
@@ -76,7 +76,7 @@ def load_adapter(folder: pathlib.Path, config: ModelConfig, base: dict[str, Any]
           kernel.shape)
       if value.shape != tensor.their_shape(shape):
         raise _other_base(folder, name, value.shape, tensor.their_shape(shape))
-      target = values.setdefault(path, np.array(kernel, np.float32))
+      target = values.setdefault(path, np.array(weights.value(kernel), np.float32))
       part = target[tensor.layer] if shape != kernel.shape else target
       part[...] = tensor.to_ours(value, shape)
       trained.add(path)
@@ -166,9 +166,9 @@ def _place(folder, values, flat_base, tensor: Tensor, module: str, parts, option
   ratio = options.scale_of(module) / scale
   new[B][:own] = b[outputs].T * np.float32(ratio)
   ours = {A: (*shape[:n], rank), B: (rank, *shape[n:])}
-  one = np.asarray(kernel[tensor.layer] if stacked else kernel)
-  if 'base' in parts and not np.allclose(parts['base'].reshape(-1), tensor.to_theirs(
-      one).reshape(-1), atol=1e-6):
+  one = jax.tree.map(lambda x: x[tensor.layer], kernel) if stacked else kernel
+  if 'base' in parts and not weights.is_structured(one) and not np.allclose(
+      parts['base'].reshape(-1), tensor.to_theirs(np.asarray(one)).reshape(-1), atol=1e-6):
     raise UserError(f'{folder / TENSORS} holds the weights of {module}, and they are not those of '
                     'this base: the adapter is for another base')
   if options.dora:
