@@ -42,9 +42,9 @@ def load_params(model_dir: pathlib.Path, network: Network, partitioner: Partitio
   abstract = abstract_params(network, partitioner)
   frozen = split_params(network, abstract)[-1]
   source = reader_of(model_dir)
-  if frozen and FROZEN_FROM not in source.read_newest(step, source.read_meta):
-    params, step = _load_whole(model_dir, network, abstract, step, vocabulary)
-    return params, step
+  meta = source.read_newest(step, source.read_meta)
+  if QUANTIZED in meta or frozen and FROZEN_FROM not in meta:
+    return _load_whole(model_dir, network, abstract, step, vocabulary)
   params, meta, step = load_own(model_dir, network, partitioner, step, vocabulary)
   if frozen:
     params = trees.combine(params, load_frozen(network, quantize_frozen(network, frozen), meta))
