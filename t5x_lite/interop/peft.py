@@ -32,6 +32,8 @@ _ENDS = {'.lora_A.weight': 'a', '.lora_B.weight': 'b', '.lora_embedding_A': 'a',
          '.lora_embedding_B': 'b', '.lora_magnitude_vector': 'm',
          '.lora_magnitude_vector.weight': 'm', '.base_layer.weight': 'base'}
 
+_PARTS = {'a': 'lora_A', 'b': 'lora_B', 'm': 'lora_magnitude_vector'}
+
 
 def load_adapter(folder: pathlib.Path, config: ModelConfig, base: dict[str, Any]
                  ) -> tuple[Lora, dict[str, np.ndarray]]:
@@ -52,10 +54,14 @@ def load_adapter(folder: pathlib.Path, config: ModelConfig, base: dict[str, Any]
   files = TensorFolder(folder, TENSORS)
   table = _by_module(config)
   modules, saved = _sort(folder, options, files, table)
-  wanted = [m for m in options.targets(table) if m not in modules]
+  targets = options.targets(table)
+  wanted = [m for m in targets if m not in modules]
   if wanted or not modules:
     raise UserError(f'{folder / TENSORS} lacks the adapter of {listed(wanted or ["any module"])}: '
                     'fetch the whole folder')
+  if options.target_modules and (extra := sorted(set(modules) - set(targets))):
+    raise UserError(f'{folder / TENSORS} holds the adapter of {listed(extra)}, which {CONFIG} '
+                    'does not name: the two are of different adapters; fetch the whole folder')
   flat_base = trees.flatten(base, weights.is_structured)
   rank = max(options.rank_of(m) for m in modules)
   scale = options.scale_of('')
@@ -127,8 +133,8 @@ def _sort(folder, options: PeftConfig, files: TensorFolder, table) -> tuple[dict
   for module, parts in modules.items():
     needed = {'a', 'b', 'm'} if options.dora else {'a', 'b'}
     if missing := sorted(needed - set(parts)):
-      raise UserError(f'{folder / TENSORS} lacks {", ".join(missing)} of {module}: fetch the whole '
-                      'folder')
+      raise UserError(f'{folder / TENSORS} lacks {", ".join(map(_PARTS.get, missing))} of '
+                      f'{module}: fetch the whole folder')
   for name in options.modules_to_save:
     if not any(name in tensor.split('.') for tensor in saved):
       raise UserError(f'{folder / TENSORS} lacks {name}, of modules_to_save, or this base has no '
