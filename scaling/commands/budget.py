@@ -21,8 +21,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--microbatches', type=parse_count,
                       help="microbatches of a step; default: the experiment's, or 1")
   plan_command.add_budget_flags(parser)
-  parser.add_argument('--tune', action='store_true', help='what it takes to tune the model whole, '
-                      'by LoRA and by QLoRA, and the largest of its family that the chip can')
   parser.add_argument('--served_tokens', type=parse_amount, help='tokens to be served')
   plan_command.add_serving_flags(parser)
   parser.add_argument('--fit', metavar='FOLDER',

@@ -74,6 +74,8 @@ def add_budget_flags(parser: argparse.ArgumentParser) -> None:
   add('--runs', action='append', default=[], metavar='RUN',
       help='a MODEL_DIR of your own, or a TOML file like scaling/data/published_runs.toml, whose '
            'utilisation at the nearest size is taken; may be repeated')
+  add('--tune', action='store_true', help='what it takes to tune the model whole, by LoRA and by '
+      'QLoRA, and the largest of its family that the chip can')
   add('--pue', type=float, default=budget.PUE,
       help=f'power of the data centre over that of the chips (default {budget.PUE})')
   add('--carbon', type=float, default=budget.CARBON,
@@ -86,12 +88,18 @@ def run(args: argparse.Namespace) -> int:
   plan = planner.make_plan(Request(**{field.name: getattr(args, field.name)
                                       for field in dataclasses.fields(Request)}))
   path = plan_gin.write_gin(plan, args.output) if args.output else None
+  tuned = None
+  if args.tune:
+    from scaling.planning import tuning
+    tuned = tuning.compare(plan.config, plan.lengths, plan.budget.chip, None)
   if args.json:
     from scaling.commands.output import print_json
-    print_json(as_json(plan))
+    print_json(as_json(plan) | ({} if tuned is None else {'tuning': tuned}))
     return 0
   from scaling.planning import plan_text
   print(plan_text.format_plan(plan))
+  if tuned is not None:
+    print('', *tuning.format_tuning(tuned, plan.budget.chip), sep='\n')
   if path is None:
     print(f'\n{plan_gin.format_gin(plan)}', end='')
   else:

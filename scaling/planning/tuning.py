@@ -15,6 +15,8 @@ _CLOSE = 0.97    # a share of the memory from which a model is as large as it ge
 def compare(config: ModelConfig, lengths: tuple[int, int], chip, optimizer) -> dict[str, Any]:
   """{way: the fields of cost.tuning.compare_ways and `largest`, (parameters, bytes) of the largest
   model of the family, or None} for steps of one row on one device, which recompute all activations.
+
+  `optimizer` is as of memory.per_device.
   """
   options = dict(mesh={}, rows=1, optimizer=optimizer, platform=chip.platform)
   config = dataclasses.replace(config, remat='full', dtype=chip.dtype)

@@ -25,7 +25,7 @@ class Adapter(Adaptation, Protocol):
 class Wrapper(Adaptation, Protocol):
   """An adaptation that holds the base of another in another form, such as quantised."""
 
-  adaptation: Adaptation
+  adaptation: Adaptation | None   # None: nothing is trained
 
 
 def innermost(adaptation: Adaptation | None) -> Adaptation | None:

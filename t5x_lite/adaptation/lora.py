@@ -127,7 +127,8 @@ class Lora:
     rows, columns = fan(shape, variable.num_in)
     if self.rank > min(rows, columns):
       raise FieldError(self, 'rank', f'above the smaller dimension of {name}, which is {rows} x '
-                       f'{columns}')
+                       f'{columns}: choose at most {min(rows, columns)}, or leave it out of '
+                       'Lora.targets')
     if experts and self.dropout:
       raise FieldError(self, 'dropout', f'not supported for kernels of experts ({name}): set it to '
                        '0, or leave them out of Lora.targets')

@@ -1,6 +1,7 @@
 """`t5x-lite eval`: metrics of a checkpoint on a split of its task."""
 
 import argparse
+from collections.abc import Sequence
 import json
 
 from t5x_lite.commands import gin_flags
@@ -14,22 +15,25 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  metrics = evaluate(gin_flags.load_experiment(args, trains=False)[0])
+  metrics = evaluate(gin_flags.load_experiment(args, trains=False)[0], args.trusted_modules)
   lines = '\n'.join(f'{name:<40}{value:>12.4f}' for name, value in metrics.items())
   print(json.dumps(metrics) if args.json else lines)
   return 0
 
 
-def evaluate(experiment) -> dict[str, float]:
-  """Metrics of a checkpoint of the run (eval.step, or the newest) on its evaluation split."""
+def evaluate(experiment, trusted_modules: Sequence[str] = ()) -> dict[str, float]:
+  """Metrics of a checkpoint of the run (eval.step, or the newest) on its evaluation split.
+
+  `trusted_modules` are those outside this project that config.gin of adapters may import.
+  """
+  from t5x_lite.commands.adapters import load_chosen
   from t5x_lite.core.errors import UserError
-  from t5x_lite.training.initial_params import load_params
   if experiment.eval is None:
     raise UserError('Experiment.eval is not set: bind an evaluation, such as '
                     '@evaluator.EvalConfig() of tasks.pipeline')
   network, partitioner = experiment.build_network(experiment.mesh.make())
-  params, step = load_params(experiment.folder, network, partitioner, experiment.eval.step,
-                             experiment.data.fingerprint())
+  params, step = load_chosen(experiment, network, partitioner, experiment.eval.step,
+                             experiment.data.fingerprint(), trusted_modules)
   evaluator = experiment.eval.make(network, partitioner, experiment.data, experiment.seed,
                                    required=True)
   return evaluator(params, step)

@@ -65,6 +65,9 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
   experiment = gin_config.load_described([str(run.config)], (), trusted_modules)
   if isinstance(innermost(experiment.adaptation), Adapter):
     return _export_adapter(experiment, folder, step, dtype)
+  if experiment.adaptation is not None and innermost(experiment.adaptation) is None:
+    raise UserError(f'{model_dir} holds its kernels in codes, which are not exported: export an '
+                    'import of the model without --quantize')
   if innermost(experiment.adaptation) is not experiment.adaptation:
     raise UserError(f'{model_dir} has a quantised base: merge it (t5x-lite merge), and export that')
   config, vocabulary = experiment.model, experiment.data.vocabulary

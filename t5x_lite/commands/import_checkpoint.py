@@ -1,15 +1,19 @@
 """`t5x-lite import`: a run from a Hugging Face folder, a T5X checkpoint or a PEFT adapter."""
 
 import argparse
+from collections.abc import Callable
 import contextlib
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
 from t5x_lite.commands import import_adapter
+from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
 
 EXAMPLE = 't5x-lite import --from=downloads/gpt2 --to=runs/gpt2'
+FORMATS = ('nf4', 'fp4', 'int4', 'int8', 'llm_int8')   # of quantized.Quantized
 NO_TOKENIZER = 'none'   # VOCABULARY of a run that was imported without one
 
 
@@ -22,23 +26,34 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       help="of a folder without a tokenizer: a tokenizer.json, a SentencePiece model, or 'byte'")
   add('--base', metavar='MODEL_DIR', type=local_path,
       help='of an adapter of PEFT: the imported run that it is for')
+  add('--quantize', metavar='FORMAT', choices=FORMATS, help='hold kernels in codes, each tensor '
+      f'quantised before the next is read: {", ".join(FORMATS)}')
+  add('--block', type=int, help='of --quantize: inputs with one scale; 0: all of them (default 64)')
+  add('--skip', metavar='REGEX', help='of --quantize: kernels that stay in float32, as '
+      'Quantized.skip')
   add('--activation', help='of a T5X checkpoint that is not T5 (UL2: silu)')
 
 
 def run(args: argparse.Namespace) -> int:
+  if args.quantize is None and (args.block, args.skip) != (None, None):
+    raise UserError('--block and --skip are of --quantize: give that, too')
   if args.base is not None:
+    if args.quantize is not None:
+      raise UserError('--quantize is of a model and not of an adapter: import its base so')
     for line in import_adapter.import_adapter(args.source, args.base, args.target):
       print(line)
     return 0
   overrides = {'activation': args.activation} if args.activation else {}
-  for line in import_run(args.source, args.target, overrides, args.vocabulary):
+  codes = {} if args.quantize is None else {'format': args.quantize}
+  codes |= {name: value for name in ('block', 'skip') if (value := getattr(args, name)) is not None}
+  for line in import_run(args.source, args.target, overrides, args.vocabulary, codes):
     print(line)
   print(f'Look at it: t5x-lite describe --gin_file={args.target}/config.gin')
   return 0
 
 
 def import_run(source: pathlib.Path, model_dir: pathlib.Path, overrides: dict[str, Any],
-               vocabulary: str | None = None) -> list[str]:
+               vocabulary: str | None = None, codes: dict[str, Any] | None = None) -> list[str]:
   """Makes a run folder from a Hugging Face folder or a T5X checkpoint; returns lines of summary.
 
   The run has step 0: its config.gin names the architecture and the tokenizer, its checkpoint the
@@ -50,29 +65,24 @@ def import_run(source: pathlib.Path, model_dir: pathlib.Path, overrides: dict[st
     model_dir: must not exist, or be empty.
     overrides: fields of the ModelConfig.
     vocabulary: a file to read the tokenizer from, or 'byte'; None: the folder's own.
+    codes: fields of the Quantized that holds the kernels; none: they are float32.
   """
   import jax
 
+  from t5x_lite.adaptation.quantization.quantized import Quantized
+  from t5x_lite.core import trees
   from t5x_lite.core.files import atomic_folder
   from t5x_lite.experiment import gin_config
-  from t5x_lite.interop import folders, hf_configs, hf_tokenizers, huggingface, t5x, tokenizer_files
-  from t5x_lite.parallel.mesh import MeshConfig
-  from t5x_lite.parallel.partitioner import Partitioner
+  from t5x_lite.interop import hf_tokenizers
+  from t5x_lite.models import weights
   from t5x_lite.training.checkpoints import UNKNOWN_VOCABULARY, Checkpoints
   from t5x_lite.training.run_folder import RunFolder
-  source, model_dir = local_path(source), local_path(model_dir)
-  lines, tokenizer, labels = [], hf_tokenizers.ImportedTokenizer(None), ()
-  from_huggingface = folders.is_huggingface(source)
+  source, model_dir, lines = local_path(source), local_path(model_dir), []
+  quantized = Quantized(**codes) if codes else None
   with atomic_folder(model_dir) as folder:
-    partitioner = Partitioner(MeshConfig(data=1, fsdp=jax.device_count()).make())
     kept = RunFolder(folder).huggingface
-    if from_huggingface:
-      config, params = huggingface.load_model(source, partitioner, log=lines.append, **overrides)
-      tokenizer_files.copy_files(source, kept, ('config.json', *tokenizer_files.NAMES))
-      hf = huggingface.read_config(source)
-      tokenizer, labels = hf_tokenizers.prepare(kept, hf), hf_configs.labels_of(hf, config)
-    else:
-      config, params = t5x.load_checkpoint(source, partitioner, **overrides)
+    config, params, tokenizer, labels = _read(
+        source, kept, quantized, overrides, lines.append)
     if vocabulary is not None:
       tokenizer = dataclasses.replace(
           tokenizer, file=hf_tokenizers.take_file(vocabulary, kept), prompt_prefix=None,
@@ -81,18 +91,21 @@ def import_run(source: pathlib.Path, model_dir: pathlib.Path, overrides: dict[st
     path_in = lambda folder: tokenizer.file if tokenizer.file in (None, 'byte') else str(
         folder / tokenizer.file)
     RunFolder(folder).config.write_text(
-        _gin(config, source, model_dir, path_in(final) or NO_TOKENIZER, tokenizer, labels),
+        _gin(config, source, model_dir, path_in(final) or NO_TOKENIZER, tokenizer, labels, codes),
         encoding='utf-8')
     fingerprint = UNKNOWN_VOCABULARY
     if tokenizer.file is not None:   # as the runs that will compare it compute it
       experiment = gin_config.load_described(
           [str(RunFolder(folder).config)], [f'VOCABULARY={path_in(kept)!r}'])
       fingerprint = experiment.data.fingerprint()
+    meta = {'imported_from': str(source), 'vocabulary': fingerprint, **_settings(config, quantized)}
     with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
-      checkpoints.save_params(params, 0, {'imported_from': str(source),
-                                          'vocabulary': fingerprint})
-  size = sum(x.size for x in jax.tree.leaves(params))
-  lines.insert(0, f'{model_dir}: {config.family} of {size:,} parameters from {source}')
+      # A kernel in codes is a dict of its arrays there.
+      checkpoints.save_params(trees.unflatten(trees.flatten(params)), 0, meta)
+  size = sum(math.prod(x.shape) for x in trees.flatten(params, weights.is_structured).values())
+  bits = 8 * sum(x.nbytes for x in jax.tree.leaves(params)) / size
+  lines.insert(0, f'{model_dir}: {config.family} of {size:,} parameters from {source}'
+               + (f', at {bits:.3f} bits each' if codes else ''))
   lines += tokenizer.notes
   lines.append('No tokenizer: text is refused until one is named with --gin.VOCABULARY=FILE' if (
       tokenizer.file is None) else f'Text is read with {tokenizer.file}' if (
@@ -100,8 +113,50 @@ def import_run(source: pathlib.Path, model_dir: pathlib.Path, overrides: dict[st
   return lines
 
 
+def _read(source: pathlib.Path, kept: pathlib.Path, quantized, overrides: dict[str, Any],
+          log: Callable[[str], None]) -> tuple[Any, dict[str, Any], Any, tuple[str, ...]]:
+  """(config, parameters, tokenizer, labels) of what is imported; its files are copied to `kept`."""
+  import jax
+
+  from t5x_lite.core.dataclass_checks import FieldError
+  from t5x_lite.interop import folders, hf_configs, hf_tokenizers, huggingface, t5x, tokenizer_files
+  from t5x_lite.parallel.mesh import MeshConfig
+  from t5x_lite.parallel.partitioner import Partitioner
+  # Codes fit one device, which cuts no block of theirs.
+  devices = jax.devices() if quantized is None else jax.devices()[:1]
+  partitioner = Partitioner(MeshConfig(data=1, fsdp=len(devices)).make(devices))
+  options = overrides | {'quantized': quantized}
+  from_huggingface = folders.is_huggingface(source)
+  try:
+    if not from_huggingface:
+      config, params = t5x.load_checkpoint(source, partitioner, **options)
+      return config, params, hf_tokenizers.ImportedTokenizer(None), ()
+    config, params = huggingface.load_model(source, partitioner, log=log, **options)
+  except FieldError as e:
+    if isinstance(e.owner, type(quantized)):
+      rule = e.rule.replace('Quantized.skip', '--skip')
+      raise UserError(f'--quantize={quantized.format} --{e.field}={getattr(quantized, e.field)}: '
+                      f'{rule}') from e
+    raise
+  tokenizer_files.copy_files(source, kept, ('config.json', *tokenizer_files.NAMES))
+  hf = huggingface.read_config(source)
+  return config, params, hf_tokenizers.prepare(kept, hf), hf_configs.labels_of(hf, config)
+
+
+def _settings(config, quantized) -> dict[str, Any]:
+  """What a checkpoint's meta records of how its kernels are held; nothing of plain ones."""
+  from t5x_lite import models
+  from t5x_lite.core import trees
+  from t5x_lite.training.initial_params import QUANTIZED
+  if quantized is None:
+    return {}
+  network = quantized.adapt(models.build_network(config))
+  layouts = filter(None, map(network.quantized, trees.flatten(network.shapes)))
+  return {QUANTIZED: next(layouts).settings}
+
+
 def _gin(config, source: pathlib.Path, model_dir: pathlib.Path, vocabulary: str, tokenizer,
-         labels: tuple[str, ...] = ()) -> str:
+         labels: tuple[str, ...] = (), codes: dict[str, Any] | None = None) -> str:
   """config.gin: the architecture and the tokenizer, for `infer` and for a run that starts from it.
 
   Includes what every run is made of first, so that files given after this one keep what it sets.
@@ -117,6 +172,10 @@ def _gin(config, source: pathlib.Path, model_dir: pathlib.Path, vocabulary: str,
           'from t5x_lite import experiment', 'from t5x_lite import models',
           'from t5x_lite.models import positions', '', "include 'runs/experiment.gin'", '',
           f'MODEL_DIR = {str(model_dir.absolute())!r}', f'VOCABULARY = {vocabulary!r}', '']
+  if codes:
+    text[5:5] = ['from t5x_lite.adaptation.quantization import quantized']
+    text += ['experiment.Experiment.adaptation = @quantized.Quantized()', 'quantized.Quantized:',
+             *(f'  {name} = {value!r}' for name, value in codes.items()), '']
   framed = {'prompt_prefix': tokenizer.prompt_prefix, 'prompt_suffix': tokenizer.prompt_suffix,
             'end_ids': tokenizer.end_ids, 'labels': labels}
   if any(framed.values()) or tokenizer.prompt_prefix is not None:

@@ -10,11 +10,13 @@ import sys
 from typing import Any
 
 from t5x_lite.commands import gin_flags
+from t5x_lite.commands.adapters import load_chosen
 from t5x_lite.core.dataclass_checks import FieldError, nearest
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.files import check_writable, write_text
 from t5x_lite.core.paths import local_path
 
+_NO_NAME = r'[^\w.-]'   # what names of files do not have
 EXAMPLE = 't5x-lite infer --gin_file=runs/lm/config.gin --gin.InferConfig.input=prompts.txt'
 
 
@@ -27,10 +29,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   experiment = gin_flags.load_experiment(args, trains=False)[0]
   if args.prompt:
-    for record in answer(experiment, args.prompt):
+    for record in answer(experiment, args.prompt, args.trusted_modules):
       print(record['output'])
     return 0
-  path, records = infer(experiment)
+  path, records = infer(experiment, args.trusted_modules)
   for record in records[:3]:
     print(json.dumps(record, ensure_ascii=False))
   print(f'{len(records)} lines: {path}')
@@ -50,17 +52,21 @@ def read_texts(pattern: str, field: str) -> list[str]:
   return [*index.read_texts(pattern, field, f'InferConfig.input (InferConfig.field = {field!r})')]
 
 
-def load_generator(experiment, params: Any = None) -> tuple[Any, int | None]:
-  """(a Generator of the run's model, its step), from a checkpoint unless `params` are given."""
+def load_generator(experiment, params: Any = None, trusted_modules: Sequence[str] = ()
+                   ) -> tuple[Any, int | None]:
+  """(a Generator of the run's model, its step), from a checkpoint unless `params` are given.
+
+  `trusted_modules` are those outside this project that config.gin of adapters may import.
+  """
   from t5x_lite.inference.generator import Generator
-  from t5x_lite.training.initial_params import load_params
   settings, data = experiment.infer, experiment.data
   network, partitioner = experiment.build_network(experiment.mesh.make())
   fingerprint = data.fingerprint()   # errors in the data come first
   partitioner.check_rows(settings)
   step = None
   if params is None:
-    params, step = load_params(experiment.folder, network, partitioner, settings.step, fingerprint)
+    params, step = load_chosen(
+        experiment, network, partitioner, settings.step, fingerprint, trusted_modules)
   chat = None if network.config.family == 'encoder_only' else _chat(experiment)
   return Generator(
       network, params, partitioner, data, batch_size=settings.batch_size,
@@ -74,9 +80,12 @@ def _chat(experiment):
   """The Chat that texts are messages of; None: they are read as they are."""
   from t5x_lite.training.run_folder import RunFolder
   settings, data = experiment.infer, experiment.data
-  template, kept = settings.chat_template, RunFolder(experiment.folder).chat_template
-  if template is None and kept.is_file():
-    template = str(kept)
+  template, folders = settings.chat_template, [experiment.folder]
+  if experiment.adapter is not None:   # what it was trained on comes before its base's
+    folders.insert(0, local_path(experiment.adapters[experiment.adapter]))
+  kept = [file for folder in folders if (file := RunFolder(folder).chat_template).is_file()]
+  if template is None and kept:
+    template = str(kept[0])
   try:
     chat = None if template == '' else data.chat(template)
   except UserError as error:
@@ -103,7 +112,8 @@ def _frame(settings, data) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
   return settings.prompt_prefix, settings.prompt_suffix
 
 
-def answer(experiment, prompts: Sequence[str]) -> list[dict[str, Any]]:
+def answer(experiment, prompts: Sequence[str], trusted_modules: Sequence[str] = ()
+           ) -> list[dict[str, Any]]:
   """The records of prompts, as of `infer`; nothing is written."""
   for name in ('input', 'output'):
     if getattr(experiment.infer, name) is not None:
@@ -112,10 +122,11 @@ def answer(experiment, prompts: Sequence[str]) -> list[dict[str, Any]]:
   for prompt in prompts:
     if any('\ud800' <= char <= '\udfff' for char in prompt):   # how Python holds other bytes
       raise UserError(f'--prompt={prompt!r}: not UTF-8')
-  return _records_of(load_generator(experiment)[0], prompts)
+  return _records_of(load_generator(experiment, None, trusted_modules)[0], prompts)
 
 
-def infer(experiment) -> tuple[pathlib.Path, list[dict[str, Any]]]:
+def infer(experiment, trusted_modules: Sequence[str] = ()
+          ) -> tuple[pathlib.Path, list[dict[str, Any]]]:
   """Writes the outputs of the run's model; returns the file and its records.
 
   A record has `inputs`, `output`, `score` and, if a task was read, `targets`; if inputs are longer
@@ -126,9 +137,10 @@ def infer(experiment) -> tuple[pathlib.Path, list[dict[str, Any]]]:
   from t5x_lite.training.run_folder import RunFolder
   settings, data = experiment.infer, experiment.data
   texts = read_texts(settings.input, settings.field) if settings.input else None
-  generator, step = load_generator(experiment)
+  generator, step = load_generator(experiment, None, trusted_modules)
   name = f'{data.name}-{settings.split}' if texts is None else re.sub(
-      r'[^\w.-]', '_', pathlib.PurePath(settings.input).stem)   # of a glob, too
+      _NO_NAME, '_', pathlib.PurePath(settings.input).stem)   # of a glob, too
+  name += '' if experiment.adapter is None else f'-{re.sub(_NO_NAME, "_", experiment.adapter)}'
   output = local_path(settings.output) if settings.output else (
       RunFolder(experiment.folder).inferences(name, step))
   if settings.output and output.exists():

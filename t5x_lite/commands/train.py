@@ -64,6 +64,7 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
   settings, data = experiment.train, experiment.data
 
   # Errors in the model, the mesh, the folder or the data are raised before anything is allocated.
+  _check_trains(experiment)
   if resuming.check_folder(folder):
     gin_config.check_same_run(folder.config, experiment)
   network, partitioner = experiment.build_network(mesh)
@@ -113,6 +114,18 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
   else:
     progress.say(f'Trained to step {ended.step}: {folder.path}')
   return Result(ended.step, ended.finished, ended.metrics)
+
+
+def _check_trains(experiment) -> None:
+  """Raises FieldError for settings that only a run which answers has."""
+  from t5x_lite.adaptation.adaptation import innermost
+  from t5x_lite.core.dataclass_checks import FieldError
+  if experiment.adapters is not None:
+    raise FieldError(experiment, 'adapters', 'are of infer and eval: to train one of them further, '
+                     'give its config.gin')
+  if experiment.adaptation is not None and innermost(experiment.adaptation) is None:
+    raise FieldError(experiment.adaptation, 'adaptation', 'trains nothing: set it to an adapter on '
+                     'this base, such as @lora.Lora() (--gin_file=runs/qlora.gin)')
 
 
 def _origin(experiment, network, abstract, saved, meta):

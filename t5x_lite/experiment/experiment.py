@@ -10,7 +10,7 @@ import pathlib
 from jax.sharding import Mesh
 
 from t5x_lite import models
-from t5x_lite.adaptation.adaptation import Adaptation
+from t5x_lite.adaptation.adaptation import Adaptation, innermost
 from t5x_lite.core import paths, trees
 from t5x_lite.core.dataclass_checks import (
   Count,
@@ -20,6 +20,7 @@ from t5x_lite.core.dataclass_checks import (
   Seed,
   Step,
   check_types,
+  nearest,
 )
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.source import Source, row_lengths
@@ -124,6 +125,9 @@ class Experiment:
   infer: InferConfig = InferConfig()     # what `t5x-lite infer` does
   init_from: InitFrom | None = None      # None: the model starts from its seed
   adaptation: Adaptation | None = None   # None: all parameters are trained
+  # Of this base, for `t5x-lite infer` and `eval`: names of adapters to folders, of runs or of PEFT.
+  adapters: dict[str, Path] | None = None
+  adapter: str | None = None     # which of them is chosen; None: the base answers
   hooks: tuple[Hook, ...] = ()           # after those that every run has
   writers: tuple[WriterConfig, ...] = (TensorBoard(),)   # of metrics, beside metrics.jsonl
   seed: Seed = 0                         # of parameters, dropout, the order of the data, samples
@@ -149,6 +153,12 @@ class Experiment:
     if isinstance(rate, Constant) and rate.warmup_steps > self.train.steps:
       raise FieldError(rate, 'warmup_steps',
                        f'must be at most TrainConfig.steps {self.train.steps}')
+    if self.adapter is not None and self.adapter not in (self.adapters or {}):
+      raise FieldError(self, 'adapter', 'is none of Experiment.adapters; '
+                       + nearest(self.adapter, self.adapters or {}))
+    if self.adapters and innermost(self.adaptation) is not None:
+      raise FieldError(self, 'adapters', 'the run is adapted itself: give the config.gin of its '
+                       'base, and name this run among the adapters')
     self.data.check_model(self.model)
 
   @property
@@ -166,13 +176,13 @@ class Experiment:
   def build_network(self, mesh: Mesh) -> tuple[Network, Partitioner]:
     """The network, adapted, and the partitioner that shards it over the mesh.
 
-    Raises FieldError for an adaptation that trains no parameter.
+    Raises FieldError for an adaptation that trains no parameter, unless it is to quantise alone.
     """
     partitioner = Partitioner(mesh, self.mesh.rules)
     network = models.build_network(self.model, partitioner)
     if self.adaptation is not None:
       network = self.adaptation.adapt(network)
       paths = trees.flatten(network.shapes)
-      if not any(map(network.is_trained, paths)):
+      if innermost(self.adaptation) is not None and not any(map(network.is_trained, paths)):
         raise FieldError(self, 'adaptation', f'trains none of {", ".join(paths)}')
     return network, partitioner

@@ -30,7 +30,8 @@ _PASS_ONE = 'pass one that does, e.g. --gin_file=experiments/tiny_lm.gin'
 LENGTH = 2048   # tokens of a row of a model that is described alone and has no max_length
 PROMPT_LENGTH, ANSWER_LENGTH = 512, 128   # tokens at most where no task says how many
 # What a run may change when it is resumed; everything else affects its results.
-MAY_CHANGE = ('model_dir', 'train', 'mesh', 'eval', 'infer', 'init_from', 'hooks', 'writers')
+MAY_CHANGE = ('model_dir', 'train', 'mesh', 'eval', 'infer', 'init_from', 'adapters', 'adapter',
+              'hooks', 'writers')
 TRAIN_MAY_CHANGE = ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'keep_checkpoints',
                     'microbatches', 'profile')
 

@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Callable, Iterator, Sequence
+import copy
 from typing import Any, NamedTuple
 import zlib
 
@@ -78,6 +79,15 @@ class Generator:
       self._generate = make_generate(
           network, partitioner, temperature=temperature, max_tokens=self.max_tokens,
           eos_id=self.end_ids, pad_id=FILL, num_ids=self.targets.vocab_size)
+
+  def with_params(self, params: Any) -> 'Generator':
+    """The same with other parameters of its network, such as an adapter's of an AdapterSet.
+
+    What is compiled is shared: parameters of the same structure and shapes compile nothing.
+    """
+    other = copy.copy(self)
+    other.params = params
+    return other
 
   def __call__(self, texts: Sequence[str]) -> list[dict[str, Any]]:
     """[{'inputs', 'output', 'score'}] for texts; score: log-likelihood of the output.

@@ -11,19 +11,21 @@ import jax
 import numpy as np
 
 from t5x_lite import models
+from t5x_lite.adaptation.quantization.quantized import Quantized
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.interop import hf_configs, hf_tensors
 from t5x_lite.interop.hf_tensors import Tensor
 from t5x_lite.interop.json_files import listed, read_object
 from t5x_lite.interop.safetensors_files import ShardWriter, TensorFolder
-from t5x_lite.models import ModelConfig
+from t5x_lite.models import ModelConfig, weights
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.training.state import abstract_params
 
 
 def load_model(folder: pathlib.Path, partitioner: Partitioner, *,
-               log: Callable[[str], None] = lambda line: None, **overrides
+               log: Callable[[str], None] = lambda line: None,
+               quantized: Quantized | None = None, **overrides
                ) -> tuple[ModelConfig, dict[str, Any]]:
   """(config, parameters on the mesh) of a folder that transformers' save_pretrained wrote.
 
@@ -33,6 +35,7 @@ def load_model(folder: pathlib.Path, partitioner: Partitioner, *,
     folder: holds config.json and model.safetensors, in one file or in shards.
     partitioner: shards the parameters.
     log: told which tensors of other heads are not used.
+    quantized: how kernels are held; each tensor is quantised before the next is read.
     overrides: fields of the ModelConfig, such as dtype or scan_layers.
 
   Raises:
@@ -57,7 +60,7 @@ def load_model(folder: pathlib.Path, partitioner: Partitioner, *,
   for tensor in tensors:
     files.check_dtype(names[tensor.theirs])
   return config, assemble(config, partitioner, tensors, lambda name: files.shape(names[name]),
-                          lambda name: files[names[name]])
+                          lambda name: files[names[name]], quantized)
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
@@ -130,9 +133,9 @@ def _check_names(folder: pathlib.Path, model_type: str, tensors: list[Tensor], n
 
 
 def assemble(config: ModelConfig, partitioner: Partitioner, tensors: list[Tensor],
-             shape_of: Callable[[str], tuple[int, ...]], read: Callable[[str], np.ndarray]
-             ) -> dict[str, Any]:
-  """The parameters of `config`, float32 on the mesh, of tensors given by name.
+             shape_of: Callable[[str], tuple[int, ...]], read: Callable[[str], np.ndarray],
+             quantized: Quantized | None = None) -> dict[str, Any]:
+  """The parameters of `config`, float32 or quantised on the mesh, of tensors given by name.
 
   Args:
     config: the model.
@@ -140,14 +143,18 @@ def assemble(config: ModelConfig, partitioner: Partitioner, tensors: list[Tensor
     tensors: all of it.
     shape_of: the shape of a tensor, without reading it.
     read: a tensor.
+    quantized: how kernels are held; None: as they are.
 
   Raises:
     UserError: a tensor has another shape than exactly the one it must have.
+    FieldError: `quantized` does not fit the model.
   """
   sources: dict[str, dict[int | None, Tensor]] = collections.defaultdict(dict)
   for tensor in tensors:
     sources[tensor.ours][tensor.layer] = tensor
-  abstract = abstract_params(models.build_network(config, partitioner), partitioner)
+  network = models.build_network(config, partitioner)
+  network = network if quantized is None else quantized.adapt(network)
+  abstract = abstract_params(network, partitioner)
   layers = {name: _layers_of(name, sources) for name in trees.flatten(abstract)}
   wrong = []
   for name, x in trees.flatten(abstract).items():
@@ -159,8 +166,13 @@ def assemble(config: ModelConfig, partitioner: Partitioner, tensors: list[Tensor
   if wrong:
     raise UserError(f'{listed(wrong, 3)}: the config or the layout is of another model')
 
-  return trees.fill(abstract, {name: _array(x, layers[name], read)
-                               for name, x in trees.flatten(abstract).items()})
+  def value(name, x):
+    layout = network.quantized(name)
+    return _array(x, layers[name], read) if layout is None else (
+        _codes(x, layout, layers[name], read))
+
+  return trees.fill(abstract, {name: value(name, x) for name, x in trees.flatten(
+      abstract).items()})
 
 
 def _layers_of(name: str, sources) -> list[Tensor] | Tensor:
@@ -189,6 +201,27 @@ def _array(abstract, tensors: list[Tensor] | Tensor, read) -> jax.Array:
     return out
 
   return jax.make_array_from_callback(abstract.shape, abstract.sharding, part)
+
+
+def _codes(abstract, layout: weights.Layout, tensors: list[Tensor] | Tensor, read
+           ) -> weights.StructuredLeaf:
+  """The leaf of a parameter, of which one tensor at a time is in memory whole."""
+  quantize = jax.jit(layout.quantize)
+
+  def one(tensor: Tensor, shape):
+    whole = tensor.to_ours(read(tensor.theirs), shape).astype(np.float32)
+    return jax.device_get(quantize(whole))
+
+  struct = layout.struct(abstract)
+  if isinstance(tensors, Tensor):
+    leaf = one(tensors, abstract.shape)
+  else:
+    leaf = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), struct)
+    for i, tensor in enumerate(tensors):
+      jax.tree.map(lambda x, layer, i=i: x.__setitem__(i, layer), leaf,
+                   one(tensor, abstract.shape[1:]))
+  return jax.tree.map(lambda x, struct: jax.make_array_from_callback(
+      x.shape, struct.sharding, lambda index: x[index]), leaf, struct)
 
 
 def save_model(folder: pathlib.Path, config: ModelConfig, params: dict[str, Any], *,

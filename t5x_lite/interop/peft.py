@@ -32,6 +32,8 @@ _ENDS = {'.lora_A.weight': 'a', '.lora_B.weight': 'b', '.lora_embedding_A': 'a',
          '.lora_embedding_B': 'b', '.lora_magnitude_vector': 'm',
          '.lora_magnitude_vector.weight': 'm', '.base_layer.weight': 'base'}
 
+_PARTS = {'a': 'lora_A', 'b': 'lora_B', 'm': 'lora_magnitude_vector'}
+
 
 def load_adapter(folder: pathlib.Path, config: ModelConfig, base: dict[str, Any]
                  ) -> tuple[Lora, dict[str, np.ndarray]]:
@@ -43,7 +45,7 @@ def load_adapter(folder: pathlib.Path, config: ModelConfig, base: dict[str, Any]
   Args:
     folder: holds adapter_config.json and adapter_model.safetensors.
     config: of the base.
-    base: its parameters, a nested dict.
+    base: its parameters, a nested dict, of which some may be quantised.
 
   Raises:
     UserError: an option is not supported, a tensor is missing, unknown, damaged or of another base.
@@ -52,11 +54,15 @@ def load_adapter(folder: pathlib.Path, config: ModelConfig, base: dict[str, Any]
   files = TensorFolder(folder, TENSORS)
   table = _by_module(config)
   modules, saved = _sort(folder, options, files, table)
-  wanted = [m for m in options.targets(table) if m not in modules]
+  targets = options.targets(table)
+  wanted = [m for m in targets if m not in modules]
   if wanted or not modules:
     raise UserError(f'{folder / TENSORS} lacks the adapter of {listed(wanted or ["any module"])}: '
                     'fetch the whole folder')
-  flat_base = trees.flatten(base)
+  if options.target_modules and (extra := sorted(set(modules) - set(targets))):
+    raise UserError(f'{folder / TENSORS} holds the adapter of {listed(extra)}, which {CONFIG} '
+                    'does not name: the two are of different adapters; fetch the whole folder')
+  flat_base = trees.flatten(base, weights.is_structured)
   rank = max(options.rank_of(m) for m in modules)
   scale = options.scale_of('')
   lora_alpha = scale * (math.sqrt(rank) if options.rank_stabilized else rank)
@@ -76,7 +82,7 @@ def load_adapter(folder: pathlib.Path, config: ModelConfig, base: dict[str, Any]
           kernel.shape)
       if value.shape != tensor.their_shape(shape):
         raise _other_base(folder, name, value.shape, tensor.their_shape(shape))
-      target = values.setdefault(path, np.array(kernel, np.float32))
+      target = values.setdefault(path, np.array(weights.value(kernel), np.float32))
       part = target[tensor.layer] if shape != kernel.shape else target
       part[...] = tensor.to_ours(value, shape)
       trained.add(path)
@@ -127,8 +133,8 @@ def _sort(folder, options: PeftConfig, files: TensorFolder, table) -> tuple[dict
   for module, parts in modules.items():
     needed = {'a', 'b', 'm'} if options.dora else {'a', 'b'}
     if missing := sorted(needed - set(parts)):
-      raise UserError(f'{folder / TENSORS} lacks {", ".join(missing)} of {module}: fetch the whole '
-                      'folder')
+      raise UserError(f'{folder / TENSORS} lacks {", ".join(map(_PARTS.get, missing))} of '
+                      f'{module}: fetch the whole folder')
   for name in options.modules_to_save:
     if not any(name in tensor.split('.') for tensor in saved):
       raise UserError(f'{folder / TENSORS} lacks {name}, of modules_to_save, or this base has no '
@@ -166,9 +172,9 @@ def _place(folder, values, flat_base, tensor: Tensor, module: str, parts, option
   ratio = options.scale_of(module) / scale
   new[B][:own] = b[outputs].T * np.float32(ratio)
   ours = {A: (*shape[:n], rank), B: (rank, *shape[n:])}
-  one = np.asarray(kernel[tensor.layer] if stacked else kernel)
-  if 'base' in parts and not np.allclose(parts['base'].reshape(-1), tensor.to_theirs(
-      one).reshape(-1), atol=1e-6):
+  one = jax.tree.map(lambda x: x[tensor.layer], kernel) if stacked else kernel
+  if 'base' in parts and not weights.is_structured(one) and not np.allclose(
+      parts['base'].reshape(-1), tensor.to_theirs(np.asarray(one)).reshape(-1), atol=1e-6):
     raise UserError(f'{folder / TENSORS} holds the weights of {module}, and they are not those of '
                     'this base: the adapter is for another base')
   if options.dora:

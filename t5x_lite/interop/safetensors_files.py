@@ -64,7 +64,10 @@ def _files(folder: pathlib.Path, single_name: str) -> list[pathlib.Path]:
   single, index = folder / single_name, folder / INDEX
   if single_name != SINGLE:
     if not single.is_file():
-      raise UserError(f'{folder} holds no {single_name}: fetch the whole folder')
+      pickles = sorted(f.name for f in folder.glob('*.bin'))
+      raise UserError(f'{folder} holds no {single_name}: fetch the whole folder' if not pickles else
+                      f'{folder} holds {pickles[0]}, a pickle, which can run any code and is never '
+                      'opened here: load it with peft, whose save_pretrained writes safetensors')
     return [single]
   if index.is_file():
     names = read_object(index).get('weight_map')

@@ -14,6 +14,7 @@ from flax import serialization
 import numpy as np
 import tensorstore
 
+from t5x_lite.adaptation.quantization.quantized import Quantized
 from t5x_lite.core.errors import UserError
 from t5x_lite.interop import huggingface
 from t5x_lite.interop.hf_tensors import Tensor
@@ -24,8 +25,9 @@ from t5x_lite.parallel.partitioner import Partitioner
 INDEX = 'checkpoint'   # the name of the index in the folder of a checkpoint
 
 
-def load_checkpoint(path: pathlib.Path, partitioner: Partitioner, **overrides
-         ) -> tuple[ModelConfig, dict[str, Any]]:
+def load_checkpoint(path: pathlib.Path, partitioner: Partitioner, *,
+                    quantized: Quantized | None = None, **overrides
+                    ) -> tuple[ModelConfig, dict[str, Any]]:
   """(config, parameters on the mesh) of a T5X checkpoint of an encoder-decoder.
 
   The sizes follow from the shapes. The rest is T5's: ReLU or, if gated, the tanh form of GELU
@@ -34,6 +36,7 @@ def load_checkpoint(path: pathlib.Path, partitioner: Partitioner, **overrides
   Args:
     path: the folder of a checkpoint, or its index.
     partitioner: shards the parameters.
+    quantized: as in huggingface.load_model.
     overrides: fields of the ModelConfig.
 
   Raises:
@@ -48,7 +51,7 @@ def load_checkpoint(path: pathlib.Path, partitioner: Partitioner, **overrides
     raise UserError(f'{path} is not of an unscanned T5: {listed(wrong)}: missing or unknown')
   return config, huggingface.assemble(config, partitioner, tensors,
                                       lambda name: _shape(arrays[name]),
-                                      lambda name: _read(arrays[name]))
+                                      lambda name: _read(arrays[name]), quantized)
 
 
 def _read_index(path: pathlib.Path) -> dict[str, Any]:

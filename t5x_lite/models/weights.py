@@ -51,6 +51,8 @@ class AttendingLeaf(StructuredLeaf, Protocol):
 class Layout(Protocol):
   """How a frozen parameter is held where it is quantised."""
 
+  settings: dict[str, Any]   # in JSON: what the leaf's values follow from, besides the array
+
   def quantize(self, x: jax.Array) -> StructuredLeaf:
     """The leaf of an array."""
 

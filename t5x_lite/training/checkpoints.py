@@ -158,6 +158,14 @@ class Checkpoints:
     """The meta of `step`: the run that wrote it."""
     return self._read_record(step)[0]
 
+  def fingerprint(self, step: int) -> str | None:
+    """Of the values of all parameters in `step`; None if an older version wrote no digests."""
+    arrays = self._read_record(step)[1]
+    if arrays is None:
+      return None
+    text = json.dumps({n: x for n, x in arrays.items() if n.startswith('params/')}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
   def param_shapes(self, step: int) -> dict[str, Any]:
     """Nested dict of the parameters in `step`, each with `shape` and `dtype`."""
     arrays = self._read_record(step)[1]

@@ -24,6 +24,7 @@ from t5x_lite.training.state import (
 
 FROZEN_FROM = 'frozen_from'   # in a checkpoint's meta: the seed, or the run and step
 ADDED = 'added_parameters'    # the paths of what the adaptation added to its base
+QUANTIZED = 'quantized'       # Layout.settings of the kernels that it holds in codes
 
 
 def added_paths(network: Network) -> list[str]:
@@ -38,15 +39,64 @@ def load_params(model_dir: pathlib.Path, network: Network, partitioner: Partitio
   Frozen parameters come from the source that the checkpoint records. Raises UserError if it was
   trained with another vocabulary than the one of this fingerprint.
   """
-  trained, kept, frozen = split_params(network, abstract_params(network, partitioner))
+  abstract = abstract_params(network, partitioner)
+  frozen = split_params(network, abstract)[-1]
+  source = reader_of(model_dir)
+  meta = source.read_newest(step, source.read_meta)
+  if QUANTIZED in meta or frozen and FROZEN_FROM not in meta:
+    return _load_whole(model_dir, network, abstract, step, vocabulary)
+  params, meta, step = load_own(model_dir, network, partitioner, step, vocabulary)
+  if frozen:
+    params = trees.combine(params, load_frozen(network, quantize_frozen(network, frozen), meta))
+  return params, step
+
+
+def load_own(model_dir: pathlib.Path, network: Network, partitioner: Partitioner,
+             step: int | None, vocabulary: str | None = None
+             ) -> tuple[dict, dict[str, Any], int]:
+  """(the parameters that a checkpoint itself holds, its meta, its step); see load_params."""
+  trained, kept, _ = split_params(network, abstract_params(network, partitioner))
   saved = saved_params({'params': trained, **kept})
   source = reader_of(model_dir)
   params, meta, step = source.read_newest(
       step, lambda step: (*source.restore_params(saved, step), step))
   check_vocabulary(meta, vocabulary, f'{model_dir}, step {step}')
-  if frozen:
-    params = trees.combine(params, load_frozen(network, quantize_frozen(network, frozen), meta))
-  return params, step
+  return params, meta, step
+
+
+def _load_whole(model_dir, network, abstract, step, vocabulary) -> tuple[dict, int]:
+  """(all parameters, step) of a checkpoint that holds what is frozen here, too."""
+  found, _, meta, step = _read(model_dir, step, trees.flatten(abstract), network)
+  check_vocabulary(meta, vocabulary, f'{model_dir}, step {step}')
+  if len(found) < len(trees.flatten(abstract)):
+    raise _no_source()
+  return _fill(abstract, found), step
+
+
+def _no_source() -> UserError:
+  return UserError('The checkpoint does not record the source of its frozen parameters: it is of '
+                   'a run without Experiment.adaptation, or with another')
+
+
+def base_fingerprint(model_dir: pathlib.Path, step: int) -> str | None:
+  """Of what is frozen in a run that starts from this checkpoint: of the checkpoint, or its base.
+
+  None if it is not known: an older version wrote a checkpoint, or its base is no longer there.
+  """
+  source = reader_of(model_dir)
+  origin = source.read_meta(step).get(FROZEN_FROM)
+  return source.fingerprint(step) if origin is None else origin_fingerprint(origin)
+
+
+def origin_fingerprint(origin: dict[str, Any]) -> str | None:
+  """As `base_fingerprint`, of FROZEN_FROM in the meta of a run."""
+  if 'seed' in origin:
+    return f'seed {origin["seed"]}'
+  base = pathlib.Path(origin['model_dir'])
+  if 'fingerprint' in origin:
+    return origin['fingerprint']
+  return base_fingerprint(base, origin['step']) if (base / 'checkpoints').is_dir() and (
+      origin['step'] in reader_of(base).steps()) else None
 
 
 def load_frozen(network: Network, abstract: dict, meta: dict[str, Any]) -> dict:
@@ -56,8 +106,7 @@ def load_frozen(network: Network, abstract: dict, meta: dict[str, Any]) -> dict:
   """
   origin = meta.get(FROZEN_FROM)
   if origin is None:
-    raise UserError('The checkpoint does not record the source of its frozen parameters: it is of '
-                    'a run without Experiment.adaptation, or with another')
+    raise _no_source()
   want = {name: network.quantized(name).full(x) if weights.is_structured(x) else x
           for name, x in trees.flatten(abstract, weights.is_structured).items()}
   if 'seed' in origin:
@@ -148,14 +197,16 @@ def _read(model_dir: pathlib.Path, step: int | None, want: dict[str, Any], netwo
 
   def read(step):
     have = trees.flatten(source.param_shapes(step))
+    coded, have = _take_coded(have, want)
     for name in want:
       if name in have and tuple(have[name].shape) != want[name].shape:
         raise UserError(f'{model_dir}, step {step}: {name!r} has shape {tuple(have[name].shape)}, '
                         f'this model needs {want[name].shape}: use the same model config')
-    if any(_layout(network, name) for name in want):
+    if coded or any(_layout(network, name) for name in want):
       both = {name: x for name, x in want.items() if name in have}
       found = quantize_each(network, both, source.restore_each(both, step))
-      return have, found, source.read_meta(step), step
+      found |= _read_coded(source, step, {name: want[name] for name in coded}, network)
+      return have | coded, found, source.read_meta(step), step
     # Orbax restores whole items: unwanted parameters are read too, and dropped here.
     target = {n: want.get(n, jax.ShapeDtypeStruct(have[n].shape, have[n].dtype)) for n in have}
     return have, *source.restore_params(trees.unflatten(target), step), step
@@ -171,6 +222,31 @@ def _read(model_dir: pathlib.Path, step: int | None, want: dict[str, Any], netwo
     found |= frozen
     have |= dict.fromkeys(frozen)
   return found, set(have), meta, step
+
+
+def _take_coded(have: dict[str, Any], want: dict[str, Any]) -> tuple[dict, dict]:
+  """({path: {}} of the wanted parameters that are held in codes, {path: struct} of the others)."""
+  coded = {name: {} for name in want if name not in have and any(
+      path.startswith(f'{name}/') for path in have)}
+  inside = tuple(f'{name}/' for name in coded)
+  return coded, {path: x for path, x in have.items() if not path.startswith(inside or '\0')}
+
+
+def _read_coded(source, step: int, want: dict[str, jax.ShapeDtypeStruct], network: Network
+                ) -> dict[str, Any]:
+  """{path: leaf} of parameters that a checkpoint holds in codes: as they are, if they are to be."""
+  held = source.read_meta(step).get(QUANTIZED, {})
+  for name in want:
+    layout = _layout(network, name)
+    if layout is None or layout.settings != held:
+      settings = ', '.join(f'{key} = {value}' for key, value in held.items() if value is not None)
+      raise UserError(
+          f'{source.folder.parent}, step {step}, holds {name} in codes alone, of {settings}: set '
+          'Experiment.adaptation to @quantized.Quantized() of the same (--gin_file=runs/qlora.gin '
+          'trains an adapter), or import the model without --quantize')
+  structs = {name: _layout(network, name).struct(x) for name, x in want.items()}
+  arrays = dict(source.restore_each(trees.flatten(structs), step))
+  return trees.fill(structs, arrays)
 
 
 def replace_from_run(params: dict, abstract: dict, network: Network, model_dir: pathlib.Path,
@@ -248,7 +324,8 @@ def fresh_state(network: Network, partitioner: Partitioner, optimizer, abstract:
         network, abstract_params(network, partitioner), all_params(state), ()))
   if abstract['frozen']:
     meta[FROZEN_FROM] = {'seed': seed} if model_dir is None else {
-        'model_dir': str(model_dir.absolute()), 'step': step, 'new_from_seed': seed}
+        'model_dir': str(model_dir.absolute()), 'step': step, 'new_from_seed': seed,
+        'fingerprint': base_fingerprint(model_dir, step)}
   return state
 
 

@@ -1,6 +1,7 @@
 """Memory of a device against XLA's allocation, the placed arrays, and closed forms."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from t5x_lite import models
+from t5x_lite.adaptation.lora import Lora
+from t5x_lite.adaptation.quantization.quantized import Quantized
 from t5x_lite.cost import memory
 from t5x_lite.models import ModelConfig
 from t5x_lite.objectives.language_model import CrossEntropy
@@ -42,9 +45,9 @@ def lengths_of(config, length=LENGTH) -> dict[str, int]:
           'targets_length': 0 if config.family == 'encoder_only' else length}
 
 
-def batch_of(config, rows, partitioner):
+def batch_of(config, rows, partitioner, length=LENGTH):
   """Shapes and shardings of a packed batch."""
-  shape = lambda dtype: jax.ShapeDtypeStruct((rows, LENGTH), dtype,
+  shape = lambda dtype: jax.ShapeDtypeStruct((rows, length), dtype,
                                              sharding=partitioner.batch_sharding(2))
   target = config.target_side
   sides = ('encoder', 'decoder') if config.family == 'encoder_decoder' else (target,)
@@ -54,16 +57,18 @@ def batch_of(config, rows, partitioner):
           | {f'{target}_loss_weights': shape(np.float32)})
 
 
-def compiled_bytes(config, mesh, microbatches=1) -> int:
+def compiled_bytes(config, mesh, microbatches=1, adaptation=None, rows=ROWS, length=LENGTH) -> int:
   """What XLA allocates on a device for the train step, the state's memory counted once."""
+  number = math.prod(mesh.values())
   mesh = MeshConfig(**mesh) if 'data' in mesh else MeshConfig(data=1, **mesh)
-  partitioner = Partitioner(mesh.make(), mesh.rules)
+  partitioner = Partitioner(mesh.make(jax.devices()[:number]), mesh.rules)
   optimizer = OPTIMIZER.make()
   network = models.build_network(config, partitioner)
+  network = network if adaptation is None else adaptation.adapt(network)
   step = make_train_step(network, OBJECTIVES, optimizer, partitioner, seed=0,
                          microbatches=microbatches)
   state = abstract_state(network, optimizer, partitioner)
-  compiled = step.lower(state, batch_of(config, ROWS, partitioner)).compile()
+  compiled = step.lower(state, batch_of(config, rows, partitioner, length)).compile()
   found = compiled.memory_analysis()
   return (found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
           - found.alias_size_in_bytes)
@@ -90,6 +95,58 @@ def test_a_step_needs_what_the_compiler_allocates(name, mesh, remat, microbatche
                             microbatches=microbatches, **lengths_of(config))
   real = compiled_bytes(config, MESHES[mesh], microbatches)
   assert found.total == pytest.approx(real, rel=0.15)
+
+
+def needed_bytes(config, mesh, adaptation, rows, length=LENGTH) -> int:
+  """The estimate of an adapted model's step."""
+  network = models.build_network(config)
+  network = network if adaptation is None else adaptation.adapt(network)
+  return memory.per_device(config, mesh=mesh, rows=rows, optimizer=OPTIMIZER, network=network,
+                           **lengths_of(config, length)).total
+
+
+def adapted_cases():
+  """(name, remat, mesh, adaptation): LoRA and QLoRA of each family, norms that are trained."""
+  lora, slow = Lora(rank=8), pytest.mark.slow
+  qlora, dora = Quantized(adaptation=lora), Lora(rank=8, dora=True)
+  yield pytest.param('llama', 'full', {}, qlora, id='llama-full-qlora')
+  yield pytest.param('llama', 'none', {'fsdp': 2}, dora, id='llama-none-dora', marks=slow)
+  for name, remat, mesh in (('llama', 'full', {'fsdp': 8}), ('gpt', 'none', {}),
+                            ('bert', 'full', {}), ('t5', 'none', {'fsdp': 8})):
+    for way in (lora, qlora):
+      label = 'qlora' if way is qlora else 'lora'
+      yield pytest.param(name, remat, mesh, way, id=f'{name}-{remat}-{label}', marks=slow)
+
+
+@pytest.mark.parametrize('name, remat, mesh, adaptation', adapted_cases())
+def test_a_step_that_trains_an_adapter_needs_what_the_compiler_allocates(
+    name, remat, mesh, adaptation):
+  config, rows = dataclasses.replace(CONFIGS[name], remat=remat), 8 * math.prod(mesh.values())
+  real = compiled_bytes(config, mesh, adaptation=adaptation, rows=rows)
+  assert needed_bytes(config, mesh, adaptation, rows) == pytest.approx(real, rel=0.15)
+
+
+LLAMA_7B = ModelConfig(family='decoder_only', vocab_size=32000, embed_dim=4096, num_layers=32,
+                       num_heads=32, mlp_dim=11008, tied_embeddings=False, remat='full')
+
+
+@pytest.mark.slow
+def test_the_compiler_has_a_third_for_lora_on_7b_and_48_gb_for_qlora_on_65b():
+  """Of the models themselves: to compile a step allocates nothing."""
+  ways = (None, Lora(), Quantized(adaptation=Lora()))
+  compiled = [compiled_bytes(LLAMA_7B, {}, adaptation=way, rows=1, length=512) for way in ways]
+  needed = [needed_bytes(LLAMA_7B, {}, way, 1, 512) for way in ways]
+  assert needed == pytest.approx(compiled, rel=0.05)
+  assert compiled[1] < compiled[0] / 3 and compiled[2] < compiled[1] / 3
+  config = dataclasses.replace(LLAMA_7B, embed_dim=8192, num_layers=80, num_heads=64,
+                               num_kv_heads=64, head_dim=128, attention_scale=None, mlp_dim=22016)
+  way = Quantized(adaptation=Lora(rank=16))
+  real = compiled_bytes(config, {}, adaptation=way, rows=1, length=2048)
+  assert needed_bytes(config, {}, way, 1, 2048) == pytest.approx(real, rel=0.05)
+  # A CPU's activations are float32: an accelerator has half of what this keeps of them.
+  halved = memory.per_device(config, mesh={}, rows=1, targets_length=2048, optimizer=OPTIMIZER,
+                             network=way.adapt(models.build_network(config))).activations / 2
+  assert real - halved < 48e9
 
 
 @pytest.mark.parametrize('name, mesh', [

@@ -170,7 +170,10 @@ def changed(tmp_path, case, settings=None, tensors=None):
     ({'layers_to_transform': 'all'}, "layers_to_transform is 'all'"),
     ({'r': 5}, r'A of .*q_proj has the shape \(4, 32\) and not \(5, 32\)'),
     ({'target_modules': ['q_proj', 'v_proj', 'o_proj']}, 'lacks the adapter of .*o_proj'),
-    ({'use_dora': True}, 'lacks m of .*q_proj')])
+    ({'target_modules': ['q_proj']}, 'holds the adapter of .*v_proj, which adapter_config.json '
+     'does not name'),
+    ({'layers_to_transform': [1]}, 'holds the adapter of model.layers.0'),
+    ({'use_dora': True}, 'lacks lora_magnitude_vector of .*q_proj')])
 def test_what_is_not_supported_is_refused_by_name(settings, message, tmp_path):
   folder = changed(tmp_path, 'llama/lora_qv', settings)
   with pytest.raises(UserError, match=message):
@@ -180,7 +183,7 @@ def test_what_is_not_supported_is_refused_by_name(settings, message, tmp_path):
 def test_a_damaged_folder_is_refused(tmp_path):
   load = lambda folder: peft.load_adapter(folder, *base_of('llama'))
   first = lambda tensors: dict(list(tensors.items())[:-1])
-  with pytest.raises(UserError, match='lacks b of .*v_proj|lacks a of'):
+  with pytest.raises(UserError, match='lacks lora_B of .*v_proj|lacks lora_A of'):
     load(changed(tmp_path / '1', 'llama/lora_qv', tensors=first))
   half = lambda tensors: {n: x for n, x in tensors.items() if 'layers.0' in n}
   with pytest.raises(UserError, match='lacks the adapter of model.layers.1'):
@@ -192,6 +195,9 @@ def test_a_damaged_folder_is_refused(tmp_path):
     load(folder)
   (folder / peft.TENSORS).unlink()
   with pytest.raises(UserError, match='holds no adapter_model.safetensors'):
+    load(folder)
+  (folder / 'adapter_model.bin').touch()
+  with pytest.raises(UserError, match='holds adapter_model.bin, a pickle, .* never opened here'):
     load(folder)
   (folder / peft.CONFIG).unlink()
   with pytest.raises(UserError, match='holds no adapter_config.json'):

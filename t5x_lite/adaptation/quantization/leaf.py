@@ -10,6 +10,7 @@ never cuts a block, and what shards inputs may not (`Layout.struct` refuses it).
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +106,11 @@ class Layout:
   block: int | None
   double: bool
   threshold: float | None = None
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """What the codes and scales of an array follow from, as a checkpoint records it."""
+    return {name: getattr(self, name) for name in ('format', 'block', 'double', 'threshold')}
 
   def quantize(self, x: jax.Array) -> QuantizedLeaf:
     """The leaf of an array [*lead, *in, *out]. Raises UserError if blocks do not divide it."""

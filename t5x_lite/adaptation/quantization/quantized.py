@@ -20,7 +20,9 @@ KERNEL = re.compile(r'/kernel$|/mlp/(gate|up|down)$|embedder/output$')
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantized:
   """Holds the frozen kernels that an adaptation leaves in 4 or 8 bits (Dettmers et al. 2023)."""
-  adaptation: Adaptation                   # which freezes them: what it trains stays as it is
+  # Which freezes them: what it trains stays as it is. None: nothing is trained, and all kernels are
+  # held so, as those of a base, or of a run that only answers.
+  adaptation: Adaptation | None = None
   # nf4, fp4 and int4: two codes a byte. int8: a code a byte. llm_int8: products in 8 bits, too.
   format: Literal['nf4', 'fp4', 'int4', 'int8', 'llm_int8'] = 'nf4'
   block: Annotated[int, Range(min=0, max=2 ** 20)] = 64   # inputs with one scale; 0: all of them
@@ -43,7 +45,8 @@ class Quantized:
 
     Raises FieldError if there is none, or blocks do not divide one.
     """
-    adapted = self.adaptation.adapt(network)
+    adapted = self.adaptation.adapt(network) if self.adaptation is not None else (
+        dataclasses.replace(network, is_trained=lambda path: False))
     shapes, axes = trees.flatten(adapted.shapes), _axes(adapted)
     layouts = {name: self._layout(name, axes[name], len(shapes[name].shape)) for name in shapes
                if KERNEL.search(name) and not re.search(self.skip or r'(?!)', name)

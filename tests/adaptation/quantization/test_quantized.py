@@ -86,6 +86,8 @@ def test_the_base_is_read_quantised_and_only_what_is_trained_is_saved(tuned, bas
   source = checkpoints.reader_of(experiment.folder)
   saved = trees.flatten(source.param_shapes(source.find_step(None)))
   assert saved and all('_lora_' in name for name in saved)
+  origin = source.read_meta(source.find_step(None))[initial_params.FROZEN_FROM]
+  assert origin['fingerprint'] == checkpoints.reader_of(base.folder).fingerprint(origin['step'])
   assert all(np.isfinite(losses(experiment)))
 
 

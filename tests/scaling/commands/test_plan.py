@@ -6,7 +6,7 @@ import re
 from jax.sharding import AbstractMesh
 import pytest
 
-from scaling.planning import plan_text, predictions
+from scaling.planning import plan_text, predictions, tuning
 from scaling.planning.budget import solve_budget
 from scaling.planning.constraints import Constraints
 from t5x_lite import cli
@@ -142,6 +142,20 @@ def test_what_cannot_be_met_is_one_line_with_the_cure(flags, message, capsys):
   assert planned(*flags) == 1
   error = capsys.readouterr().err
   assert error.startswith('error: ') and message in error and error.count('\n') == 1
+
+
+def test_a_plan_has_what_it_takes_to_tune_its_model(capsys, monkeypatch):
+  monkeypatch.setattr(tuning, '_PROBES', 1)
+  flags = ['--flops=1e17', '--hardware=l4', '--length=256', '--tune']
+  assert planned(*flags, '--json') == 0
+  plan = json.loads(capsys.readouterr().out)
+  full, lora, qlora = (plan['tuning'][way] for way in ('full', 'LoRA', 'QLoRA'))
+  assert full['trained_parameters'] == plan['total_parameters'] > 20 * lora['trained_parameters']
+  assert full['step'] > lora['step'] > qlora['step']
+  monkeypatch.setattr(tuning, 'compare', lambda *args: plan['tuning'])
+  assert planned(*flags) == 0
+  text = capsys.readouterr().out
+  assert 'Tuning on one device of 24 GB' in text and f'{lora["trained_parameters"]:,}' in text
 
 
 def test_a_file_that_exists_is_left_alone(tmp_path, capsys):
