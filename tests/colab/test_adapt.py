@@ -57,9 +57,9 @@ def test_three_ways_are_side_by_side(executed):
           for line in _printed(executed, 'told, table = ').splitlines()[1:]}
   assert list(rows) == ['base', 'full', 'LoRA', 'QLoRA']
   trained = {way: int(rows[way][3].replace(',', '')) for way in ('full', 'LoRA', 'QLoRA')}
-  assert trained['full'] > 10 * trained['LoRA'] == 10 * trained['QLoRA']
+  assert trained['full'] > 5 * trained['LoRA'] == 5 * trained['QLoRA']
   state = {way: float(rows[way][5]) for way in trained}
-  assert state['full'] > 2 * state['LoRA'] > 3 * state['QLoRA']
+  assert state['full'] > 2 * state['LoRA'] > 2 * state['QLoRA']
   assert all(0 < float(row[0]) < 12 for row in rows.values())
   assert re.search(r'parameters of the largest that fits +[\d.]+B +[\d.]+B +[\d.]+B',
                    _printed(executed, 'format_tuning'))
