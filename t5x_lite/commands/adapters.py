@@ -11,7 +11,7 @@ from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
 
 # Fields of a ModelConfig that do not tell one base from another.
-_FREE = ('dropout_rate', 'init_std', 'remat', 'attention', 'dtype')
+_FREE = ('dropout_rate', 'embedding_noise', 'init_std', 'remat', 'attention', 'dtype')
 
 
 def load_chosen(experiment, network, partitioner, step: int | None, vocabulary: str | None,

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+import json
 import pathlib
 import shutil
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from t5x_lite.commands import gin_flags
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
-from t5x_lite.interop.json_files import read_object
+from t5x_lite.interop.json_files import read_object, read_optional
 
 EXAMPLE = 't5x-lite export --from=runs/gpt2 --to=exports/gpt2'
 # What is copied from the config.json of an imported run.
@@ -40,7 +41,8 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
   Of a run of an adapter that alone is written, as peft reads it.
 
   Tokenizer files, chat template and generation config are copied from the imported run, which this
-  one is or started from; else the vocabulary of the run, if it has one from a file.
+  one is or started from; else the vocabulary of the run, if it has one from a file. What ends an
+  answer of the chat template that the run was trained on is in the generation config.
 
   Args:
     model_dir: the folder of the run.
@@ -84,9 +86,25 @@ def export_run(model_dir: pathlib.Path, folder: pathlib.Path, step: int | None, 
     names = tokenizer_files.copy_files(kept, partial) if kept else []
     if run.chat_template.is_file():   # which it was trained on, whatever its base came with
       shutil.copyfile(run.chat_template, partial / run.chat_template.name)
+      _write_end_ids(partial, experiment.data.chat(str(run.chat_template)).end_ids)
     if not set(names) & set(tokenizer_files.READABLE) and vocabulary not in _NO_FILE:
       _export_vocabulary(pathlib.Path(vocabulary), partial, model_type)
   return f'{folder}: step {step} of {model_dir} as {model_type!r}, {dtype}'
+
+
+def _write_end_ids(folder: pathlib.Path, end_ids: Sequence[int]) -> None:
+  """Lets what ends an answer of the chat template end one in transformers: generation_config.json.
+
+  Nothing is written where config.json's eos_token_id, or a file that is there, says the same.
+  """
+  path = folder / 'generation_config.json'
+  generation = read_optional(path)
+  known = generation.get('eos_token_id', read_object(folder / 'config.json').get('eos_token_id'))
+  known = known if isinstance(known, list) else [known]
+  if not set(end_ids) <= set(known):
+    ids = list(dict.fromkeys((*end_ids, *(i for i in known if i is not None))))
+    path.write_text(json.dumps(generation | {
+        'eos_token_id': ids if len(ids) > 1 else ids[0]}, indent=2) + '\n')
 
 
 def _export_adapter(experiment, folder: pathlib.Path, step: int | None, dtype: str) -> str:

@@ -169,7 +169,7 @@ def outputs(gin: str, folder: pathlib.Path, *flags: str) -> list[dict]:
   return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_a_run_keeps_its_template_and_says_which_answers_ended(write_gin, tmp_path):
+def test_a_run_keeps_its_template_and_says_which_answers_ended(write_gin, tmp_path, monkeypatch):
   records = outputs(write_gin(), tmp_path / 'run', *SMALL)
   assert cli.main(['export', f'--from={tmp_path}/run', f'--to={tmp_path}/out']) == 0
   for folder in ('run', 'out'):
@@ -178,6 +178,14 @@ def test_a_run_keeps_its_template_and_says_which_answers_ended(write_gin, tmp_pa
   assert [set(record) for record in records] == [
       {'inputs', 'output', 'score', 'ended', 'targets'}] * 2
   assert all(isinstance(record['ended'], bool) for record in records)
+  # Answers end by the end of text, which config.json names; or by a token of their own.
+  assert not (tmp_path / 'out/generation_config.json').exists()
+  monkeypatch.setattr(VocabularyChat, 'end_ids', (7, 1))
+  assert cli.main(['export', f'--from={tmp_path}/run', f'--to={tmp_path}/own']) == 0
+  assert json.loads((tmp_path / 'own/generation_config.json').read_text()) == {
+      'eos_token_id': [7, 1]}
+  assert cli.main(['import', f'--from={tmp_path}/own', f'--to={tmp_path}/back']) == 0
+  assert 'end_ids = (7, 1)' in (tmp_path / 'back/config.gin').read_text()
 
 
 @pytest.mark.parametrize('files, adaptation', [
