@@ -72,7 +72,7 @@ def load_generator(experiment, params: Any = None, trusted_modules: Sequence[str
       network, params, partitioner, data, batch_size=settings.batch_size,
       max_tokens=settings.max_tokens, temperature=settings.temperature,
       seed=experiment.seed, placeholders=settings.placeholders, frame=_frame(settings, data),
-      end_ids=settings.end_ids or (chat.end_ids if chat else ()), labels=settings.labels,
+      end_ids=(*settings.end_ids, *(chat.end_ids if chat else ())), labels=settings.labels,
       prompt_ids=chat and functools.partial(_ask, chat, settings.system)), step
 
 

@@ -7,7 +7,7 @@ see liveness.py. Nothing is compiled, no array is allocated, and the devices nee
 
 Accuracy: tests/cost/test_memory.py compares with XLA's compiler for CPUs, of models that are tuned
 whole, by LoRA and by QLoRA. The estimate is too low for dropout under `full` (random bits), for
-that of an adapter by up to a third, for QLoRA of 7B on a TPU by a fifth, and by a half for experts
+that of an adapter by up to two fifths, for QLoRA of 7B on a TPU by a fifth, and by a half for experts
 without a capacity on a CPU, where XLA computes their products on a masked copy for each expert. It
 is too high for unrolled layers, which XLA fuses across, and for logits on a TPU.
 """
