@@ -5,11 +5,11 @@ train step. Activations and logits are estimates: the network of one device (its
 heads, MLP and vocabulary) is traced with scanned layers, and its memory is derived from the trace;
 see liveness.py. Nothing is compiled, no array is allocated, and the devices need not exist.
 
-Accuracy: tests/cost/test_memory.py compares with XLA's compiler for CPUs, of models that are tuned
-whole, by LoRA and by QLoRA. The estimate is too low for dropout under `full` (random bits), for
-that of an adapter by up to two fifths, for QLoRA of 7B on a TPU by a fifth, and by a half for experts
-without a capacity on a CPU, where XLA computes their products on a masked copy for each expert. It
-is too high for unrolled layers, which XLA fuses across, and for logits on a TPU.
+Accuracy: tests/cost/test_memory.py compares with XLA's compiler for CPUs, of models that are
+tuned whole, by LoRA and by QLoRA. The estimate is too low for dropout under `full` (random bits),
+for that of an adapter by up to two fifths, for QLoRA of 7B on a TPU by a fifth, and by a half for
+experts without a capacity on a CPU, where XLA computes their products on a masked copy for each
+expert. It is too high for unrolled layers, which XLA fuses across, and for logits on a TPU.
 """
 
 from collections.abc import Callable, Mapping

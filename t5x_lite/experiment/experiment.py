@@ -92,7 +92,7 @@ class InferConfig:
   # train, with the id that starts decoding before it, or the class id of an encoder.
   prompt_prefix: tuple[int, ...] | None = None
   prompt_suffix: tuple[int, ...] = ()   # Ids after a prompt, as those before it.
-  # That end an output, besides those of a chat template's answers; neither: the end of text.
+  # That end an output, besides those of a chat template's answers; none: the end of text.
   end_ids: tuple[int, ...] = ()
   # A chat template, by name or file, that makes a message of the user of each text; '': texts are
   # read as they are; None: the one that the run was trained on, if any.
