@@ -19,9 +19,31 @@ def load_chosen(experiment, network, partitioner, step: int | None, vocabulary: 
   """(all parameters, step of the base) of a run, with Experiment.adapter if that is set."""
   from t5x_lite.training.initial_params import load_params
   if experiment.adapters is None:
-    return load_params(experiment.folder, network, partitioner, step, vocabulary)
+    params, step = load_params(experiment.folder, network, partitioner, step, vocabulary)
+    _check_init_from(experiment, step)
+    return params, step
   loaded, step = load_adapters(experiment, network, partitioner, step, vocabulary, trusted_modules)
   return loaded.params(experiment.adapter), step
+
+
+def _check_init_from(experiment, step: int) -> None:
+  """Raises UserError if INIT_FROM is another base than that of the frozen parameters of a step."""
+  from t5x_lite.training import initial_params
+  from t5x_lite.training.checkpoints import reader_of
+  origin = reader_of(experiment.folder).read_meta(step).get(initial_params.FROZEN_FROM, {})
+  if experiment.init_from is None or 'model_dir' not in origin:
+    return
+  other = local_path(experiment.init_from.model_dir)
+  # It may name the same folder from elsewhere, or one that has moved.
+  if not (other / 'checkpoints').is_dir() or other.absolute() == pathlib.Path(origin['model_dir']):
+    return
+  found = reader_of(other)
+  at = origin['step'] if origin['step'] in found.steps() else found.find_step(None)
+  want, got = initial_params.origin_fingerprint(origin), initial_params.base_fingerprint(other, at)
+  if None not in (want, got) and want != got:
+    raise UserError(f'{experiment.folder} was trained on step {origin["step"]} of '
+                    f'{origin["model_dir"]}, whose parameters are not those of INIT_FROM, {other}: '
+                    'leave INIT_FROM as it is in its config.gin')
 
 
 def load_adapters(experiment, network, partitioner, step: int | None, vocabulary: str | None,

@@ -67,7 +67,8 @@ def merge_run(model_dir: pathlib.Path, target: pathlib.Path, step: int | None = 
   network, partitioner = dataclasses.replace(experiment, adaptation=adaptation).build_network(
       MeshConfig(data=1, fsdp=jax.device_count()).make())
   if not merges and any(map(network.is_added, trees.flatten(network.shapes))):
-    raise UserError(f'{model_dir}: {adaptation} adds parameters that it cannot merge')
+    raise UserError(f'{model_dir}: what {type(adaptation).__name__} adds cannot be merged into '
+                    "kernels: answer with the run itself (infer, eval)")
   if not merges and not quantized:
     raise UserError(f'{model_dir} has no adapter: its Experiment.adaptation is {adaptation}, and '
                     'its parameters are those of a plain run')

@@ -34,6 +34,7 @@ MAY_CHANGE = ('model_dir', 'train', 'mesh', 'eval', 'infer', 'init_from', 'adapt
               'hooks', 'writers')
 TRAIN_MAY_CHANGE = ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'keep_checkpoints',
                     'microbatches', 'profile')
+PARTS_MAY_CHANGE = {'train': TRAIN_MAY_CHANGE, 'optimizer': ('paged',)}   # fields of fields
 
 
 def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = (),
@@ -146,7 +147,8 @@ def differences(old: Experiment, new: Experiment) -> list[str]:
   found = _compare('train', old.train, new.train, TRAIN_MAY_CHANGE)
   for field in dataclasses.fields(Experiment):
     if field.name not in MAY_CHANGE:
-      found += _compare(field.name, getattr(old, field.name), getattr(new, field.name))
+      found += _compare(field.name, getattr(old, field.name), getattr(new, field.name),
+                        PARTS_MAY_CHANGE.get(field.name, ()))
   return found
 
 
@@ -192,7 +194,7 @@ def _changes(path: pathlib.Path, experiment: Experiment) -> list[str]:
       found.append(f'{field.name}: {foreign[0]} → {short_repr(new)}')
       continue
     old = maker.make_field(tree, field.name)
-    found += _compare(field.name, old, new, TRAIN_MAY_CHANGE if field.name == 'train' else ())
+    found += _compare(field.name, old, new, PARTS_MAY_CHANGE.get(field.name, ()))
   return found
 
 

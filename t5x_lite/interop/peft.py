@@ -58,7 +58,8 @@ def load_adapter(folder: pathlib.Path, config: ModelConfig, base: dict[str, Any]
   wanted = [m for m in targets if m not in modules]
   if wanted or not modules:
     raise UserError(f'{folder / TENSORS} lacks the adapter of {listed(wanted or ["any module"])}: '
-                    'fetch the whole folder')
+                    'it is for another base, or cut off: name its own base, or fetch the whole '
+                    'folder')
   if options.target_modules and (extra := sorted(set(modules) - set(targets))):
     raise UserError(f'{folder / TENSORS} holds the adapter of {listed(extra)}, which {CONFIG} '
                     'does not name: the two are of different adapters; fetch the whole folder')
@@ -214,7 +215,8 @@ def save_adapter(folder: pathlib.Path, config: ModelConfig, lora: Lora, params: 
     raise UserError('Lora.trained, and so whole parameters beside the adapter, is not exported: '
                     'merge the run (t5x-lite merge), and export that')
   if _is_base(flat):
-    raise UserError('The adapter is 0: the model is its base, and nothing was trained')
+    raise UserError('The adapter is 0, so that the model is its base: train it first, or name a '
+                    'later step')
   tensors, ranks, alphas = {}, {}, {}
   rank = _rank(lora)
   alpha_of = lambda rank: lora.scale * (math.sqrt(rank) if lora.rank_stabilized else rank)

@@ -11,6 +11,7 @@ from tasks.instruction.chat_tokens import ChatTokens
 from tasks.instruction.conversation import Conversation
 
 WITHOUT_ANSWER = 'without an answer that MessageTrees keeps'
+EMPTY_ANSWER = 'with an answer of no text'
 TOO_LONG = ('refuse', 'cut_turns', 'cut_answers')
 
 
@@ -40,7 +41,7 @@ class Report:
     """Forgets what was said: another run begins."""
     self.counts = dict.fromkeys((
         'cut between turns', 'cut in an answer', 'left out in part', 'left out',
-        WITHOUT_ANSWER), 0)
+        WITHOUT_ANSWER, EMPTY_ANSWER), 0)
     self._seen = set()
 
   def add(self, what: str, place: Hashable, why: str = '') -> None:
@@ -99,6 +100,7 @@ class ExampleMaker:
     Raises UserError for one that cannot be encoded, or that is too long and not to be cut.
     """
     fits = lambda example: length is None or len(example.ids) <= length
+    self._report_empty(conversation, place)
     try:
       whole = self.encode(conversation)
       if fits(whole):
@@ -127,6 +129,7 @@ class ExampleMaker:
     The oldest exchanges are left out where the inputs are too long. Arguments and errors as
     `sequences`.
     """
+    self._report_empty(conversation, place)
     try:
       last = _up_to_last_answer(conversation)
       before, answer = self.encode(last).split()
@@ -175,6 +178,11 @@ class ExampleMaker:
       return Example(example.ids[:length], example.mask[:length])
     return None
 
+  def _report_empty(self, conversation: Conversation, place: Hashable) -> None:
+    if any(m.role == 'assistant' and not m.tool_calls and not (m.content or '').strip()
+           for m in conversation.messages):
+      self.report.add(EMPTY_ANSWER, place)
+
   def _bad(self, error: BadExample, place: Hashable) -> list:
     if not self.skip_bad:
       raise UserError(f'{place}: {error}') from error
@@ -185,7 +193,8 @@ class ExampleMaker:
 def _too_long(size: int, length: int, feature: str) -> BadExample:
   return BadExample(
       f'{size} tokens of {feature}, and the model has {length}: raise {feature}_length, or set '
-      "ConversationTask.too_long to 'cut_turns', which cuts between turns")
+      "ConversationTask.too_long to 'cut_turns', which cuts between turns and leaves out an "
+      "exchange that is too long by itself, or to 'cut_answers', which cuts that one's answer")
 
 
 def _up_to_last_answer(conversation: Conversation) -> Conversation:

@@ -180,3 +180,15 @@ def test_folders_of_peft_give_pefts_logits(tmp_path):
   experiment = with_adapters(tmp_path, other=DATA / 'gpt2/lora_attn')
   with pytest.raises(UserError, match="'other': .*the adapter is for another base"):
     adapters.load_adapters(experiment, network, partitioner, None, None)
+
+
+def test_an_adapters_own_run_is_not_answered_for_on_another_base(runs, tmp_path):
+  load = lambda folder: gin_config.load_experiment([str(runs / 'a/config.gin')], [
+      'Experiment.init_from=@experiment.InitFrom()', f"InitFrom.model_dir='{folder}'"],
+      trains=False)[0]
+  with pytest.raises(UserError, match=r'a was trained on step 2 of .*base, whose parameters are '
+                                      r'not those of INIT_FROM, .*other: leave INIT_FROM as it is'):
+    answers(load(runs / 'other'))
+  shutil.copytree(runs / 'base', tmp_path / 'copy')
+  want = answers(load(runs / 'base'))
+  assert answers(load(tmp_path / 'copy')) == answers(load(tmp_path / 'gone')) == want

@@ -225,7 +225,7 @@ def test_a_run_saves_its_rows_alone_resumes_and_answers(gin_file, tmp_path):
   assert losses(again) == losses(whole)
   assert set(trees.flatten(reader_of(whole.folder).param_shapes(4))) == {'decoder/prompt_rows'}
   assert len(infer.answer(whole, ['1 + 2 ='])) == 1
-  with pytest.raises(UserError, match='adds parameters that it cannot merge'):
+  with pytest.raises(UserError, match='what PromptTuning adds cannot be merged into kernels'):
     merge.merge_run(whole.folder, tmp_path / 'merged')
   with pytest.raises(UserError, match='has parameters that no model of transformers has: '
                      'decoder/prompt_rows'):

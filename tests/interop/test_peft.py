@@ -169,7 +169,8 @@ def changed(tmp_path, case, settings=None, tensors=None):
     ({'target_modules': 3}, 'target_modules is 3'), ({'target_modules': [3]}, '3 is no name'),
     ({'layers_to_transform': 'all'}, "layers_to_transform is 'all'"),
     ({'r': 5}, r'A of .*q_proj has the shape \(4, 32\) and not \(5, 32\)'),
-    ({'target_modules': ['q_proj', 'v_proj', 'o_proj']}, 'lacks the adapter of .*o_proj'),
+    ({'target_modules': ['q_proj', 'v_proj', 'o_proj']}, 'lacks the adapter of .*o_proj: it is '
+     'for another base, or cut off'),
     ({'target_modules': ['q_proj']}, 'holds the adapter of .*v_proj, which adapter_config.json '
      'does not name'),
     ({'layers_to_transform': [1]}, 'holds the adapter of model.layers.0'),

@@ -9,7 +9,9 @@ import pytest
 
 from t5x_lite import models
 from t5x_lite.adaptation.lora import Lora
+from t5x_lite.core.errors import UserError
 from t5x_lite.cost import memory
+from t5x_lite.experiment import gin_config
 from t5x_lite.objectives.language_model import CrossEntropy
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
@@ -97,3 +99,13 @@ def test_memory_of_a_device_has_no_paged_moments(configs):
   assert whole.optimizer == 2 * whole.parameters + 8   # and two counts of steps
   assert paged.optimizer == 8
   assert whole.total - paged.total == 2 * whole.parameters
+
+
+def test_a_run_may_be_resumed_with_and_without_pages(tmp_path):
+  load = lambda *bindings: gin_config.load_experiment(
+      ['experiments/tiny_lm.gin'], [f"MODEL_DIR='{tmp_path}'", *bindings])
+  _, text = load()
+  (tmp_path / 'config.gin').write_text(text)
+  gin_config.check_same_run(tmp_path / 'config.gin', load('AdamW.paged=True')[0])
+  with pytest.raises(UserError, match='optimizer.beta1'):
+    gin_config.check_same_run(tmp_path / 'config.gin', load('AdamW.beta1=0.8')[0])

@@ -222,7 +222,7 @@ def _json_object(text: str) -> dict[str, object] | BadExample:
     if text.count('[') + text.count('{') > DEEPEST:
       _check_depth(record)
   except json.JSONDecodeError as error:
-    return BadExample(f'not JSON, {error.msg} at column {error.colno}')
+    return BadExample(f'not JSON, {error.msg.removesuffix(" at")} at column {error.colno}')
   except RecursionError:
     return BadExample(_TOO_DEEP)
   except ValueError:   # of int()

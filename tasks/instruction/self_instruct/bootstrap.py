@@ -17,6 +17,10 @@ INSTRUCTIONS, INSTANCES = 'instructions', 'instances'   # stages
 _TOO_LONG = 'the prompt is longer than the model reads'
 _SHORTEN = ('lower --human, --generated, --classifications and --generations, or raise '
             'TARGETS_LENGTH (INPUTS_LENGTH of an encoder-decoder)')
+_CUT_OFF = 'cut off at the limit of tokens'
+_CURES = {   # where most are refused for this
+    _TOO_LONG: _SHORTEN,
+    _CUT_OFF: 'raise InferConfig.max_tokens, or try a model that was trained on instructions'}
 
 
 class Model(Protocol):
@@ -77,9 +81,10 @@ class Bootstrap:
       idle = 0 if len(self._results.tasks) > before else idle + 1
       yield self._results
       if idle == PATIENCE:
-        reasons = '; '.join(f'{count} {why}' for why, count in self._results.counts().items())
-        cure = _SHORTEN if _TOO_LONG in self._results.counts() else (
-            'try a larger model, one that was trained on instructions, or another temperature')
+        counts = self._results.counts()
+        reasons = '; '.join(f'{why}: {count}' for why, count in counts.items())
+        cure = _CURES.get(next(iter(counts), None), 'try a larger model, one that was trained on '
+                          'instructions, or another temperature')
         raise UserError(f'{PATIENCE} rounds in a row gave no new task ({reasons}; all are in '
                         f'{self._results.folder}): {cure}')
 
@@ -122,7 +127,7 @@ class Bootstrap:
     kept = []
     for prompt, (answer, ended) in answers.items():
       for text, whole in prompts.read_instructions(answer, ended, asked[prompt]):
-        why = filters.refuse_instruction(text) if whole else 'was cut off at the limit of tokens'
+        why = filters.refuse_instruction(text) if whole else _CUT_OFF
         similar = None if why else self._pool.similar(text)
         if similar:
           score, other = similar

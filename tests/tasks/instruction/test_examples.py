@@ -97,3 +97,11 @@ def test_a_text_that_begins_with_the_decoders_start_does_not_repeat_it():
   (example,) = made.sequences(talk('Q', 'A', 'q', 'a'), None, 'f:1')
   text = ''.join({1: '|', 2: '^'}.get(i) or chr(i) for i in example.ids)
   assert text == '[INST] Q [/INST] A |^[INST] q [/INST] a |'
+
+
+def test_an_answer_of_no_text_is_learned_and_counted(capsys):
+  made = maker('refuse')
+  assert made.sequences(talk('U', ' '), 9, 'f:1') == made.sequences(talk('U', ' '), 9, 'f:1')
+  assert made.report.counts['with an answer of no text'] == 1
+  assert capsys.readouterr().err == (
+      'conversations with an answer of no text: 1 so far, the last f:1\n')
