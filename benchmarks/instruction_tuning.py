@@ -15,7 +15,7 @@ import pathlib
 
 import trainings
 
-RECIPES = ('stdlib_instruct', 'lora_instruct', 'qlora_instruct', 'llama_adapter_instruct')
+RECIPES = ('stdlib_instruct', 'lora_instruct', 'qlora_instruct')
 ANSWERS = 200
 COLUMNS = ('loss', 'ended', 'exact match', 'ROUGE-L')
 
