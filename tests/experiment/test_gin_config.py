@@ -24,7 +24,8 @@ def test_every_experiment_builds_and_its_operative_config_builds_the_same(name, 
   has_model = "include 'models/" in written or "include 'experiments/" in written
   experiment, text = gin_config.load_experiment(   # of an imported model, that of its run
       [*(() if has_model else ('models/bert_base.gin',)), f'experiments/{name}'],
-      ['MODEL_DIR=runs/x', *['INIT_FROM=runs/y'] * bool(re.search("include '.*finetune", written)),
+      ['MODEL_DIR=runs/x',
+       *['INIT_FROM=runs/y'] * bool(re.search("include '.*(finetune|_instruct)", written)),
        'VOCABULARY=runs/v.model', *files,
        *['CONVERSATIONS=data/chat.jsonl'] * ('_chat' in name)])
   (tmp_path / 'config.gin').write_text(text)

@@ -115,7 +115,7 @@ def test_memory_by_hand():
   memory = table('gpt2_small')['memory']
   assert memory['total'] == memory['per_device'] == {
       'parameters': 4 * count, 'gradients': 4 * count, 'optimizer': 8 * count + counters,
-      'sum': 16 * count + counters}
+      'sum': 16 * count + counters, 'host': 0}
 
 
 def test_memory_of_a_device_of_a_mesh_that_is_not_there():
@@ -126,7 +126,7 @@ def test_memory_of_a_device_of_a_mesh_that_is_not_there():
   held = 4 * ((PUBLISHED['llama_7b'] - norms) // (64 * 8) + norms)
   assert memory['mesh'] == {'data': 1, 'fsdp': 64, 'tensor': 8}
   assert memory['per_device'] == {'parameters': held, 'gradients': held, 'optimizer': 2 * held + 8,
-                                  'sum': 4 * held + 8}
+                                  'sum': 4 * held + 8, 'host': 0}
   assert memory['total'] == table('llama_7b')['memory']['total']
 
 
@@ -135,6 +135,15 @@ def test_memory_of_an_experiments_own_optimizer():
       ['experiments/tiny_lm.gin'], ['AdamW.moment_dtype=bfloat16'])
   described = describe.summarize(experiment)
   assert described['memory']['total']['optimizer'] == (2 + 4) * described['parameters'] + 8
+
+
+def test_paged_moments_are_counted_of_the_host():
+  experiment = gin_config.load_described(['experiments/tiny_lm.gin'], ['AdamW.paged=True'])
+  described = describe.summarize(experiment)
+  total = described['memory']['total']
+  assert (total['optimizer'], total['host']) == (8, 8 * described['parameters'])
+  assert total['sum'] == 8 * described['parameters'] + 8
+  assert "optimizer state in the host's memory" in summary.as_text(described)
 
 
 def test_layers_that_are_not_stacked_make_the_same_table():
