@@ -18,14 +18,16 @@ def expand(text: str) -> str:
   if os.path.lexists(text):
     return text
   expanded = os.path.expanduser(text)
+  shown = text if text.isprintable() else repr(text)   # of a message of one line
   if expanded.startswith('~') and expanded.split('/')[0] != '~':
-    raise UserError(f'{text}: there is no user {expanded.split("/")[0]}; write ./{text} for a file '
-                    'of this name')
+    user = expanded.split('/')[0]
+    raise UserError(f'{shown}: there is no user {user if user.isprintable() else repr(user)}; write '
+                    f'./{shown} for a file of this name')
 
   def value(match: re.Match) -> str:
     name = match[1] or match[2]
     if name not in os.environ:
-      raise UserError(f'{text}: the environment has no {name}: set it, or write the path out')
+      raise UserError(f'{shown}: the environment has no {name}: set it, or write the path out')
     return os.environ[name]
 
   return re.sub(r'\$(?:(\w+)|\{(\w+)\})', value, expanded)
