@@ -18,10 +18,10 @@ def expand(text: str) -> str:
   if os.path.lexists(text):
     return text
   expanded = os.path.expanduser(text)
-  shown = text if text.isprintable() else repr(text)   # of a message of one line
+  printable = lambda text: text if text.isprintable() else repr(text)   # for one line
+  shown = printable(text)
   if expanded.startswith('~') and expanded.split('/')[0] != '~':
-    user = expanded.split('/')[0]
-    raise UserError(f'{shown}: there is no user {user if user.isprintable() else repr(user)}; write '
+    raise UserError(f'{shown}: there is no user {printable(expanded.split("/")[0])}; write '
                     f'./{shown} for a file of this name')
 
   def value(match: re.Match) -> str:
