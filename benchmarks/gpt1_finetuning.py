@@ -96,7 +96,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if base is None and not (folder / 'pieces.model').exists():
       trainings.run('train-vocab', f'--files={files["train"]}', f'--text={text}',
-          f'--size={args.vocab_size - 100}', f'--output={folder / "pieces"}')
+                    f'--size={args.vocab_size - 100}', f'--output={folder / "pieces"}')
     shared = dict(files, vocabulary=vocabulary or str(folder / 'pieces.model'),
                   vocab_size=args.vocab_size)
     if base is None:

@@ -105,6 +105,7 @@ def _load_run(experiment, base, partitioner, folder: pathlib.Path, step: int,
   from t5x_lite.experiment import gin_config
   from t5x_lite.training import initial_params
   from t5x_lite.training.run_folder import RunFolder
+  from t5x_lite.training.state import abstract_params
   run = gin_config.load_described([str(RunFolder(folder).config)], (), trusted_modules)
   adaptation = innermost(run.adaptation)
   if adaptation is None:
@@ -112,7 +113,8 @@ def _load_run(experiment, base, partitioner, folder: pathlib.Path, step: int,
                     f'{run.adaptation}')
   _check_config(run.model, experiment.model)
   adapted = adaptation.adapt(base.network)
-  own, meta, _ = initial_params.load_own(folder, adapted, partitioner, None, vocabulary)
+  own, meta, _ = initial_params.load_own(
+      folder, adapted, abstract_params(adapted, partitioner), None, vocabulary)
   _check_base(experiment.folder, step, folder, meta.get(initial_params.FROZEN_FROM, {}))
   _compare_codes(folder, run.adaptation.adapt(base.network), base.network)
   return adaptation, own

@@ -34,8 +34,8 @@ def import_adapter(source: pathlib.Path, base: pathlib.Path, model_dir: pathlib.
     ADDED,
     FROZEN_FROM,
     added_paths,
-    base_fingerprint,
     load_params,
+    origin_of,
   )
   from t5x_lite.training.run_folder import RunFolder
   config_gin = RunFolder(base).config
@@ -63,9 +63,8 @@ def import_adapter(source: pathlib.Path, base: pathlib.Path, model_dir: pathlib.
         f'MODEL_DIR={str(model_dir.absolute())!r}', f'{holder}.adaptation=@lora.Lora()',
         *(f'Lora.{name}={value!r}' for name, value in changed.items())], trains=False)[1]
     RunFolder(folder).config.write_text(text, encoding='utf-8')
-    meta = {'imported_from': str(source), ADDED: added_paths(adapted), FROZEN_FROM: {
-        'model_dir': str(base.absolute()), 'step': step, 'new_from_seed': 0,
-        'fingerprint': base_fingerprint(base, step)}}
+    meta = {'imported_from': str(source), ADDED: added_paths(adapted),
+            FROZEN_FROM: origin_of(base, step)}
     fingerprint = reader_of(base).read_meta(step).get('vocabulary')
     with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
       checkpoints.save_params(trained, 0, meta | {'vocabulary': fingerprint})

@@ -43,7 +43,7 @@ def _leaves(model) -> list[tuple[str, tuple[int, ...], tuple[str | None, ...]]]:
   from t5x_lite import models  # counting FLOPs needs no JAX
   from t5x_lite.core import trees
   network = model if isinstance(model, models.Network) else models.build_network(model)
-  axes = trees.flatten(network.logical_axes, is_leaf=lambda x: isinstance(x, tuple))
+  axes = network.axes_by_path
   return [(name, x.shape, axes[name]) for name, x in trees.flatten(network.shapes).items()]
 
 

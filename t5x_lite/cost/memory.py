@@ -128,7 +128,7 @@ def per_device(config, *, mesh: Mapping[str, int], rows: int, inputs_length: int
 def _dora_bytes(network: models.Network, own, parts: Callable[[str], int], inputs_length: int,
                 targets_length: int) -> int:
   """Bytes of a row: the products that norms scale, which are kept for the gradient of the norms."""
-  axes = trees.flatten(network.logical_axes, is_leaf=lambda x: isinstance(x, tuple))
+  axes = network.axes_by_path
   kept = 0
   for path, x in trees.flatten(network.shapes).items():
     if path.endswith(NORM):

@@ -30,11 +30,12 @@ _PASS_ONE = 'pass one that does, e.g. --gin_file=experiments/tiny_lm.gin'
 LENGTH = 2048   # tokens of a row of a model that is described alone and has no max_length
 PROMPT_LENGTH, ANSWER_LENGTH = 512, 128   # tokens at most where no task says how many
 # What a run may change when it is resumed; everything else affects its results.
-MAY_CHANGE = ('model_dir', 'train', 'mesh', 'eval', 'infer', 'init_from', 'adapters', 'adapter',
-              'hooks', 'writers')
-TRAIN_MAY_CHANGE = ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'keep_checkpoints',
-                    'microbatches', 'profile')
-PARTS_MAY_CHANGE = {'train': TRAIN_MAY_CHANGE, 'optimizer': ('paged',)}   # fields of fields
+MAY_CHANGE = ('model_dir', 'mesh', 'eval', 'infer', 'init_from', 'adapters', 'adapter', 'hooks',
+              'writers')
+PARTS_MAY_CHANGE = {   # fields of fields
+    'train': ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'keep_checkpoints',
+              'microbatches', 'profile'),
+    'optimizer': ('paged',)}
 
 
 def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = (),
@@ -144,7 +145,7 @@ def _run_macros() -> set[str]:
 
 def differences(old: Experiment, new: Experiment) -> list[str]:
   """Differences that two configs of one run must not have, e.g. 'model.num_layers: 2 → 4'."""
-  found = _compare('train', old.train, new.train, TRAIN_MAY_CHANGE)
+  found = []
   for field in dataclasses.fields(Experiment):
     if field.name not in MAY_CHANGE:
       found += _compare(field.name, getattr(old, field.name), getattr(new, field.name),
@@ -187,7 +188,7 @@ def _changes(path: pathlib.Path, experiment: Experiment) -> list[str]:
   _set_untrained(config)
   tree, maker, found = config.tree(Experiment), Maker(config, names), []
   for field in dataclasses.fields(Experiment):
-    if field.name in MAY_CHANGE and field.name != 'train':
+    if field.name in MAY_CHANGE:
       continue
     new, part = getattr(experiment, field.name), tree.fields.get(field.name)
     if foreign := [n.cls.__name__ for n in nodes_in(part) if isinstance(n.cls, ForeignClass)]:

@@ -7,6 +7,7 @@ from typing import Any
 from flax import nnx
 import jax
 
+from t5x_lite.core import trees
 from t5x_lite.models import initialization, weights
 from t5x_lite.models.config import ModelConfig
 from t5x_lite.models.decoder_only import DecoderOnly
@@ -77,6 +78,11 @@ class Network:
 
     flat = {path: axes(variable) for path, variable in nnx.to_flat_state(self.abstract)}
     return nnx.traversals.unflatten_mapping(flat)
+
+  @property
+  def axes_by_path(self) -> dict[str, tuple[str | None, ...]]:
+    """The logical names of the axes of the parameter of each path."""
+    return trees.flatten(self.logical_axes, is_leaf=lambda x: isinstance(x, tuple))
 
 
 def build_network(config: ModelConfig, shard: Shard = unsharded) -> Network:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.core import trees
+from t5x_lite.training.state import on_device
 
 
 def digest_arrays(tree: Any) -> tuple[dict[str, str], list[str]]:
@@ -46,7 +47,7 @@ def parse_type(text: str) -> jax.ShapeDtypeStruct:
 
 def _to_device(x: Any) -> Any:
   """The array; moved to the device if it is in the memory of its host (paging)."""
-  if isinstance(x, jax.Array) and x.sharding.memory_kind == 'pinned_host':
+  if isinstance(x, jax.Array) and not on_device(x):
     return jax.device_put(x, x.sharding.with_memory_kind('device'))
   return x
 

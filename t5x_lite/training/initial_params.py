@@ -45,17 +45,19 @@ def load_params(model_dir: pathlib.Path, network: Network, partitioner: Partitio
   meta = source.read_newest(step, source.read_meta)
   if QUANTIZED in meta or frozen and FROZEN_FROM not in meta:
     return _load_whole(model_dir, network, abstract, step, vocabulary)
-  params, meta, step = load_own(model_dir, network, partitioner, step, vocabulary)
+  params, meta, step = load_own(model_dir, network, abstract, step, vocabulary)
   if frozen:
     params = trees.combine(params, load_frozen(network, quantize_frozen(network, frozen), meta))
   return params, step
 
 
-def load_own(model_dir: pathlib.Path, network: Network, partitioner: Partitioner,
-             step: int | None, vocabulary: str | None = None
-             ) -> tuple[dict, dict[str, Any], int]:
-  """(the parameters that a checkpoint itself holds, its meta, its step); see load_params."""
-  trained, kept, _ = split_params(network, abstract_params(network, partitioner))
+def load_own(model_dir: pathlib.Path, network: Network, abstract: dict, step: int | None,
+             vocabulary: str | None = None) -> tuple[dict, dict[str, Any], int]:
+  """(the parameters that a checkpoint itself holds, its meta, its step); see load_params.
+
+  `abstract` has all parameters' ShapeDtypeStructs, with their shardings.
+  """
+  trained, kept, _ = split_params(network, abstract)
   saved = saved_params({'params': trained, **kept})
   source = reader_of(model_dir)
   params, meta, step = source.read_newest(
@@ -76,6 +78,12 @@ def _load_whole(model_dir, network, abstract, step, vocabulary) -> tuple[dict, i
 def _no_source() -> UserError:
   return UserError('The checkpoint does not record the source of its frozen parameters: it is of '
                    'a run without Experiment.adaptation, or with another')
+
+
+def origin_of(model_dir: pathlib.Path, step: int, new_from_seed: int = 0) -> dict[str, Any]:
+  """What FROZEN_FROM records of a base; what that lacks is drawn from the seed."""
+  return {'model_dir': str(model_dir.absolute()), 'step': step, 'new_from_seed': new_from_seed,
+          'fingerprint': base_fingerprint(model_dir, step)}
 
 
 def base_fingerprint(model_dir: pathlib.Path, step: int) -> str | None:
@@ -323,9 +331,7 @@ def fresh_state(network: Network, partitioner: Partitioner, optimizer, abstract:
     state = _with_params(state, network, begin(
         network, abstract_params(network, partitioner), all_params(state), ()))
   if abstract['frozen']:
-    meta[FROZEN_FROM] = {'seed': seed} if model_dir is None else {
-        'model_dir': str(model_dir.absolute()), 'step': step, 'new_from_seed': seed,
-        'fingerprint': base_fingerprint(model_dir, step)}
+    meta[FROZEN_FROM] = {'seed': seed} if model_dir is None else origin_of(model_dir, step, seed)
   return state
 
 

@@ -84,8 +84,8 @@ def abstract_state(network: Network, optimizer: optax.GradientTransformation,
           **kept, 'frozen': quantize_frozen(network, frozen), 'opt_state': opt_state}
 
 
-def on_device(x: jax.ShapeDtypeStruct) -> bool:
-  """Whether an array of an abstract state is in the device's memory between steps."""
+def on_device(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
+  """Whether an array of a state, or of an abstract one, is in the device's memory between steps."""
   return x.sharding.memory_kind in (None, 'device')
 
 

@@ -68,7 +68,7 @@ def make_train_step(network: Network, objectives: Sequence[Objective],
     return optax.apply_updates(params, updates), opt_state, optax.global_norm(updates)
 
   apply = getattr(optimizer, 'apply', apply_whole)   # paging.PagedTransformation has it
-  axes = trees.flatten(network.logical_axes, is_leaf=lambda x: isinstance(x, tuple))
+  axes = network.axes_by_path
   stacked = jax.tree_util.tree_map_with_path(
       lambda path, _: axes[trees.path_name(path)][:1] == ('layers',),
       split_params(network, network.shapes)[0])

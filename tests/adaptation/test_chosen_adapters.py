@@ -38,9 +38,8 @@ def write_run(gin_file, model_dir, *bindings, step=2, seed=0, base=None):
   meta = {'vocabulary': experiment.data.fingerprint()}
   if base is not None:
     params = jax.tree_util.tree_map_with_path(draw, params)
-    meta |= {initial_params.ADDED: initial_params.added_paths(network), FROZEN_FROM: {
-        'model_dir': str(base), 'step': step, 'new_from_seed': 0,
-        'fingerprint': initial_params.base_fingerprint(base, step)}}
+    meta |= {initial_params.ADDED: initial_params.added_paths(network),
+             FROZEN_FROM: initial_params.origin_of(base, step)}
   model_dir.mkdir()
   (model_dir / 'config.gin').write_text(text)
   with contextlib.closing(Checkpoints(model_dir, keep=1)) as saved:

@@ -138,8 +138,7 @@ def test_gpt3_with_rank_4_on_queries_and_values_trains_18874368_parameters():
 
 
 def test_adapters_are_sharded_as_their_kernel():
-  axes = trees.flatten(LORA.adapt(models.build_network(CONFIG)).logical_axes,
-                       is_leaf=lambda x: isinstance(x, tuple))
+  axes = LORA.adapt(models.build_network(CONFIG)).axes_by_path
   assert axes['decoder/blocks/attention/out/kernel_lora_a'] == ('layers', 'heads', 'head_dim', None)
   assert axes['decoder/blocks/attention/key/kernel_lora_b'] == ('layers', None, 'kv', 'head_dim')
 

@@ -19,42 +19,21 @@ def executed(execute_notebook, stdlib_data_dir):
                           TFDS_DATA_DIR=str(stdlib_data_dir))
 
 
-def _outputs(executed, source: str) -> list:
-  """The outputs of the one cell that contains `source`."""
-  cell, = [c for c in executed[0].cells if c.cell_type == 'code' and source in c.source]
-  return cell.outputs
-
-
-def _printed(executed, source: str) -> str:
-  return ''.join(o.text for o in _outputs(executed, source)
-                 if o.output_type == 'stream' and o.name == 'stdout')
-
-
-def test_it_is_stored_as_the_quickstart_is():
-  """The same metadata, indentation, ids in order, and installation."""
-  text = NOTEBOOK.read_text()
-  own, other = json.loads(text), json.loads((NOTEBOOK.parent / 'quickstart.ipynb').read_text())
-  assert own | {'cells': []} == other | {'cells': []}
-  assert text == json.dumps(own, indent=1, ensure_ascii=False) + '\n'
-  assert [c['id'] for c in own['cells']] == [f'cell-{i + 1:02d}' for i in range(len(own['cells']))]
-  assert own['cells'][2]['source'] == other['cells'][2]['source']   # the installation
-
-
 @pytest.mark.slow
 def test_what_is_learned_is_shown_in_colour_for_four_templates(executed):
-  shown, = [o.data['text/html'] for o in _outputs(executed, 'render_answers(')]
+  shown, = [o.data['text/html'] for o in executed.outputs('render_answers(')]
   learned = re.findall(r'<b style="color:#\w+">(.*?)</b>', shown, re.DOTALL)
   assert len(learned) == 4 * 2
   assert learned[:2] == ['Paris.&lt;/s&gt;', 'Lima.&lt;/s&gt;']
   assert learned[2:4] == ['Paris.&lt;|im_end|&gt;', 'Lima.&lt;|im_end|&gt;']
-  described = _printed(executed, 'data describe')
+  described = executed.printed('data describe')
   assert '<|assistant|>\n⟦' in described and '</s>⟧' in described
 
 
 @pytest.mark.slow
 def test_three_ways_are_side_by_side(executed):
   rows = {line.split()[0]: line.split()[1:]
-          for line in _printed(executed, 'told, table = ').splitlines()[1:]}
+          for line in executed.printed('told, table = ').splitlines()[1:]}
   assert list(rows) == ['base', 'full', 'LoRA', 'QLoRA']
   trained = {way: int(rows[way][3].replace(',', '')) for way in ('full', 'LoRA', 'QLoRA')}
   assert trained['full'] > 5 * trained['LoRA'] == 5 * trained['QLoRA']
@@ -62,15 +41,15 @@ def test_three_ways_are_side_by_side(executed):
   assert state['full'] > 2 * state['LoRA'] > 2 * state['QLoRA']
   assert all(0 < float(row[0]) < 12 for row in rows.values())
   assert re.search(r'parameters of the largest that fits +[\d.]+B +[\d.]+B +[\d.]+B',
-                   _printed(executed, 'format_tuning'))
+                   executed.printed('format_tuning'))
 
 
 @pytest.mark.slow
 def test_adapters_are_merged_and_written_for_peft(executed):
-  said = _printed(executed, 't5x_lite(f\'merge')
+  said = executed.printed('t5x_lite(f\'merge')
   assert re.search(
       rf'step {STEPS} of \S+/LoRA, merged in float32; the largest difference of logits', said)
-  adapter = executed[1] / FOLDER / 'adapter'
+  adapter = executed.folder / FOLDER / 'adapter'
   config = json.loads((adapter / 'adapter_config.json').read_text())
   with safe_open(adapter / 'adapter_model.safetensors', 'np') as file:
     ranks = {file.get_slice(name).get_shape()[0] for name in file.keys() if '.lora_A.' in name}
@@ -79,9 +58,9 @@ def test_adapters_are_merged_and_written_for_peft(executed):
 
 @pytest.mark.slow
 def test_the_merged_model_is_asked_and_answers_are_shown(executed):
-  chat = _printed(executed, 'def chat(')
+  chat = executed.printed('def chat(')
   assert chat.count('> Explain the arguments of this function.') == 1
   assert chat.count('> Write a docstring for this function.') == 1
-  answers = _printed(executed, 'chosen = min(')
+  answers = executed.printed('chosen = min(')
   assert re.findall('^--- (.*)$', answers, re.MULTILINE) == [
       'base', 'full', 'LoRA', 'QLoRA', 'as it stands in the library']

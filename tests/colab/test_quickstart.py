@@ -14,20 +14,10 @@ def executed(execute_notebook):
   return execute_notebook(NOTEBOOK, 500, T5X_LITE_NOTEBOOK_STEPS=str(STEPS))
 
 
-def _outputs(notebook, source: str) -> list:
-  """The outputs of the one cell that contains `source`."""
-  cell, = [c for c in notebook.cells if c.cell_type == 'code' and source in c.source]
-  return cell.outputs
-
-
-def _printed(outputs) -> str:
-  return ''.join(o.text for o in outputs if o.output_type == 'stream' and o.name == 'stdout')
-
-
 @pytest.mark.slow
 def test_training_shows_a_figure_and_finishes(executed):
-  notebook, folder = executed
-  outputs = _outputs(notebook, 'train.train(')
+  folder = executed.folder
+  outputs = executed.outputs('train.train(')
   pictures = [o.data['image/png'] for o in outputs if 'image/png' in o.get('data', {})]
   assert len(pictures) == 1 and len(pictures[0]) > 5_000
   assert f'Result(step={STEPS}, finished=True' in str(outputs[-1].data['text/plain'])
@@ -36,16 +26,14 @@ def test_training_shows_a_figure_and_finishes(executed):
 
 @pytest.mark.slow
 def test_data_is_shown_in_three_forms(executed):
-  notebook, _ = executed
-  assert 'decoder_segment_ids' in _printed(_outputs(notebook, 'for name, array in batch.items()'))
+  assert 'decoder_segment_ids' in executed.printed('for name, array in batch.items()')
   for experiment in ('tiny_span_corruption', 'tiny_mlm'):
-    text = _printed(_outputs(notebook, f'experiments/{experiment}.gin'))
+    text = executed.printed(f'experiments/{experiment}.gin')
     assert text.startswith('inputs :') and '⟨0⟩' in text and 'targets:' in text
 
 
 @pytest.mark.slow
 def test_evaluation_and_samples_are_printed(executed):
-  notebook, _ = executed
-  assert 'stdlib_lm/bits_per_byte' in _printed(_outputs(notebook, 'scores = evaluate('))
-  samples = _printed(_outputs(notebook, 'infer.load_generator('))
+  assert 'stdlib_lm/bits_per_byte' in executed.printed('scores = evaluate(')
+  samples = executed.printed('infer.load_generator(')
   assert 'def __init__(self' in samples and samples.count('--- log-likelihood') == 3

@@ -20,31 +20,10 @@ def executed(execute_notebook):
   return execute_notebook(NOTEBOOK, 900)
 
 
-def _outputs(notebook, source: str) -> list:
-  """The outputs of the one cell that contains `source`."""
-  cell, = [c for c in notebook.cells if c.cell_type == 'code' and source in c.source]
-  return cell.outputs
-
-
-def _printed(notebook, source: str) -> str:
-  return ''.join(o.text for o in _outputs(notebook, source)
-                 if o.output_type == 'stream' and o.name == 'stdout')
-
-
-def test_it_is_stored_as_the_quickstart_is():
-  """The same metadata, indentation, ids in order, and installation."""
-  text = NOTEBOOK.read_text()
-  own, other = json.loads(text), json.loads((NOTEBOOK.parent / 'quickstart.ipynb').read_text())
-  assert own | {'cells': []} == other | {'cells': []}
-  assert text == json.dumps(own, indent=1, ensure_ascii=False) + '\n'
-  assert [c['id'] for c in own['cells']] == [f'cell-{i + 1:02d}' for i in range(len(own['cells']))]
-  assert own['cells'][2]['source'] == other['cells'][2]['source']   # the installation
-
-
 @pytest.mark.slow
 def test_a_table_of_runs_becomes_a_law(executed):
-  notebook, folder = executed
-  report = _printed(notebook, 'scaling(f\'fit {shlex.quote(str(RUNS))} --output')
+  folder = executed.folder
+  report = executed.printed('scaling(f\'fit {shlex.quote(str(RUNS))} --output')
   assert re.search(r'E +0\.92.*\nA .*\nalpha +0\.409', report) and '95 % interval' in report
   law = json.loads((folder / 'runs/law/fit.json').read_text())
   assert law['runs'] == 12 and len(law['warnings']) == 1
@@ -52,10 +31,9 @@ def test_a_table_of_runs_becomes_a_law(executed):
 
 @pytest.mark.slow
 def test_money_becomes_a_plan_by_several_laws(executed):
-  notebook, _ = executed
-  plan = _printed(notebook, 'planner.make_plan(')
+  plan = executed.printed('planner.make_plan(')
   assert 'Plan by besiroglu' in plan and '$500' in plan and 'an hour on' in plan
-  rows = re.findall(r'^(\w+) +\S+ +([\d.]+)x +\$(\d+)$', _printed(notebook, 'truth.optimum('),
+  rows = re.findall(r'^(\w+) +\S+ +([\d.]+)x +\$(\d+)$', executed.printed('truth.optimum('),
                     re.MULTILINE)
   overheads = {name: float(times) for name, times, _ in rows}
   assert len(rows) > 8 and overheads['besiroglu'] == 1 and min(overheads.values()) == 1
@@ -65,11 +43,11 @@ def test_money_becomes_a_plan_by_several_laws(executed):
 @pytest.mark.slow
 def test_the_prediction_is_registered_before_its_target(executed):
   """By its own date, and the first line that the target logged."""
-  notebook, folder = executed
+  folder = executed.folder
   ladder = manifest.read_ladder(folder / LADDER)
-  assert len(_printed(notebook, 'for wave in launch').splitlines()) == len(ladder.runs)
+  assert len(executed.printed('for wave in launch').splitlines()) == len(ladder.runs)
   prediction, = registry.read_predictions(folder / LADDER)
-  said = _printed(notebook, 'ladder fit')
+  said = executed.printed('ladder fit')
   assert prediction['sha256'] in said and 'Predicted loss' in said
   target = RunFolder(manifest.run_folder(folder / LADDER, 'target'))
   made = datetime.datetime.fromisoformat(prediction['made']).timestamp()
@@ -80,9 +58,9 @@ def test_the_prediction_is_registered_before_its_target(executed):
 
 @pytest.mark.slow
 def test_the_verdict_is_printed(executed):
-  notebook, folder = executed
+  folder = executed.folder
   judged = json.loads((folder / LADDER / verdict.VERDICT).read_text())
-  said = _printed(notebook, 'ladder check')
+  said = executed.printed('ladder check')
   assert judged['sentence'] in said and 'of 1 predictions made with this folder' in said
   target = manifest.run_of(registry.read_predictions(folder / LADDER)[0]['target'])
   assert judged['measured'] == launch.read_outcome(folder / LADDER, target).loss
@@ -92,13 +70,13 @@ def test_the_verdict_is_printed(executed):
 
 @pytest.mark.slow
 def test_next_runs_are_suggested(executed):
-  assert 'then known' in _printed(executed[0], 'scaling(f\'suggest')
+  assert 'then known' in executed.printed('scaling(f\'suggest')
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('source', ["show('runs/law/isoflop.png')", "show('runs/law/frontier.png')",
                                     'wrong_size.png', "'figures/isoflop.png'", 'verdict.png'])
 def test_every_picture_is_shown(source, executed):
-  picture, = [o.data['image/png'] for o in _outputs(executed[0], source)
+  picture, = [o.data['image/png'] for o in executed.outputs(source)
               if 'image/png' in o.get('data', {})]
   assert len(picture) > 20_000

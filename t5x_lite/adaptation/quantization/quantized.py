@@ -47,7 +47,7 @@ class Quantized:
     """
     adapted = self.adaptation.adapt(network) if self.adaptation is not None else (
         dataclasses.replace(network, is_trained=lambda path: False))
-    shapes, axes = trees.flatten(adapted.shapes), _axes(adapted)
+    shapes, axes = trees.flatten(adapted.shapes), adapted.axes_by_path
     layouts = {name: self._layout(name, axes[name], len(shapes[name].shape)) for name in shapes
                if KERNEL.search(name) and not re.search(self.skip or r'(?!)', name)
                and not adapted.is_trained(name)}
@@ -69,7 +69,3 @@ class Quantized:
     if self.format == 'llm_int8':
       return Layout(name, axes, 'int8', None, False, threshold=6.0)
     return Layout(name, axes, self.format, self.block or None, self.double)
-
-
-def _axes(network: Network) -> dict[str, tuple]:
-  return trees.flatten(network.logical_axes, is_leaf=lambda x: isinstance(x, tuple))
