@@ -198,12 +198,22 @@ def softcap(x: jax.Array, cap: float | None) -> jax.Array:
   return x if cap is None else cap * jnp.tanh(x / cap)
 
 
+# XLA for CPUs multiplies a row by a transposed matrix a column at a time from jax 0.11 on, 6 to 16
+# times as slowly as the matrix by a column; before it is as fast, or a little faster.
+TABLE_FIRST = jax.__version_info__ >= (0, 11)
+
+
 def project(kernel_DV: jax.Array | weights.StructuredLeaf, x_BLD: jax.Array, *,
             config: ModelConfig, shard: Shard) -> jax.Array:
   """[batch, length, embed] -> float32 logits [batch, length, vocab]."""
   if config.scale_logits:
     x_BLD = x_BLD * config.embed_dim ** -0.5
-  logits_BLV = weights.matmul(x_BLD, kernel_DV).astype(jnp.float32)
+  one = config.tied_embeddings and x_BLD.size == config.embed_dim   # a row of a tied model
+  if one and TABLE_FIRST and not weights.is_structured(kernel_DV):
+    logits_V = kernel_DV.T.astype(x_BLD.dtype) @ x_BLD.reshape(-1)
+    logits_BLV = logits_V[None, None].astype(jnp.float32)
+  else:
+    logits_BLV = weights.matmul(x_BLD, kernel_DV).astype(jnp.float32)
   return shard(softcap(logits_BLV, config.logits_softcap), 'batch', 'length', 'vocab')
 
 
