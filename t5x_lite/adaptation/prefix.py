@@ -142,9 +142,10 @@ def keys_values(network: Network, tree: dict, rows_PD: jax.Array) -> tuple[jax.A
   blocks = getattr(model, stack)
   context = Context(Mask(causal=stack == 'decoder'), ids_BP - number)
   _, caches, _ = blocks(x_BPD, context, blocks.init_caches(1, number))
-  if not network.config.scan_layers:
-    caches = jax.tree.map(lambda *x: jnp.stack(x), *caches)
-  return caches['key'][:, 0], caches['value'][:, 0]
+  # Layers in order: of a scanned stack each entry has those of one place in its groups.
+  stack_ = jax.tree.map(lambda *x: jnp.stack(x, x[0].ndim - 4), *caches)
+  layers = lambda x: x.reshape(-1, *x.shape[-3:])
+  return layers(stack_['key']), layers(stack_['value'])
 
 
 def start_rows(owner: Any, flat: dict[str, Any], normal_P: jax.Array) -> jax.Array:

@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.models import Model, Network
+from t5x_lite.models.cache import Cache
 from t5x_lite.parallel.partitioner import Partitioner
+
+PREFILL_CHUNK = 512   # tokens of a prompt that are read at a time
 
 
 def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
@@ -36,8 +39,7 @@ def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
   """
   B, P = prompt_BP.shape
   key_B = jax.vmap(lambda b: jax.random.fold_in(key, b))(jnp.arange(B)) if key.ndim == 0 else key
-  cache = model.start(batch, P + max_tokens)
-  logits_BV, cache = model.decode(prompt_BP, cache, valid_BP, prompt=True)
+  logits_BV, cache = prefill(model, prompt_BP, valid_BP, model.start(batch, P + max_tokens))
 
   def unfinished(carry):
     i, done_B = carry[0], carry[-1]
@@ -56,13 +58,38 @@ def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
     token_B = jnp.where(done_B, pad_id, token_B).astype(jnp.int32)
     tokens_BT = jax.lax.dynamic_update_slice_in_dim(tokens_BT, token_B[:, None], i, axis=1)
     done_B = done_B | jnp.isin(token_B, jnp.asarray(eos_id))
-    logits_BV, cache = model.decode(token_B[:, None], cache, jnp.ones((B, 1), bool))
-    return i + 1, logits_BV, cache, tokens_BT, score_B, done_B
+    logits_B1V, cache = model.decode(token_B[:, None], cache, jnp.ones((B, 1), bool))
+    return i + 1, logits_B1V[:, 0], cache, tokens_BT, score_B, done_B
 
   start = (0, logits_BV, cache, jnp.full((B, max_tokens), pad_id, jnp.int32), jnp.zeros(B),
            jnp.zeros(B, bool))
   *_, tokens_BT, score_B, _ = jax.lax.while_loop(unfinished, step, start)
   return tokens_BT, score_B
+
+
+def prefill(model: Model, prompt_BP: jax.Array, valid_BP: jax.Array, cache: Cache,
+            chunk: int = PREFILL_CHUNK) -> tuple[jax.Array, Cache]:
+  """Logits [batch, vocab] after prompts, which an empty cache then holds.
+
+  Prompts of more than `chunk` tokens are read so many at a time, which bounds the memory of
+  activations; but for a prefix language model, whose tokens see those after them.
+  """
+  B, P = prompt_BP.shape
+  if P <= chunk or model.config.prefix_lm:
+    logits_B1V, cache = model.decode(prompt_BP, cache, valid_BP, prompt=True)
+    return logits_B1V[:, 0], cache
+  number = -(-P // chunk)
+  chunks = lambda x_BP: jnp.moveaxis(jnp.pad(
+      x_BP, ((0, 0), (number * chunk - P, 0))).reshape(B, number, chunk), 1, 0)
+  tokens_CBP, valid_CBP = chunks(prompt_BP), chunks(valid_BP)
+  logits_B1V, cache = model.decode(tokens_CBP[0], cache, valid_CBP[0], prompt=True)
+
+  def read(carry, tokens_valid):
+    tokens_BP, valid_BP = tokens_valid
+    return model.decode(tokens_BP, carry[1], valid_BP), None
+
+  (logits_B1V, cache), _ = jax.lax.scan(read, (logits_B1V, cache), (tokens_CBP[1:], valid_CBP[1:]))
+  return logits_B1V[:, 0], cache
 
 
 def _argmax(x_BV: jax.Array) -> jax.Array:

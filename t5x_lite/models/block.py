@@ -5,7 +5,7 @@ import jax
 
 from t5x_lite.models import layers
 from t5x_lite.models.attention.layer import Attention
-from t5x_lite.models.cache import write_cache
+from t5x_lite.models.cache import extend
 from t5x_lite.models.config import ModelConfig
 from t5x_lite.models.context import Context
 from t5x_lite.models.moe import ExpertMLP
@@ -38,11 +38,10 @@ class Block(nnx.Module):
     def attend(h_BLD):
       nonlocal cache
       k, v = self.attention.keys_values(h_BLD, context.positions_BL)
+      mask = context.mask
       if cache is not None:
-        k = write_cache(cache['key'], k, context.index)
-        v = write_cache(cache['value'], v, context.index)
-        cache = cache | {'key': k, 'value': v}
-      return self.attention(h_BLD, k, v, mask=context.mask, bias=context.bias,
+        cache, k, v, mask = extend(cache, k, v, context)
+      return self.attention(h_BLD, k, v, mask=mask, bias=context.bias,
                             positions_BL=context.positions_BL, key=layers.subkey(key, 0))
 
     def attend_encoded(h_BLD):

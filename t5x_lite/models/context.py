@@ -20,7 +20,8 @@ class Context(NamedTuple):
   bias: Bias | None = None
   encoded_BSD: jax.Array | None = None        # what cross-attention reads
   cross_mask: Mask | None = None
-  index: jax.Array | None = None              # where the cache is written; None: as its whole
+  held_B: jax.Array | None = None             # tokens that a row's cache holds; None: not extended
+  next_B: jax.Array | None = None             # those and the valid ones of this call
 
 
 def segments_and_positions(batch: dict[str, jax.Array], side: str):

@@ -1,13 +1,11 @@
 """Decoder-only language models (GPT, LLaMA). Shape letters: see layers.py."""
 
-from typing import Any
-
 from flax import nnx
 import jax
 
 from t5x_lite.models import layers
 from t5x_lite.models.attention.masks import Mask
-from t5x_lite.models.cache import decode_context, empty_cache
+from t5x_lite.models.cache import Cache, decode_context, empty_cache
 from t5x_lite.models.config import ModelConfig
 from t5x_lite.models.context import Context, segments_and_positions, valid_tokens
 from t5x_lite.models.heads import text_classifier, text_logits
@@ -57,22 +55,29 @@ class DecoderOnly(nnx.Module):
     """Float32 logits [batch, length, vocab]; arguments as in `outputs`."""
     return self.outputs(batch, key).logits()
 
-  def start(self, batch: dict[str, jax.Array], length: int) -> dict[str, Any]:
-    """An empty cache for `length` tokens a row, as many rows as `decoder_input_tokens`."""
-    return empty_cache(self.decoder, batch['decoder_input_tokens'].shape[0], length)
+  def start(self, batch: dict[str, jax.Array], length: int, *, margin: int = 0,
+            int8: bool = False) -> Cache:
+    """An empty cache for `length` tokens a row, as many rows as `decoder_input_tokens`.
 
-  def decode(self, tokens_BL: jax.Array, cache: dict[str, Any], valid_BL: jax.Array,
-             prompt: bool = False) -> tuple[jax.Array, dict[str, Any]]:
-    """Logits of the last of `tokens_BL`, [batch, vocab], and the cache that now holds them.
+    `margin` is how many tokens `cache.step_back` may take back; `int8` holds keys and values in 8
+    bits.
+    """
+    return empty_cache(self.decoder, batch['decoder_input_tokens'].shape[0], length, margin, int8)
+
+  def decode(self, tokens_BL: jax.Array, cache: Cache, valid_BL: jax.Array, prompt: bool = False,
+             last: int = 1) -> tuple[jax.Array, Cache]:
+    """Logits of the `last` of `tokens_BL`, [batch, last, vocab], and the cache that now holds them.
 
     Args:
       tokens_BL: the next tokens, the same number for each row; prompts are padded on the left.
       cache: from `start` or an earlier call.
-      valid_BL: bool, False on the left padding.
-      prompt: the tokens are a prompt, which a prefix language model reads both ways.
+      valid_BL: bool, False on padding, which is not held.
+      prompt: the cache is empty, and these tokens are a prompt or its first part; a prefix language
+        model reads them both ways.
+      last: tokens whose logits are computed.
     """
     causal = not (prompt and self.config.prefix_lm)
-    context, cache = decode_context(cache, valid_BL, causal)
+    context, cache = decode_context(cache, valid_BL, prompt, causal)
     x_BLD = self.embedder(tokens_BL, context.positions_BL)
     x_BLD, caches, _ = self.decoder(x_BLD, context, cache['layers'])
-    return self.embedder.head()(x_BLD[:, -1:])[:, 0], cache | {'layers': caches}
+    return self.embedder.head()(x_BLD[:, -last:]), cache | {'layers': caches}

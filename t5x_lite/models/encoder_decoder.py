@@ -1,14 +1,12 @@
 """Encoder-decoder models (T5). Shape letters: see layers.py."""
 
-from typing import Any
-
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
 from t5x_lite.models import layers
 from t5x_lite.models.attention.masks import Mask
-from t5x_lite.models.cache import decode_context, empty_cache
+from t5x_lite.models.cache import Cache, decode_context, empty_cache
 from t5x_lite.models.config import ModelConfig
 from t5x_lite.models.context import Context, segments_and_positions, valid_tokens
 from t5x_lite.models.outputs import Outputs
@@ -69,24 +67,24 @@ class EncoderDecoder(nnx.Module):
     """Float32 logits [batch, decoder length, vocab]; arguments as in `outputs`."""
     return self.outputs(batch, key).logits()
 
-  def start(self, batch: dict[str, jax.Array], length: int) -> dict[str, Any]:
-    """Encodes `batch` (one example a row) and gives an empty cache for `length` target tokens."""
-    cache = empty_cache(self.decoder, batch['encoder_input_tokens'].shape[0], length)
+  def start(self, batch: dict[str, jax.Array], length: int, *, margin: int = 0,
+            int8: bool = False) -> Cache:
+    """Encodes `batch` (one example a row) and gives an empty cache for `length` target tokens.
+
+    As DecoderOnly.start; the keys and values of the encoder's output are not in 8 bits.
+    """
+    cache = empty_cache(self.decoder, batch['encoder_input_tokens'].shape[0], length, margin, int8)
     cross = self.decoder.cross_caches(self.encode(batch))
-    if self.config.scan_layers:
-      caches = cache['layers'] | cross
-    else:
-      caches = [own | read for own, read in zip(cache['layers'], cross)]
+    caches = [own | read for own, read in zip(cache['layers'], cross)]
     segments_BS, positions_BS = segments_and_positions(batch, 'encoder')
     valid_BS = jnp.ones(positions_BS.shape, bool) if segments_BS is None else segments_BS > 0
     return cache | {'layers': caches, 'encoder_valid': valid_BS}
 
-  def decode(self, tokens_BL: jax.Array, cache: dict[str, Any], valid_BL: jax.Array,
-             prompt: bool = False) -> tuple[jax.Array, dict[str, Any]]:
-    """Logits of the last of `tokens_BL`, [batch, vocab], and the cache; as in DecoderOnly."""
-    del prompt  # what starts the decoder is read from left to right
-    context, cache = decode_context(cache, valid_BL)
+  def decode(self, tokens_BL: jax.Array, cache: Cache, valid_BL: jax.Array, prompt: bool = False,
+             last: int = 1) -> tuple[jax.Array, Cache]:
+    """Logits of the `last` of `tokens_BL`, [batch, last, vocab], and the cache; as in DecoderOnly."""
+    context, cache = decode_context(cache, valid_BL, prompt)
     cross_mask = Mask(q_segments_BL=valid_BL, k_segments_BS=cache['encoder_valid'], causal=False)
     x_BLD = self.embedder(tokens_BL, context.positions_BL)
     x_BLD, caches, _ = self.decoder(x_BLD, context._replace(cross_mask=cross_mask), cache['layers'])
-    return self.embedder.head()(x_BLD[:, -1:])[:, 0], cache | {'layers': caches}
+    return self.embedder.head()(x_BLD[:, -last:]), cache | {'layers': caches}

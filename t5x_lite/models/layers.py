@@ -198,12 +198,22 @@ def softcap(x: jax.Array, cap: float | None) -> jax.Array:
   return x if cap is None else cap * jnp.tanh(x / cap)
 
 
+FEW = 64   # rows of a product
+
+
 def project(kernel_DV: jax.Array | weights.StructuredLeaf, x_BLD: jax.Array, *,
             config: ModelConfig, shard: Shard) -> jax.Array:
   """[batch, length, embed] -> float32 logits [batch, length, vocab]."""
   if config.scale_logits:
     x_BLD = x_BLD * config.embed_dim ** -0.5
-  logits_BLV = weights.matmul(x_BLD, kernel_DV).astype(jnp.float32)
+  if (config.tied_embeddings and x_BLD.size <= FEW * config.embed_dim
+      and not weights.is_structured(kernel_DV)):
+    # The table comes first: XLA for CPUs multiplies a row by a transposed matrix column by column.
+    x_TD = x_BLD.reshape(-1, config.embed_dim)
+    logits_TV = (kernel_DV.T.astype(x_TD.dtype) @ x_TD.T).T
+    logits_BLV = logits_TV.reshape(*x_BLD.shape[:2], -1).astype(jnp.float32)
+  else:
+    logits_BLV = weights.matmul(x_BLD, kernel_DV).astype(jnp.float32)
   return shard(softcap(logits_BLV, config.logits_softcap), 'batch', 'length', 'vocab')
 
 

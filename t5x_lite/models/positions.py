@@ -94,11 +94,12 @@ class RelativeBias:
   max_distance: int = dataclasses.field(metadata={'static': True})
 
   def block(self, query_L: jax.Array, key_S: jax.Array) -> jax.Array:
-    """Positions of queries [length], keys [key length] -> [heads, length, key length] float32."""
+    """Positions of queries [..., length], keys [..., key length] -> [..., heads, length, key length]
+    float32."""
     bucket_LS = relative_bucket(
-        key_S[None, :] - query_L[:, None], bidirectional=self.bidirectional,
+        key_S[..., None, :] - query_L[..., :, None], bidirectional=self.bidirectional,
         num_buckets=self.table_RN.shape[0], max_distance=self.max_distance)
-    return jnp.moveaxis(self.table_RN[bucket_LS], -1, 0)
+    return jnp.moveaxis(self.table_RN[bucket_LS], -1, -3)
 
 
 @jax.tree_util.register_dataclass
@@ -110,8 +111,9 @@ class AlibiBias:
   def block(self, query_L: jax.Array, key_S: jax.Array) -> jax.Array:
     """As RelativeBias.block; the distance counts both ways."""
     slope_N = jnp.asarray(alibi_slopes(self.num_heads))
-    distance_LS = jnp.abs(key_S[None, :] - query_L[:, None]).astype(jnp.float32)
-    return -slope_N[:, None, None] * distance_LS[None, :, :]
+    distance_LS = jnp.abs(key_S[..., None, :] - query_L[..., :, None]).astype(jnp.float32)
+    slope_N11 = jax.lax.broadcast_to_rank(slope_N[:, None, None], distance_LS.ndim + 1)
+    return -slope_N11 * distance_LS[..., None, :, :]
 
 
 Bias = RelativeBias | AlibiBias

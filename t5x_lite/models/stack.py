@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.models import layers
+from t5x_lite.models.cache import empty_slots
 from t5x_lite.models.block import Block
 from t5x_lite.models.config import ModelConfig
 from t5x_lite.models.context import Context
@@ -59,7 +60,7 @@ class Stack(nnx.Module):
         mask=dataclasses.replace(context.mask, sliding_window=self.config.sliding_window_of(i)))
     if self.config.scan_layers:
       x_BLD, (caches, router_losses) = self._scan(x_BLD, windowed, caches, key)
-      router_losses = jax.tree.map(lambda x: x.sum(), router_losses)
+      router_losses = jax.tree.map(lambda *x: sum(x).sum(), *router_losses)
     else:
       new_caches, router_losses = [], []
       for i, block in enumerate(self.blocks):
@@ -79,40 +80,57 @@ class Stack(nnx.Module):
 
   def _scan(self, x_BLD, windowed, caches, key):
     block_def, params = nnx.split(self.blocks)
-    group = self.config.full_attention_interval or 1
+    group = self._group
 
     def layer(x_BLD, scanned):
-      outs = []
+      (params, indices), caches = scanned
+      new_caches, router_losses = [], []
       for j in range(group):
-        block_params, cache, i = jax.tree.map(lambda x: x[j], scanned) if group > 1 else scanned
+        block_params, i = jax.tree.map(lambda x: x[j], (params, indices)) if group > 1 else (
+            params, indices)
         block = nnx.merge(block_def, block_params)
-        x_BLD, *out = block(x_BLD, windowed(j), cache, layers.subkey(key, i))
-        outs.append(out)
-      return x_BLD, jax.tree.map(lambda *x: jnp.stack(x), *outs) if group > 1 else outs[0]
+        x_BLD, cache, losses = block(x_BLD, windowed(j), caches and caches[j],
+                                     layers.subkey(key, i))
+        new_caches.append(cache)
+        router_losses.append(losses)
+      return x_BLD, (caches and new_caches, router_losses)
 
     groups = lambda x: x.reshape(-1, group, *x.shape[1:]) if group > 1 else x
-    xs = jax.tree.map(groups, (params, caches, jnp.arange(self.num_layers)))
-    x_BLD, outs = jax.lax.scan(self._remat(layer), x_BLD, xs)
-    if group > 1:
-      outs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outs)
-    return x_BLD, outs
+    xs = jax.tree.map(groups, (params, jnp.arange(self.num_layers)))
+    return jax.lax.scan(self._remat(layer), x_BLD, (xs, caches))
 
-  def init_caches(self, batch_size: int, length: int) -> Any:
-    """Empty key-value caches of all blocks, [batch, kv heads, length, head_dim] each."""
-    shape = (batch_size, self.config.num_kv_heads, length, self.config.head_dim)
-    make = lambda shape: {name: jnp.zeros(shape, self.config.dtype) for name in ('key', 'value')}
-    if self.config.scan_layers:
-      return make((self.num_layers, *shape))
-    return [make(shape) for _ in range(self.num_layers)]
+  @property
+  def _group(self) -> int:
+    """Blocks of one iteration of the scan."""
+    return self.config.full_attention_interval or 1
 
-  def cross_caches(self, encoded_BSD: jax.Array) -> Any:
+  def init_caches(self, batch_size: int, length: int, margin: int = 0, int8: bool = False
+                  ) -> list[dict[str, Any]]:
+    """Empty key-value caches for `length` tokens, [batch, kv heads, slots, head_dim] each.
+
+    A list of those of each block; of a scanned stack of each block of an iteration, with an axis
+    of iterations before the others. A block with a window has its slots and the margin's.
+    """
+    scanned = self.config.scan_layers
+    lead = (self.num_layers // self._group,) if scanned else ()
+
+    def make(layer):
+      window = self.config.sliding_window_of(layer)
+      slots = length if window is None else min(length, window + margin)
+      shape = (*lead, batch_size, self.config.num_kv_heads, slots, self.config.head_dim)
+      return {name: empty_slots(shape, self.config.dtype, int8) for name in ('key', 'value')}
+
+    return [make(layer) for layer in range(self._group if scanned else self.num_layers)]
+
+  def cross_caches(self, encoded_BSD: jax.Array) -> list[dict[str, jax.Array]]:
     """The keys and values of cross-attention, computed once for all steps of decoding."""
     names = ('cross_key', 'cross_value')
     project = lambda block: dict(zip(names, block.cross.keys_values(encoded_BSD, None)))
     if not self.config.scan_layers:
       return [project(block) for block in self.blocks]
     block_def, params = nnx.split(self.blocks)
-    return jax.lax.map(lambda p: project(nnx.merge(block_def, p)), params)
+    caches = jax.lax.map(lambda p: project(nnx.merge(block_def, p)), params)
+    return [jax.tree.map(lambda x: x[j::self._group], caches) for j in range(self._group)]
 
   def _remat(self, layer):
     remat, policies = self.config.remat, jax.checkpoint_policies

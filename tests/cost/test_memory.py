@@ -265,7 +265,7 @@ def test_the_cache_of_llama_7b_by_hand(configs):
   config = ModelConfig(family='decoder_only', vocab_size=32000, embed_dim=4096, num_layers=32,
                        num_heads=32, mlp_dim=11008, dtype='bfloat16')
   keys_values = 2 * 32 * 4096 * 2048 * 2
-  assert memory.cache_bytes(config, 1, 2048) == keys_values + 2048 + 4 + 4   # valid, two counters
+  assert memory.cache_bytes(config, 1, 2048) == keys_values + 4   # and a counter
   assert memory.cache_bytes(configs['encoder'], 1, 2048) == 0
 
 

@@ -20,7 +20,7 @@ def unsupported_fused(q_BNLH: jax.Array, k_BKSH: jax.Array, spec: AttentionSpec)
     return 'shared keys'
   if spec.key is not None and spec.dropout_rate:
     return 'dropout of attention'
-  return None if isinstance(spec.mask.q_start, int) else 'a cache'
+  return 'a cache' if spec.mask.cached else None
 
 
 def cudnn_can(q_BNLH: jax.Array) -> bool:
@@ -59,7 +59,7 @@ def unsupported_splash(q_BNLH: jax.Array, k_BKSH: jax.Array, spec: AttentionSpec
     return 'dropout of attention'
   if spec.mask.prefix_BL is not None:
     return 'prefixes'
-  if not isinstance(spec.mask.q_start, int):
+  if spec.mask.cached:
     return 'a cache'
   if q_BNLH.shape[2] % _SPLASH_BLOCKS[-1] or k_BKSH.shape[2] % _SPLASH_BLOCKS[-1]:
     return f'lengths that are not multiples of {_SPLASH_BLOCKS[-1]}'

@@ -40,8 +40,8 @@ class AttentionSpec:
                         preferred_element_type=jnp.float32).reshape(B, N, L, S)
     s_BNLS = layers.softcap(s_BNLS * self.scale, self.softcap)
     if self.bias is not None:
-      query_L = self.mask.q_start + q_offset + jnp.arange(L)
-      s_BNLS = s_BNLS + self.bias.block(query_L, k_offset + jnp.arange(S))[None, :, :, :]
+      bias = self.bias.block(*self.mask.positions(q_offset, L, k_offset, S))
+      s_BNLS = s_BNLS + (bias if self.mask.cached else bias[None])
     seen_B1LS = self.mask.block(q_offset, L, k_offset, S)
     return jnp.where(seen_B1LS, s_BNLS, MASK_VALUE)
 

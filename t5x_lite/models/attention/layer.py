@@ -36,7 +36,7 @@ def attend(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, spec: Attent
   """
   length, num_keys, mask = q_BNLH.shape[2], k_BKSH.shape[2], spec.mask
   long = length * num_keys >= LONG
-  cached = not isinstance(mask.q_start, int)
+  cached = mask.cached
   if kernel == 'auto':
     if shard.platform == 'tpu' and not cached:
       kernel = 'splash'

@@ -116,11 +116,12 @@ def test_blockwise_of_other_lengths_and_of_cross_attention(length, keys):
   assert_same(functools.partial(blockwise, block=16), q, k, v, AttentionSpec(mask=mask, scale=0.3))
 
 
-def test_blockwise_reads_a_cache_from_the_place_of_its_queries():
+def test_blockwise_reads_a_cache_by_the_positions_of_its_slots():
   q, k, v = inputs(length=3, keys=40)
-  valid = jnp.arange(40)[None].repeat(B, 0) < 25
-  mask = Mask(q_segments_BL=jnp.ones((B, 3), bool), k_segments_BS=valid, q_start=jnp.int32(20),
-              causal=True, sliding_window=9)
+  positions = jnp.array(np.random.default_rng(0).permuted(
+      np.arange(-5, 35)[None].repeat(B, 0), axis=1))
+  mask = Mask(q_positions_BL=20 + jnp.arange(3)[None] + jnp.arange(B)[:, None],
+              k_positions_BS=positions, causal=True, sliding_window=9)
   assert_same(functools.partial(blockwise, block=16), q, k, v, AttentionSpec(mask=mask, scale=0.3))
 
 
@@ -271,7 +272,8 @@ def test_what_a_kernel_cannot_do_falls_to_one_that_can_and_is_said_once(chosen, 
   assert chosen('fused', 'gpu', dataclasses.replace(CAUSAL, softcap=2.0)) == ['reference']
   dropped = dataclasses.replace(CAUSAL, dropout_rate=0.1, key=jax.random.key(0))
   assert chosen('fused', 'gpu', dropped) == chosen('splash', 'tpu', dropped) == ['reference']
-  cached = AttentionSpec(mask=Mask(causal=True, q_start=jnp.int32(3)), scale=1.0)
+  positions = dict(q_positions_BL=jnp.ones((B, 1), int), k_positions_BS=jnp.ones((B, 8), int))
+  cached = AttentionSpec(mask=Mask(causal=True, **positions), scale=1.0)
   assert chosen('query_chunked', 'cpu', cached) == ['reference']
   assert chosen('auto', 'tpu', cached)[:1] == ['reference']
   assert [r.getMessage() for r in caplog.records][:2] == [

@@ -19,15 +19,15 @@ def whole(mask, queries=L, keys=L):
   return np.broadcast_to(mask.block(0, queries, 0, keys), (B, 1, queries, keys))
 
 
-def loop_mask(q_segments, k_segments, causal, prefix=None, window=None, q_start=0):
+def loop_mask(q_segments, k_segments, causal, prefix=None, window=None):
   """Who sees whom, one pair at a time."""
   mask = np.zeros((B, 1, q_segments.shape[1], L), bool)
   for b, q, k in np.ndindex(B, q_segments.shape[1], L):
     seen = q_segments[b, q] == k_segments[b, k]
-    if causal and k > q_start + q:
+    if causal and k > q:
       seen = seen and prefix is not None and prefix[b, q] and prefix[b, k]
     if window is not None:
-      seen = seen and abs(q_start + q - k) < window
+      seen = seen and abs(q - k) < window
     mask[b, 0, q, k] = seen
   return mask
 
@@ -90,13 +90,15 @@ def test_a_mask_without_segments_is_a_constant():
 
 
 @few
-@hypothesis.given(valid=hnp.arrays(bool, (B, L)), index=st.integers(0, L - 3), causal=st.booleans())
-def test_queries_written_at_an_index_of_the_cache_see_valid_slots(valid, index, causal):
-  queries = jnp.ones((B, 3), bool)
-  mask = Mask(q_segments_BL=queries, k_segments_BS=jnp.array(valid), q_start=jnp.int32(index),
-              causal=causal)
-  want = loop_mask(np.ones((B, 3), bool), valid, causal, q_start=index)
-  np.testing.assert_array_equal(whole(mask, 3), want)
+@hypothesis.given(slots=hnp.arrays(int, (B, L), elements=st.integers(-2, 9)),
+                  queries=hnp.arrays(int, (B, 3), elements=st.integers(0, 9)),
+                  window=st.sampled_from([None, 1, 3]))
+def test_queries_see_the_slots_of_a_cache_that_hold_positions_before_them(slots, queries, window):
+  mask = Mask(q_positions_BL=jnp.array(queries), k_positions_BS=jnp.array(slots), causal=True,
+              sliding_window=window)
+  q, k = queries[:, :, None], slots[:, None, :]
+  want = (k >= 0) & (k <= q) & (q - k < (window or 100))
+  np.testing.assert_array_equal(whole(mask, 3), want[:, None])
 
 
 @pytest.mark.parametrize('segmented', [True, False])
