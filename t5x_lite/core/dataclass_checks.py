@@ -191,7 +191,7 @@ def _check(value: Any, hint: Any) -> None:
     return
   if origin is typing.Literal:
     if not any(value == a and type(value) is type(a) for a in args):
-      cure = f'; {nearest(value, args)}' if isinstance(value, str) else ''
+      cure = f'; {nearest(value, map(str, args))}' if isinstance(value, str) else ''
       raise _NoMatch(f'expected {type_name(hint)}{cure}', near=bool(cure))
     return
   if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
