@@ -74,9 +74,9 @@ def prepare(case):
     tokens = harness.prompt(family, size, case['rows'])
     batch = {'encoder_input_tokens' if family == 't5' else 'decoder_input_tokens': tokens}
     start = np.zeros((case['rows'], 1), np.int32) if family == 't5' else tokens
-    run = generate.make_generate(network, partitioner, max_tokens=harness.NEW, temperature=0.0,
-                                 eos_id=-1, pad_id=0, num_ids=config.vocab_size)
-    args = params, batch, start, np.ones(start.shape, bool), jax.random.key(0)
+    run = generate.make_greedy(network, partitioner, max_tokens=harness.NEW, eos_id=-1, pad_id=0,
+                               num_ids=config.vocab_size)
+    args = params, batch, start, np.ones(start.shape, bool)
     begun = time.perf_counter()
     compiled = run.lower(*args).compile()
     info['compile_s'] = time.perf_counter() - begun

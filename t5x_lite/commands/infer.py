@@ -70,7 +70,8 @@ def load_generator(experiment, params: Any = None, trusted_modules: Sequence[str
   chat = None if network.config.family == 'encoder_only' else _chat(experiment)
   return Generator(
       network, params, partitioner, data, batch_size=settings.batch_size,
-      max_tokens=settings.max_tokens, temperature=settings.temperature,
+      max_tokens=settings.max_tokens, decoding=settings.decoding, samples=settings.samples,
+      int8_cache=settings.int8_cache,
       seed=experiment.seed, placeholders=settings.placeholders, frame=_frame(settings, data),
       end_ids=(*settings.end_ids, *(chat.end_ids if chat else ())), labels=settings.labels,
       prompt_ids=chat and functools.partial(_ask, chat, settings.system)), step

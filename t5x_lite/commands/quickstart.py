@@ -37,6 +37,7 @@ def main(gin_files: list[str], bindings: list[str]) -> None:
   from t5x_lite.core import console
   from t5x_lite.cost import summary
   from t5x_lite.experiment import gin_config
+  from t5x_lite.inference import sampling
   from t5x_lite.training.run_folder import RunFolder
   folder = run_folder(pathlib.Path('runs'))
   experiment, config_gin = gin_config.load_experiment(
@@ -54,8 +55,9 @@ def main(gin_files: list[str], bindings: list[str]) -> None:
   print(f'Held-out modules cost {result.metrics["stdlib_lm/bits_per_byte"]:.2f} bits a byte; a '
         'model that knew only how frequent each byte is would need 4.67.')
   print('\nWhat it writes after a prompt (temperature 0.5):')
-  sampling = dataclasses.replace(experiment.infer, temperature=0.5, max_tokens=80)
-  generator, _ = infer.load_generator(dataclasses.replace(experiment, infer=sampling))
+  settings = dataclasses.replace(
+      experiment.infer, decoding=sampling.Sampling(temperature=0.5), max_tokens=80)
+  generator, _ = infer.load_generator(dataclasses.replace(experiment, infer=settings))
   for record in generator(PROMPTS):
     print('  | ' + (record['inputs'] + record['output']).rstrip().replace('\n', '\n  | '))
     print()

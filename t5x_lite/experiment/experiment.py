@@ -25,6 +25,8 @@ from t5x_lite.core.dataclass_checks import (
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.source import Source, row_lengths
 from t5x_lite.evaluation.evaluation import Evaluation
+from t5x_lite.inference.beam import Beams
+from t5x_lite.inference.sampling import Sampling
 from t5x_lite.models import ModelConfig, Network
 from t5x_lite.objectives.classification import Classification
 from t5x_lite.objectives.language_model import CrossEntropy
@@ -84,7 +86,9 @@ class InferConfig:
   num_examples: Count | None = None   # the first so many; None: all
   batch_size: Count = 16         # examples at a time; no output depends on it
   max_tokens: Length | None = None   # maximum of new tokens; None: the task's target length
-  temperature: float = 0.0       # 0: greedy; or 0.01 to 100
+  decoding: Sampling | Beams = Sampling()   # how tokens are drawn, or outputs searched
+  samples: Count = 1             # outputs of each text that are drawn
+  int8_cache: bool = False       # keys and values of tokens in 8 bits
   # [MASK] in a text for a masked language model, <extra_id_0> in one for an encoder-decoder, stand
   # for the mask or the sentinel; False: they are text, as all else that a text spells.
   placeholders: bool = True
@@ -105,8 +109,9 @@ class InferConfig:
     for name in ('prompt_prefix', 'prompt_suffix', 'end_ids'):
       if any(i < 0 for i in getattr(self, name) or ()):
         raise FieldError(self, name, 'ids are at least 0')
-    if self.temperature and not 0.01 <= self.temperature <= 100:
-      raise FieldError(self, 'temperature', 'must be 0, for greedy, or 0.01 to 100')
+    if self.samples > 1 and not (isinstance(self.decoding, Sampling) and self.decoding.temperature):
+      raise FieldError(self, 'samples', 'are all the same where none is drawn: set '
+                       'Sampling.temperature, or search with Beams.num_return')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 Shape letters: B batch, K beams, C candidates, P prompt length, T new tokens, V vocabulary.
 """
 
+from collections.abc import Callable
 import dataclasses
 from typing import Annotated, Literal
 
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 
 from t5x_lite.core.dataclass_checks import Count, FieldError, Range, check_types
 from t5x_lite.inference.generate import prefill
-from t5x_lite.models import Model
+from t5x_lite.models import Model, Network
 from t5x_lite.models.cache import take_rows
+from t5x_lite.parallel.partitioner import Partitioner
 
 # What the log-likelihood of an output of so many new tokens, its end among them, is divided by.
 LENGTH_PENALTIES = {
@@ -21,11 +23,12 @@ LENGTH_PENALTIES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Beams:
   """How outputs are searched. With the penalty 'hf' it is transformers' beam search."""
-  num_beams: Count = 4
+  num_beams: Count = 4                  # outputs that are followed side by side
   num_return: Count = 1                 # the best of the beams
+  # ((5 + length) / 6) ** alpha, or length ** alpha: the divisor of a log-likelihood.
   length_penalty: Literal['t5x', 'hf'] = 't5x'
   alpha: Annotated[float, Range(min=-4, max=4)] = 0.6   # exponent; 0: no penalty
   # When a search ends before the longest output: where no beam can come to beat the worst of the
@@ -45,8 +48,8 @@ class Beams:
 
 def beam_search(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
                 valid_BP: jax.Array, beams: Beams, *, max_tokens: int,
-                eos_id: int | tuple[int, ...], pad_id: int, num_ids: int
-                ) -> tuple[jax.Array, jax.Array]:
+                eos_id: int | tuple[int, ...], pad_id: int, num_ids: int,
+                int8_cache: bool = False) -> tuple[jax.Array, jax.Array]:
   """The best outputs [batch, num_return, max_tokens] int32, best first, and their scores.
 
   A prompt is read once. An output that comes to `max_tokens` ends there, as with an end id. A score
@@ -54,12 +57,13 @@ def beam_search(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
   Ties: the beam that was better before, then the lowest id.
 
   Args:
-    model, batch, prompt_BP, valid_BP, max_tokens, eos_id, pad_id, num_ids: as of `generate`.
+    model, batch, prompt_BP, valid_BP, max_tokens, pad_id, num_ids, int8_cache: as of `generate`.
+    eos_id: ids that end an output.
   """
   B, K, T = prompt_BP.shape[0], beams.num_beams, max_tokens
   num_ends = 1 if isinstance(eos_id, int) else len(eos_id)
   logits_BV, cache = prefill(model, prompt_BP, valid_BP,
-                             model.start(batch, prompt_BP.shape[1] + max_tokens))
+                             model.start(batch, prompt_BP.shape[1] + max_tokens, int8=int8_cache))
   V = logits_BV.shape[-1]
   C = min(max(2, 1 + num_ends) * K, K * V)   # of which K go on, whichever end
   row_BK = jnp.arange(B)[:, None] * K
@@ -95,6 +99,16 @@ def beam_search(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
   *_, done_BKT, done_score_BK, _ = jax.lax.while_loop(
       lambda carry: (carry[0] < T) & carry[-1].any(), step, start)
   return done_BKT[:, :beams.num_return], done_score_BK[:, :beams.num_return]
+
+
+def make_beam_search(network: Network, partitioner: Partitioner, beams: Beams, **options
+                     ) -> Callable:
+  """`beam_search` jitted for a model: (params, batch, prompt, valid) -> (tokens, scores)."""
+
+  def run(params, batch, prompt_BP, valid_BP):
+    return beam_search(network.bind(params), batch, prompt_BP, valid_BP, beams, **options)
+
+  return jax.jit(run, out_shardings=partitioner.replicated)
 
 
 def _improvable(beams: Beams, best_B: jax.Array, done_score_BK: jax.Array, length, longest: int

@@ -1,70 +1,90 @@
-"""Generation: greedy or by temperature, with a key-value cache, in one compiled loop.
+"""Generation: tokens drawn one after the other, with a key-value cache, in one compiled loop.
 
-Shape letters: B batch, P prompt length, T new tokens, V vocabulary.
+Shape letters: B rows (the samples of a prompt are rows, side by side), P prompt length, T new
+tokens, V vocabulary.
 """
 
 from collections.abc import Callable
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_lite.inference.filters import History, filtered_logits
+from t5x_lite.inference.sampling import Sampling, SamplingRows, draw, row_keys, sampling_rows
 from t5x_lite.models import Model, Network
-from t5x_lite.models.cache import Cache
+from t5x_lite.models.cache import Cache, take_rows
 from t5x_lite.parallel.partitioner import Partitioner
 
 PREFILL_CHUNK = 512   # tokens of a prompt that are read at a time
 
 
+class Generated(NamedTuple):
+  """What was written after prompts, [rows, new tokens] each, 0 after the end of a row.
+
+  Attributes:
+    tokens: int32; the id that ends an output is kept, `pad_id` follows it.
+    logprobs: of the model, at temperature 1 and unfiltered.
+    sampled_logprobs: of the distribution that a token was drawn from; 0 in a greedy row.
+  """
+  tokens: jax.Array
+  logprobs: jax.Array
+  sampled_logprobs: jax.Array
+
+
 def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
-             valid_BP: jax.Array, key: jax.Array, *, max_tokens: int, temperature: float,
-             eos_id: int | tuple[int, ...], pad_id: int, num_ids: int
-             ) -> tuple[jax.Array, jax.Array]:
-  """New tokens [batch, max_tokens] int32 after each prompt, and their log-likelihoods [batch].
+             valid_BP: jax.Array, rows: SamplingRows, key_B: jax.Array, *, max_tokens: int,
+             pad_id: int, num_ids: int, samples: int = 1, int8_cache: bool = False) -> Generated:
+  """New tokens after each prompt, drawn by the settings of each row.
 
   Args:
     model: a DecoderOnly or EncoderDecoder.
     batch: what `model.start` reads (the encoder's features, one example a row).
     prompt_BP: prompts, padded on the left to one length; at least the id that starts decoding.
     valid_BP: bool, False on the padding.
-    key: draws the tokens: one for each row [batch], so that what a row draws does not depend on the
-      others, or one of which each row folds its index; not used when greedy.
-    max_tokens: a row ends at this length or with `eos_id`, which is kept; `pad_id` fills the rest.
-    temperature: tokens are drawn from softmax(logits / temperature); 0 takes the largest logit,
-      the lowest id among ties.
-    eos_id, pad_id: ids of the vocabulary; there may be several eos_id.
+    rows: settings [rows], and the ids that end each; of rows * samples where there are several.
+    key_B: draws the tokens of each row, which do not depend on other rows; unused where greedy.
+    max_tokens: a row ends at this length or its own.
+    pad_id: fills the rest.
     num_ids: size of the vocabulary; rows of the embedding table beyond it are never drawn.
-
-  The log-likelihood is the model's own, at temperature 1, summed over a row's new tokens.
+    samples: outputs of each prompt, which is read once.
+    int8_cache: keys and values are held in 8 bits.
   """
-  B, P = prompt_BP.shape
-  key_B = jax.vmap(lambda b: jax.random.fold_in(key, b))(jnp.arange(B)) if key.ndim == 0 else key
-  logits_BV, cache = prefill(model, prompt_BP, valid_BP, model.start(batch, P + max_tokens))
+  P = prompt_BP.shape[1]
+  logits_BV, cache = prefill(model, prompt_BP, valid_BP,
+                             model.start(batch, P + max_tokens, int8=int8_cache))
+  if samples > 1:
+    repeat = lambda x: jnp.repeat(x, samples, axis=0)
+    logits_BV, prompt_BP, valid_BP = map(repeat, (logits_BV, prompt_BP, valid_BP))
+    cache = take_rows(cache, repeat(jnp.arange(len(cache['held']))))
+  B, V = logits_BV.shape
+  written_BT = jnp.full((B, max_tokens), pad_id, jnp.int32)
+  at_B = jnp.full((B,), P, jnp.int32)
+  history = History(jnp.concatenate([prompt_BP, written_BT], 1), P - valid_BP.sum(1), at_B, at_B)
 
   def unfinished(carry):
     i, done_B = carry[0], carry[-1]
     return (i < max_tokens) & ~done_B.all()
 
   def step(carry):
-    i, logits_BV, cache, tokens_BT, score_B, done_B = carry
-    logits_BV = jnp.where(jnp.arange(logits_BV.shape[-1]) < num_ids, logits_BV, -jnp.inf)
-    if temperature:
-      draw = lambda key, logits_V: jax.random.categorical(jax.random.fold_in(key, i), logits_V)
-      token_B = jax.vmap(draw)(key_B, logits_BV / temperature)
-    else:
-      token_B = _argmax(logits_BV)
-    log_p_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B[:, None], -1)[:, 0]
-    score_B = score_B + jnp.where(done_B, 0.0, log_p_B)
-    token_B = jnp.where(done_B, pad_id, token_B).astype(jnp.int32)
-    tokens_BT = jax.lax.dynamic_update_slice_in_dim(tokens_BT, token_B[:, None], i, axis=1)
-    done_B = done_B | jnp.isin(token_B, jnp.asarray(eos_id))
-    logits_B1V, cache = model.decode(token_B[:, None], cache, jnp.ones((B, 1), bool))
-    return i + 1, logits_B1V[:, 0], cache, tokens_BT, score_B, done_B
+    i, logits_BV, cache, history, logprobs, done_B = carry
+    logits_BV = jnp.where(jnp.arange(V)[None] < num_ids, logits_BV, -jnp.inf)
+    drawn = draw(logits_BV, filtered_logits(logits_BV, rows, history), rows, key_B, history.step_B)
+    history = history.append(drawn.token, ~done_B)
+    put = lambda x_BT, x_B: jax.lax.dynamic_update_slice_in_dim(
+        x_BT, jnp.where(done_B, 0.0, x_B)[:, None], i, axis=1)
+    logprobs = put(logprobs[0], drawn.logprob), put(logprobs[1], drawn.sampled_logprob)
+    done_B = done_B | (drawn.token[:, None] == rows.end_ids).any(1) | (
+        history.step_B >= rows.max_new)
+    logits_B1V, cache = model.decode(drawn.token[:, None], cache, ~done_B[:, None])
+    return i + 1, logits_B1V[:, 0], cache, history, logprobs, done_B
 
-  start = (0, logits_BV, cache, jnp.full((B, max_tokens), pad_id, jnp.int32), jnp.zeros(B),
-           jnp.zeros(B, bool))
-  *_, tokens_BT, score_B, _ = jax.lax.while_loop(unfinished, step, start)
-  return tokens_BT, score_B
+  zeros = jnp.zeros((B, max_tokens))
+  start = 0, logits_BV, cache, history, (zeros, zeros), jnp.zeros(B, bool)
+  _, _, _, history, logprobs, _ = jax.lax.while_loop(unfinished, step, start)
+  return Generated(history.tokens_BS[:, P:], *logprobs)
 
 
 def prefill(model: Model, prompt_BP: jax.Array, valid_BP: jax.Array, cache: Cache,
@@ -92,17 +112,27 @@ def prefill(model: Model, prompt_BP: jax.Array, valid_BP: jax.Array, cache: Cach
   return logits_B1V[:, 0], cache
 
 
-def _argmax(x_BV: jax.Array) -> jax.Array:
-  """The lowest index of the largest value. XLA's argmax, of pairs, is ten times slower on a CPU."""
-  index = jnp.where(x_BV == x_BV.max(-1, keepdims=True), jnp.arange(x_BV.shape[-1]), x_BV.shape[-1])
-  return index.min(-1)
-
-
 def make_generate(network: Network, partitioner: Partitioner, **options) -> Callable:
-  """`generate` jitted for a model: (params, batch, prompt, valid, key) -> (tokens, scores)."""
+  """`generate` jitted for a model: (params, batch, prompt, valid, rows, keys) -> Generated."""
 
-  def run(params, batch, prompt_BP, valid_BP, key):
-    return generate(network.bind(params), batch, prompt_BP, valid_BP, key, **options)
+  def run(params, batch, prompt_BP, valid_BP, rows, key_B):
+    return generate(network.bind(params), batch, prompt_BP, valid_BP, rows, key_B, **options)
+
+  return jax.jit(run, out_shardings=partitioner.replicated)
+
+
+def make_greedy(network: Network, partitioner: Partitioner, *, eos_id: int | tuple[int, ...],
+                num_ids: int, max_tokens: int, **options) -> Callable:
+  """As `make_generate`, of the likeliest tokens: (params, batch, prompt, valid) -> Generated."""
+  settings = functools.partial(
+      sampling_rows, num_ids=num_ids, max_tokens=max_tokens,
+      end_ids=(eos_id,) if isinstance(eos_id, int) else eos_id)
+
+  def run(params, batch, prompt_BP, valid_BP):
+    rows = settings([Sampling()] * len(prompt_BP))
+    return generate(network.bind(params), batch, prompt_BP, valid_BP, rows,
+                    row_keys(rows.seed, np.zeros(len(prompt_BP), np.int32)),
+                    num_ids=num_ids, max_tokens=max_tokens, **options)
 
   return jax.jit(run, out_shardings=partitioner.replicated)
 
@@ -111,9 +141,13 @@ def left_pad(prompts: list[np.ndarray], pad_id: int, multiple: int = 32
              ) -> tuple[np.ndarray, np.ndarray]:
   """(prompts [batch, length] int32, valid [batch, length] bool), padded on the left.
 
-  The length is a multiple of `multiple`, so that few lengths are compiled.
+  The length is a multiple of `multiple`, and of a quarter of the power of two below it, so that few
+  lengths are compiled.
   """
-  length = -(-max(len(p) for p in prompts) // multiple) * multiple
+  longest = max(1, *map(len, prompts)) if prompts else 1
+  if multiple > 1:
+    multiple = max(multiple, 2 ** (longest.bit_length() - 3))
+  length = -(-longest // multiple) * multiple
   tokens = np.full((len(prompts), length), pad_id, np.int32)
   valid = np.zeros((len(prompts), length), bool)
   for row, prompt in enumerate(prompts):

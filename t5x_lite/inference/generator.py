@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Callable, Iterator, Sequence
 import copy
+import functools
 from typing import Any, NamedTuple
 import zlib
 
@@ -12,11 +13,15 @@ import numpy as np
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.features import Batch, text_features, text_spans
 from t5x_lite.data.source import Source
+from t5x_lite.inference.beam import Beams, make_beam_search
 from t5x_lite.inference.generate import left_pad, make_generate
 from t5x_lite.inference.predict import make_predict
+from t5x_lite.inference.sampling import Sampling, sampling_rows
+from t5x_lite.inference.stop import StopStrings
 from t5x_lite.models import Network
 from t5x_lite.parallel.partitioner import Partitioner
 
+GREEDY = Sampling()
 FILL = 0   # what stands on padding, which segment ids and masks tell from tokens
 
 
@@ -37,8 +42,9 @@ class Generator:
   """A trained model that turns texts into texts: continuations, masked tokens, or classes."""
 
   def __init__(self, network: Network, params: Any, partitioner: Partitioner, data: Source, *,
-               batch_size: int, max_tokens: int | None = None, temperature: float = 0.0,
-               seed: int = 0, placeholders: bool = True,
+               batch_size: int, max_tokens: int | None = None,
+               decoding: Sampling | Beams = GREEDY, samples: int = 1,
+               int8_cache: bool = False, seed: int = 0, placeholders: bool = True,
                frame: tuple[Sequence[int], Sequence[int]] | None = None,
                end_ids: Sequence[int] = (), labels: Sequence[str] = (),
                prompt_ids: Callable[[str], list[int]] | None = None):
@@ -50,7 +56,9 @@ class Generator:
       data: whose tokenizers, lengths and labels are used.
       batch_size: texts at a time; no output depends on it.
       max_tokens: maximum of new tokens; None: the length of the targets.
-      temperature: 0 is greedy.
+      decoding: how tokens are drawn, or outputs searched.
+      samples: outputs of each text that are drawn; Beams.num_return says how many are found.
+      int8_cache: whether keys and values are held in 8 bits.
       seed: of the tokens drawn.
       placeholders: whether [MASK] in a text, of a masked language model, or <extra_id_0>, of an
         encoder-decoder, stands for the mask or the sentinel; else all text is text.
@@ -76,9 +84,15 @@ class Generator:
           len(self.labels) or self.config.num_classes if classes else self.inputs.vocab_size))
     else:
       self.end_ids = tuple(end_ids) or (self.targets.eos_id,)
-      self._generate = make_generate(
-          network, partitioner, temperature=temperature, max_tokens=self.max_tokens,
-          eos_id=self.end_ids, pad_id=FILL, num_ids=self.targets.vocab_size)
+      self.decoding, self.samples = decoding, samples
+      common = dict(max_tokens=self.max_tokens, pad_id=FILL, num_ids=self.targets.vocab_size,
+                    int8_cache=int8_cache)
+      if isinstance(decoding, Beams):
+        self._search = make_beam_search(network, partitioner, decoding, eos_id=self.end_ids,
+                                        **common)
+      else:
+        self._rows([decoding])   # whose ids are checked
+        self._generate = make_generate(network, partitioner, samples=samples, **common)
 
   def with_params(self, params: Any) -> 'Generator':
     """The same with other parameters of its network, such as an adapter's of an AdapterSet.
@@ -176,29 +190,37 @@ class Generator:
                ) -> Iterator[dict[str, Any]]:
     """{'output', 'score'} for each sequence of input ids, in order.
 
-    What a decoder writes has `ended`, too: whether it came to its end, not to `max_tokens`.
+    What a decoder writes has `ended`, too: whether it came to its end, not to `max_tokens`; and
+    `outputs`, where there are several, of which the first stands in the record itself.
     `framed` says that the sequences begin as decoding does.
     """
     if self.continues and inputs:
       self._check_length(1 + max(map(len, inputs)))
-    size, keys = self.batch_size, self._keys(inputs)
+    size = self.batch_size
+    drawn = self._predict is None and isinstance(self.decoding, Sampling)
+    keys = self._keys(inputs) if drawn else None
     for start in range(0, len(inputs), size):
       chunk = [np.asarray(ids, np.int32) for ids in inputs[start:start + size]]
       rows = np.minimum(start + np.arange(size), len(inputs) - 1)   # the last one fills the batch
       filled = chunk + [chunk[-1]] * (size - len(chunk))
-      more = [{}] * size
-      if self.config.has_classes:
-        outputs, scores = self._classify(filled, framed)
-      elif self._predict is not None:
-        outputs, scores = self._fill(filled)
+      if self._predict is None:
+        found = self._continue(filled, keys[rows] if drawn else None, framed)
       else:
-        outputs, scores, ended = self._continue(filled, keys[rows], framed)
-        more = [{'ended': end} for end in ended]
-      for output, score, fields, _ in zip(outputs, scores, more, chunk):
-        yield {'output': output, 'score': float(score), **fields}
+        outputs, scores = (
+            self._classify(filled, framed) if self.config.has_classes else self._fill(filled))
+        found = ({'output': output, 'score': float(score)}
+                 for output, score in zip(outputs, scores))
+      for record, _ in zip(found, chunk):
+        yield record
+
+  def _rows(self, settings: Sequence[Sampling]):
+    """The arrays of settings, one a row; raises FieldError for an id beyond the vocabulary."""
+    return sampling_rows(settings, num_ids=self.targets.vocab_size, end_ids=self.end_ids,
+                         max_tokens=self.max_tokens)
 
   def _keys(self, inputs: Sequence[Sequence[int]]) -> jax.Array:
-    """A key for each example [number]: it follows from its ids, and how often they came before.
+    """A key for each sample [number, samples]: it follows from the ids of its example, and how
+    often they came before.
 
     So what is drawn for an example depends neither on the batch size nor on other examples.
     """
@@ -206,32 +228,49 @@ class Generator:
     folds = []
     for ids in inputs:
       number = zlib.crc32(np.asarray(ids, np.int32).tobytes())
-      folds.append((number, seen[number]))
+      folds += [(self.decoding.seed, number, seen[number], n) for n in range(self.samples)]
       seen[number] += 1
-    fold = lambda pair: jax.random.fold_in(jax.random.fold_in(self.key, pair[0]), pair[1])
-    return jax.vmap(fold)(np.asarray(folds, np.uint32).reshape(-1, 2))
+    fold = lambda row: functools.reduce(jax.random.fold_in, row, self.key)
+    keys = jax.vmap(fold)(np.asarray(folds, np.uint32).reshape(-1, 4))
+    return keys.reshape(-1, self.samples)
 
-  def _continue(self, inputs: list[np.ndarray], keys: jax.Array, framed: bool):
-    """Generated texts, their log-likelihoods, and whether each came to its end."""
+  def _continue(self, inputs: list[np.ndarray], keys: jax.Array | None, framed: bool):
+    """Generated texts of each input, the best or first one alone or all in `outputs`."""
     first = np.asarray([self.targets.start_id], np.int32)
     if self.config.family == 'encoder_decoder':
       batch = self._encoder_batch(inputs)
-      prompt, valid = left_pad([first] * len(inputs), FILL)
+      prompt, valid = left_pad([first] * len(inputs), FILL, multiple=1)
     else:
       prompt, valid = left_pad([
           ids if framed and len(ids) else np.concatenate([first, ids]) for ids in inputs], FILL)
       batch = {'decoder_input_tokens': prompt}
     put = self.partitioner.put_batch(batch | {'prompt': prompt, 'valid': valid})
-    ids, scores = jax.device_get(self._generate(
-        self.params, put, put.pop('prompt'), put.pop('valid'), keys))
-    rows = ids.tolist()
-    return ([self._text(row) for row in rows], scores,
-            [any(i in self.end_ids for i in row) for row in rows])
+    args = self.params, put, put.pop('prompt'), put.pop('valid')
+    if keys is None:
+      ids, scores = jax.device_get(self._search(*args))
+    else:
+      rows = self._rows([self.decoding] * keys.size)
+      found = jax.device_get(self._generate(*args, rows, keys.reshape(-1)))
+      ids, scores = (x.reshape(*keys.shape, -1) for x in (found.tokens, found.logprobs))
+      scores = scores.sum(-1)
+    for rows, row_scores in zip(ids, scores.tolist()):
+      outputs = [self._output(row, score) for row, score in zip(rows.tolist(), row_scores)
+                 if score > -np.inf]   # a search may find fewer
+      yield outputs[0] | ({'outputs': outputs} if len(rows) > 1 else {})
 
-  def _text(self, ids: list[int]) -> str:
-    """The text of new ids, up to the first that ends them."""
-    end = next((n for n, i in enumerate(ids) if i in self.end_ids), len(ids))
-    return self.targets.decode(ids[:end + 1])
+  def _output(self, ids: list[int], score: float) -> dict[str, Any]:
+    """The record of new ids: the text up to what ends it, and whether anything does."""
+    end = next((n for n, i in enumerate(ids) if i in self.end_ids), None)
+    ids = ids[:self._longest if end is None else end + 1]
+    text = StopStrings(self.targets.decode, getattr(self.decoding, 'stop', ()))
+    output = text.push(ids) + text.finish()
+    return {'output': output, 'score': score,
+            'ended': end is not None or text.ended is not None}
+
+  @property
+  def _longest(self) -> int:
+    """The most new tokens of an output."""
+    return getattr(self.decoding, 'max_new_tokens', None) or self.max_tokens
 
   def _encoder_batch(self, inputs: list[np.ndarray]) -> Batch:
     """The encoder's features of unpacked rows, padded on the right to the inputs' length."""

@@ -23,7 +23,7 @@ _Penalty = Annotated[float, Range(min=-2, max=2)]
 _Probability = Annotated[float, Range(min=0, max=1)]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
   """How the output of one prompt is drawn. The defaults are greedy and filter nothing."""
   temperature: Annotated[float, Range(min=0, max=100)] = 0.0   # 0: the largest logit
@@ -31,17 +31,18 @@ class Sampling:
   top_p: _Probability = 1.0             # smallest set of the likeliest with this mass; 1: all
   min_p: _Probability = 0.0             # share of the largest probability that is kept
   typical_p: Annotated[float, Range(above=0, max=1)] = 1.0   # mass nearest the entropy; 1: all
+  # Divides positive logits of what was read or written, multiplies others (Keskar et al. 2019).
   repetition_penalty: Annotated[float, Range(min=0.01, max=100)] = 1.0
-  presence_penalty: _Penalty = 0.0
-  frequency_penalty: _Penalty = 0.0
+  presence_penalty: _Penalty = 0.0      # taken off the logits of ids that were written
+  frequency_penalty: _Penalty = 0.0     # the same, times how often
   no_repeat_ngram_size: Step = 0        # 0: n-grams may repeat
-  logit_bias: dict[int, float] = dataclasses.field(default_factory=dict)   # of ids
+  logit_bias: dict[int, float] = dataclasses.field(default_factory=dict)   # added to those of ids
   forbidden: tuple[int, ...] = ()       # ids that are never drawn
   forced: tuple[int, ...] = ()          # ids that begin the output
   min_new_tokens: Step = 0              # no end id before so many
   max_new_tokens: Count | None = None   # None: as many as the caller allows
   stop: tuple[str, ...] = ()            # texts that end the output, of which they are no part
-  seed: Seed = 0
+  seed: Seed = 0                        # of what is drawn, beside Experiment.seed
 
   def __post_init__(self):
     check_types(self)
@@ -168,15 +169,15 @@ def draw(logits_BV: jax.Array, filtered_BV: jax.Array, rows: SamplingRows, key_B
 
   def sample(token_B):
     uniform = lambda key, step: jax.random.uniform(jax.random.fold_in(key, step), (2,))
-    token_B = jnp.where(drawn_B, _pick(filtered_BV, jax.vmap(uniform)(key_B, step_B)), token_B)
-    return token_B, jnp.where(drawn_B, _log_p(filtered_BV, token_B), 0.0)
+    token_B = jnp.where(drawn_B, pick(filtered_BV, jax.vmap(uniform)(key_B, step_B)), token_B)
+    return token_B, jnp.where(drawn_B, log_p(filtered_BV, token_B), 0.0)
 
   token_B, sampled_B = jax.lax.cond(
       drawn_B.any(), sample, lambda token_B: (token_B, jnp.zeros(token_B.shape)), best_B)
-  return Drawn(token_B, _log_p(logits_BV.astype(jnp.float32), token_B), sampled_B)
+  return Drawn(token_B, log_p(logits_BV.astype(jnp.float32), token_B), sampled_B)
 
 
-def _pick(x_BV: jax.Array, uniform_B2: jax.Array) -> jax.Array:
+def pick(x_BV: jax.Array, uniform_B2: jax.Array) -> jax.Array:
   """Ids [batch] int32 drawn from softmax(x): first a block of the vocabulary, then an id in it.
 
   Two uniform numbers a row, in place of the V of jax.random.categorical, which take longer than
@@ -213,6 +214,7 @@ def argmax(x_BV: jax.Array) -> jax.Array:
   return index.min(-1).astype(jnp.int32)
 
 
-def _log_p(x_BV: jax.Array, token_B: jax.Array) -> jax.Array:
+def log_p(x_BV: jax.Array, token_B: jax.Array) -> jax.Array:
+  """The log-probability [batch] of a token of each row under softmax(x)."""
   taken_B = jnp.take_along_axis(x_BV, token_B[:, None], -1)[:, 0]
   return taken_B - jax.nn.logsumexp(x_BV, axis=-1)

@@ -139,7 +139,7 @@ def _unused(generation: Json) -> tuple[str, ...]:
   if not used:
     return ()
   return (f'generation_config.json: {", ".join(used)}: not used, t5x-lite infer is greedy unless '
-          '--gin.InferConfig.temperature is set',)
+          '--gin.Sampling.temperature is set',)
 
 
 def _find_file(folder: pathlib.Path, name: str, settings: Json) -> str | None:

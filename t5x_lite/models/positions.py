@@ -94,7 +94,7 @@ class RelativeBias:
   max_distance: int = dataclasses.field(metadata={'static': True})
 
   def block(self, query_L: jax.Array, key_S: jax.Array) -> jax.Array:
-    """Positions [..., length] of queries and of keys -> float32 [..., heads, length, key length]."""
+    """Positions of queries [..., length] and keys -> float32 [..., heads, length, key length]."""
     bucket_LS = relative_bucket(
         key_S[..., None, :] - query_L[..., :, None], bidirectional=self.bidirectional,
         num_buckets=self.table_RN.shape[0], max_distance=self.max_distance)

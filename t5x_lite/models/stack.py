@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.models import layers
-from t5x_lite.models.cache import empty_slots
 from t5x_lite.models.block import Block
 from t5x_lite.models.cache import empty_slots
 from t5x_lite.models.config import ModelConfig

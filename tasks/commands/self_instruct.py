@@ -9,6 +9,7 @@ from t5x_lite.commands import gin_flags
 from t5x_lite.core.dataclass_checks import FieldError
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
+from t5x_lite.inference.sampling import Sampling
 from tasks.instruction.self_instruct.bootstrap import Bootstrap, Settings
 from tasks.instruction.self_instruct.results import Results
 from tasks.instruction.self_instruct.seed_tasks import read_seed_tasks
@@ -51,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
   for name in ('input', 'output', 'num_examples'):
     if getattr(experiment.infer, name) is not None:
       raise FieldError(experiment.infer, name, 'has no use here: leave it out')
-  if experiment.infer.temperature:
-    raise FieldError(experiment.infer, 'temperature', 'has no use here: set --temperature')
+  if experiment.infer.decoding != Sampling():
+    raise FieldError(experiment.infer, 'decoding', 'has no use here: set --temperature')
   try:
     settings = Settings(batch_size=experiment.infer.batch_size, seed=experiment.seed,
                         **{name: getattr(args, name) for name in _FLAGS})
@@ -94,7 +95,7 @@ class RunModel:
       changed = dataclasses.replace(experiment.infer, **fields)
       return infer.load_generator(dataclasses.replace(experiment, infer=changed), params)[0]
 
-    self._sampler = make(temperature=temperature)
+    self._sampler = make(decoding=Sampling(temperature=temperature))
     self._greedy = make(self._sampler.params)
     self._word = make(self._sampler.params, max_tokens=_WORD)
 

@@ -23,7 +23,7 @@ from t5x_lite.core.dataclass_checks import (
 from t5x_lite.data.features import Batch
 from t5x_lite.data.source import Source
 from t5x_lite.evaluation.scoring import make_score
-from t5x_lite.inference.generate import left_pad, make_generate
+from t5x_lite.inference.generate import left_pad, make_greedy
 from t5x_lite.inference.predict import make_predict
 from t5x_lite.models import ModelConfig, Network
 from t5x_lite.parallel.partitioner import Partitioner
@@ -111,8 +111,8 @@ class SeqioEvaluator:
       self._predict = make_predict(network, partitioner, num_ids=targets.vocab_size)
     else:
       chat = chat_of(members[0].task)
-      self._generate = make_generate(
-          network, partitioner, max_tokens=members[0].data.targets_length, temperature=0.0,
+      self._generate = make_greedy(
+          network, partitioner, max_tokens=members[0].data.targets_length,
           eos_id=chat.end_ids if chat else targets.eos_id, pad_id=0, num_ids=targets.vocab_size)
 
   def __call__(self, params: Any, step: int) -> dict[str, float]:
@@ -148,7 +148,7 @@ class SeqioEvaluator:
       else:
         prompt, valid = left_pad(prompts_of(batch, self.config), 0)
         put = self.partitioner.put_batch(dict(batch, prompt=prompt, valid=valid))
-        ids, _ = jax.device_get(self._generate(
-            params, put, put.pop('prompt'), put.pop('valid'), jax.random.key(0)))
+        ids = jax.device_get(self._generate(
+            params, put, put.pop('prompt'), put.pop('valid')).tokens)
       predicted += zip(indices.tolist(), seqio_ids(targets, ids[:real]))
     return predicted

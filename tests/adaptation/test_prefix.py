@@ -18,7 +18,7 @@ from t5x_lite.commands import export, infer, merge, train
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.experiment import gin_config
-from t5x_lite.inference.generate import generate
+from t5x_lite.inference.generate import make_greedy
 from t5x_lite.interop import huggingface
 from t5x_lite.models.attention.kernels import AttentionSpec
 from t5x_lite.models.attention.masks import Mask
@@ -90,10 +90,13 @@ def test_decoding_with_a_cache_gives_the_same_logits(adaptation, config):
   params = trees.fill(network.shapes, {
       path: x + 0.5 if 'gate' in path else x for path, x in trees.flatten(begun(network)).items()})
 
+  one = Partitioner(MeshConfig(data=1).make(jax.devices()[:1]))
+  greedy = make_greedy(network, one, max_tokens=5, eos_id=0, pad_id=0, num_ids=32)
+
   def run(params):
     model = network.bind(params)
-    ids, score = generate(model, batch_of(IDS), IDS, jnp.ones(IDS.shape, bool), jax.random.key(0),
-                          max_tokens=5, temperature=0.0, eos_id=0, pad_id=0, num_ids=32)
+    ids, logprobs, _ = greedy(params, batch_of(IDS), IDS, jnp.ones(IDS.shape, bool))
+    score = logprobs.sum(1)
     whole = jnp.concatenate([IDS, ids], 1)
     log_p = jax.nn.log_softmax(model(batch_of(whole)))[:, 7:-1]
     return ids, score, jnp.take_along_axis(log_p, ids[..., None], -1)[..., 0]

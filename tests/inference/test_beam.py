@@ -35,7 +35,7 @@ class Table:
                               jnp.float32)   # two ids beyond the vocabulary, which are likeliest
     self.log_p = scipy.special.log_softmax(logits, axis=-1)
 
-  def start(self, batch, length):
+  def start(self, batch, length, **options):
     return {'held': jnp.zeros((len(batch['decoder_input_tokens']), 2), jnp.int32), 'layers': []}
 
   def decode(self, tokens_BL, cache, valid_BL, prompt=False):

@@ -11,7 +11,8 @@ import scipy.special
 import scipy.stats
 
 from t5x_lite import models
-from t5x_lite.inference.generate import left_pad, make_generate
+from t5x_lite.inference.generate import left_pad, make_generate, make_greedy
+from t5x_lite.inference.sampling import Sampling, row_keys, sampling_rows
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
 
@@ -101,14 +102,15 @@ def test_cached_logits_are_those_of_a_full_forward_pass_at_every_position(
 
 @functools.cache
 def generator(config, **options):
-  defaults = dict(max_tokens=T, temperature=0.0, eos_id=NEVER, pad_id=PAD, num_ids=NUM_IDS)
-  return make_generate(models.build_network(config, ONE), ONE, **defaults | options)
+  defaults = dict(max_tokens=T, eos_id=NEVER, pad_id=PAD, num_ids=NUM_IDS)
+  return make_greedy(models.build_network(config, ONE), ONE, **defaults | options)
 
 
-def generate(config, params, rows=None, key=0, **options):
+def generate(config, params, rows=None, **options):
   tokens, valid = left_pad(rows or prompts(), PAD, multiple=1)
-  run = generator(config, **options)
-  return jax.device_get(run(params, encoder_features(config), tokens, valid, jax.random.key(key)))
+  got = jax.device_get(generator(config, **options)(
+      params, encoder_features(config), tokens, valid))
+  return got.tokens, got.logprobs.sum(1)
 
 
 def brute_force(config, params, forward):
@@ -158,9 +160,15 @@ def many(config_of, random_params, forward):
   params, row = random_params(config), prompts()[0]
   logits = full_logits(config, params, [row] * 3, forward)[0, P - 1]
   tokens, valid = np.tile(row, (count, 1)), np.ones((count, P), bool)
-  run = generator(config, max_tokens=1, temperature=1.5, num_ids=20)
-  batch = {'decoder_input_tokens': tokens}
-  draw = lambda key: jax.device_get(run(params, batch, tokens, valid, jax.random.key(key)))
+  run = make_generate(models.build_network(config, ONE), ONE, max_tokens=1, pad_id=PAD, num_ids=20)
+  rows = sampling_rows([Sampling(temperature=1.5)] * count, num_ids=20, end_ids=(NEVER,),
+                       max_tokens=1)
+
+  def draw(seed):
+    got = jax.device_get(run(params, {'decoder_input_tokens': tokens}, tokens, valid, rows,
+                             row_keys(jnp.full(count, seed, jnp.uint32), jnp.arange(count))))
+    return got.tokens, got.logprobs.sum(1)
+
   return draw, logits.astype(np.float64)
 
 
@@ -210,3 +218,6 @@ def test_left_pad_moves_prompts_to_the_right_and_rounds_the_length_up():
 def test_left_pad_keeps_a_length_that_is_a_multiple():
   assert left_pad([np.arange(8)], 0, multiple=4)[0].shape == (1, 8)
   assert left_pad([np.arange(33)], 0)[0].shape == (1, 64)
+  lengths = {left_pad([np.arange(n)], 0)[0].shape[1] for n in range(1, 2049)}
+  assert len(lengths) == 20 and {32, 1024, 1280, 2048} < lengths
+  assert all(left_pad([np.arange(n)], 0)[0].shape[1] < 1.25 * n for n in (257, 513, 1025))

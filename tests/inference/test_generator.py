@@ -9,7 +9,9 @@ import pytest
 from t5x_lite import models
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.source import Source
+from t5x_lite.inference.beam import Beams
 from t5x_lite.inference.generator import Generator
+from t5x_lite.inference.sampling import Sampling
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
 
@@ -67,15 +69,60 @@ PROMPTS = ['abc', 'de', 'f', 'abc', 'ghijk', 'l', 'mn']
 def test_what_is_drawn_depends_on_neither_batch_size_nor_order(make, kind):
   lengths = {'targets': 8} | ({'inputs': 8} if kind == 'encoder_decoder' else {})
   draw = lambda prompts, size: [r['output'] for r in make(
-      kind, Data(lengths), batch_size=size, temperature=1.0, seed=3)(prompts)]
+      kind, Data(lengths), batch_size=size, decoding=Sampling(temperature=1.0), seed=3)(prompts)]
   want = draw(PROMPTS, 4)
   assert len(set(want)) > 4 and want[0] != want[3], 'the copies of a prompt draw different tokens'
   assert draw(PROMPTS, 1) == draw(PROMPTS, 7) == want
   order = [4, 6, 0, 2, 3, 1, 5]
   assert draw([PROMPTS[i] for i in order], 4) == [want[i] for i in order]
   assert draw(PROMPTS[4:], 4) == want[4:] and draw(PROMPTS[:2], 4) == want[:2]
-  other = make(kind, Data(lengths), temperature=1.0, seed=4)(PROMPTS)
+  other = make(kind, Data(lengths), decoding=Sampling(temperature=1.0), seed=4)(PROMPTS)
   assert [r['output'] for r in other] != want
+
+
+def test_several_outputs_of_a_text_share_its_prompt_and_the_first_is_that_of_one(make):
+  one, three = (make('decoder', Data({'targets': 8}), decoding=Sampling(temperature=1.0), seed=3,
+                     samples=n)(PROMPTS) for n in (1, 3))
+  for alone, found in zip(one, three):
+    outputs = found.pop('outputs')
+    assert 'outputs' not in alone and len(outputs) == 3
+    assert {'inputs': found['inputs'], **outputs[0]} == found
+    assert found['output'] == alone['output']
+    assert found['score'] == pytest.approx(alone['score'], rel=1e-5)
+  assert any(len({r['output'] for r in outputs}) == 3 for outputs in [
+      make('decoder', Data({'targets': 8}), decoding=Sampling(temperature=1.0), samples=3)(
+          ['abc'])[0]['outputs']])
+
+
+def test_an_output_ends_before_a_stop_string_and_at_its_own_length(make):
+  (free,) = make('decoder', Data({'targets': 12}))(['abc'])
+  text = free['output']
+  stop = text[3:5]
+  (record,) = make('decoder', Data({'targets': 12}), decoding=Sampling(stop=('@', stop)))(['abc'])
+  assert record['output'] == text[:text.index(stop)] and record['ended']
+  (record,) = make('decoder', Data({'targets': 12}), decoding=Sampling(max_new_tokens=3))(['abc'])
+  assert record['output'] == text[:3] and not record['ended']
+  with pytest.raises(UserError, match='Sampling.forbidden = .*the vocabulary has ids below'):
+    make('decoder', Data({'targets': 8}), decoding=Sampling(forbidden=(500,)))
+
+
+def test_a_search_gives_its_best_outputs_first(make):
+  (greedy,) = make('decoder', Data({'targets': 6}))(['abc'])
+  (one,) = make('decoder', Data({'targets': 6}), decoding=Beams(num_beams=1, alpha=0.0))(['abc'])
+  assert one['output'] == greedy['output'] and 'outputs' not in one
+  assert one['score'] == pytest.approx(greedy['score'], rel=1e-5)
+  (best,) = make('decoder', Data({'targets': 6}),
+                 decoding=Beams(num_beams=8, num_return=3, alpha=0.0))(['abc'])
+  scores = [r['score'] for r in best['outputs']]
+  assert scores == sorted(scores, reverse=True) and best['score'] == scores[0]
+  assert scores[0] >= greedy['score'] and len({r['output'] for r in best['outputs']}) == 3
+
+
+def test_a_cache_in_8_bits_answers(make):
+  plain, held = (make('decoder', Data({'targets': 6}), int8_cache=int8)(['abc'])[0]
+                 for int8 in (False, True))
+  assert held['score'] == pytest.approx(plain['score'], rel=0.1)
+  assert held['score'] != plain['score']
 
 
 def test_a_decoder_continues_the_end_of_a_long_prompt_and_says_so(make):

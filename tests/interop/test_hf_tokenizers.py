@@ -143,7 +143,7 @@ def test_ends_and_other_settings_of_generation(tmp_path):
   got = prepare()
   assert got.end_ids == (7, 9)
   assert got.notes == ('generation_config.json: temperature = 0.6, do_sample = True, top_p = 0.9: '
-                       'not used, t5x-lite infer is greedy unless --gin.InferConfig.temperature is '
+                       'not used, t5x-lite infer is greedy unless --gin.Sampling.temperature is '
                        'set',)
   write(eos_token_id='7')
   with pytest.raises(UserError, match="eos_token_id = '7' is neither an id nor a list of ids"):

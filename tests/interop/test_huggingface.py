@@ -331,14 +331,14 @@ def test_greedy_continuation_is_that_of_transformers(name, imported, partitioner
         max_new_tokens=new, min_new_tokens=new, pad_token_id=0,
         # whose cache counts on as many decoder layers as encoder layers
         use_cache=config.family != 'encoder_decoder').numpy()[:, -new:]
-  run = generate.make_generate(
-      models.build_network(config, partitioner), partitioner, max_tokens=new, temperature=0.0,
+  run = generate.make_greedy(
+      models.build_network(config, partitioner), partitioner, max_tokens=new,
       eos_id=-1, pad_id=0, num_ids=VOCAB)
   prompt, valid = tokens, mask > 0
   if config.family == 'encoder_decoder':
     prompt, valid = np.zeros((3, 1), int), np.ones((3, 1), bool)
-  got, _ = run(params, features(config, tokens, mask, positions), jnp.asarray(prompt, jnp.int32),
-               jnp.asarray(valid), jax.random.key(0))
+  got = run(params, features(config, tokens, mask, positions), jnp.asarray(prompt, jnp.int32),
+            jnp.asarray(valid)).tokens
   assert len(np.unique(want)) > 2
   np.testing.assert_array_equal(got, want)
 

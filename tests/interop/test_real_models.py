@@ -167,12 +167,11 @@ def test_a_story_goes_on_word_for_word_as_its_reference_tells_it(tmp_path, parti
   text, new = pieces(), 200
   prompt = [1] + [text.index(p) for p in (' Once', ' upon', ' a', ' time', ',') if p in text]
   want = reference_story(sizes, w, prompt, new)
-  run = generate.make_generate(
-      models.build_network(config, partitioner), partitioner, max_tokens=new, temperature=0.0,
+  run = generate.make_greedy(
+      models.build_network(config, partitioner), partitioner, max_tokens=new,
       eos_id=-1, pad_id=0, num_ids=sizes['vocab'])
   tokens = jnp.asarray([prompt], jnp.int32)
-  got, _ = run(params, {'decoder_input_tokens': tokens}, tokens, jnp.ones(tokens.shape, bool),
-               jax.random.key(0))
+  got = run(params, {'decoder_input_tokens': tokens}, tokens, jnp.ones(tokens.shape, bool)).tokens
   told = ''.join(text[i] for i in prompt[1:] + list(np.asarray(got[0])))
   assert told == ''.join(text[i] for i in want[1:])
   assert 'Lily' in told and len(set(told.split())) > 40
