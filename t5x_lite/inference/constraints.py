@@ -17,7 +17,13 @@ import numpy as np
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.source import Tokenizer
-from t5x_lite.inference.json_schema import byte_index, reason, schema_regex, without_anchors
+from t5x_lite.inference.json_schema import (
+  byte_index,
+  check_size,
+  reason,
+  schema_regex,
+  without_anchors,
+)
 
 _END = '\U0010ffff'   # a character that no text has
 
@@ -94,8 +100,9 @@ class ConstraintBuilder:
 
   def _build(self, pattern: str, what: str) -> Constraint:
     try:
+      check_size(pattern)
       index = self._index(f'{self._first}(?:{pattern}){_END}', self._vocabulary)
-    except (ValueError, UnicodeEncodeError) as e:
+    except (ValueError, UnicodeEncodeError, UserError) as e:
       raise UserError(f'{what} cannot be followed: {reason(e)}') from e
     moves, start = index.get_transitions(), index.get_initial_state()
     last = set(index.get_final_states())

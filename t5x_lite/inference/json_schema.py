@@ -21,6 +21,7 @@ _KEYWORDS = {
 _FORMATS = ('date', 'time', 'date-time', 'uuid')
 _IS_A = {'string': str, 'integer': int, 'number': (int, float), 'boolean': bool, 'null': type(None),
          'array': list, 'object': dict}
+_LONGEST = 10_000   # regular expression
 _NOT_PLAIN = {ord('"'), ord('\\'), *range(32)}   # characters that JSON has to escape
 
 
@@ -60,10 +61,33 @@ def without_anchors(pattern: str) -> str:
 def byte_index(pattern: str):
   """outlines-core's automaton over bytes of a regular expression; UserError for a malformed one."""
   from outlines_core import Index, Vocabulary
+  check_size(pattern)
   try:
     return Index(pattern, Vocabulary(256, {bytes([b]): [b] for b in range(256)}))
   except (ValueError, UnicodeEncodeError) as e:
     raise UserError(reason(e)) from e
+
+
+def check_size(pattern: str) -> None:
+  """Raises UserError for a regular expression whose repetitions take minutes to write out."""
+  sizes, last = [0], 0   # of the groups that are open, and of what a repetition repeats
+  parts = r'\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{(\d+)(?:,(\d*))?\}|.'
+  for part in re.finditer(parts, pattern, re.DOTALL):
+    if part[0] == '(':
+      sizes.append(0)
+    elif part[0] == ')' and len(sizes) > 1:
+      last = sizes.pop()
+      sizes[-1] += last
+    elif part[1]:
+      count = max(int(part[2] or part[1]), 1)
+      sizes[-1] += last * (count - 1)
+      last *= count
+    else:
+      last = 1
+      sizes[-1] += 1
+  if sum(sizes) > _LONGEST:
+    raise UserError(f'it has {sum(sizes):,} characters where its repetitions are written out, and '
+                    f'at most {_LONGEST:,} are followed: lower their counts')
 
 
 def reason(error: Exception) -> str:
