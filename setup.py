@@ -33,8 +33,11 @@ ORACLE = ['torch==2.13.0; python_version < "3.12"', 'transformers>=5,<6; python_
 APP = ['nicegui>=3.18,<4']
 # Draws of `t5x-lite scaling fit --bayes`: one wheel, which needs nothing beyond JAX's.
 BAYES = ['blackjax>=1.7,<2']
+# Constraints of the output: automata over tokens of regular expressions, in a Rust wheel.
+CONSTRAIN = ['outlines-core>=0.2.14,<0.3']
 TEST = ['pytest>=8,<10', 'pytest-xdist>=3.6,<4', 'hypothesis>=6.100,<7', 'ruff>=0.6,<1',
-        'tiktoken>=0.9,<1', 'selenium>=4.20,<5', *APP, *BAYES, *ORACLE]
+        'tiktoken>=0.9,<1', 'selenium>=4.20,<5', 'jsonschema>=4.18,<5', *APP, *BAYES,
+        *CONSTRAIN, *ORACLE]
 NOTEBOOKS = ['nbclient>=0.10,<1', 'nbformat>=5.10,<6', 'ipykernel>=6.29,<8']
 
 setup(
@@ -56,6 +59,7 @@ setup(
     install_requires=REQUIRES,
     extras_require={
         'test': TEST + NOTEBOOKS, 'notebooks': NOTEBOOKS, 'app': APP, 'bayes': BAYES,
+        'constrain': CONSTRAIN,
         'tensorboard': ['tensorboard>=2.17,<3'], 'wandb': ['wandb>=0.17,<1'],
         'trackio': ['trackio>=0.3,<1'],
         'tpu': ['jax[tpu]'], 'gpu': ['jax[cuda12]'],

@@ -33,6 +33,13 @@ class Tokenizer(Protocol):
   def byte_lengths(self) -> np.ndarray:
     """int32 [vocab_size]: bytes of text each id stands for."""
 
+  def token_bytes(self) -> list[bytes | None]:
+    """Bytes of text of each id, of which a text is made up, None for what no text stands for.
+
+    A text may lack the space that its first piece begins with. Raises UserError for a tokenizer
+    whose texts are not so made up.
+    """
+
 
 def row_lengths(lengths: Mapping[str, int], model: Any) -> tuple[int, int]:
   """Tokens of a row that (an encoder, a decoder) of the model reads; 0 where there is none.

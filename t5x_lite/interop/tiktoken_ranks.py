@@ -69,7 +69,7 @@ def tokenizer_json(path: str) -> str:
   _, pattern, special = ENCODINGS[len(ranks)]
   # tiktoken joins the two neighbours whose union has the lowest rank; merges give the same for all
   # pairs that form a piece.
-  text = _byte_characters()
+  text = byte_characters()
   written = {piece: ''.join(text[b] for b in piece) for piece in ranks}
   merges = [
       [written[piece[:i]], written[piece[i:]]]
@@ -105,7 +105,7 @@ def _read(path: str) -> dict[bytes, int]:
   return ranks
 
 
-def _byte_characters() -> list[str]:
+def byte_characters() -> list[str]:
   """The printable character that stands for each byte in a byte-level tokenizer.json.
 
   Radford et al. 2019: bytes that print stand for themselves, the others for the characters from

@@ -174,21 +174,36 @@ class TokenizerFile:
 
     A word that WordPiece begins counts its space; what it lower-cases and strips is not counted.
     """
-    kinds = set(_types(self.spec.get('decoder')))
+    return np.asarray([len(piece or b'') for piece in self._pieces()], np.int32)
 
-    def size(i: int) -> int:
+  def token_bytes(self) -> list[bytes | None]:
+    """Bytes of text of each id, None for control ids.
+
+    Raises UserError for a tokenizer whose text is not what its pieces add up to.
+    """
+    if {'WordPiece', 'BPEDecoder'} & set(_types(self.spec.get('decoder'))):
+      raise UserError(f'{self.path}: its tokens are of words, not of bytes: a constraint of the '
+                      'output needs a byte-level or SentencePiece tokenizer')
+    return self._pieces()
+
+  def _pieces(self) -> list[bytes | None]:
+    kinds = set(_types(self.spec.get('decoder')))
+    byte_of = {c: bytes([b]) for b, c in enumerate(tiktoken_ranks.byte_characters())}
+
+    def of(i: int) -> bytes | None:
       piece = self.tokenizer.id_to_token(i)
       if piece is None or i in self.control:
-        return 0
-      if 'ByteLevel' in kinds:   # each byte is one character there
-        return len(piece)
+        return None
+      if 'ByteLevel' in kinds:   # each byte is one character there, but in tokens that were added
+        whole = all(c in byte_of for c in piece)
+        return b''.join(map(byte_of.get, piece)) if whole else piece.encode()
       if 'WordPiece' in kinds:
-        return len(piece[2:].encode()) if piece.startswith('##') else len(piece.encode()) + 1
+        return piece[2:].encode() if piece.startswith('##') else b' ' + piece.encode()
       if len(piece) == 6 and piece.startswith('<0x'):
-        return 1
-      return len(piece.replace('▁', ' ').encode())
+        return bytes([int(piece[3:5], 16)])
+      return piece.replace('▁', ' ').encode()
 
-    return np.asarray([size(i) for i in range(self.size)], np.int32)
+    return [of(i) for i in range(self.size)]
 
 
 def _types(node: Any) -> Iterator[str]:

@@ -17,11 +17,12 @@ from tasks.vocabularies.vocabularies import (
   separator_ids,
   start_id,
   template_ids,
+  token_bytes,
 )
 
 __all__ = [
     'BYTE_VOCABULARY', 'SentencePieceVocabulary', 'TokenizerVocabulary', 'byte_lengths', 'cls_id',
     'control_tokens', 'fingerprint', 'first_extra_id', 'load_vocabulary', 'mask_id', 'model_ids',
     'ordinary_ids', 'require_extra_ids', 'separator_ids', 'seqio_ids', 'spell', 'start_id',
-    'template_ids',
+    'template_ids', 'token_bytes',
 ]

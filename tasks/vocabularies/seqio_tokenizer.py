@@ -79,6 +79,9 @@ class SeqioTokenizer:
   def byte_lengths(self) -> np.ndarray:
     return vocabularies.byte_lengths(self.vocabulary)
 
+  def token_bytes(self) -> list[bytes | None]:
+    return vocabularies.token_bytes(self.vocabulary)
+
   def _own(self, ids):
     """Ids as models read them."""
     return model_ids(self.vocabulary, ids).tolist()

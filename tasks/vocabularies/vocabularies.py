@@ -102,25 +102,36 @@ def byte_lengths(vocabulary: seqio.Vocabulary) -> np.ndarray:
   SentencePiece word stands for a space too; a model trained with the dummy prefix so counts one
   space too many a text. What the text itself has is in tasks/pipeline/text_bytes.py.
   """
-  lengths = np.zeros(vocabulary.vocab_size, np.int32)
-  if isinstance(vocabulary, seqio.ByteVocabulary):
-    low, high = ordinary_ids(vocabulary)
-    lengths[low:high] = 1
-    return lengths
   if isinstance(vocabulary, TokenizerVocabulary):
     return vocabulary.file.byte_lengths()
+  return np.asarray([len(piece or b'') for piece in token_bytes(vocabulary)], np.int32)
+
+
+def token_bytes(vocabulary: seqio.Vocabulary) -> list[bytes | None]:
+  """Returns the bytes of text of each model id, a SentencePiece word with the space before it.
+
+  Padding, end of text, unknown, control and extra ids stand for none. Raises UserError for a
+  vocabulary whose text is not what its tokens add up to.
+  """
+  if isinstance(vocabulary, TokenizerVocabulary):
+    return vocabulary.file.token_bytes()
+  pieces = [None] * vocabulary.vocab_size
+  if isinstance(vocabulary, seqio.ByteVocabulary):
+    low, high = ordinary_ids(vocabulary)
+    pieces[low:high] = [bytes([b]) for b in range(high - low)]
+    return pieces
   if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
     raise UserError(
-        f'byte_lengths: a {type(vocabulary).__name__} has no text; use a ByteVocabulary or a '
+        f'a {type(vocabulary).__name__} has no bytes of text; use a ByteVocabulary or a '
         'SentencePieceVocabulary'
     )
   model = vocabulary.tokenizer
   for i in range(first_extra_id(vocabulary)):
     if model.IsByte(i):
-      lengths[i] = 1
+      pieces[i] = bytes([int(model.IdToPiece(i)[3:5], 16)])
     elif not (model.IsControl(i) or model.IsUnknown(i) or model.IsUnused(i)):
-      lengths[i] = len(model.IdToPiece(i).replace('▁', ' ').encode())
-  return lengths
+      pieces[i] = model.IdToPiece(i).replace('▁', ' ').encode()
+  return pieces
 
 
 def load_vocabulary(path: str) -> seqio.Vocabulary:
