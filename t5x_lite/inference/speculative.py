@@ -84,7 +84,7 @@ class NgramDraft:
       raise FieldError(self, 'shortest', f'must be at most longest ({self.longest})')
 
   def start(self, batch, prompt_BP, valid_BP, length):
-    """See Draft: for how many tokens each row waits, and for how many after its next wrong draft."""
+    """See Draft: for how many tokens each row waits, and for how many once its next is wrong."""
     zeros_B = jnp.zeros(len(prompt_BP), jnp.int32)
     return zeros_B, zeros_B + self.pause
 
@@ -98,18 +98,18 @@ class NgramDraft:
 
   def propose(self, state, history, rows, key_B, num_ids):
     """See Draft; of several places the latest of those where most tokens are the same."""
-    tokens_BS, last_B = history.tokens_BS, history.last_B
-    slot_1S = jnp.arange(tokens_BS.shape[1])[None]
-    before_BS = (slot_1S >= history.first_B[:, None]) & (slot_1S < last_B[:, None] - 1)
-    same_BS, matched_BS = before_BS, jnp.zeros(tokens_BS.shape, jnp.int32)
+    tokens_BS, first_B, last_B = history.tokens_BS, history.first_B, history.last_B
+    S, slot_1S = tokens_BS.shape[1], jnp.arange(tokens_BS.shape[1])[None]
+    back_1N = jnp.arange(self.longest)[None]
+    suffix_BN = jnp.take_along_axis(tokens_BS, jnp.maximum(last_B[:, None] - 1 - back_1N, 0), 1)
+    shifted_BS = jnp.pad(tokens_BS, ((0, 0), (self.longest, 0)), constant_values=-1)
+    same_BS, matched_BS = slot_1S < last_B[:, None] - 1, jnp.zeros(tokens_BS.shape, jnp.int32)
     for back in range(self.longest):
-      suffix_B1 = jnp.take_along_axis(tokens_BS, jnp.maximum(last_B - 1 - back, 0)[:, None], 1)
-      earlier_BS = jnp.roll(tokens_BS, back, axis=1)
-      inside_BS = slot_1S - back >= history.first_B[:, None]
-      same_BS = same_BS & inside_BS & (earlier_BS == suffix_B1)
+      earlier_BS = shifted_BS[:, self.longest - back:self.longest - back + S]
+      same_BS = (same_BS & (slot_1S - back >= first_B[:, None])
+                 & (earlier_BS == suffix_BN[:, back:back + 1]))
       matched_BS = matched_BS + same_BS
-    best_BS = jnp.where(matched_BS >= self.shortest,
-                        matched_BS * tokens_BS.shape[1] + slot_1S, -1)
+    best_BS = jnp.where(matched_BS >= self.shortest, matched_BS * S + slot_1S, -1)
     at_B = argmax(best_BS)
     # The text between the two places goes on repeating itself where the draft is longer than it.
     period_B1 = jnp.maximum(last_B - 1 - at_B, 1)[:, None]
@@ -214,7 +214,8 @@ def speculate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
   written = write_one(written, _within(logits_BV, num_ids))
   state = draft.start(batch, prompt_BP, valid_BP, length)
   proposal, state = propose(state, written)
-  runs, _, _, written, _ = jax.lax.while_loop(unfinished, step, (1, cache, state, written, proposal))
+  runs, _, _, written, _ = jax.lax.while_loop(
+      unfinished, step, (1, cache, state, written, proposal))
   tokens_BT = written.history.tokens_BS[:, P:P + max_tokens]
   return Generated(tokens_BT, written.logprobs_BT, written.sampled_BT), runs
 
@@ -263,7 +264,8 @@ def _check(logits_BJV: jax.Array, proposal: Proposal, history: History, rows: Sa
   drafted = history
   for k in range(J - 1):
     drafted = drafted.append(proposal.tokens_BK[:, k], jnp.ones(B, bool))
-  histories = each(drafted)._replace(last_B=(history.last_B[:, None] + jnp.arange(J)[None]).reshape(-1))
+  histories = each(drafted)._replace(
+      last_B=(history.last_B[:, None] + jnp.arange(J)[None]).reshape(-1))
   filtered_TV = filtered_logits(logits_BJV.reshape(B * J, V), flat_rows, histories)
 
   def sampled(filtered_TV):
@@ -292,9 +294,9 @@ def _check(logits_BJV: jax.Array, proposal: Proposal, history: History, rows: Sa
   tokens_BJ = jnp.where(at_BJ == accepted_B[:, None], next_B[:, None],
                         jnp.pad(proposal.tokens_BK, ((0, 0), (0, 1))))
   flat_T = tokens_BJ.reshape(-1)
-  sampled_T = jax.lax.cond(
-      (rows.temperature > 0).any(), lambda x: jnp.where(
-          flat_rows.temperature > 0, log_p(x, flat_T), 0.0), lambda x: jnp.zeros(B * J), filtered_TV)
+  drawn_T = flat_rows.temperature > 0
+  sampled_T = jax.lax.cond(drawn_T.any(), lambda x: jnp.where(drawn_T, log_p(x, flat_T), 0.0),
+                           lambda x: jnp.zeros(B * J), filtered_TV)
   return _Checked(tokens_BJ, accepted_B + 1, log_p(
       logits_BJV.reshape(B * J, V).astype(jnp.float32), flat_T).reshape(B, J),
       sampled_T.reshape(B, J))

@@ -1,4 +1,4 @@
-"""Speculative decoding against decoding without drafts, and its distribution against the exact one."""
+"""Speculative decoding against plain decoding, and its distribution against the exact one."""
 
 import dataclasses
 import functools
@@ -106,7 +106,7 @@ COUNT, NEW, IDS = 20_000, 3, 8
 def exact(config, forward, params_of, name):
   """{outputs of NEW tokens below IDS, after one prompt, ended ones padded: probability}."""
   params, prompt, found = params_of(config), PROMPT, {(): 1.0}
-  for step in range(NEW):
+  for _ in range(NEW):
     live = [o for o in found if END not in o]
     rows = [[*prompt, *o] for o in live]
     tokens = np.asarray(rows, np.int32)
@@ -174,7 +174,8 @@ def test_a_wrong_rule_is_refused_by_the_same_test(
   if wrong == 'drafts the likeliest':
     drawn = speculative._draw
     monkeypatch.setattr(speculative, '_draw', lambda log_p_BV, *args: (
-        drawn(log_p_BV, *args) if args[-1] != speculative._DRAFT else log_p_BV.argmax(-1).astype(jnp.int32)))
+        log_p_BV.argmax(-1).astype(jnp.int32) if args[-1] == speculative._DRAFT else
+        drawn(log_p_BV, *args)))
   elif wrong == 'replaces from p':
     monkeypatch.setattr(speculative, '_residual', lambda p_BV, q_BV: p_BV)
   else:
