@@ -80,7 +80,7 @@ def test_the_model_of_a_run_is_asked_by_its_chat_template(chat):
     (['--human=0'], '--human=0: must be above 0'),
     (['--similarity=1.5'], '--similarity=1.5: must be'),
     (['--seed_tasks=/no/file.jsonl'], "--seed_tasks: no file matches '/no/file.jsonl'"),
-    (['--gin.InferConfig.temperature=1.0'], 'set --temperature'),
+    (['--gin.Sampling.temperature=1.0'], 'set --temperature'),
     (['--gin.InferConfig.input="x.txt"'], 'InferConfig.input'),
     (['--human=4', '--gin.TARGETS_LENGTH=32'], 'does not read the whole of a prompt: lower --h'),
 ])

@@ -66,7 +66,7 @@ def families(seed=0):
           rng.integers(2, NUM_IDS, 9), rng.integers(2, NUM_IDS, 2)]
 
 
-@pytest.mark.parametrize('size', [1, 4])
+@pytest.mark.parametrize('size', [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize('kind', ['decoder', 'window', 'every second', 'encoder_decoder'])
 def test_greedy_outputs_are_those_without_drafts(kind, size, config_of, random_params):
   config = config_of[kind]
@@ -167,7 +167,9 @@ def test_outputs_are_distributed_as_without_drafts(name, draft, config_of, rando
   assert p_value(got, exact(config, forward, random_params, name)) > 1e-3
 
 
-@pytest.mark.parametrize('wrong', ['drafts the likeliest', 'replaces from p', 'q of no filter'])
+@pytest.mark.parametrize('wrong', [
+    'replaces from p', *(pytest.param(name, marks=pytest.mark.slow)
+                         for name in ('drafts the likeliest', 'q of no filter'))])
 def test_a_wrong_rule_is_refused_by_the_same_test(
     wrong, config_of, random_params, forward, monkeypatch):
   config, small = config_of['decoder'], dataclasses.replace(config_of['decoder'], mlp_dim=16)
