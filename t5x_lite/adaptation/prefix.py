@@ -143,9 +143,9 @@ def keys_values(network: Network, tree: dict, rows_PD: jax.Array) -> tuple[jax.A
   context = Context(Mask(causal=stack == 'decoder'), ids_BP - number)
   _, caches, _ = blocks(x_BPD, context, blocks.init_caches(1, number))
   # Layers in order: of a scanned stack each entry has those of one place in its groups.
-  stack_ = jax.tree.map(lambda *x: jnp.stack(x, x[0].ndim - 4), *caches)
-  layers = lambda x: x.reshape(-1, *x.shape[-3:])
-  return layers(stack_['key']), layers(stack_['value'])
+  join = lambda *x: jnp.stack(x, x[0].ndim - 4).reshape(-1, *x[0].shape[-3:])
+  layers = jax.tree.map(join, *caches)
+  return layers['key'], layers['value']
 
 
 def start_rows(owner: Any, flat: dict[str, Any], normal_P: jax.Array) -> jax.Array:

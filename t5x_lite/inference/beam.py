@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.core.dataclass_checks import Count, FieldError, Range, check_types
+from t5x_lite.inference.filters import within_vocabulary
 from t5x_lite.inference.generate import prefill
 from t5x_lite.models import Model, Network
 from t5x_lite.models.cache import take_rows
@@ -70,7 +71,7 @@ def beam_search(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
 
   def step(carry):
     i, logits_BKV, cache, live_BKT, score_BK, done_BKT, done_score_BK, open_B = carry
-    logits_BKV = jnp.where(jnp.arange(V) < num_ids, logits_BKV.astype(jnp.float32), -jnp.inf)
+    logits_BKV = within_vocabulary(logits_BKV.astype(jnp.float32), num_ids)
     score_BKV = score_BK[:, :, None] + jax.nn.log_softmax(logits_BKV)
     score_BC, index_BC = jax.lax.top_k(score_BKV.reshape(B, K * V), C)
     token_BC = index_BC % V

@@ -42,6 +42,15 @@ class History(NamedTuple):
   new_B: jax.Array
   last_B: jax.Array
 
+  @classmethod
+  def of_prompts(cls, prompt_BP: jax.Array, valid_BP: jax.Array, room: int, pad_id: int
+                 ) -> 'History':
+    """That of prompts padded on the left, with room for new ids, where `pad_id` stands."""
+    B, P = prompt_BP.shape
+    at_B = jnp.full((B,), P, jnp.int32)
+    tokens_BS = jnp.concatenate([prompt_BP, jnp.full((B, room), pad_id, jnp.int32)], 1)
+    return cls(tokens_BS, P - valid_BP.sum(1), at_B, at_B)
+
   def append(self, token_B: jax.Array, where_B: jax.Array) -> 'History':
     """With one id more in the rows `where_B`."""
     slot_B = jnp.where(where_B, self.last_B, self.tokens_BS.shape[1])
@@ -91,6 +100,12 @@ def filtered_logits(logits_BV: jax.Array, rows: SamplingRows, history: History,
             | (rows.bias_ids != NO_ID).any(1))
   x_BV = logits_BV.astype(jnp.float32)
   return process(x_BV) if allowed_BV is not None else _when(used_B, process, x_BV)
+
+
+def within_vocabulary(logits: jax.Array, num_ids: int) -> jax.Array:
+  """Logits [..., vocab] with -inf for rows of the embedding table beyond the vocabulary."""
+  index = jax.lax.broadcast_to_rank(jnp.arange(logits.shape[-1]), logits.ndim)
+  return jnp.where(index < num_ids, logits, -jnp.inf)
 
 
 def _when(where: jax.Array, change: Callable, x: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.inference.filters import History, filtered_logits
+from t5x_lite.inference.filters import History, filtered_logits, within_vocabulary
 from t5x_lite.inference.sampling import Sampling, SamplingRows, draw, row_keys, sampling_rows
 from t5x_lite.models import Model, Network
 from t5x_lite.models.cache import Cache, take_rows
@@ -59,10 +59,7 @@ def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
     repeat = lambda x: jnp.repeat(x, samples, axis=0)
     logits_BV, prompt_BP, valid_BP = map(repeat, (logits_BV, prompt_BP, valid_BP))
     cache = take_rows(cache, repeat(jnp.arange(len(cache['held']))))
-  B, V = logits_BV.shape
-  written_BT = jnp.full((B, max_tokens), pad_id, jnp.int32)
-  at_B = jnp.full((B,), P, jnp.int32)
-  history = History(jnp.concatenate([prompt_BP, written_BT], 1), P - valid_BP.sum(1), at_B, at_B)
+  history = History.of_prompts(prompt_BP, valid_BP, max_tokens, pad_id)
 
   def unfinished(carry):
     i, done_B = carry[0], carry[-1]
@@ -70,7 +67,7 @@ def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
 
   def step(carry):
     i, logits_BV, cache, history, logprobs, done_B = carry
-    logits_BV = jnp.where(jnp.arange(V)[None] < num_ids, logits_BV, -jnp.inf)
+    logits_BV = within_vocabulary(logits_BV, num_ids)
     drawn = draw(logits_BV, filtered_logits(logits_BV, rows, history), rows, key_B, history.step_B)
     history = history.append(drawn.token, ~done_B)
     put = lambda x_BT, x_B: jax.lax.dynamic_update_slice_in_dim(
@@ -81,8 +78,8 @@ def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
     logits_B1V, cache = model.decode(drawn.token[:, None], cache, ~done_B[:, None])
     return i + 1, logits_B1V[:, 0], cache, history, logprobs, done_B
 
-  zeros = jnp.zeros((B, max_tokens))
-  start = 0, logits_BV, cache, history, (zeros, zeros), jnp.zeros(B, bool)
+  zeros = jnp.zeros((len(logits_BV), max_tokens))
+  start = 0, logits_BV, cache, history, (zeros, zeros), jnp.zeros(len(logits_BV), bool)
   _, _, _, history, logprobs, _ = jax.lax.while_loop(unfinished, step, start)
   return Generated(history.tokens_BS[:, P:], *logprobs)
 

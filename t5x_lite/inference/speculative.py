@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.core.dataclass_checks import Count, FieldError, check_types
-from t5x_lite.inference.filters import History, filtered_logits
+from t5x_lite.inference.filters import History, filtered_logits, within_vocabulary
 from t5x_lite.inference.generate import Generated, prefill
 from t5x_lite.inference.sampling import (
   SamplingRows,
@@ -137,7 +137,7 @@ class ModelDraft:
     def step(carry, _):
       token_B1, cache, history = carry
       logits_B1V, cache = self.model.decode(token_B1, cache, ones_B1)
-      logits_BV = _within(logits_B1V[:, 0], num_ids)
+      logits_BV = within_vocabulary(logits_B1V[:, 0], num_ids)
       log_q_BV = log_distribution(filtered_logits(logits_BV, rows, history), rows)
       token_B = _draw(log_q_BV, key_B, history.step_B, _DRAFT)
       return (token_B[:, None], cache, history.append(token_B, ones_B1[:, 0])), (token_B, log_q_BV)
@@ -163,9 +163,7 @@ def speculate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
   length = P + max_tokens + K
   cache = model.start(batch, length, margin=K, int8=int8_cache)
   logits_BV, cache = prefill(model, prompt_BP, valid_BP, cache)
-  at_B = jnp.full((B,), P, jnp.int32)
-  history = History(jnp.concatenate([prompt_BP, jnp.full((B, max_tokens + K), pad_id, jnp.int32)],
-                                    1), P - valid_BP.sum(1), at_B, at_B)
+  history = History.of_prompts(prompt_BP, valid_BP, max_tokens + K, pad_id)
   zeros = jnp.zeros((B, max_tokens))
   written = _Written(history, zeros, zeros, jnp.zeros(B, bool))
   propose = lambda state, written: draft.propose(state, written.history, rows, key_B, num_ids)
@@ -185,7 +183,7 @@ def speculate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
     """Reads the last token alone."""
     runs, cache, state, written, _ = carry
     logits_B1V, cache = model.decode(last_B1(written.history), cache, ~written.done_B[:, None])
-    written = write_one(written, _within(logits_B1V[:, 0], num_ids))
+    written = write_one(written, within_vocabulary(logits_B1V[:, 0], num_ids))
     state = draft.accept(state, jnp.zeros(B, bool), jnp.full(B, K))
     proposal, state = propose(state, written)
     return runs + 1, cache, state, written, proposal
@@ -197,7 +195,7 @@ def speculate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
     tokens_BJ = jnp.concatenate([last_B1(written.history), proposal.tokens_BK], 1)
     logits_BJV, cache = model.decode(tokens_BJ, cache, jnp.broadcast_to(
         live_B[:, None], tokens_BJ.shape), last=K + 1)
-    written, kept_B = written.extend(_check(_within(logits_BJV, num_ids), proposal,
+    written, kept_B = written.extend(_check(within_vocabulary(logits_BJV, num_ids), proposal,
                                             written.history, rows, key_B), rows)
     cache = step_back(cache, jnp.where(live_B, K + 1 - kept_B, 0))
     state = draft.accept(state, live_B & proposal.some_B, K + 1 - kept_B)
@@ -211,7 +209,7 @@ def speculate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
     carry = jax.lax.while_loop(lambda carry: unfinished(carry) & ~drafted(carry), plain, carry)
     return jax.lax.cond(unfinished(carry), check, lambda carry: carry, carry)
 
-  written = write_one(written, _within(logits_BV, num_ids))
+  written = write_one(written, within_vocabulary(logits_BV, num_ids))
   state = draft.start(batch, prompt_BP, valid_BP, length)
   proposal, state = propose(state, written)
   runs, _, _, written, _ = jax.lax.while_loop(
@@ -268,6 +266,11 @@ def _check(logits_BJV: jax.Array, proposal: Proposal, history: History, rows: Sa
       last_B=(history.last_B[:, None] + jnp.arange(J)[None]).reshape(-1))
   filtered_TV = filtered_logits(logits_BJV.reshape(B * J, V), flat_rows, histories)
 
+  def followed(accepted_B, next_B):
+    """The accepted tokens and the one that follows them."""
+    return jnp.where(jnp.arange(J)[None] == accepted_B[:, None], next_B[:, None],
+                     jnp.pad(proposal.tokens_BK, ((0, 0), (0, 1))))
+
   def sampled(filtered_TV):
     log_p_BJV = log_distribution(filtered_TV, flat_rows).reshape(B, J, V)
     q_BKV = (jax.nn.one_hot(proposal.tokens_BK, V) if proposal.log_q_BKV is None else
@@ -282,24 +285,21 @@ def _check(logits_BJV: jax.Array, proposal: Proposal, history: History, rows: Sa
                       for x in (log_p_BJV, jnp.pad(q_BKV, ((0, 0), (0, 1), (0, 0)))))
     left_BV = _residual(jnp.exp(log_p_BV), q_BV)
     next_B = _draw(jnp.log(left_BV), key_B, history.step_B + accepted_B, _REPLACE)
-    return accepted_B, next_B
+    tokens_BJ = followed(accepted_B, next_B)
+    logprob_T = jnp.where(flat_rows.temperature > 0, log_p(filtered_TV, tokens_BJ.reshape(-1)), 0.0)
+    return accepted_B, tokens_BJ, logprob_T.reshape(B, J)
 
   def greedy(filtered_TV):
     best_BJ = argmax(filtered_TV).reshape(B, J)
     accepted_B = _leading(best_BJ[:, :-1] == proposal.tokens_BK)
-    return accepted_B, jnp.take_along_axis(best_BJ, accepted_B[:, None], 1)[:, 0]
+    next_B = jnp.take_along_axis(best_BJ, accepted_B[:, None], 1)[:, 0]
+    return accepted_B, followed(accepted_B, next_B), jnp.zeros((B, J))
 
-  accepted_B, next_B = jax.lax.cond((rows.temperature > 0).any(), sampled, greedy, filtered_TV)
-  at_BJ = jnp.arange(J)[None]
-  tokens_BJ = jnp.where(at_BJ == accepted_B[:, None], next_B[:, None],
-                        jnp.pad(proposal.tokens_BK, ((0, 0), (0, 1))))
-  flat_T = tokens_BJ.reshape(-1)
-  drawn_T = flat_rows.temperature > 0
-  sampled_T = jax.lax.cond(drawn_T.any(), lambda x: jnp.where(drawn_T, log_p(x, flat_T), 0.0),
-                           lambda x: jnp.zeros(B * J), filtered_TV)
-  return _Checked(tokens_BJ, accepted_B + 1, log_p(
-      logits_BJV.reshape(B * J, V).astype(jnp.float32), flat_T).reshape(B, J),
-      sampled_T.reshape(B, J))
+  accepted_B, tokens_BJ, sampled_BJ = jax.lax.cond(
+      (rows.temperature > 0).any(), sampled, greedy, filtered_TV)
+  logits_TV = logits_BJV.reshape(B * J, V).astype(jnp.float32)
+  logprobs_BJ = log_p(logits_TV, tokens_BJ.reshape(-1)).reshape(B, J)
+  return _Checked(tokens_BJ, accepted_B + 1, logprobs_BJ, sampled_BJ)
 
 
 def _residual(p_BV: jax.Array, q_BV: jax.Array) -> jax.Array:
@@ -311,12 +311,6 @@ def _residual(p_BV: jax.Array, q_BV: jax.Array) -> jax.Array:
 def _leading(accepted_BK: jax.Array) -> jax.Array:
   """How many come before the first that is not accepted."""
   return jnp.cumprod(accepted_BK.astype(jnp.int32), axis=1).sum(1)
-
-
-def _within(logits: jax.Array, num_ids: int) -> jax.Array:
-  """-inf beyond the vocabulary."""
-  index = jnp.arange(logits.shape[-1])
-  return jnp.where(jax.lax.broadcast_to_rank(index, logits.ndim) < num_ids, logits, -jnp.inf)
 
 
 def _uniform(key: jax.Array, step: jax.Array, purpose: int) -> jax.Array:

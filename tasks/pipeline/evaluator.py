@@ -146,7 +146,9 @@ class SeqioEvaluator:
         ids, _, tied = jax.device_get(self._predict(params, self.partitioner.put_batch(batch)))
         ids = np.where(tied, -1, ids) if self.config.has_classes else ids
       else:
-        prompt, valid = left_pad(prompts_of(batch, self.config), 0)
+        # A decoder beside an encoder is prompted by one id, which needs no padding.
+        prompt, valid = left_pad(prompts_of(batch, self.config), 0, multiple=(
+            1 if self.config.family == 'encoder_decoder' else 32))
         put = self.partitioner.put_batch(dict(batch, prompt=prompt, valid=valid))
         ids = jax.device_get(self._generate(
             params, put, put.pop('prompt'), put.pop('valid')).tokens)
