@@ -13,12 +13,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.inference.filters import History, filtered_logits, within_vocabulary
-from t5x_lite.inference.sampling import Sampling, SamplingRows, draw, row_keys, sampling_rows
+from t5x_lite.inference.sampling import (
+  Drawn,
+  Sampling,
+  SamplingRows,
+  draw,
+  row_keys,
+  sampling_rows,
+)
 from t5x_lite.models import Model, Network
 from t5x_lite.models.cache import Cache, take_rows
 from t5x_lite.parallel.partitioner import Partitioner
 
 PREFILL_CHUNK = 512   # tokens of a prompt that are read at a time
+
+
+class Writing(NamedTuple):
+  """Rows that are being written: what each holds, and what the model says comes next.
+
+  Attributes:
+    logits_BV: of the next token of each row, [batch, vocab].
+    cache: of the tokens up to now.
+    history: their ids.
+    done_B: bool, rows that have ended.
+  """
+  logits_BV: jax.Array
+  cache: Cache
+  history: History
+  done_B: jax.Array
 
 
 class Generated(NamedTuple):
@@ -62,26 +84,34 @@ def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
   history = History.of_prompts(prompt_BP, valid_BP, max_tokens, pad_id)
 
   def unfinished(carry):
-    i, done_B = carry[0], carry[-1]
-    return (i < max_tokens) & ~done_B.all()
+    i, writing, _ = carry
+    return (i < max_tokens) & ~writing.done_B.all()
 
   def step(carry):
-    i, logits_BV, cache, history, logprobs, done_B = carry
-    logits_BV = within_vocabulary(logits_BV, num_ids)
-    drawn = draw(logits_BV, filtered_logits(logits_BV, rows, history), rows, key_B, history.step_B)
-    history = history.append(drawn.token, ~done_B)
+    i, writing, logprobs = carry
     put = lambda x_BT, x_B: jax.lax.dynamic_update_slice_in_dim(
-        x_BT, jnp.where(done_B, 0.0, x_B)[:, None], i, axis=1)
-    logprobs = put(logprobs[0], drawn.logprob), put(logprobs[1], drawn.sampled_logprob)
-    done_B = done_B | (drawn.token[:, None] == rows.end_ids).any(1) | (
-        history.step_B >= rows.max_new)
-    logits_B1V, cache = model.decode(drawn.token[:, None], cache, ~done_B[:, None])
-    return i + 1, logits_B1V[:, 0], cache, history, logprobs, done_B
+        x_BT, jnp.where(writing.done_B, 0.0, x_B)[:, None], i, axis=1)
+    after, drawn = write_token(model, writing, rows, key_B, num_ids)
+    return i + 1, after, (put(logprobs[0], drawn.logprob), put(logprobs[1], drawn.sampled_logprob))
 
   zeros = jnp.zeros((len(logits_BV), max_tokens))
-  start = 0, logits_BV, cache, history, (zeros, zeros), jnp.zeros(len(logits_BV), bool)
-  _, _, _, history, logprobs, _ = jax.lax.while_loop(unfinished, step, start)
-  return Generated(history.tokens_BS[:, P:], *logprobs)
+  writing = Writing(logits_BV, cache, history, jnp.zeros(len(logits_BV), bool))
+  _, writing, logprobs = jax.lax.while_loop(unfinished, step, (0, writing, (zeros, zeros)))
+  return Generated(writing.history.tokens_BS[:, P:], *logprobs)
+
+
+def write_token(model: Model, writing: Writing, rows: SamplingRows, key_B: jax.Array, num_ids: int
+                ) -> tuple[Writing, Drawn]:
+  """One token more in each row that has not ended; arguments as of `generate`."""
+  done_B = writing.done_B
+  logits_BV = within_vocabulary(writing.logits_BV, num_ids)
+  drawn = draw(logits_BV, filtered_logits(logits_BV, rows, writing.history), rows, key_B,
+               writing.history.step_B)
+  history = writing.history.append(drawn.token, ~done_B)
+  done_B = done_B | (drawn.token[:, None] == rows.end_ids).any(1) | (
+      history.step_B >= rows.max_new)
+  logits_B1V, cache = model.decode(drawn.token[:, None], writing.cache, ~done_B[:, None])
+  return Writing(logits_B1V[:, 0], cache, history, done_B), drawn
 
 
 def prefill(model: Model, prompt_BP: jax.Array, valid_BP: jax.Array, cache: Cache,
