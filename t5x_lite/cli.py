@@ -26,6 +26,12 @@ COMMANDS = {
     'infer': (
         't5x_lite.commands.infer',
         'write the outputs of a trained model for a file or a task'),
+    'chat': (
+        't5x_lite.commands.chat',
+        'talk with a model on the terminal'),
+    'serve': (
+        't5x_lite.commands.serve',
+        'answer by OpenAI\'s API, and on a page to try prompts on'),
     'plot': (
         't5x_lite.commands.plot',
         'draw and tabulate the metrics of runs'),

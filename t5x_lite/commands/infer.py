@@ -58,7 +58,6 @@ def load_generator(experiment, params: Any = None, trusted_modules: Sequence[str
 
   `trusted_modules` are those outside this project that config.gin of adapters may import.
   """
-  from t5x_lite.inference.generator import Generator
   settings, data = experiment.infer, experiment.data
   network, partitioner = experiment.build_network(experiment.mesh.make())
   fingerprint = data.fingerprint()   # errors in the data come first
@@ -67,17 +66,24 @@ def load_generator(experiment, params: Any = None, trusted_modules: Sequence[str
   if params is None:
     params, step = load_chosen(
         experiment, network, partitioner, settings.step, fingerprint, trusted_modules)
-  chat = None if network.config.family == 'encoder_only' else _chat(experiment)
+  chat = None if network.config.family == 'encoder_only' else load_chat(experiment)
+  return make_generator(experiment, network, partitioner, params, chat), step
+
+
+def make_generator(experiment, network, partitioner, params: Any, chat):
+  """The Generator of a run's model; `chat` makes a message of each text, None reads it as it is."""
+  from t5x_lite.inference.generator import Generator
+  settings, data = experiment.infer, experiment.data
   return Generator(
       network, params, partitioner, data, batch_size=settings.batch_size,
       max_tokens=settings.max_tokens, decoding=settings.decoding, samples=settings.samples,
       int8_cache=settings.int8_cache,
       seed=experiment.seed, placeholders=settings.placeholders, frame=_frame(settings, data),
       end_ids=(*settings.end_ids, *(chat.end_ids if chat else ())), labels=settings.labels,
-      prompt_ids=chat and functools.partial(_ask, chat, settings.system)), step
+      prompt_ids=chat and functools.partial(_ask, chat, settings.system))
 
 
-def _chat(experiment):
+def load_chat(experiment):
   """The Chat that texts are messages of; None: they are read as they are."""
   from t5x_lite.training.run_folder import RunFolder
   settings, data = experiment.infer, experiment.data

@@ -118,8 +118,11 @@ class Generator:
     return [{'inputs': text, **self.cut_fields(read.ids, read.cut), **got}
             for text, read, got in zip(texts, reads, outputs)]
 
-  def read(self, text: str) -> Read:
-    """What a model of this family reads of a text; raises UserError for too long a message."""
+  def read(self, text: str, room: int | None = None) -> Read:
+    """What a model of this family reads of a text; raises UserError for too long a message.
+
+    `room` is how many tokens are read; None: as many as the data has.
+    """
     if self._prompt_ids is not None:
       return self._read_message(text)
     ids, masks = (self.inputs.encode(text), 0) if self.named is None else (
@@ -134,7 +137,7 @@ class Generator:
       after = getattr(self.inputs, 'end_ids', None) or after
     if self.frame is not None:
       before, after = self.frame
-    room = (length or self.lengths['targets']) - len(before) - len(after)
+    room = (room or length or self.lengths['targets']) - len(before) - len(after)
     cut = max(len(ids) - room, 0)
     kept = ids[cut:] if self.continues else ids[:room]
     return Read([*before, *kept, *after], cut, masks)
@@ -236,14 +239,8 @@ class Generator:
 
   def _continue(self, inputs: list[np.ndarray], keys: jax.Array | None, framed: bool):
     """Generated texts of each input, the best or first one alone or all in `outputs`."""
-    first = np.asarray([self.targets.start_id], np.int32)
-    if self.config.family == 'encoder_decoder':
-      batch = self._encoder_batch(inputs)
-      prompt, valid = left_pad([first] * len(inputs), FILL, multiple=1)
-    else:
-      prompt, valid = left_pad([
-          ids if framed and len(ids) else np.concatenate([first, ids]) for ids in inputs], FILL)
-      batch = {'decoder_input_tokens': prompt}
+    prompts, batch = self.begin(inputs, framed)
+    prompt, valid = left_pad(prompts, FILL, multiple=32 if self.continues else 1)
     put = self.partitioner.put_batch(batch | {'prompt': prompt, 'valid': valid})
     args = self.params, put, put.pop('prompt'), put.pop('valid')
     if keys is None:
@@ -257,6 +254,16 @@ class Generator:
       outputs = [self._output(row, score) for row, score in zip(rows.tolist(), row_scores)
                  if score > -np.inf]   # a search may find fewer
       yield outputs[0] | ({'outputs': outputs} if len(rows) > 1 else {})
+
+  def begin(self, inputs: Sequence[Sequence[int]], framed: bool = False
+            ) -> tuple[list[np.ndarray], Batch]:
+    """(what a decoder reads before it writes, what `model.start` reads) of rows of input ids."""
+    first = np.asarray([self.targets.start_id], np.int32)
+    if self.config.family == 'encoder_decoder':
+      return [first] * len(inputs), self._encoder_batch(inputs)
+    prompts = [np.asarray(ids, np.int32) if framed and len(ids) else
+               np.concatenate([first, np.asarray(ids, np.int32)]) for ids in inputs]
+    return prompts, {'decoder_input_tokens': np.zeros((len(inputs), 1), np.int32)}
 
   def _output(self, ids: list[int], score: float) -> dict[str, Any]:
     """The record of new ids: the text up to what ends it, and whether anything does."""

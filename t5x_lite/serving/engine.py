@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from t5x_lite.core.errors import UserError
-from t5x_lite.inference.sampling import Sampling, SamplingRows, sampling_rows
+from t5x_lite.inference.sampling import NO_ID, Sampling, SamplingRows, sampling_rows
 from t5x_lite.serving.output import CANCELLED, FAILED, Output, Piece, Token
 from t5x_lite.serving.slots import PARTS, Row, Slots
 
-WIDTH = 512   # entries of logit_bias and of forced ids that a request may have
+WIDTH = 512    # entries of logit_bias and of forced ids that a request may have
+END_IDS = 16   # that a model may have
 
 
 class QueueFull(UserError):
@@ -73,21 +74,20 @@ class Counts:
 class Engine:
   """Several models of one network; every method may be called from any thread."""
 
-  def __init__(self, slots: Slots, models: Mapping[str, Any], *, end_ids: Sequence[int],
+  def __init__(self, slots: Slots, models: Mapping[str, tuple[Any, Sequence[int]]], *,
                decode: Callable[[list[int]], str], max_queue: int):
     """Starts the thread.
 
     Args:
-      models: parameters by name.
-      end_ids: each of which ends an output.
+      models: by name the parameters, and the ids each of which ends an output.
       decode: ids to a text.
       max_queue: requests that may wait.
     """
-    self.slots, self.end_ids, self.counts = slots, tuple(end_ids), Counts()
+    self.slots, self.counts = slots, Counts()
     self.failure: str | None = None
     self._max_queue, self._closed = max_queue, False
-    self._pools = {name: _Pool(slots, params, self.end_ids, decode, self.counts)
-                   for name, params in models.items()}
+    self._pools = {name: _Pool(slots, params, tuple(end_ids), decode, self.counts)
+                   for name, (params, end_ids) in models.items()}
     self._changed = threading.Condition()
     self._thread = threading.Thread(target=self._run, name='engine', daemon=True)
     self._thread.start()
@@ -189,7 +189,8 @@ class _Pool:
 
   def settings(self, sampling: Sampling) -> SamplingRows:
     """Those of one row; raises UserError for what the engine does not take."""
-    rows = sampling_rows([sampling], num_ids=self._slots.num_ids, end_ids=self._end_ids,
+    end_ids = self._end_ids + (NO_ID,) * (END_IDS - len(self._end_ids))
+    rows = sampling_rows([sampling], num_ids=self._slots.num_ids, end_ids=end_ids,
                          max_tokens=self._slots.length, width=WIDTH)
     if rows.bias_ids.shape[1] > WIDTH or rows.forced.shape[1] > WIDTH:
       raise UserError(f'logit_bias has more than {WIDTH} entries')

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite import models
 from t5x_lite.core.errors import UserError
 from t5x_lite.inference.generate import left_pad, make_generate
 from t5x_lite.inference.sampling import Sampling, row_keys, sampling_rows
+from t5x_lite.models import build_network
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.serving.engine import Closed, Engine, QueueFull, Request
@@ -29,12 +29,13 @@ def decode(ids):
 @pytest.fixture(scope='module', params=FAMILIES)
 def served(request, configs):
   config = dataclasses.replace(configs[request.param], dtype='float32')
-  network = models.build_network(config)
+  network = build_network(config)
   params = network.init(jax.random.key(0))
+  models = {'base': params, 'other': jax.tree.map(lambda x: x * 1.1, params)}
   engine = Engine(Slots(network, ONE, slots=3, length=LENGTH, num_ids=NUM_IDS),
-                  {'base': params, 'other': jax.tree.map(lambda x: x * 1.1, params)},
-                  end_ids=(END,), decode=decode, max_queue=40)
-  yield network, engine, {'base': params, 'other': jax.tree.map(lambda x: x * 1.1, params)}
+                  {name: (params, (END,)) for name, params in models.items()}, decode=decode,
+                  max_queue=40)
+  yield network, engine, models
   engine.close()
 
 
@@ -92,7 +93,8 @@ def test_answers_are_those_of_generate(served, together):
   for request, samples in zip(requests(network), together):
     n = request.samples
     if n not in programs:
-      programs[n] = make_generate(network, ONE, max_tokens=NEW, pad_id=0, num_ids=NUM_IDS, samples=n)
+      programs[n] = make_generate(network, ONE, max_tokens=NEW, pad_id=0, num_ids=NUM_IDS,
+                                  samples=n)
     prompt, valid = left_pad([np.asarray(request.ids)], 0, multiple=96)
     rows = sampling_rows([request.sampling] * n, num_ids=NUM_IDS, end_ids=(END,), max_tokens=NEW)
     got = jax.device_get(programs[n](
@@ -153,9 +155,9 @@ def test_what_cannot_be_taken_is_refused(served):
 
 
 def test_a_queue_has_an_end_and_closing_waits_for_what_was_taken(configs):
-  network = models.build_network(configs['decoder'])
+  network = build_network(configs['decoder'])
   engine = Engine(Slots(network, ONE, slots=2, length=LENGTH, num_ids=NUM_IDS),
-                  {'base': network.init(jax.random.key(0))}, end_ids=(END,), decode=decode,
+                  {'base': (network.init(jax.random.key(0)), (END,))}, decode=decode,
                   max_queue=3)
   request = Request(model='base', ids=[0, 5], batch={
       'decoder_input_tokens': np.zeros((1, 1), np.int32)},
@@ -178,9 +180,9 @@ def test_a_queue_has_an_end_and_closing_waits_for_what_was_taken(configs):
 
 
 def test_a_failure_of_the_device_reaches_everyone(configs, monkeypatch, capfd):
-  network = models.build_network(configs['decoder'])
+  network = build_network(configs['decoder'])
   slots = Slots(network, ONE, slots=2, length=LENGTH, num_ids=NUM_IDS)
-  engine = Engine(slots, {'base': network.init(jax.random.key(0))}, end_ids=(END,), decode=decode,
+  engine = Engine(slots, {'base': (network.init(jax.random.key(0)), (END,))}, decode=decode,
                   max_queue=3)
   gate = threading.Event()
 
