@@ -35,9 +35,11 @@ APP = ['nicegui>=3.18,<4']
 BAYES = ['blackjax>=1.7,<2']
 # Constraints of the output: automata over tokens of regular expressions, in a Rust wheel.
 CONSTRAIN = ['outlines-core>=0.2.14,<0.3']
+# The server: ASGI's common framework, server and Prometheus's own client, all small pure wheels.
+SERVE = ['starlette>=0.46,<2', 'uvicorn>=0.30,<1', 'prometheus-client>=0.20,<1']
 TEST = ['pytest>=8,<10', 'pytest-xdist>=3.6,<4', 'hypothesis>=6.100,<7', 'ruff>=0.6,<1',
         'tiktoken>=0.9,<1', 'selenium>=4.20,<5', 'jsonschema>=4.18,<5', *APP, *BAYES,
-        *CONSTRAIN, *ORACLE]
+        *CONSTRAIN, *SERVE, 'openai>=2,<4', *ORACLE]
 NOTEBOOKS = ['nbclient>=0.10,<1', 'nbformat>=5.10,<6', 'ipykernel>=6.29,<8']
 
 setup(
@@ -52,14 +54,14 @@ setup(
         't5x_lite', 't5x_lite.*', 'tasks', 'tasks.*', 'scaling', 'scaling.*', 'configs',
         'configs.*']),
     package_data={'': ['*.gin'],
-                  't5x_lite': ['cost/*.toml'],
+                  't5x_lite': ['cost/*.toml', 'serving/*.html'],
                   'tasks': ['instruction/templates/*.jinja'],
                   'scaling': ['data/*.csv', 'data/*.toml', 'app/*.css', 'app/*.html',
                               'data/ladder/*', 'data/ladder/gin/*', 'data/closed_loop/*/*']},
     install_requires=REQUIRES,
     extras_require={
         'test': TEST + NOTEBOOKS, 'notebooks': NOTEBOOKS, 'app': APP, 'bayes': BAYES,
-        'constrain': CONSTRAIN,
+        'constrain': CONSTRAIN, 'serve': SERVE,
         'tensorboard': ['tensorboard>=2.17,<3'], 'wandb': ['wandb>=0.17,<1'],
         'trackio': ['trackio>=0.3,<1'],
         'tpu': ['jax[tpu]'], 'gpu': ['jax[cuda12]'],

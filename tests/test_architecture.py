@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A room imports only rooms of lower floors, and files of its own.
 FLOORS = {
     't5x_lite': (('core',), ('data',), ('models',), ('objectives', 'adaptation', 'parallel'),
-                 ('training',), ('inference', 'cost', 'interop'), ('evaluation',), ('experiment',),
+                 ('training',), ('inference', 'cost', 'interop'), ('evaluation', 'serving'), ('experiment',),
                  ('commands',), ('cli',), ('__main__',)),
     'tasks': (('metrics', 'vocabularies'), ('preprocessors',), ('files',), ('instruction',),
               ('pipeline',), ('datasets',), ('commands',)),

@@ -17,11 +17,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from t5x_lite.core.dataclass_checks import FieldError
 from t5x_lite.core.errors import UserError
 from t5x_lite.serving.engine import Closed, QueueFull, Ticket
 from t5x_lite.serving.metrics import Metrics
 from t5x_lite.serving.output import CANCELLED, FAILED, Piece
-from t5x_lite.serving.protocol import ApiError, Call, parse_call
+from t5x_lite.serving.protocol import ApiError, Call, parse_call, setting_error
 from t5x_lite.serving.responses import Response as Answer
 from t5x_lite.serving.responses import as_event
 from t5x_lite.serving.served import Served
@@ -150,6 +151,9 @@ class _Writing:
     except (QueueFull, Closed) as error:
       self.cancel()
       raise ApiError(503, str(error)) from error
+    except FieldError as error:
+      self.cancel()
+      raise setting_error(error) from error
     except UserError as error:
       self.cancel()
       raise ApiError(400, str(error)) from error

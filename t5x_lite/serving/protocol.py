@@ -10,7 +10,7 @@ import functools
 import os
 from typing import Any
 
-from t5x_lite.core.dataclass_checks import FieldError, nearest
+from t5x_lite.core.dataclass_checks import FieldError, nearest, short_repr
 from t5x_lite.core.errors import UserError
 from t5x_lite.inference.sampling import Sampling
 from t5x_lite.serving.engine import Request
@@ -100,8 +100,16 @@ def parse_call(body: Any, served: Served, chat: bool) -> Call:
     raise ApiError(400, str(error), 'messages' if chat else 'prompt',
                    'context_length_exceeded') from error
   except FieldError as error:   # min_tokens above the maximum
-    raise ApiError(400, str(error)) from error
+    raise setting_error(error) from error
   return Call(requests, chat, stream, _field(options, 'include_usage', (bool,), False))
+
+
+def setting_error(error: FieldError) -> ApiError:
+  """That of a field of Sampling, by the name that it has in a body."""
+  name = {field: name for name, (field, _) in SAMPLING.items()}.get(error.field, error.field)
+  name = {'max_new_tokens': 'max_tokens'}.get(name, name)
+  value = short_repr(getattr(error.owner, error.field))
+  return ApiError(400, f'{name}: {value}: {error.rule}', name)
 
 
 def _field(body: Mapping[str, Any], name: str, types: tuple[type, ...], default: Any) -> Any:
@@ -150,7 +158,7 @@ def _sampling(body: Mapping[str, Any]) -> Sampling:
   try:
     return Sampling(**fields, stop=tuple(stop), logit_bias=bias)
   except FieldError as error:
-    raise ApiError(400, str(error)) from error
+    raise setting_error(error) from error
 
 
 def _alternatives(body: Mapping[str, Any], chat: bool) -> int | None:
