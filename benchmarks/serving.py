@@ -25,8 +25,8 @@ def requests(model):
   settings = (dict(temperature=0), dict(temperature=1.0), dict(temperature=0.7, top_p=0.9),
               dict(temperature=0.9, frequency_penalty=0.5))
   for n in range(32):
-    yield dict(model=model, prompt=PROMPTS[n % 8] * (1 + n // 8), seed=n, max_tokens=8 + 5 * (n % 9),
-               **settings[n % 4])
+    yield dict(model=model, prompt=PROMPTS[n % 8] * (1 + n // 8), seed=n,
+               max_tokens=8 + 5 * (n % 9), **settings[n % 4])
 
 
 async def answer(client, request, stream=False):

@@ -171,8 +171,8 @@ print(peak() - before)
 def test_the_whole_model_is_never_in_memory(tmp_path):
   """The peak above that of a model of one layer, whose tensors are as large.
 
-  The codes are a quarter of the model; files that are written while others are read, and memory that
-  the allocator keeps, differ from run to run: 115 to 175 MB of 206 were seen.
+  The codes are a quarter of the model; what is written while other files are read, and memory
+  that the allocator keeps, differ from run to run: 115 to 175 MB of 206 were seen.
   """
   layers = 8
   write_llama(tmp_path / 'small', 1)
