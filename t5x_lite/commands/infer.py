@@ -73,14 +73,39 @@ def load_generator(experiment, params: Any = None, trusted_modules: Sequence[str
 def make_generator(experiment, network, partitioner, params: Any, chat):
   """The Generator of a run's model; `chat` makes a message of each text, None reads it as it is."""
   from t5x_lite.inference.generator import Generator
-  settings, data = experiment.infer, experiment.data
+  settings, data, config = experiment.infer, experiment.data, network.config
+  if settings.constraint and (config.family == 'encoder_only' or config.has_classes):
+    raise FieldError(settings, 'constraint', 'is of what is written, and the model writes nothing')
   return Generator(
       network, params, partitioner, data, batch_size=settings.batch_size,
       max_tokens=settings.max_tokens, decoding=settings.decoding, samples=settings.samples,
       int8_cache=settings.int8_cache,
       seed=experiment.seed, placeholders=settings.placeholders, frame=_frame(settings, data),
+      constraint=settings.constraint, draft=_load_draft(experiment, partitioner, config),
       end_ids=(*settings.end_ids, *(chat.end_ids if chat else ())), labels=settings.labels,
       prompt_ids=chat and functools.partial(_ask, chat, settings.system))
+
+
+def _load_draft(experiment, partitioner, config):
+  """(what makes the Draft of its parameters, these) of InferConfig.draft, or None."""
+  from t5x_lite.experiment import gin_config
+  from t5x_lite.inference.speculative import DraftRun, ModelDraft
+  from t5x_lite.training.initial_params import load_params
+  from t5x_lite.training.run_folder import RunFolder
+  draft = experiment.infer.draft
+  if not isinstance(draft, DraftRun):
+    return draft and (lambda _: draft, None)
+  file = RunFolder(local_path(draft.model_dir)).config
+  if not file.is_file():
+    raise FieldError(draft, 'model_dir', f'is no run: it has no {file.name}')
+  other = gin_config.load_experiment([str(file)], [], trains=False)[0]
+  own, theirs = experiment.data.fingerprint(), other.data.fingerprint()
+  if other.model.family != config.family or own != theirs:
+    raise FieldError(draft, 'model_dir', 'has another family or vocabulary: its drafts would be of '
+                     'other tokens')
+  network, partitioner = other.build_network(partitioner.mesh)
+  params, _ = load_params(other.folder, network, partitioner, draft.step, theirs)
+  return (lambda values: ModelDraft(network.bind(values), size=draft.size)), params
 
 
 def load_chat(experiment):

@@ -80,12 +80,22 @@ def _compile(served) -> float:
   longest = served.context - 1 if served.reader.continues else 1
   for size in sorted({min(size, longest) for size in PARTS}):
     for model in served.engine.models:
-      request = served.request([served.reader.inputs.vocab_size - 1] * size, True, model=model,
-                               sampling=Sampling(temperature=1.0), max_tokens=1)
-      served.engine.submit(request, pieces.put)
-      if pieces.get().finish == 'failed':
-        raise UserError(served.engine.failure)
+      for constraint in {None, *_some_constraint(served, model)}:
+        request = served.request(
+            [served.reader.inputs.vocab_size - 1] * size, True, model=model, max_tokens=1,
+            sampling=Sampling(temperature=1.0), constraint=constraint)
+        served.engine.submit(request, pieces.put)
+        if pieces.get().finish == 'failed':
+          raise UserError(served.engine.failure)
   return time.monotonic() - began
+
+
+def _some_constraint(served, model: str) -> list:
+  """One that answers may be held to, unless the extra or the tokenizer allows none."""
+  try:
+    return [served.structures.build(model, 'regex', '.')]
+  except UserError:
+    return []
 
 
 def _serve(served, listener: socket.socket, args: argparse.Namespace, key: str | None,

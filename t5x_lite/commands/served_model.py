@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from t5x_lite.commands import gin_flags
+from t5x_lite.core.dataclass_checks import FieldError
 from t5x_lite.core.errors import UserError
 
 
@@ -45,6 +46,9 @@ def load_served(experiment, *, slots: int, context: int | None, max_queue: int,
   settings, data = experiment.infer, experiment.data
   if experiment.model.family == 'encoder_only' or experiment.model.has_classes:
     raise UserError('the model writes no text: ask it by t5x-lite infer')
+  for name in ('constraint', 'draft'):
+    if getattr(settings, name) is not None:
+      raise FieldError(settings, name, 'is of t5x-lite infer alone: leave it out')
   network, partitioner = experiment.build_network(experiment.mesh.make())
   length = _length(experiment, context)
   params, step = _load_params(experiment, network, partitioner, trusted_modules)

@@ -26,7 +26,9 @@ from t5x_lite.core.errors import UserError
 from t5x_lite.data.source import Source, row_lengths
 from t5x_lite.evaluation.evaluation import Evaluation
 from t5x_lite.inference.beam import Beams
+from t5x_lite.inference.constrained import Choice, JsonSchema, Regex
 from t5x_lite.inference.sampling import Sampling
+from t5x_lite.inference.speculative import DraftRun, NgramDraft
 from t5x_lite.models import ModelConfig, Network
 from t5x_lite.objectives.classification import Classification
 from t5x_lite.objectives.language_model import CrossEntropy
@@ -88,6 +90,8 @@ class InferConfig:
   max_tokens: Length | None = None   # maximum of new tokens; None: the task's target length
   decoding: Sampling | Beams = Sampling()   # how tokens are drawn, or outputs searched
   samples: Count = 1             # outputs of each text that are drawn
+  constraint: Regex | Choice | JsonSchema | None = None   # of every output
+  draft: NgramDraft | DraftRun | None = None   # which the model checks, several tokens at once
   int8_cache: bool = False       # keys and values of tokens in 8 bits
   # [MASK] in a text for a masked language model, <extra_id_0> in one for an encoder-decoder, stand
   # for the mask or the sentinel; False: they are text, as all else that a text spells.
@@ -112,6 +116,12 @@ class InferConfig:
     if self.samples > 1 and not (isinstance(self.decoding, Sampling) and self.decoding.temperature):
       raise FieldError(self, 'samples', 'are all the same where none is drawn: set '
                        'Sampling.temperature, or search with Beams.num_return')
+    if self.constraint is not None and not isinstance(self.decoding, Sampling):
+      raise FieldError(self, 'constraint', 'is of outputs that are drawn: leave Beams out')
+    if self.draft is not None and (self.samples > 1 or self.constraint is not None or
+                                   not isinstance(self.decoding, Sampling)):
+      raise FieldError(self, 'draft', 'is of one output a text that nothing constrains: leave out '
+                       'samples, constraint and Beams')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,15 @@ class Constraint:
   class_of: np.ndarray
   next: np.ndarray
 
+  def allows(self, ids: Sequence[int]) -> bool:
+    """Whether an output may begin with these ids."""
+    state = 0
+    for i in ids:
+      state = self.next[state, self.class_of[i]]
+      if state < 0:
+        return False
+    return True
+
 
 class ConstraintBuilder:
   """Makes the constraints of outputs in a tokenizer's ids; it is used for many of them."""
@@ -182,16 +191,21 @@ def _merge_columns(table_SV: np.ndarray) -> Constraint:
 
 
 class ConstraintRows(NamedTuple):
-  """The constraints of the rows of a batch, as arrays padded to powers of two.
+  """The constraints of the rows of a batch, as arrays padded to few sizes.
+
+  A state is where its row of a table begins, from the beginning of this table: it stays as it is
+  when the constraints of other rows change.
 
   Attributes:
     class_of: [constraints, vocab] int32.
-    next: [constraints, states, classes] int32; the constraint 0 allows everything.
+    next: [cells] int32, the tables one after the other; the constraint 0 allows everything.
     which: [batch] int32, the constraint of each row.
+    offset: [batch] int32, where its table begins.
   """
   class_of: jax.Array
   next: jax.Array
   which: jax.Array
+  offset: jax.Array
 
   def start(self) -> jax.Array:
     """The states [batch] of outputs without a token yet."""
@@ -199,31 +213,38 @@ class ConstraintRows(NamedTuple):
 
   def allowed(self, state_B: jax.Array) -> jax.Array:
     """bool [batch, vocab]: the tokens that may come next."""
-    may_BC = self.next[self.which, state_B] >= 0
-    return jnp.take_along_axis(may_BC, self.class_of[self.which], axis=1)
+    row_B1 = (self.offset + state_B)[:, None]
+    return self.next[row_B1 + self.class_of[self.which]] >= 0
 
   def advance(self, state_B: jax.Array, token_B: jax.Array) -> jax.Array:
     """The states after one token more; as before where it is not allowed, in a row that ended."""
-    next_B = self.next[self.which, state_B, self.class_of[self.which, token_B]]
+    next_B = self.next[self.offset + state_B + self.class_of[self.which, token_B]]
     return jnp.where(next_B < 0, state_B, next_B)
 
 
 def constraint_rows(constraints: Sequence[Constraint | None], vocab_size: int,
-                    size: tuple[int, int, int] = (2, 16, 16)) -> ConstraintRows:
+                    least: int = 2) -> ConstraintRows:
   """The constraints of a batch, one a row, None for a row that may write anything.
 
   Args:
     vocab_size: of the logits; ids beyond the vocabulary of a constraint are not allowed.
-    size: minimum of constraints, states and classes, so that few programs are compiled.
+    least: unlike constraints that there is room for; more are padded to a power of two, and cells
+      to a power of 16, so that few programs are compiled.
   """
   different = list({id(c): c for c in constraints if c is not None}.values())
-  longest = lambda axis: max((c.next.shape[axis] for c in different), default=1)
-  needs = len(different) + 1, longest(0), longest(1) + 1   # one class more: of no constraint's ids
-  N, S, C = (max(low, 1 << (need - 1).bit_length()) for low, need in zip(size, needs))
-  class_of, next = np.full((N, vocab_size), C - 1, np.int32), np.full((N, S, C), -1, np.int32)
-  next[0] = 0
+  N = max(least, 1 << len(different).bit_length())
+  class_of, tables = np.zeros((N, vocab_size), np.int32), [np.zeros(1, np.int32)]
   for n, one in enumerate(different, 1):
+    width = one.next.shape[1] + 1   # one class more: of no constraint's ids
+    class_of[n] = width - 1
     class_of[n, :len(one.class_of)] = one.class_of[:vocab_size]
-    next[n, :one.next.shape[0], :one.next.shape[1]] = one.next
+    table = np.where(one.next < 0, -1, one.next * width)
+    tables.append(np.pad(table, ((0, 0), (0, 1)), constant_values=-1).reshape(-1))
+  offsets = np.cumsum([0, *map(len, tables)])
+  cells = 4096
+  while cells < offsets[-1]:
+    cells *= 16
+  flat = np.pad(np.concatenate(tables), (0, cells - offsets[-1]), constant_values=-1)
   number = {id(c): n for n, c in enumerate(different, 1)} | {id(None): 0}
-  return ConstraintRows(class_of, next, np.asarray([number[id(c)] for c in constraints], np.int32))
+  which = np.asarray([number[id(c)] for c in constraints], np.int32)
+  return ConstraintRows(class_of, flat.astype(np.int32), which, offsets[which].astype(np.int32))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_lite.inference.constraints import ConstraintRows
 from t5x_lite.inference.filters import History, filtered_logits, within_vocabulary
 from t5x_lite.inference.sampling import (
   Drawn,
@@ -36,11 +37,13 @@ class Writing(NamedTuple):
     cache: of the tokens up to now.
     history: their ids.
     done_B: bool, rows that have ended.
+    state_B: int32, of each row's constraint.
   """
   logits_BV: jax.Array
   cache: Cache
   history: History
   done_B: jax.Array
+  state_B: jax.Array
 
 
 class Generated(NamedTuple):
@@ -58,7 +61,8 @@ class Generated(NamedTuple):
 
 def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
              valid_BP: jax.Array, rows: SamplingRows, key_B: jax.Array, *, max_tokens: int,
-             pad_id: int, num_ids: int, samples: int = 1, int8_cache: bool = False) -> Generated:
+             pad_id: int, num_ids: int, samples: int = 1, int8_cache: bool = False,
+             constraints: ConstraintRows | None = None) -> Generated:
   """New tokens after each prompt, drawn by the settings of each row.
 
   Args:
@@ -73,6 +77,7 @@ def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
     num_ids: size of the vocabulary; rows of the embedding table beyond it are never drawn.
     samples: outputs of each prompt, which is read once.
     int8_cache: keys and values are held in 8 bits.
+    constraints: what each row may write.
   """
   P = prompt_BP.shape[1]
   logits_BV, cache = prefill(model, prompt_BP, valid_BP,
@@ -91,27 +96,32 @@ def generate(model: Model, batch: dict[str, jax.Array], prompt_BP: jax.Array,
     i, writing, logprobs = carry
     put = lambda x_BT, x_B: jax.lax.dynamic_update_slice_in_dim(
         x_BT, jnp.where(writing.done_B, 0.0, x_B)[:, None], i, axis=1)
-    after, drawn = write_token(model, writing, rows, key_B, num_ids)
+    after, drawn = write_token(model, writing, rows, key_B, num_ids, constraints)
     return i + 1, after, (put(logprobs[0], drawn.logprob), put(logprobs[1], drawn.sampled_logprob))
 
   zeros = jnp.zeros((len(logits_BV), max_tokens))
-  writing = Writing(logits_BV, cache, history, jnp.zeros(len(logits_BV), bool))
+  zeros_B = jnp.zeros(len(logits_BV), jnp.int32)
+  writing = Writing(logits_BV, cache, history, zeros_B > 0, zeros_B)
   _, writing, logprobs = jax.lax.while_loop(unfinished, step, (0, writing, (zeros, zeros)))
   return Generated(writing.history.tokens_BS[:, P:], *logprobs)
 
 
-def write_token(model: Model, writing: Writing, rows: SamplingRows, key_B: jax.Array, num_ids: int
-                ) -> tuple[Writing, Drawn]:
+def write_token(model: Model, writing: Writing, rows: SamplingRows, key_B: jax.Array, num_ids: int,
+                constraints: ConstraintRows | None = None) -> tuple[Writing, Drawn]:
   """One token more in each row that has not ended; arguments as of `generate`."""
-  done_B = writing.done_B
+  done_B, state_B, allowed_BV = writing.done_B, writing.state_B, None
+  if constraints is not None:
+    allowed_BV = constraints.allowed(state_B)
   logits_BV = within_vocabulary(writing.logits_BV, num_ids)
-  drawn = draw(logits_BV, filtered_logits(logits_BV, rows, writing.history), rows, key_B,
-               writing.history.step_B)
+  drawn = draw(logits_BV, filtered_logits(logits_BV, rows, writing.history, allowed_BV), rows,
+               key_B, writing.history.step_B)
+  if constraints is not None:
+    state_B = constraints.advance(state_B, drawn.token)
   history = writing.history.append(drawn.token, ~done_B)
   done_B = done_B | (drawn.token[:, None] == rows.end_ids).any(1) | (
       history.step_B >= rows.max_new)
   logits_B1V, cache = model.decode(drawn.token[:, None], writing.cache, ~done_B[:, None])
-  return Writing(logits_B1V[:, 0], cache, history, done_B), drawn
+  return Writing(logits_B1V[:, 0], cache, history, done_B, state_B), drawn
 
 
 def prefill(model: Model, prompt_BP: jax.Array, valid_BP: jax.Array, cache: Cache,
@@ -140,10 +150,14 @@ def prefill(model: Model, prompt_BP: jax.Array, valid_BP: jax.Array, cache: Cach
 
 
 def make_generate(network: Network, partitioner: Partitioner, **options) -> Callable:
-  """`generate` jitted for a model: (params, batch, prompt, valid, rows, keys) -> Generated."""
+  """`generate` jitted for a model: (params, batch, prompt, valid, rows, keys) -> Generated.
 
-  def run(params, batch, prompt_BP, valid_BP, rows, key_B):
-    return generate(network.bind(params), batch, prompt_BP, valid_BP, rows, key_B, **options)
+  The constraints of rows, if there are any, are given last.
+  """
+
+  def run(params, batch, prompt_BP, valid_BP, rows, key_B, constraints=None):
+    return generate(network.bind(params), batch, prompt_BP, valid_BP, rows, key_B,
+                    constraints=constraints, **options)
 
   return jax.jit(run, out_shardings=partitioner.replicated)
 

@@ -10,13 +10,17 @@ import zlib
 import jax
 import numpy as np
 
+from t5x_lite.core.dataclass_checks import FieldError
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.features import Batch, text_features, text_spans
 from t5x_lite.data.source import Source
 from t5x_lite.inference.beam import Beams, make_beam_search
+from t5x_lite.inference.constrained import OutputConstraint
+from t5x_lite.inference.constraints import Constraint, ConstraintBuilder, constraint_rows
 from t5x_lite.inference.generate import left_pad, make_generate
 from t5x_lite.inference.predict import make_predict
 from t5x_lite.inference.sampling import Sampling, sampling_rows
+from t5x_lite.inference.speculative import Draft, make_speculate
 from t5x_lite.inference.stop import StopStrings
 from t5x_lite.models import Network
 from t5x_lite.parallel.partitioner import Partitioner
@@ -44,7 +48,9 @@ class Generator:
   def __init__(self, network: Network, params: Any, partitioner: Partitioner, data: Source, *,
                batch_size: int, max_tokens: int | None = None,
                decoding: Sampling | Beams = GREEDY, samples: int = 1,
-               int8_cache: bool = False, seed: int = 0, placeholders: bool = True,
+               constraint: OutputConstraint | None = None,
+               draft: tuple[Callable[[Any], Draft], Any] | None = None, int8_cache: bool = False,
+               seed: int = 0, placeholders: bool = True,
                frame: tuple[Sequence[int], Sequence[int]] | None = None,
                end_ids: Sequence[int] = (), labels: Sequence[str] = (),
                prompt_ids: Callable[[str], list[int]] | None = None):
@@ -58,6 +64,8 @@ class Generator:
       max_tokens: maximum of new tokens; None: the length of the targets.
       decoding: how tokens are drawn, or outputs searched.
       samples: outputs of each text that are drawn; Beams.num_return says how many are found.
+      constraint: of every output that is drawn.
+      draft: makes the Draft of parameters, and these; one output a text is drawn with it.
       int8_cache: whether keys and values are held in 8 bits.
       seed: of the tokens drawn.
       placeholders: whether [MASK] in a text, of a masked language model, or <extra_id_0>, of an
@@ -92,7 +100,12 @@ class Generator:
                                         **common)
       else:
         self._rows([decoding])   # whose ids are checked
-        self._generate = make_generate(network, partitioner, samples=samples, **common)
+        self._constraint = constraint and self._constrained(constraint)
+        if draft is None:
+          self._generate = make_generate(network, partitioner, samples=samples, **common)
+        else:
+          self._generate = self._speculate(make_speculate(network, partitioner, draft[0], **common),
+                                           draft[1])
 
   def with_params(self, params: Any) -> 'Generator':
     """The same with other parameters of its network, such as an adapter's of an AdapterSet.
@@ -221,6 +234,18 @@ class Generator:
     return sampling_rows(settings, num_ids=self.targets.vocab_size, end_ids=self.end_ids,
                          max_tokens=self.max_tokens)
 
+  def _constrained(self, constraint: OutputConstraint) -> Constraint:
+    """Raises FieldError for a constraint that nothing meets, or that forbids the forced ids."""
+    built = constraint.build(ConstraintBuilder(self.targets, self.end_ids, self.decoding.forbidden))
+    if not built.allows(self.decoding.forced):
+      raise FieldError(self.decoding, 'forced', 'begins no output that the constraint allows')
+    return built
+
+  @staticmethod
+  def _speculate(program: Callable, draft_params: Any) -> Callable:
+    """A program of `make_speculate` as one of `make_generate`."""
+    return lambda params, *args: program(params, draft_params, *args[:-1])[0]   # no constraints
+
   def _keys(self, inputs: Sequence[Sequence[int]]) -> jax.Array:
     """A key for each sample [number, samples]: it follows from the ids of its example, and how
     often they came before.
@@ -247,7 +272,9 @@ class Generator:
       ids, scores = jax.device_get(self._search(*args))
     else:
       rows = self._rows([self.decoding] * keys.size)
-      found = jax.device_get(self._generate(*args, rows, keys.reshape(-1)))
+      held = self._constraint and constraint_rows([self._constraint] * keys.size,
+                                                  self.config.vocab_size)
+      found = jax.device_get(self._generate(*args, rows, keys.reshape(-1), held))
       ids, scores = (x.reshape(*keys.shape, -1) for x in (found.tokens, found.logprobs))
       scores = scores.sum(-1)
     for rows, row_scores in zip(ids, scores.tolist()):

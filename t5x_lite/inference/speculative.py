@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.core.dataclass_checks import Count, FieldError, check_types
+from t5x_lite.core.dataclass_checks import Count, FieldError, Path, Step, check_types
 from t5x_lite.inference.filters import History, filtered_logits, within_vocabulary
 from t5x_lite.inference.generate import Generated, prefill
 from t5x_lite.inference.sampling import (
@@ -116,6 +116,17 @@ class NgramDraft:
     index_BK = at_B[:, None] + 1 + jnp.arange(self.size)[None] % period_B1
     drafted_BK = jnp.take_along_axis(tokens_BS, index_BK, 1)
     return Proposal(drafted_BK, None, (best_BS.max(1) >= 0) & (state[0] == 0)), state
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DraftRun:
+  """A run whose smaller model of the same vocabulary writes the drafts."""
+  model_dir: Path            # the run's folder
+  step: Step | None = None   # its checkpoint; None: the newest
+  size: Count = 4            # tokens of a draft
+
+  def __post_init__(self):
+    check_types(self)
 
 
 @dataclasses.dataclass(frozen=True)

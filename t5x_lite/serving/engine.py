@@ -11,9 +11,11 @@ import dataclasses
 import threading
 from typing import Any
 
+import jax
 import numpy as np
 
 from t5x_lite.core.errors import UserError
+from t5x_lite.inference.constraints import Constraint, ConstraintRows, constraint_rows
 from t5x_lite.inference.sampling import NO_ID, Sampling, SamplingRows, sampling_rows
 from t5x_lite.serving.output import CANCELLED, FAILED, Output, Piece, Token
 from t5x_lite.serving.slots import PARTS, Row, Slots
@@ -41,6 +43,7 @@ class Request:
     sampling: its max_new_tokens is set.
     samples: outputs, each in a slot of its own.
     alternatives: likeliest tokens that are reported beside each; None: no log-probabilities.
+    constraint: what may be written; None: anything.
   """
   model: str
   ids: Sequence[int]
@@ -48,6 +51,7 @@ class Request:
   sampling: Sampling
   samples: int = 1
   alternatives: int | None = None
+  constraint: Constraint | None = None
 
 
 class Ticket:
@@ -84,10 +88,11 @@ class Engine:
       max_queue: requests that may wait.
     """
     self.slots, self.counts = slots, Counts()
+    self.end_ids = {name: tuple(end_ids) for name, (_, end_ids) in models.items()}
     self.failure: str | None = None
     self._max_queue, self._closed = max_queue, False
-    self._pools = {name: _Pool(slots, params, tuple(end_ids), decode, self.counts)
-                   for name, (params, end_ids) in models.items()}
+    self._pools = {name: _Pool(slots, params, self.end_ids[name], decode, self.counts)
+                   for name, (params, _) in models.items()}
     self._changed = threading.Condition()
     self._thread = threading.Thread(target=self._run, name='engine', daemon=True)
     self._thread.start()
@@ -174,6 +179,8 @@ class _Pool:
     self._reading: tuple[Ticket, Row, list[np.ndarray]] | None = None
     self._taken: list[tuple[Ticket, Output] | None] = [None] * slots.slots
     self._sample = np.zeros(slots.slots, np.int32)
+    self._held: list[Constraint | None] = []   # those that `_constraints` is made of
+    self._constraints: ConstraintRows | None = None
     self._rows = SamplingRows(*(np.repeat(x, slots.slots, axis=0)
                                 for x in self.settings(Sampling(max_new_tokens=1))))
 
@@ -270,11 +277,23 @@ class _Pool:
     active = np.asarray([taken is not None for taken in self._taken])
     top = any(taken and taken[0].request.alternatives for taken in self._taken)
     self._writing, written = self._slots.write(
-        self._params, self._writing, self._rows, self._sample, active, top)
+        self._params, self._writing, self._rows, self._sample, active, top,
+        self._constraint_rows())
     self._counts.calls += 1
     for slot, taken in enumerate(self._taken):
       if taken is not None:
         self._hand_out(slot, *taken, written)
+
+  def _constraint_rows(self) -> ConstraintRows | None:
+    """Those of the slots, which are on the device for as long as they are the same."""
+    held = [taken and taken[0].request.constraint for taken in self._taken]
+    if not any(held):
+      return None
+    if [*map(id, held)] != [*map(id, self._held)]:
+      self._held = held
+      self._constraints = jax.device_put(constraint_rows(
+          held, self._slots.vocab_size, least=1 << len(held).bit_length()))
+    return self._constraints
 
   def _hand_out(self, slot: int, ticket: Ticket, output: Output, written) -> None:
     alternatives = ticket.request.alternatives or 0

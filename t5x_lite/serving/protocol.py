@@ -12,10 +12,12 @@ from typing import Any
 
 from t5x_lite.core.dataclass_checks import FieldError, nearest, short_repr
 from t5x_lite.core.errors import UserError
+from t5x_lite.inference.constraints import Constraint
 from t5x_lite.inference.sampling import Sampling
 from t5x_lite.serving.engine import Request
 from t5x_lite.serving.served import Served, TooLong
 from t5x_lite.serving.slots import ALTERNATIVES
+from t5x_lite.serving.structure import structure_of
 
 # Name in a body -> (field of Sampling, types).
 SAMPLING = {
@@ -28,10 +30,10 @@ SAMPLING = {
     'no_repeat_ngram_size': ('no_repeat_ngram_size', (int,)),
     'min_tokens': ('min_new_tokens', (int,))}
 _COMMON = {*SAMPLING, 'model', 'n', 'stream', 'stream_options', 'stop', 'logit_bias', 'logprobs',
-           'max_tokens'}
+           'max_tokens', 'response_format', 'structured_outputs'}
 _LABELS = {'user', 'metadata', 'store', 'service_tier', 'safety_identifier', 'prompt_cache_key'}
 # What says nothing but that the default is meant.
-_IDLE = {'echo': (False,), 'best_of': (1,), 'suffix': ('',), 'response_format': ({'type': 'text'},),
+_IDLE = {'echo': (False,), 'best_of': (1,), 'suffix': ('',),
          'tools': ([],), 'parallel_tool_calls': (True,), 'modalities': (['text'],)}
 _MAX_STOPS, _MAX_PROMPTS = 16, 64
 _COMPLETION_TOKENS = 16   # OpenAI's default of completions
@@ -92,10 +94,11 @@ def parse_call(body: Any, served: Served, chat: bool) -> Call:
   sampling, alternatives = _sampling(body), _alternatives(body, chat)
   max_tokens = _max_tokens(body, chat)
   prompts = [_conversation(body, served, model)] if chat else _prompts(body, served)
+  constraint = _constraint(body, served, model)
   try:
     requests = tuple(served.request(
         ids, framed, model=model, sampling=sampling, max_tokens=max_tokens, samples=samples,
-        alternatives=alternatives) for ids, framed in prompts)
+        alternatives=alternatives, constraint=constraint) for ids, framed in prompts)
   except TooLong as error:
     raise ApiError(400, str(error), 'messages' if chat else 'prompt',
                    'context_length_exceeded') from error
@@ -159,6 +162,17 @@ def _sampling(body: Mapping[str, Any]) -> Sampling:
     return Sampling(**fields, stop=tuple(stop), logit_bias=bias)
   except FieldError as error:
     raise setting_error(error) from error
+
+
+def _constraint(body: Mapping[str, Any], served: Served, model: str) -> Constraint | None:
+  wanted = structure_of(body, lambda message, name: ApiError(400, message, name))
+  if wanted is None:
+    return None
+  name = 'response_format' if 'response_format' in body else 'structured_outputs'
+  try:
+    return served.structures.build(model, *wanted)
+  except UserError as error:
+    raise ApiError(400, f'{name}: {error}', name) from error
 
 
 def _alternatives(body: Mapping[str, Any], chat: bool) -> int | None:

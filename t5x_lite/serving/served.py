@@ -10,6 +10,7 @@ from t5x_lite.data.source import Chat
 from t5x_lite.inference.generator import Generator
 from t5x_lite.inference.sampling import Sampling
 from t5x_lite.serving.engine import Engine, Request
+from t5x_lite.serving.structure import Structures
 
 
 class TooLong(UserError):
@@ -84,6 +85,11 @@ class Served:
                     f'{self.context} has room for: shorten the prompt, or lower max_tokens')
     sampling = dataclasses.replace(sampling, max_new_tokens=max_tokens or room)
     return Request(model=model, ids=prompt.tolist(), batch=batch, sampling=sampling, **fields)
+
+  @functools.cached_property
+  def structures(self) -> Structures:
+    """What answers may be held to."""
+    return Structures(self.reader.targets, self.engine.end_ids)
 
   @functools.cached_property
   def _longest_piece(self) -> int:

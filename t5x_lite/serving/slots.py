@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_lite.inference.constraints import ConstraintRows
 from t5x_lite.inference.filters import History, within_vocabulary
 from t5x_lite.inference.generate import Writing, write_token
 from t5x_lite.inference.sampling import SamplingRows, row_keys
@@ -64,6 +65,7 @@ class Slots:
       int8_cache: whether keys and values are held in 8 bits.
     """
     self.slots, self.length, self.num_ids = slots, length, num_ids
+    self.vocab_size = network.config.vocab_size   # of the logits
     self.whole = network.config.prefix_lm   # a prompt's tokens see those after them
     self._network, self._int8 = network, int8_cache
     out = partitioner.replicated
@@ -101,7 +103,8 @@ class Slots:
     return self._put(writing, row, tokens, len(ids), at, len(slots))
 
   def write(self, params: Any, writing: Writing, rows: SamplingRows, sample: np.ndarray,
-            active: np.ndarray, top: bool) -> tuple[Writing, Written]:
+            active: np.ndarray, top: bool, constraints: ConstraintRows | None
+            ) -> tuple[Writing, Written]:
     """STEPS tokens more in each active slot that has not ended; `writing` is used up.
 
     Args:
@@ -109,8 +112,9 @@ class Slots:
       sample: int32 [slots], the number of the sample of its prompt.
       active: bool [slots], False where a slot is free.
       top: whether alternatives are wanted of any.
+      constraints: of each slot; None where there are none, which is a program of its own.
     """
-    writing, written = self._write(params, writing, rows, sample, active, top)
+    writing, written = self._write(params, writing, rows, sample, active, top, constraints)
     return writing, Written(*jax.device_get(written))
 
   def _empty_writing(self, params, batch):
@@ -119,7 +123,7 @@ class Slots:
     zeros = jnp.zeros((B,), jnp.int32)
     return Writing(jnp.repeat(row.logits_1V, B, axis=0), take_rows(row.cache, zeros),
                    History(jnp.zeros((B, S), jnp.int32), zeros, zeros, zeros),
-                   jnp.ones((B,), bool))
+                   jnp.ones((B,), bool), zeros)
 
   def _start_row(self, params, batch):
     model = self._network.bind(params)
@@ -131,14 +135,14 @@ class Slots:
         tokens_1L, row.cache, valid_1L, prompt=self.whole)
     return Row(logits_11V[:, 0].astype(jnp.float32), cache)
 
-  def _write_tokens(self, params, writing, rows, sample_B, active_B, top):
+  def _write_tokens(self, params, writing, rows, sample_B, active_B, top, constraints):
     model = self._network.bind(params)
     key_B = row_keys(rows.seed, sample_B)
 
     def step(writing, _):
       logits_BV = within_vocabulary(writing.logits_BV, self.num_ids).astype(jnp.float32)
       likeliest = jax.lax.cond(top, _likeliest, _none, logits_BV)
-      after, drawn = write_token(model, writing, rows, key_B, self.num_ids)
+      after, drawn = write_token(model, writing, rows, key_B, self.num_ids, constraints)
       after = after._replace(logits_BV=after.logits_BV.astype(jnp.float32))
       return after, (drawn.token, ~writing.done_B, drawn.logprob, *likeliest)
 
@@ -150,15 +154,15 @@ class Slots:
 def _put_row(writing: Writing, row: Row, tokens_S, count, slot_B, number) -> Writing:
   """The first `number` of `slot_B` hold the row, whose prompt is the first `count` of tokens."""
   prompt = History(tokens_S[None], *(jnp.asarray([x], jnp.int32) for x in (0, count, count)))
-  own = Writing(row.logits_1V, row.cache, prompt, jnp.zeros((1,), bool))
+  zero = jnp.zeros((1,), jnp.int32)
 
   def put(i, writing):
     at = slot_B[i][None]
     replace = lambda old, new: old.at[at].set(new)
-    return Writing(replace(writing.logits_BV, own.logits_BV),
-                   put_rows(writing.cache, own.cache, at),
-                   jax.tree.map(replace, writing.history, own.history),
-                   replace(writing.done_B, own.done_B))
+    return Writing(replace(writing.logits_BV, row.logits_1V),
+                   put_rows(writing.cache, row.cache, at),
+                   jax.tree.map(replace, writing.history, prompt),
+                   replace(writing.done_B, zero > 0), replace(writing.state_B, zero))
 
   return jax.lax.fori_loop(0, number, put, writing)
 

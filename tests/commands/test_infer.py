@@ -88,3 +88,50 @@ files.FileTask.labels = ('odd', 'even')
   assert {r['output'] for r in records} <= {'odd', 'even'}
   assert [r['tokens_cut'] for r in records] == [2] * 10 + [3] * 6   # with CLS, 10 bytes of 8
   assert '16 of 16 inputs are too long' in capsys.readouterr().err
+
+
+def test_outputs_are_held_to_a_constraint(lm, tmp_path, capsys):
+  pytest.importorskip('outlines_core', reason="pip install -e '.[constrain]'")
+  schema = {'type': 'array', 'items': {'enum': ['x', 'yy']}, 'minItems': 2, 'maxItems': 2}
+  (tmp_path / 'schema.json').write_text(json.dumps(schema))
+
+  def held(*flags):
+    status = cli.main(['infer', f'--gin_file={lm}', '--prompt=odd', '--prompt= a=b', *(
+        f'--gin.{flag}' for flag in ('InferConfig.max_tokens=20', *flags))])
+    out, err = capsys.readouterr()
+    return status, out.splitlines() if not status else err
+
+  drawn = 'Sampling.temperature=1.0'
+  regex = 'InferConfig.constraint=@constrained.Regex()'
+  assert held(regex, "Regex.pattern='[ab]{3}c'", drawn)[0] == 0
+  for text in held(regex, "Regex.pattern='[ab]{3}c'", drawn)[1]:
+    assert len(text) == 4 and set(text[:3]) <= {'a', 'b'} and text[3] == 'c'
+  _, texts = held('InferConfig.constraint=@constrained.Choice()', "Choice.texts=('left', 'right')")
+  assert set(texts) <= {'left', 'right'} and len(texts) == 2
+  _, texts = held('InferConfig.constraint=@constrained.JsonSchema()',
+                  f"JsonSchema.file='{tmp_path}/schema.json'", drawn)
+  assert all(set(json.loads(text)) <= {'x', 'yy'} and len(json.loads(text)) == 2 for text in texts)
+  for flags, words in (
+      ([regex, "Regex.pattern='('"], 'Regex.pattern = '),
+      ([regex, "Regex.pattern='ab'", 'Sampling.forced=(90,)'], 'begins no output that'),
+      (['InferConfig.constraint=@constrained.JsonSchema()', "JsonSchema.file='none.json'"],
+       'No such file'),
+      ([regex, "Regex.pattern='ab'", 'InferConfig.draft=@speculative.NgramDraft()'],
+       'that nothing constrains')):
+    status, err = held(*flags)
+    assert status == 1 and err.startswith('error: ') and err.count('\n') == 1 and words in err
+
+
+def test_drafts_change_no_output(lm, tmp_path, capsys):
+  def outputs(*flags):
+    status = cli.main(['infer', f'--gin_file={lm}', '--prompt=abcabcabcabc', '--prompt=odd', *(
+        f'--gin.{flag}' for flag in ('InferConfig.max_tokens=24', *flags))])
+    out, err = capsys.readouterr()
+    return out if not status else err
+
+  plain = outputs()
+  assert outputs('InferConfig.draft=@speculative.NgramDraft()', 'NgramDraft.shortest=1') == plain
+  folder = lm.removesuffix('/config.gin')
+  run = 'InferConfig.draft=@speculative.DraftRun()'
+  assert outputs(run, f"DraftRun.model_dir='{folder}'", 'DraftRun.size=2') == plain
+  assert 'is no run: it has no config.gin' in outputs(run, f"DraftRun.model_dir='{tmp_path}'")

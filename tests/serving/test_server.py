@@ -145,6 +145,32 @@ def test_prompts_samples_and_seeds(client):
   assert len(draws) == 3   # without a seed
 
 
+SCHEMA = {'type': 'object', 'properties': {'n': {'type': 'integer'}, 'odd': {'type': 'boolean'}},
+          'required': ['n', 'odd'], 'additionalProperties': False}
+
+
+def test_answers_are_held_to_what_is_asked(client):
+  form = {'type': 'json_schema', 'json_schema': {'name': 'number', 'strict': True,
+                                                 'schema': SCHEMA}}
+  free = ask(client, '1 and 1?', temperature=1.0, seed=2).choices[0].message.content
+  for seed in range(5):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:   # beside others, held and free
+      held = [pool.submit(ask, client, '1 and 1?', temperature=1.0, seed=seed, max_tokens=100,
+                          response_format=form),
+              pool.submit(ask, client, '1 and 1?', temperature=1.0, seed=seed, model='lora',
+                          extra_body={'structured_outputs': {'regex': '[ab]{4}c?'}}),
+              pool.submit(ask, client, '1 and 1?', temperature=1.0, seed=seed, extra_body={
+                  'structured_outputs': {'choice': ['left', 'right [1]']}}),
+              pool.submit(ask, client, '1 and 1?', temperature=1.0, seed=2)]
+    texts = [one.result().choices[0].message.content for one in held]
+    ends = [one.result().choices[0].finish_reason for one in held]
+    if ends[0] == 'stop':   # an integer may go on to the limit
+      found = json.loads(texts[0])
+      assert type(found['n']) is int and type(found['odd']) is bool and len(found) == 2
+    assert re.fullmatch('[ab]{4}c?', texts[1]) and texts[2] in ('left', 'right [1]')
+    assert ends[1:3] == ['stop', 'stop'] and texts[3] == free
+
+
 def test_answers_under_load_are_those_of_the_same_request_alone(client):
   """More clients than slots, with all settings, two models, streams and wholes."""
   def answer(n):
@@ -202,6 +228,27 @@ def test_clients_that_leave_free_their_slots(port, client):
     assert time.monotonic() < until
     time.sleep(0.05)
   assert ask(client, '1 and 1?', temperature=0).choices[0].message.content
+
+
+FORM = 'response_format'
+HELD = 'structured_outputs'
+WRONG_STRUCTURES = [
+    ({FORM: {'type': 'json_object'}}, '"type": "json_schema"'), ({HELD: {}}, 'with one of json'),
+    ({HELD: {'regex': 'a', 'choice': ['b']}}, 'with one of json'), ({HELD: 3}, 'with one of json'),
+    ({HELD: {'regex': 3}}, 'structured_outputs.regex: 3 is not a string'),
+    ({HELD: {'regex': '(?=a)b'}}, 'cannot be followed'), ({HELD: {'choice': []}}, 'one or more'),
+    ({HELD: {'json': {'type': 'object', 'if': {}}}}, 'if'),
+    ({HELD: {'regex': '(a|b)*a(a|b){30}'}}, 'simplify it'),
+    ({HELD: {'regex': r'(\w{400}){20}'}}, 'simplify it'),
+    ({HELD: {'regex': 'a'}, FORM: {'type': 'json_schema', 'json_schema': {'schema': {
+        'type': 'integer'}}}}, 'give one')]
+
+
+@pytest.mark.parametrize('body, words', WRONG_STRUCTURES)
+def test_a_structure_that_cannot_be_met_is_refused(port, body, words):
+  status, answer, _ = post(port, json.dumps({'model': 'run', 'prompt': 'a'} | body))
+  assert status == 400 and words in answer['error']['message'], answer
+  assert '\n' not in answer['error']['message']
 
 
 WRONG = [
