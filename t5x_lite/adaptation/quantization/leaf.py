@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from t5x_lite.adaptation.quantization import blockwise
+from t5x_lite.adaptation.quantization import blockwise, few_rows
 from t5x_lite.adaptation.quantization.blockwise import DoubleScale
 from t5x_lite.adaptation.quantization.formats import FORMATS
 from t5x_lite.adaptation.quantization.llm_int8 import int8_matmul
@@ -70,12 +70,14 @@ class QuantizedLeaf:
 
   def _matrix(self) -> jax.Array:
     """[*lead, inputs, outputs] in float32."""
+    return blockwise.dequantize(self._flat(self.codes), self._scales(), FORMATS[self.format])
+
+  def _scales(self) -> jax.Array:
+    """[*lead, blocks, outputs] in float32."""
     scale = self.scale
     if isinstance(scale, DoubleScale):
-      scale = blockwise.dequantize_scale(scale._replace(codes=self._flat(scale.codes)))
-    else:
-      scale = self._flat(scale)
-    return blockwise.dequantize(self._flat(self.codes), scale, FORMATS[self.format])
+      return blockwise.dequantize_scale(scale._replace(codes=self._flat(scale.codes)))
+    return self._flat(scale)
 
   def _flat(self, x: jax.Array) -> jax.Array:
     """[*lead, n, *out] -> [*lead, n, outputs]."""
@@ -85,7 +87,12 @@ class QuantizedLeaf:
 def _product(x: jax.Array, leaf: QuantizedLeaf) -> jax.Array:
   if leaf.threshold is not None:
     return int8_matmul(x, leaf._flat(leaf.codes), leaf._flat(leaf.scale)[0], leaf.threshold)
-  return x @ leaf._matrix().astype(x.dtype)
+  whole = lambda x, leaf: x @ leaf._matrix().astype(x.dtype)
+  if len(x) > few_rows.MOST_ROWS:
+    return whole(x, leaf)
+  parts = lambda x, leaf: few_rows.blockwise_matmul(
+      x, leaf._flat(leaf.codes), leaf._scales(), FORMATS[leaf.format]).astype(x.dtype)
+  return jax.lax.platform_dependent(x, leaf, cpu=parts, default=whole)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.adaptation.quantization import few_rows
 from t5x_lite.adaptation.quantization.formats import FORMATS
 
 INT8 = FORMATS['int8']
@@ -39,11 +40,24 @@ def int8_matmul(x_TI: jax.Array, codes_IO: jax.Array, scale_O: jax.Array, thresh
   through the dequantised kernel.
   """
   q_TI, scale_T, column_I = quantize_rows(x_TI, threshold)
-  w_IO = (codes_IO.astype(jnp.int16) - ZERO).astype(jnp.int8)
-  sums = jnp.matmul(q_TI, w_IO, preferred_element_type=jnp.int32)
-  y = sums.astype(jnp.float32) * (scale_T[:, None] * scale_O[None] / 127 ** 2)
-  outliers = jnp.where(column_I[None], x_TI, 0)
-  return y.astype(x_TI.dtype) + outliers @ _kernel(codes_IO, scale_O, x_TI.dtype)
+  outliers_TI = jnp.where(column_I[None], x_TI, 0)
+
+  def whole(q_TI, outliers_TI, codes_IO, scale_O):
+    w_IO = (codes_IO.astype(jnp.int16) - ZERO).astype(jnp.int8)
+    sums_TO = jnp.matmul(q_TI, w_IO, preferred_element_type=jnp.int32)
+    return sums_TO, outliers_TI @ _kernel(codes_IO, scale_O, x_TI.dtype)
+
+  def parts(q_TI, outliers_TI, codes_IO, scale_O):
+    of_outliers = lambda x_TI: few_rows.blockwise_matmul(x_TI, codes_IO, scale_O[None], INT8)
+    none = lambda x_TI: jnp.zeros((len(x_TI), len(scale_O)))
+    y_TO = jax.lax.cond(column_I.any(), of_outliers, none, outliers_TI)
+    return few_rows.integer_matmul(q_TI, codes_IO), y_TO.astype(x_TI.dtype)
+
+  args = q_TI, outliers_TI, codes_IO, scale_O
+  sums_TO, y_TO = whole(*args) if len(x_TI) > few_rows.MOST_ROWS else (
+      jax.lax.platform_dependent(*args, cpu=parts, default=whole))
+  scaled_TO = sums_TO.astype(jnp.float32) * (scale_T[:, None] * scale_O[None] / 127 ** 2)
+  return scaled_TO.astype(x_TI.dtype) + y_TO
 
 
 def _kernel(codes_IO, scale_O, dtype):
