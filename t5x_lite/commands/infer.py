@@ -58,6 +58,7 @@ def load_generator(experiment, params: Any = None, trusted_modules: Sequence[str
 
   `trusted_modules` are those outside this project that config.gin of adapters may import.
   """
+  from t5x_lite.models.unstack import unstack
   settings, data = experiment.infer, experiment.data
   network, partitioner = experiment.build_network(experiment.mesh.make())
   fingerprint = data.fingerprint()   # errors in the data come first
@@ -66,6 +67,7 @@ def load_generator(experiment, params: Any = None, trusted_modules: Sequence[str
   if params is None:
     params, step = load_chosen(
         experiment, network, partitioner, settings.step, fingerprint, trusted_modules)
+    network, (params,) = unstack(network, [params], partitioner)
   chat = None if network.config.family == 'encoder_only' else load_chat(experiment)
   return make_generator(experiment, network, partitioner, params, chat), step
 

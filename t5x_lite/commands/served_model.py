@@ -40,6 +40,7 @@ def load_served(experiment, *, slots: int, context: int | None, max_queue: int,
   Raises UserError for a model that writes no text, and a context that it does not take.
   """
   from t5x_lite.commands import infer
+  from t5x_lite.models.unstack import unstack
   from t5x_lite.serving.engine import Engine
   from t5x_lite.serving.served import Served
   from t5x_lite.serving.slots import Slots
@@ -52,6 +53,8 @@ def load_served(experiment, *, slots: int, context: int | None, max_queue: int,
   network, partitioner = experiment.build_network(experiment.mesh.make())
   length = _length(experiment, context)
   params, step = _load_params(experiment, network, partitioner, trusted_modules)
+  network, trees = unstack(network, [*params.values()], partitioner)
+  params = dict(zip(params, trees))
   reader = infer.make_generator(experiment, network, partitioner, next(iter(params.values())), None)
   chats = {name: infer.load_chat(dataclasses.replace(
       experiment, adapter=name if name in (experiment.adapters or ()) else None))

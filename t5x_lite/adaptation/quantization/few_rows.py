@@ -36,7 +36,7 @@ def blockwise_matmul(x_TI: jax.Array, codes: jax.Array, scale_BO: jax.Array, for
     return x_TR[:, ::2] @ form.decode(codes >> 4) + x_TR[:, 1::2] @ form.decode(codes & 15)
 
   def add(n, y_TO):
-    return y_TO + product(x_NTR[n], parts[n]) * scale_BO[n // per_block]
+    return y_TO + product(x_NTR[n], parts[n]) * scale_BO[n // per_block][None]
 
   return jax.lax.fori_loop(0, len(x_NTR), add, jnp.zeros((len(x_TI), codes.shape[-1])))
 
