@@ -244,7 +244,7 @@ def save_model(folder: pathlib.Path, config: ModelConfig, params: dict[str, Any]
     ids |= {'pad_token_id': 0, 'decoder_start_token_id': 0}
   written = hf_configs.write_config(config, model_type) | {'torch_dtype': dtype, 'dtype': dtype}
   writer = ShardWriter(folder, shard_bytes)
-  for name, tensor in _their_tensors(model_type, config, params):
+  for name, tensor in their_tensors(model_type, config, params):
     writer.add(name, tensor.astype(jax.numpy.dtype(dtype)))
   writer.close()
   extra = extra or {}
@@ -254,21 +254,31 @@ def save_model(folder: pathlib.Path, config: ModelConfig, params: dict[str, Any]
   return model_type
 
 
-def _their_tensors(model_type: str, config: ModelConfig, params
-                   ) -> Iterator[tuple[str, np.ndarray]]:
+def their_shapes(model_type: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+  """{name: shape} of what `their_tensors` gives, without parameters."""
+  flat = trees.flatten(models.build_network(config).shapes)
+  layer = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+  return {t.theirs: t.their_shape(_layer_of(flat, t, layer).shape)
+          for t in hf_tensors.table(model_type, config)}
+
+
+def their_tensors(model_type: str, config: ModelConfig, params: dict[str, Any]
+                  ) -> Iterator[tuple[str, np.ndarray]]:
+  """(name, tensor) of all of a model as transformers has them, one at a time, float32."""
   flat = trees.flatten(params)
   by_name: dict[str, list[Tensor]] = collections.defaultdict(list)
   for tensor in hf_tensors.table(model_type, config):
     by_name[tensor.theirs].append(tensor)
-
-  def ours(tensor: Tensor) -> np.ndarray:
-    if tensor.layer is None:
-      return np.asarray(flat[tensor.ours])
-    if tensor.ours in flat:
-      return np.asarray(flat[tensor.ours][tensor.layer])
-    return np.asarray(flat[tensor.ours.replace('/blocks/', f'/blocks/{tensor.layer}/')])
-
+  ours = lambda tensor: np.asarray(_layer_of(flat, tensor, lambda x: x[tensor.layer]))
   for name, tensors in by_name.items():
     parts = [t.to_theirs(ours(t)) for t in sorted(tensors, key=lambda t: t.part)]
     yield name, parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
 
+
+def _layer_of(flat: dict[str, Any], tensor: Tensor, of_stack: Callable[[Any], Any]) -> Any:
+  """The parameter of a tensor, or its layer: `of_stack` takes that of scanned layers."""
+  if tensor.layer is None:
+    return flat[tensor.ours]
+  if tensor.ours in flat:
+    return of_stack(flat[tensor.ours])
+  return flat[tensor.ours.replace('/blocks/', f'/blocks/{tensor.layer}/')]
