@@ -14,6 +14,8 @@ EXAMPLE = 't5x-lite export --from=runs/gpt2 --to=exports/gpt2'
 FORMATS = {
     'huggingface': ('float32', 'bfloat16'),
     'gguf': ('float32', 'float16', 'q8_0', 'q4_0'),
+    'compressed-tensors': ('int4', 'int8'),
+    'stablehlo': ('float32',),
 }
 
 
@@ -54,7 +56,7 @@ def export_run(model_dir: pathlib.Path, target: pathlib.Path, step: int | None =
     UserError: the format has no such dtype or cannot express the model, or the run holds codes.
   """
   from t5x_lite.adaptation.adaptation import Adapter, innermost
-  from t5x_lite.commands import export_gguf, export_huggingface
+  from t5x_lite.commands import export_gguf, export_huggingface, export_stablehlo
   from t5x_lite.commands.export_source import open_source
   form = form or ('gguf' if target.suffix == '.gguf' else 'huggingface')
   dtype = dtype or FORMATS[form][0]
@@ -72,5 +74,7 @@ def export_run(model_dir: pathlib.Path, target: pathlib.Path, step: int | None =
                     'import of the model without --quantize')
   if innermost(adaptation) is not adaptation:
     raise UserError(f'{model_dir} has a quantised base: merge it (t5x-lite merge), and export that')
-  export = {'huggingface': export_huggingface.export_model, 'gguf': export_gguf.export_gguf}[form]
+  export = {'huggingface': export_huggingface.export_model, 'gguf': export_gguf.export_gguf,
+            'compressed-tensors': export_huggingface.export_compressed,
+            'stablehlo': export_stablehlo.export_stablehlo}[form]
   return export(source, target, step, dtype)

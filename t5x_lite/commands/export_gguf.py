@@ -60,8 +60,7 @@ def _prompting(source: ExportSource):
   if len(prefix) > 1 or suffix not in ((), (eos,)):
     notes.append(f'llama.cpp puts one id before a text and none but the end after it: {prefix} and '
                  f'{suffix} are what the model reads')
-  ends = dict.fromkeys((*settings.end_ids, *(source.chat.end_ids if source.chat else ())))
-  first, second = [*(ends or (eos,)), None][:2]
+  first, second = [*source.end_ids, None, None][:2]
   return Prompting(
       bos=prefix[0] if prefix else ids.get('bos_token_id'), eos=first, eot=second,
       pad=ids.get('pad_token_id'), add_bos=bool(prefix), add_eos=suffix == (eos,),

@@ -34,13 +34,38 @@ def export_model(source: ExportSource, folder: pathlib.Path, step: int | None, d
   return f'{folder}: step {step} of {source.experiment.folder} as {model_type!r}, {dtype}'
 
 
+def export_compressed(source: ExportSource, folder: pathlib.Path, step: int | None, dtype: str
+                      ) -> str:
+  """Writes the same with its linear layers as compressed-tensors packs them: int4 or int8."""
+  from t5x_lite.core.files import atomic_folder
+  from t5x_lite.interop import compressed_tensors, hf_configs, huggingface
+  config = source.experiment.model
+  packing = compressed_tensors.packing_of(config, dtype)
+  layers = compressed_tensors.linear_layers(hf_configs.model_type_of(config), config)
+  with atomic_folder(folder) as partial:
+    _, params, step = source.load(step)
+    model_type = huggingface.save_model(
+        partial, config, params, dtype=compressed_tensors.DTYPE, packed=(layers, packing.pack),
+        extra=source.token_ids | source.labels | {'quantization_config': packing.config})
+    write_tokenizer(source, partial, model_type)
+  scales = 'an output' if packing.group is None else f'{packing.group} inputs'
+  return (f'{folder}: step {step} of {source.experiment.folder} as {model_type!r}, linear layers '
+          f'in {dtype} with a scale for {scales}, for vLLM')
+
+
 def write_tokenizer(source: ExportSource, folder: pathlib.Path, model_type: str) -> None:
   """Writes tokenizer, chat template and generation config beside config.json."""
+  copy_tokenizer(source, folder, model_type)
+  if source.chat is not None:
+    _write_end_ids(folder, source.chat.end_ids)
+
+
+def copy_tokenizer(source: ExportSource, folder: pathlib.Path, model_type: str) -> None:
+  """Copies tokenizer and chat template as transformers looks for them."""
   from t5x_lite.interop import tokenizer_files
   names = tokenizer_files.copy_files(source.kept, folder) if source.kept else []
   if source.chat is not None:   # which it was trained on, whatever its base came with
     shutil.copyfile(source.run.chat_template, folder / source.run.chat_template.name)
-    _write_end_ids(folder, source.chat.end_ids)
   if not set(names) & set(tokenizer_files.READABLE) and source.vocabulary_file is not None:
     copy_vocabulary(source.vocabulary_file, folder, model_type)
 

@@ -84,6 +84,14 @@ class ExportSource:
     return token_ids(self.kept, self.vocabulary)
 
   @property
+  def end_ids(self) -> tuple[int, ...]:
+    """Ids that end an output, as `infer` has them."""
+    chat = self.chat.end_ids if self.chat is not None else ()
+    ends = tuple(dict.fromkeys((*self.experiment.infer.end_ids, *chat)))
+    eos = self.token_ids.get('eos_token_id')
+    return ends or (tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,))
+
+  @property
   def labels(self) -> dict[str, Any]:
     """The names of a model's classes: of its task, else those that it was imported with."""
     experiment = self.experiment

@@ -1,7 +1,7 @@
 """Import and export of Hugging Face transformers models: folders of config.json and safetensors."""
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import json
 import pathlib
@@ -21,6 +21,8 @@ from t5x_lite.interop.safetensors_files import ShardWriter, TensorFolder
 from t5x_lite.models import ModelConfig, weights
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.training.state import abstract_params
+
+Packed = tuple[set[str], Callable[[str, np.ndarray], Iterable[tuple[str, np.ndarray]]]]
 
 
 def load_model(folder: pathlib.Path, partitioner: Partitioner, *,
@@ -226,7 +228,7 @@ def _codes(abstract, layout: weights.Layout, tensors: list[Tensor] | Tensor, rea
 
 def save_model(folder: pathlib.Path, config: ModelConfig, params: dict[str, Any], *,
          extra: dict[str, Any] | None = None, dtype: str = 'float32',
-         shard_bytes: int = 5 * 10 ** 9) -> str:
+         packed: Packed | None = None, shard_bytes: int = 5 * 10 ** 9) -> str:
   """Writes what transformers' from_pretrained reads; returns the model_type.
 
   Args:
@@ -235,6 +237,8 @@ def save_model(folder: pathlib.Path, config: ModelConfig, params: dict[str, Any]
     params: its parameters.
     extra: more keys of config.json, such as the ids of special tokens, or names of classes.
     dtype: of the tensors, float32 or bfloat16.
+    packed: names of weights that others stand for, and a function (name, weight) -> (name, tensor)
+      of these.
     shard_bytes: the size above which a new file is started.
   """
   model_type = hf_configs.model_type_of(config)
@@ -245,7 +249,11 @@ def save_model(folder: pathlib.Path, config: ModelConfig, params: dict[str, Any]
   written = hf_configs.write_config(config, model_type) | {'torch_dtype': dtype, 'dtype': dtype}
   writer = ShardWriter(folder, shard_bytes)
   for name, tensor in their_tensors(model_type, config, params):
-    writer.add(name, tensor.astype(jax.numpy.dtype(dtype)))
+    if packed is not None and name in packed[0]:
+      for part, value in packed[1](name, tensor):
+        writer.add(part, value)
+    else:
+      writer.add(name, tensor.astype(jax.numpy.dtype(dtype)))
   writer.close()
   extra = extra or {}
   if config.num_classes is not None:
