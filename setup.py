@@ -37,9 +37,11 @@ BAYES = ['blackjax>=1.7,<2']
 CONSTRAIN = ['outlines-core>=0.2.14,<0.3']
 # The server: ASGI's common framework, server and Prometheus's own client, all small pure wheels.
 SERVE = ['starlette>=0.46,<2', 'uvicorn>=0.30,<1', 'prometheus-client>=0.20,<1']
+# Files for llama.cpp, by the package of its authors: one wheel of a few hundred KB.
+GGUF = ['gguf>=0.17,<0.20']
 TEST = ['pytest>=8,<10', 'pytest-xdist>=3.6,<4', 'hypothesis>=6.100,<7', 'ruff>=0.6,<1',
         'tiktoken>=0.9,<1', 'selenium>=4.20,<5', 'jsonschema>=4.18,<5', *APP, *BAYES,
-        *CONSTRAIN, *SERVE, 'openai>=2,<4', *ORACLE]
+        *CONSTRAIN, *GGUF, *SERVE, 'openai>=2,<4', *ORACLE]
 NOTEBOOKS = ['nbclient>=0.10,<1', 'nbformat>=5.10,<6', 'ipykernel>=6.29,<8']
 
 setup(
@@ -61,7 +63,7 @@ setup(
     install_requires=REQUIRES,
     extras_require={
         'test': TEST + NOTEBOOKS, 'notebooks': NOTEBOOKS, 'app': APP, 'bayes': BAYES,
-        'constrain': CONSTRAIN, 'serve': SERVE,
+        'constrain': CONSTRAIN, 'gguf': GGUF, 'serve': SERVE,
         'tensorboard': ['tensorboard>=2.17,<3'], 'wandb': ['wandb>=0.17,<1'],
         'trackio': ['trackio>=0.3,<1'],
         'tpu': ['jax[tpu]'], 'gpu': ['jax[cuda12]'],

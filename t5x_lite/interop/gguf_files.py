@@ -115,8 +115,7 @@ def _gguf():
 def _converted(gguf, model_type: str, config: ModelConfig, tensor: gguf_layout.GgufTensor,
                array: np.ndarray) -> np.ndarray:
   """A tensor of transformers as it is written."""
-  if array.shape != tensor.shape:   # GPT's [inputs, outputs]
-    array = array.T
+  array = array.T if tensor.transposed else array
   heads = {'q_proj': config.num_heads, 'k_proj': config.num_kv_heads}
   part = tensor.theirs.split('.')[-2]
   if part in heads and gguf_layout.ARCHITECTURES[model_type][0] == 'llama':

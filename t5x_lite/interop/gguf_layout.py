@@ -20,10 +20,14 @@ ARCHITECTURES = {'llama': ('llama', 'silu'), 'mistral': ('llama', 'silu'), 'gpt2
 
 @dataclasses.dataclass(frozen=True)
 class GgufTensor:
-  """A tensor of a file: its name in transformers, its shape [..., row] there, its format."""
+  """A tensor of a file: its name in transformers, its shape and format here.
+
+  `transposed` says that it is [inputs, outputs] in transformers, GPT's way; here a row has inputs.
+  """
   theirs: str
   shape: tuple[int, ...]
   dtype: str
+  transposed: bool = False
 
   @property
   def nbytes(self) -> int:
@@ -85,13 +89,12 @@ def layout(config: ModelConfig, dtype: str) -> list[GgufTensor]:
   output = 'embedder/tokens' if config.tied_embeddings else 'embedder/output'
   found = {}
   for tensor in table:
-    shape = shapes[tensor.theirs]
-    if tensor.layout == 'conv1d' and len(shape) == 2:
-      shape = shape[::-1]
+    shape, transposed = shapes[tensor.theirs], tensor.layout == 'conv1d'
+    shape = shape[::-1] if transposed else shape
     kind = 'q8_0' if tensor.ours == output and dtype == 'q4_0' else dtype
     if len(shape) == 1 or tensor.ours == 'embedder/positions':
       kind = 'float32'
     elif shape[-1] % BLOCKS[kind][0]:
       kind = 'float16'
-    found[tensor.theirs] = GgufTensor(tensor.theirs, shape, kind)
+    found[tensor.theirs] = GgufTensor(tensor.theirs, shape, kind, transposed)
   return list(found.values())

@@ -1,7 +1,7 @@
 """The functions of a model as StableHLO, by jax.export: a folder that runs without this project.
 
-Shape letters: B rows, L length, S length of an encoder's inputs, T new tokens, V vocabulary. All but V
-are left open in what is exported.
+Shape letters: B rows, L length, S length of an encoder's inputs, T new tokens, V vocabulary. Of
+these V alone is fixed in what is exported.
 """
 
 from collections.abc import Callable, Sequence
