@@ -99,7 +99,8 @@ def _bytes() -> Vocabulary:
   tokens = ['<pad>', '</s>', '<unk>', *(f'<0x{b:02X}>' for b in range(256))]
   types = [CONTROL, CONTROL, UNKNOWN] + [BYTE] * 256
   tokens[3 + ord(' ')], types[3 + ord(' ')] = '▁', NORMAL
-  return Vocabulary('llama', tokens, types, [0.0] * len(tokens))
+  return Vocabulary('llama', tokens, types, [0.0] * len(tokens),
+                    notes=("llama.cpp reads a '▁' in a text as a space",))
 
 
 def _from_sentencepiece(path: pathlib.Path) -> Vocabulary:
@@ -117,17 +118,34 @@ def _from_sentencepiece(path: pathlib.Path) -> Vocabulary:
   if kind == 'BPE' and (normalizer.precompiled_charsmap or normalizer.remove_extra_whitespaces):
     notes.append(f'{path.name} normalises text ({normalizer.name}), which llama.cpp does not with '
                  'BPE: ids of such text differ')
-  if kind == 'UNIGRAM' and trainer.byte_fallback:
-    notes.append('llama.cpp reads a character without a piece as the unknown token, not as bytes, '
-                 'with a Unigram model')
   made = Vocabulary(
       'llama' if kind == 'BPE' else 't5', [p.piece for p in proto.pieces],
       [int(p.type) for p in proto.pieces], [p.score for p in proto.pieces],
       space=normalizer.add_dummy_prefix, trim=normalizer.remove_extra_whitespaces,
       charsmap=normalizer.precompiled_charsmap, notes=tuple(notes))
+  if kind == 'UNIGRAM' and trainer.byte_fallback:
+    made = _with_ascii(made)
   added = read_optional(path.with_name('tokenizer_config.json')).get('added_tokens_decoder') or {}
   return _add(made, ((int(i), token['content'], bool(token.get('special')))
                      for i, token in added.items()))
+
+
+def _with_ascii(made: Vocabulary) -> Vocabulary:
+  """The same with the bytes of ASCII that have no piece as pieces, at SentencePiece's penalty.
+
+  llama.cpp has no bytes in its Unigram tokenizer: what has no piece is unknown there.
+  """
+  tokens, types, scores = list(made.tokens), list(made.types), list(made.scores)
+  known = set(tokens)
+  penalty = min((score for score, t in zip(scores, types) if t == NORMAL), default=0.0) - 10
+  for i, (token, kind) in enumerate(zip(made.tokens, made.types)):
+    if kind == BYTE and (byte := int(token[3:5], 16)) < 128:
+      piece = '▁' if chr(byte) == ' ' else chr(byte)
+      if piece not in known and byte:
+        tokens[i], types[i], scores[i] = piece, NORMAL, penalty
+  note = 'llama.cpp reads a character beyond ASCII that has no piece as the unknown token'
+  return dataclasses.replace(made, tokens=tokens, types=types, scores=scores,
+                             notes=(*made.notes, note))
 
 
 def is_same(model: pathlib.Path, file: pathlib.Path) -> bool:
@@ -152,9 +170,13 @@ def _from_json(file: TokenizerFile) -> Vocabulary:
   merges = [m if isinstance(m, str) else ' '.join(m) for m in model['merges']]
   if model.get('byte_fallback'):
     rank = {merge.replace(' ', ''): -float(i) for i, merge in reversed([*enumerate(merges)])}
+    space, notes = _puts_space(file), ()
+    if space and 'Metaspace' in [p['type'] for p in _parts(
+        file.spec.get('pre_tokenizer'), 'pretokenizers')]:
+      notes = ('llama.cpp puts a space before a text that begins with one, too',)
     made = Vocabulary(
         'llama', tokens, [BYTE if _is_byte(t) else kind for t, kind in zip(tokens, types)],
-        [rank.get(token, _NO_SCORE) for token in tokens], space=_puts_space(file))
+        [rank.get(token, _NO_SCORE) for token in tokens], space=space, notes=notes)
   else:
     notes = ()
     if (normalizer := file.spec.get('normalizer')) is not None:
