@@ -1,5 +1,4 @@
-"""Exports that transformers reads: a model's folder, with tensors plain or in integers, and peft's.
-"""
+"""Exports that transformers reads: the folder of a model, plain or in integers, and of an adapter."""
 
 from collections.abc import Sequence
 import pathlib
@@ -8,6 +7,8 @@ import shutil
 from t5x_lite.commands.export_source import ExportSource, write_json
 from t5x_lite.core.errors import UserError
 from t5x_lite.interop.json_files import read_object, read_optional
+
+_OF_MODELS = ('generation_config.json',)   # which an adapter has not
 
 
 def export_model(source: ExportSource, folder: pathlib.Path, step: int | None, dtype: str) -> str:
@@ -56,32 +57,30 @@ def export_compressed(source: ExportSource, folder: pathlib.Path, step: int | No
 def write_tokenizer(source: ExportSource, folder: pathlib.Path, model_type: str) -> None:
   """Writes tokenizer, chat template and generation config beside config.json."""
   copy_tokenizer(source, folder, model_type)
-  if source.chat is not None:
-    _write_end_ids(folder, source.chat.end_ids)
+  path = folder / 'generation_config.json'
+  config, generation = read_object(folder / 'config.json'), read_optional(path)
+  if model_type in ('t5', 'mt5') and not generation:   # which other readers look for there alone
+    generation = {name: config[name] for name in (
+        'decoder_start_token_id', 'eos_token_id', 'pad_token_id') if config.get(name) is not None}
+    write_json(path, generation)
+  if source.chat is not None:   # what ends its answers ends them in transformers
+    known = generation.get('eos_token_id', config.get('eos_token_id'))
+    known = known if isinstance(known, list) else [known]
+    if not set(source.chat.end_ids) <= set(known):
+      ids = list(dict.fromkeys((*source.chat.end_ids, *(i for i in known if i is not None))))
+      write_json(path, generation | {'eos_token_id': ids if len(ids) > 1 else ids[0]})
 
 
-def copy_tokenizer(source: ExportSource, folder: pathlib.Path, model_type: str) -> None:
-  """Copies tokenizer and chat template as transformers looks for them."""
+def copy_tokenizer(source: ExportSource, folder: pathlib.Path, model_type: str,
+                   without: Sequence[str] = ()) -> None:
+  """Copies tokenizer and chat template as transformers looks for them, `without` some files."""
   from t5x_lite.interop import tokenizer_files
-  names = tokenizer_files.copy_files(source.kept, folder) if source.kept else []
-  if source.chat is not None:   # which it was trained on, whatever its base came with
+  names = [name for name in tokenizer_files.NAMES if name not in without]
+  names = tokenizer_files.copy_files(source.kept, folder, names) if source.kept else []
+  if source.run.chat_template.is_file():   # which it was trained on, whatever its base came with
     shutil.copyfile(source.run.chat_template, folder / source.run.chat_template.name)
   if not set(names) & set(tokenizer_files.READABLE) and source.vocabulary_file is not None:
     copy_vocabulary(source.vocabulary_file, folder, model_type)
-
-
-def _write_end_ids(folder: pathlib.Path, end_ids: Sequence[int]) -> None:
-  """Lets what ends an answer of the chat template end one in transformers: generation_config.json.
-
-  Nothing is written where config.json's eos_token_id, or a file that is there, says the same.
-  """
-  path = folder / 'generation_config.json'
-  generation = read_optional(path)
-  known = generation.get('eos_token_id', read_object(folder / 'config.json').get('eos_token_id'))
-  known = known if isinstance(known, list) else [known]
-  if not set(end_ids) <= set(known):
-    ids = list(dict.fromkeys((*end_ids, *(i for i in known if i is not None))))
-    write_json(path, generation | {'eos_token_id': ids if len(ids) > 1 else ids[0]})
 
 
 def copy_vocabulary(path: pathlib.Path, folder: pathlib.Path, model_type: str) -> None:
@@ -98,7 +97,10 @@ def copy_vocabulary(path: pathlib.Path, folder: pathlib.Path, model_type: str) -
 
 
 def export_adapter(source: ExportSource, folder: pathlib.Path, step: int | None, dtype: str) -> str:
-  """Writes the adapter of a run, as peft reads it; returns a summary line."""
+  """Writes the adapter of a run, as peft reads it; returns a summary line.
+
+  Tokenizer and chat template are with it where it was trained on conversations.
+  """
   import jax
 
   from t5x_lite.adaptation.adaptation import innermost
@@ -123,5 +125,7 @@ def export_adapter(source: ExportSource, folder: pathlib.Path, step: int | None,
   with atomic_folder(folder) as partial:
     model_type = peft.save_adapter(partial, experiment.model, adapter, params,
                                    meta.get('imported_from', base), dtype)
+    if source.run.chat_template.is_file():
+      copy_tokenizer(source, partial, model_type, without=_OF_MODELS)
   return (f'{folder}: the adapter of step {step} of {experiment.folder} for {model_type!r}, '
           f'{dtype}; its base is {base}')
