@@ -1,4 +1,4 @@
-"""Exports that transformers reads: the folder of a model, plain or in integers, and of an adapter."""
+"""Exports that transformers reads: of models, with layers plain or in integers, and of adapters."""
 
 from collections.abc import Sequence
 import pathlib

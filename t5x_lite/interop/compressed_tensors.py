@@ -58,6 +58,12 @@ class Packing:
     yield f'{name}_scale', scale[..., 0].astype(jnp.bfloat16)
     yield f'{name}_shape', np.asarray(weight.shape, np.int64)
 
+  def nbytes(self, shape: tuple[int, int]) -> int:
+    """Of the three tensors of a weight [outputs, inputs]."""
+    rows, columns = shape
+    words = -(-columns // (32 // self.bits))
+    return rows * (4 * words + 2 * (columns // (self.group or columns))) + 2 * 8
+
 
 def packed(codes: np.ndarray, bits: int) -> np.ndarray:
   """Codes [rows, columns] of `bits` bits, from 0, as int32 words: the first is in the lowest bits.

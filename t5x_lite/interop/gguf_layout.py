@@ -98,3 +98,9 @@ def layout(config: ModelConfig, dtype: str) -> list[GgufTensor]:
       kind = 'float16'
     found[tensor.theirs] = GgufTensor(tensor.theirs, shape, kind, transposed)
   return list(found.values())
+
+
+def data_bytes(config: ModelConfig, dtype: str) -> int:
+  """Bytes of a file from its first tensor on: all tensors with their padding."""
+  factors = config.head_dim // 2 * 4 if config.rope_scaling is not None else 0
+  return -(-factors // ALIGNMENT) * ALIGNMENT + sum(t.padded for t in layout(config, dtype))
