@@ -22,6 +22,7 @@ def export_stablehlo(source: ExportSource, folder: pathlib.Path, step: int | Non
   num_ids, end_ids = config.vocab_size, source.end_ids
   if source.vocabulary not in (None, 'none'):
     num_ids = data.tokenizer('targets').vocab_size
+  stablehlo.functions_of(config, num_ids, end_ids)   # before parameters are read
   with atomic_folder(folder) as partial:
     _, params, step = source.load(step)
     about = stablehlo.save_functions(partial, config, params, num_ids, end_ids)

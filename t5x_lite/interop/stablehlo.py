@@ -18,6 +18,7 @@ import numpy as np
 
 from t5x_lite import __version__, models
 from t5x_lite.core import trees
+from t5x_lite.core.errors import UserError
 from t5x_lite.inference.filters import within_vocabulary
 from t5x_lite.interop import stablehlo_loader
 from t5x_lite.models import Model, ModelConfig
@@ -49,7 +50,11 @@ def functions_of(config: ModelConfig, num_ids: int, end_ids: Sequence[int]) -> d
     config: of the model.
     num_ids: size of the vocabulary; rows of the embedding table beyond it are never written.
     end_ids: each ends a row.
+
+  Raises:
+    UserError: the model needs to know its lengths, or has a head that reads several texts.
   """
+  _check(config)
   limit = lambda length: None if config.max_length is None else f'{length} <= {config.max_length}'
   if config.family == 'encoder_only':
     shapes = {'tokens': 'b, l', 'valid': 'b, l'}
@@ -73,6 +78,15 @@ def functions_of(config: ModelConfig, num_ids: int, end_ids: Sequence[int]) -> d
                             {'tokens': 'b, l'}, limit('l')),
           'generate': Function(generate, {'prompt': 'b, l', 'valid': 'b, l', 'room': 't'},
                                limit('l + t'))}
+
+
+def _check(config: ModelConfig) -> None:
+  if config.classifies_texts:
+    raise UserError(f'ModelConfig.head = {config.head!r} of a decoder is not exported as '
+                    'StableHLO: it reads the texts of an example, which tasks put together')
+  if config.expert_capacity is not None:
+    raise UserError(f'ModelConfig.expert_capacity = {config.expert_capacity} is not exported as '
+                    'StableHLO: what it leaves out follows from lengths, which are left open')
 
 
 def _score_encoder(model: Model, tokens_BL, valid_BL, types_BL=None) -> jax.Array:

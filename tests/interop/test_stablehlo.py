@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from t5x_lite import cli, models
+from t5x_lite.core import trees
+from t5x_lite.core.errors import UserError
 from t5x_lite.inference import generate
 from t5x_lite.interop import stablehlo
 from t5x_lite.parallel.mesh import MeshConfig
@@ -143,6 +145,32 @@ def test_the_folder_is_complete_and_its_program_writes_what_infer_does(exported)
   want = json.loads((HERE / 'llama_cpp.json').read_text())['gpt2']
   done = run_loader(exported, '--new=40', *map(str, want['prompt_ids']))
   assert [int(i) for i in done.stdout.split()] == want['tokens'][:40], done.stderr
+
+
+@pytest.mark.parametrize('changes, reason', [
+    ({'num_classes': 3}, "ModelConfig.head = 'classifier' of a decoder is not exported"),
+    ({'num_experts': 4, 'expert_capacity': 1.5}, 'ModelConfig.expert_capacity = 1.5 is not')])
+def test_what_needs_to_know_lengths_or_texts_is_refused(changes, reason, configs):
+  with pytest.raises(UserError, match=reason):
+    stablehlo.functions_of(dataclasses.replace(configs['decoder'], **changes), 60, (7,))
+
+
+@pytest.mark.parametrize('changes', [
+    {'position_embedding': 'alibi'}, {'num_experts': 4},
+    {'norm_placement': 'both', 'sliding_window': 4, 'full_attention_interval': 2,
+     'attention_softcap': 5.0, 'logits_softcap': 3.0}], ids=['alibi', 'experts', 'gemma2'])
+def test_models_that_no_other_library_has_are_exported(changes, configs, forward, random_params,
+                                                       tmp_path):
+  from jax import export
+
+  config = dataclasses.replace(configs['decoder'], **changes)
+  params = random_params(config)
+  save(tmp_path / 'out', config, params)
+  ids = prompts(2, 7)[0]
+  content = bytearray((tmp_path / 'out/score.stablehlo').read_bytes())
+  got = export.deserialize(content).call(trees.flatten(params), ids)
+  want = forward(config)(params, {'decoder_input_tokens': jnp.asarray(ids)})
+  np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_lengths_beyond_the_models_are_refused(exported):
