@@ -19,7 +19,6 @@ import numpy as np
 from t5x_lite import __version__, models
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
-from t5x_lite.inference.filters import within_vocabulary
 from t5x_lite.interop import stablehlo_loader
 from t5x_lite.models import Model, ModelConfig
 
@@ -107,7 +106,7 @@ def _generate(model: Model, batch: dict[str, jax.Array], prompt_BL, valid_BL, T:
 
   def step(carry):
     i, logits_BV, cache, tokens_BT, done_B = carry
-    token_B = jnp.argmax(within_vocabulary(logits_BV, num_ids), -1).astype(jnp.int32)
+    token_B = jnp.argmax(logits_BV[:, :num_ids], -1).astype(jnp.int32)
     tokens_BT = jax.lax.dynamic_update_slice_in_dim(
         tokens_BT, jnp.where(done_B, 0, token_B)[:, None], i, axis=1)
     done_B = done_B | (token_B[:, None] == jnp.asarray(end_ids, jnp.int32)[None]).any(1)
