@@ -1,4 +1,8 @@
-"""Runs the functions of the folder that this file is in: needs jax, numpy and safetensors alone.
+"""Runs the functions of the folder that this file is in.
+
+Needs jax, which reads such files with flatbuffers, numpy and safetensors:
+
+    pip install jax flatbuffers safetensors
 
     python load.py --new=20 1 403 407   # ids of a prompt -> the ids that follow
 
