@@ -57,7 +57,8 @@ def prompts(number, length, seed=0):
   return ids, np.arange(length)[None, :] >= np.arange(number)[:, None]
 
 
-@pytest.mark.parametrize('name', ['decoder', 'gpt', 'windowed'])
+@pytest.mark.parametrize('name', [
+    'decoder', *(pytest.param(name, marks=pytest.mark.slow) for name in ('gpt', 'windowed'))])
 def test_a_decoder_scores_and_writes_as_here(name, configs, forward, random_params, tmp_path):
   config = configs['decoder' if name == 'windowed' else name]
   if name == 'windowed':
@@ -155,6 +156,7 @@ def test_what_needs_to_know_lengths_or_texts_is_refused(changes, reason, configs
     stablehlo.functions_of(dataclasses.replace(configs['decoder'], **changes), 60, (7,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('changes', [
     {'position_embedding': 'alibi'}, {'num_experts': 4},
     {'norm_placement': 'both', 'sliding_window': 4, 'full_attention_interval': 2,

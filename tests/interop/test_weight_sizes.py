@@ -36,7 +36,8 @@ def tensor_bytes(folder: pathlib.Path) -> int:
   return len(content) - 8 - int.from_bytes(content[:8], 'little')
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in ('gpt2', 't5'))) for name in CONFIGS])
 def test_files_have_these_bytes(name, tmp_path, random_params):
   config = CONFIGS[name]
   params, sizes = random_params(config), weight_sizes.weight_bytes(config)
