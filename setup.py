@@ -28,7 +28,9 @@ REQUIRES = [
     'rouge-score>=0.1.2,<0.2', 'sacrebleu>=2.4,<3', 'scikit-learn>=1.4,<2',
 ]
 # The oracle of imported models is torch; of this version there is a CPU build for Python 3.11.
-ORACLE = ['torch==2.13.0; python_version < "3.12"', 'transformers>=5,<6; python_version < "3.12"']
+ORACLE = ['torch==2.13.0; python_version < "3.12"', 'transformers>=5,<6; python_version < "3.12"',
+          # What vLLM unpacks exports in integers with: beside the two above, small wheels.
+          'compressed-tensors>=0.20,<0.21; python_version < "3.12"']
 # The web page of `t5x-lite scaling app`: brings its own fonts and scripts, so it works offline.
 APP = ['nicegui>=3.18,<4']
 # Draws of `t5x-lite scaling fit --bayes`: one wheel, which needs nothing beyond JAX's.
@@ -37,9 +39,12 @@ BAYES = ['blackjax>=1.7,<2']
 CONSTRAIN = ['outlines-core>=0.2.14,<0.3']
 # The server: ASGI's common framework, server and Prometheus's own client, all small pure wheels.
 SERVE = ['starlette>=0.46,<2', 'uvicorn>=0.30,<1', 'prometheus-client>=0.20,<1']
+# Files for llama.cpp, by the package of its authors: one small wheel, which needs PyYAML, tqdm and
+# requests.
+GGUF = ['gguf>=0.19,<0.21']
 TEST = ['pytest>=8,<10', 'pytest-xdist>=3.6,<4', 'hypothesis>=6.100,<7', 'ruff>=0.6,<1',
         'tiktoken>=0.9,<1', 'selenium>=4.20,<5', 'jsonschema>=4.18,<5', *APP, *BAYES,
-        *CONSTRAIN, *SERVE, 'openai>=2,<4', *ORACLE]
+        *CONSTRAIN, *GGUF, *SERVE, 'openai>=2,<4', *ORACLE]
 NOTEBOOKS = ['nbclient>=0.10,<1', 'nbformat>=5.10,<6', 'ipykernel>=6.29,<8']
 
 setup(
@@ -61,7 +66,7 @@ setup(
     install_requires=REQUIRES,
     extras_require={
         'test': TEST + NOTEBOOKS, 'notebooks': NOTEBOOKS, 'app': APP, 'bayes': BAYES,
-        'constrain': CONSTRAIN, 'serve': SERVE,
+        'constrain': CONSTRAIN, 'gguf': GGUF, 'serve': SERVE,
         'tensorboard': ['tensorboard>=2.17,<3'], 'wandb': ['wandb>=0.17,<1'],
         'trackio': ['trackio>=0.3,<1'],
         'tpu': ['jax[tpu]'], 'gpu': ['jax[cuda12]'],

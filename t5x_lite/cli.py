@@ -61,7 +61,7 @@ COMMANDS = {
         'add the adapters of a LoRA run to its base: a run of its own'),
     'export': (
         't5x_lite.commands.export',
-        'write a checkpoint of a run as transformers reads it, an adapter as peft does'),
+        'write a checkpoint for transformers, llama.cpp, vLLM or StableHLO, an adapter for peft'),
     'scaling plan': (
         'scaling.commands.plan',
         'plan a run from a budget: size, tokens, loss, architecture, mesh, time, cost, gin file'),

@@ -24,8 +24,8 @@ from t5x_lite.experiment import gin_config, gin_reader
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/architecture.md',
-             'docs/adaptation.md', 'docs/scaling.md', 'docs/seams.md', 'docs/data.md',
-             'docs/instruction.md', 'docs/settings.md', 'docs/quantization.md',
+             'docs/adaptation.md', 'docs/export.md', 'docs/scaling.md', 'docs/seams.md',
+             'docs/data.md', 'docs/instruction.md', 'docs/settings.md', 'docs/quantization.md',
              'docs/generation.md', 'docs/serving.md', 'docs/troubleshooting.md', 'docs/trust.md',
              'benchmarks/README.md']
 SMALL = {
@@ -106,6 +106,20 @@ def test_every_command_of_the_adaptation_page_runs(tmp_path, stdlib_data_dir):
     done = _run(f'{command} {small}', tmp_path, stdlib_data_dir)
     assert done.returncode == 0, f'$ {command}\n{done.stdout}\n{done.stderr}'
   assert (tmp_path / 'runs/back/checkpoints/0').is_dir()
+
+
+@pytest.mark.slow
+def test_every_command_of_the_export_page_runs(tmp_path, stdlib_data_dir):
+  pytest.importorskip('gguf', reason="pip install -e '.[gguf]'")
+  text = _read('docs/export.md')
+  for command in _commands(text):
+    small = SMALL[re.search(r'\bt5x-lite (\S+)', command)[1]]
+    done = _run(f'{command} {small}', tmp_path, stdlib_data_dir)
+    assert done.returncode == 0, f'$ {command}\n{done.stdout}\n{done.stderr}'
+  (body,) = [body for info, body in _blocks(text) if info == 'python']
+  done = _run(f'{sys.executable} -c {shlex.quote(body)}', tmp_path / 'exports/lm-jax',
+              stdlib_data_dir)
+  assert done.returncode == 0, done.stderr
 
 
 def test_the_glossary_of_gin_is_gin(tmp_path):

@@ -12,12 +12,24 @@ EXAMPLE = 't5x-lite describe --gin_file=experiments/tiny_lm.gin'
 def add_flags(parser: argparse.ArgumentParser) -> None:
   gin_flags.add_flags(parser)
   parser.add_argument('--json', action='store_true', help='print JSON')
+  parser.add_argument('--sizes', action='store_true',
+                      help='print the bytes of the weights in each format instead')
 
 
 def run(args: argparse.Namespace) -> int:
   from t5x_lite.cost import summary
+  if args.sizes:
+    return _print_sizes(gin_flags.load_described(args).model, args.json)
   table = summarize(gin_flags.load_described(args))
   print(json.dumps(table, indent=2) if args.json else summary.as_text(table))
+  return 0
+
+
+def _print_sizes(config, as_json: bool) -> int:
+  from t5x_lite.interop import weight_sizes
+  sizes = weight_sizes.weight_bytes(config)
+  print(json.dumps(sizes, indent=2) if as_json else
+        weight_sizes.as_text(sizes, sizes['checkpoint float32'] // 4))
   return 0
 
 

@@ -1,7 +1,7 @@
 """Import and export of Hugging Face transformers models: folders of config.json and safetensors."""
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import json
 import pathlib
@@ -21,6 +21,8 @@ from t5x_lite.interop.safetensors_files import ShardWriter, TensorFolder
 from t5x_lite.models import ModelConfig, weights
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.training.state import abstract_params
+
+Packed = tuple[set[str], Callable[[str, np.ndarray], Iterable[tuple[str, np.ndarray]]]]
 
 
 def load_model(folder: pathlib.Path, partitioner: Partitioner, *,
@@ -226,7 +228,7 @@ def _codes(abstract, layout: weights.Layout, tensors: list[Tensor] | Tensor, rea
 
 def save_model(folder: pathlib.Path, config: ModelConfig, params: dict[str, Any], *,
          extra: dict[str, Any] | None = None, dtype: str = 'float32',
-         shard_bytes: int = 5 * 10 ** 9) -> str:
+         packed: Packed | None = None, shard_bytes: int = 5 * 10 ** 9) -> str:
   """Writes what transformers' from_pretrained reads; returns the model_type.
 
   Args:
@@ -235,6 +237,8 @@ def save_model(folder: pathlib.Path, config: ModelConfig, params: dict[str, Any]
     params: its parameters.
     extra: more keys of config.json, such as the ids of special tokens, or names of classes.
     dtype: of the tensors, float32 or bfloat16.
+    packed: names of weights that others stand for, and a function (name, weight) -> (name, tensor)
+      of these.
     shard_bytes: the size above which a new file is started.
   """
   model_type = hf_configs.model_type_of(config)
@@ -244,8 +248,12 @@ def save_model(folder: pathlib.Path, config: ModelConfig, params: dict[str, Any]
     ids |= {'pad_token_id': 0, 'decoder_start_token_id': 0}
   written = hf_configs.write_config(config, model_type) | {'torch_dtype': dtype, 'dtype': dtype}
   writer = ShardWriter(folder, shard_bytes)
-  for name, tensor in _their_tensors(model_type, config, params):
-    writer.add(name, tensor.astype(jax.numpy.dtype(dtype)))
+  for name, tensor in their_tensors(model_type, config, params):
+    if packed is not None and name in packed[0]:
+      for part, value in packed[1](name, tensor):
+        writer.add(part, value)
+    else:
+      writer.add(name, tensor.astype(jax.numpy.dtype(dtype)))
   writer.close()
   extra = extra or {}
   if config.num_classes is not None:
@@ -254,21 +262,31 @@ def save_model(folder: pathlib.Path, config: ModelConfig, params: dict[str, Any]
   return model_type
 
 
-def _their_tensors(model_type: str, config: ModelConfig, params
-                   ) -> Iterator[tuple[str, np.ndarray]]:
+def their_shapes(model_type: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+  """{name: shape} of what `their_tensors` gives, without parameters."""
+  flat = trees.flatten(models.build_network(config).shapes)
+  layer = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+  return {t.theirs: t.their_shape(_layer_of(flat, t, layer).shape)
+          for t in hf_tensors.table(model_type, config)}
+
+
+def their_tensors(model_type: str, config: ModelConfig, params: dict[str, Any]
+                  ) -> Iterator[tuple[str, np.ndarray]]:
+  """(name, tensor) of all of a model as transformers has them, one at a time, float32."""
   flat = trees.flatten(params)
   by_name: dict[str, list[Tensor]] = collections.defaultdict(list)
   for tensor in hf_tensors.table(model_type, config):
     by_name[tensor.theirs].append(tensor)
-
-  def ours(tensor: Tensor) -> np.ndarray:
-    if tensor.layer is None:
-      return np.asarray(flat[tensor.ours])
-    if tensor.ours in flat:
-      return np.asarray(flat[tensor.ours][tensor.layer])
-    return np.asarray(flat[tensor.ours.replace('/blocks/', f'/blocks/{tensor.layer}/')])
-
+  ours = lambda tensor: np.asarray(_layer_of(flat, tensor, lambda x: x[tensor.layer]))
   for name, tensors in by_name.items():
     parts = [t.to_theirs(ours(t)) for t in sorted(tensors, key=lambda t: t.part)]
     yield name, parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
 
+
+def _layer_of(flat: dict[str, Any], tensor: Tensor, of_stack: Callable[[Any], Any]) -> Any:
+  """The parameter of a tensor, or its layer: `of_stack` takes that of scanned layers."""
+  if tensor.layer is None:
+    return flat[tensor.ours]
+  if tensor.ours in flat:
+    return of_stack(flat[tensor.ours])
+  return flat[tensor.ours.replace('/blocks/', f'/blocks/{tensor.layer}/')]

@@ -13,10 +13,10 @@ import re
 
 from t5x_lite.core.errors import UserError
 
-_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_CL100K = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+CL100K = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
            r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+')
-_O200K = '|'.join([
+O200K = '|'.join([
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
@@ -31,13 +31,13 @@ _LLAMA3 = {_NAMED.get(i) or f'<|reserved_special_token_{next(_NUMBERS)}|>': 128_
 # By the number of pieces: (name, pattern, special tokens). tiktoken_ext.openai_public has those of
 # OpenAI, llama3's tokenizer.py its own.
 ENCODINGS = {
-    50_256: ('r50k_base, GPT-2', _GPT2, {'<|endoftext|>': 50_256}),
-    50_280: ('p50k_base', _GPT2, {'<|endoftext|>': 50_256}),
-    100_256: ('cl100k_base', _CL100K, {
+    50_256: ('r50k_base, GPT-2', GPT2, {'<|endoftext|>': 50_256}),
+    50_280: ('p50k_base', GPT2, {'<|endoftext|>': 50_256}),
+    100_256: ('cl100k_base', CL100K, {
         '<|endoftext|>': 100_257, '<|fim_prefix|>': 100_258, '<|fim_middle|>': 100_259,
         '<|fim_suffix|>': 100_260, '<|endofprompt|>': 100_276}),
-    128_000: ('LLaMA 3', _CL100K, _LLAMA3),
-    199_998: ('o200k_base', _O200K, {'<|endoftext|>': 199_999, '<|endofprompt|>': 200_018}),
+    128_000: ('LLaMA 3', CL100K, _LLAMA3),
+    199_998: ('o200k_base', O200K, {'<|endoftext|>': 199_999, '<|endofprompt|>': 200_018}),
 }
 
 

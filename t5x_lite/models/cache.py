@@ -113,7 +113,7 @@ def _write(held: jax.Array | Codes, new_BKLH: jax.Array, slot_BL: jax.Array) -> 
 
 def _scatter(held_BKSH, new_BKLH, slot_BL):
   """Slots beyond the last are of tokens that are not held."""
-  rows_B1 = jnp.arange(len(slot_BL))[:, None]
+  rows_B1 = jnp.arange(slot_BL.shape[0])[:, None]
   return held_BKSH.at[rows_B1, :, slot_BL].set(jnp.swapaxes(new_BKLH, 1, 2), mode='drop')
 
 

@@ -116,7 +116,7 @@ class Stack(nnx.Module):
 
     def make(layer):
       window = self.config.sliding_window_of(layer)
-      slots = length if window is None else min(length, window + margin)
+      slots = length if window is None else jax.core.min_dim(length, window + margin)
       shape = (*lead, batch_size, self.config.num_kv_heads, slots, self.config.head_dim)
       return {name: empty_slots(shape, self.config.dtype, int8) for name in ('key', 'value')}
 

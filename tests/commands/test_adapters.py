@@ -157,3 +157,13 @@ def test_what_cannot_be_imported_is_refused_and_leaves_nothing(runs, tmp_path, c
     code, said = call(capsys, 'import', *args, f'--to={tmp_path}/run')
     assert code == 1 and message in said, said
     assert not (tmp_path / 'run').exists()
+
+
+def test_an_adapter_that_was_trained_on_a_template_takes_it_along(runs, tmp_path, capsys):
+  shutil.copytree(runs / 'lora', tmp_path / 'lora')
+  template = tmp_path / 'lora/chat_template.jinja'
+  template.write_text('{% for m in messages %}{{ m.content }}{% endfor %}')
+  code, said = call(capsys, 'export', f'--from={tmp_path}/lora', f'--to={tmp_path}/out')
+  assert code == 0, said
+  assert (tmp_path / 'out/chat_template.jinja').read_text() == template.read_text()
+  assert not (tmp_path / 'out/generation_config.json').exists()

@@ -310,7 +310,7 @@ def test_loss_and_gradient_of_every_parameter_are_those_of_torch(name, imported)
   sums, grads = jax.jit(lambda p, b: loss_and_gradients(
       network, [CrossEntropy(), NextSentenceLoss()], p, b, None))(params, batch)
   assert float(sums.total / sums.weight) == pytest.approx(want, rel=1e-4)
-  got = {n: np.linalg.norm(g) / float(sums.weight) for n, g in huggingface._their_tensors(
+  got = {n: np.linalg.norm(g) / float(sums.weight) for n, g in huggingface.their_tensors(
       model.config.model_type, config, grads)}
   named = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
   largest = max(float(g.norm()) for g in named.values())

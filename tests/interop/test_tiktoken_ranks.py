@@ -105,15 +105,15 @@ def test_other_files_are_no_rank_files(write):
 
 
 def test_an_export_writes_a_tokenizer_json(write, tmp_path, monkeypatch):
-  from t5x_lite.commands import export
+  from t5x_lite.commands import export_huggingface, export_source
 
   monkeypatch.setitem(tiktoken_ranks.ENCODINGS, 256, tiktoken_ranks.ENCODINGS[50_256])
   path = pathlib.Path(write(ranks(256)))
   (tmp_path / 'out').mkdir()
-  export._export_vocabulary(path, tmp_path / 'out', 'gpt2')
+  export_huggingface.copy_vocabulary(path, tmp_path / 'out', 'gpt2')
   exported = tokenizers.Tokenizer.from_file(str(tmp_path / 'out' / 'tokenizer.json'))
   pieces = list(ranks(256))
   for text in TEXTS[:4]:
     assert exported.encode(text).ids == [pieces.index(bytes([b])) for b in text.encode()]
-  ids = export._token_ids(None, str(path))
+  ids = export_source.token_ids(None, str(path))
   assert ids == {'eos_token_id': 50_256, 'bos_token_id': 50_256, 'pad_token_id': 50_256}

@@ -35,7 +35,8 @@ def attend(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, spec: Attent
   long sequences that those do not support take `blockwise`. Shapes: see kernels.py.
   """
   length, num_keys, mask = q_BNLH.shape[2], k_BKSH.shape[2], spec.mask
-  long = length * num_keys >= LONG
+  # The formula has no other kernel to fall back to, and sizes that jax.export leaves open.
+  long = kernel != 'reference' and length * num_keys >= LONG
   cached = mask.cached
   if kernel == 'auto':
     if shard.platform == 'tpu' and not cached:

@@ -40,7 +40,7 @@ class Mask:
     queries = lambda x_BL: jax.lax.dynamic_slice_in_dim(x_BL, q_offset, q_size, axis=1)
     keys = lambda x_BS: jax.lax.dynamic_slice_in_dim(x_BS, k_offset, k_size, axis=1)
     # NumPy where the indices are known: a mask of moderate size is a constant of the program.
-    known = isinstance(q_offset, int) and isinstance(k_offset, int)
+    known = all(isinstance(x, int) for x in (q_offset, k_offset, q_size, k_size))
     arange = np.arange if known and q_size * k_size <= 2 ** 20 else jnp.arange
     query_L, key_S = self.q_start + q_offset + arange(q_size), k_offset + arange(k_size)
     if self.cached:
