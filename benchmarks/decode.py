@@ -30,7 +30,7 @@ from speed import machine
 # Of Quantized, or of a GGUF file.
 CODES = {name: {'format': name} for name in ('int8', 'llm_int8', 'nf4')}
 GGUF = {'llama_cpp': 'float32', 'llama_cpp_q8_0': 'q8_0'}
-SIDES = ('ours', *CODES, 'torch', *GGUF)
+SIDES = ('ours', 'ours_other', *CODES, 'torch', *GGUF)
 
 
 def worker(side: str, case: dict[str, Any], args: argparse.Namespace, folder: pathlib.Path
@@ -42,7 +42,9 @@ def worker(side: str, case: dict[str, Any], args: argparse.Namespace, folder: pa
                           python=args.llama_cpp)
   if side == 'torch':
     return harness.Worker('torch_peer.py', case, args.threads)
-  return harness.Worker('ours.py', case | {'quantized': CODES.get(side)}, args.threads)
+  python = args.other_python if side == 'ours_other' else sys.executable
+  return harness.Worker('ours.py', case | {'quantized': CODES.get(side)}, args.threads,
+                        python=python)
 
 
 def gguf_file(case: dict[str, Any], dtype: str, folder: pathlib.Path) -> pathlib.Path:
@@ -68,7 +70,8 @@ def compare(case: dict[str, Any], sides: list[str], args: argparse.Namespace,
   """Times of the sides on one case in turns, and the ratios of the others to ours in float32."""
   workers = {side: worker(side, case, args, folder) for side in sides}
   info = {side: w.warm_up() for side, w in workers.items()}
-  typical = lambda w, step, seconds: statistics.median(wall for wall, _ in w.run(seconds, step))
+  clock = ('wall', 'cpu').index(args.clock)
+  typical = lambda w, step, seconds: statistics.median(t[clock] for t in w.run(seconds, step))
   whole, first, memory = {s: [] for s in sides}, {s: [] for s in sides}, []
   for turn in range(args.rounds):
     for side in sides[::1 if turn % 2 == 0 else -1]:
@@ -77,15 +80,16 @@ def compare(case: dict[str, Any], sides: list[str], args: argparse.Namespace,
     memory.append(harness.READ_MB / typical(workers['ours'], 'memory', args.seconds / 8))
   for w in workers.values():
     w.stop()
-  decoded = case['rows'] * (case['new'] - 1)
   speed = statistics.median(memory)
   result = {'case': {k: case[k] for k in ('family', 'size', 'rows', 'prompt', 'new')},
-            'memory_mb_s': round(speed)}
+            'memory_mb_s': round(speed), 'load': round(os.getloadavg()[0], 1)}
   for side in sides:
     steps = [(a - b) / (case['new'] - 1) for a, b in zip(whole[side], first[side])]
     step = statistics.median(steps)
     row = {'seconds': round(statistics.median(whole[side]), 4), 'step_ms': round(1000 * step, 3),
-           'tokens_s': round(decoded / (case['new'] - 1) / step, 1)}
+           'tokens_s': round(case['rows'] / step, 1)}
+    if 'jax' in info[side]:
+      row['jax'] = info[side]['jax']
     if read_mb := info[side].get('read_mb'):
       row |= {'read_mb': round(read_mb, 1), 'of_memory': round(read_mb / step / speed, 2)}
     if side != 'ours':
@@ -113,6 +117,8 @@ def available(side: str, args: argparse.Namespace) -> str | None:
     if subprocess.run([args.llama_cpp, '-c', 'import llama_cpp'], capture_output=True).returncode:
       return f'{args.llama_cpp} has no llama-cpp-python'
     return None if importlib.util.find_spec('gguf') else "files need gguf: pip install -e '.[gguf]'"
+  if side == 'ours_other' and args.other_python is None:
+    return '--other_python names none'
   if side == 'torch' and not importlib.util.find_spec('transformers'):
     return f'{sys.executable} has no transformers'
   return None
@@ -128,20 +134,23 @@ def main() -> None:
   add('--new', type=int, default=64, help='tokens')
   add('--sides', nargs='+', choices=SIDES, default=SIDES, help='besides ours in float32')
   add('--llama_cpp', metavar='PYTHON', help='that has llama-cpp-python')
+  add('--other_python', metavar='PYTHON', help='that has another jax: ours_other')
   add('--rounds', type=int, default=5)
   add('--seconds', type=float, default=1.0, help='of a turn')
   add('--threads', type=int, default=2)
+  add('--clock', choices=['wall', 'cpu'], default='wall', help=(
+      'cpu, with --threads=1: seconds of the processor, where other programs run beside'))
   add('--output', type=pathlib.Path)
   args = parser.parse_args()
   absent = {side: why for side in args.sides if (why := available(side, args))}
   for side, why in absent.items():
     print(f'{side} is left out: {why}')
   sides = ['ours', *(s for s in SIDES[1:] if s in args.sides and s not in absent)]
-  import jax
-  results = {'machine': machine() | {'jax': jax.__version__}, 'left_out': absent, 'cases': []}
+  results = {'machine': machine(), 'clock': args.clock, 'threads': args.threads,
+             'left_out': absent, 'cases': []}
   with tempfile.TemporaryDirectory() as folder:
     for case in cases(args):
-      row = compare(case, sides, args, pathlib.Path(folder)) | {'load': os.getloadavg()[0]}
+      row = compare(case, sides, args, pathlib.Path(folder))
       results['cases'].append(row)
       print(line_of(row), flush=True)
       if args.output:
