@@ -19,7 +19,7 @@ def prepare(case):
   params.n_batch = max(harness.SIZES['M']['length'], case['prompt'])
   params.n_threads = params.n_threads_batch = threads
   params.type_k = params.type_v = lc.GGML_TYPE_F32
-  # The defaults take three times as long at 8 rows of float32 keys.
+  # The defaults take 2.5 to 3 times as long with 8 rows.
   params.flash_attn_type, params.kv_unified = 0, True
   context = lc.llama_init_from_model(model, params)
   assert model and context, case
