@@ -1,9 +1,9 @@
-"""What speed.py and tuning.py share: the sizes, the batches, and how a worker is driven.
+"""What speed.py, decode.py and tuning.py share: sizes, batches, and how a worker is driven.
 
 A worker is a process that holds one case, warmed up. It reads a number of seconds on each line of
-stdin, repeats its step for as long, and answers with a JSON list of [wall, CPU] seconds a step; the
-line 'stop' ends it with its peak memory. Workers of all sides are warm at once and take turns, so
-that a machine that slows down slows all of them.
+stdin, repeats its step for as long, and answers with a JSON list of [wall, CPU] seconds a step; a
+name may follow, of one of several steps. The line 'stop' ends it with its peak memory. Workers of
+all sides are warm at once and take turns, so that a machine that slows down slows all of them.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,7 @@ SIZES = {
 }
 FAMILIES = ('gpt2', 'llama', 't5', 'bert')
 PROMPT, NEW = 16, 128   # tokens of a prompt, and those generated after it
+READ_MB = 256           # of an array that is read for the memory's speed
 MASKED = 0.15           # share of BERT's tokens that have a loss
 RANK = 16               # of LoRA, on all linear layers
 # Keeps the memory of a step for the next one, on all sides. Speed is measured so, memory without:
@@ -54,26 +55,33 @@ def batches(family: str, size: str, number: int = 4, answers: float = 1.0
   return result
 
 
-def prompt(family: str, size: str, rows: int) -> np.ndarray:
+def prompt(family: str, size: str, rows: int, length: int = PROMPT) -> np.ndarray:
   """What generation starts from, [rows, tokens]: a prompt, or T5's input."""
   c = SIZES[size]
-  tokens = c['length'] if family == 't5' else PROMPT
+  tokens = c['length'] if family == 't5' else length
   return np.random.default_rng(0).integers(1, c['vocab'], (rows, tokens), dtype=np.int32)
 
 
-def serve(prepare: Callable[[dict[str, Any]], tuple[Callable[[], Any], dict[str, Any]]]) -> None:
-  """Runs a worker: `prepare(case)` gives the step, and what is to be reported of getting there."""
+def serve(prepare: Callable[[dict[str, Any]], tuple[Any, dict[str, Any]]]) -> None:
+  """Runs a worker: `prepare(case)` gives the step, and what is to be reported of getting there.
+
+  Of several steps it gives a dict by their names, of which the first is reported of.
+  """
   case = json.loads(sys.argv[1])
-  step, info = prepare(case)
-  step()
-  info['first_step_cpu_s'] = sum(os.times()[:4])
-  for _ in range(2):
+  steps, info = prepare(case)
+  steps = steps if isinstance(steps, dict) else {'': steps}
+  for number, step in enumerate(steps.values()):
     step()
+    if number == 0:
+      info['first_step_cpu_s'] = sum(os.times()[:4])
+    for _ in range(2):
+      step()
   print(json.dumps(info), flush=True)
   for line in sys.stdin:
     if line.strip() == 'stop':
       break
-    times, end = [], time.perf_counter() + float(line)
+    seconds, _, name = line.strip().partition(' ')
+    step, times, end = steps[name], [], time.perf_counter() + float(seconds)
     while not times or time.perf_counter() < end:
       wall, cpu = time.perf_counter(), time.process_time()
       step()
@@ -85,15 +93,16 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[Callable[[], Any], dict[str,
 
 
 class Worker:
-  """The other end of `serve`: a process of this Python, begun when made."""
+  """The other end of `serve`: a process of this Python or another, begun when made."""
 
-  def __init__(self, script: str, case: dict[str, Any], threads: int, malloc: str = MALLOC):
+  def __init__(self, script: str, case: dict[str, Any], threads: int, malloc: str = MALLOC,
+               python: str = sys.executable):
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), script)
     env = os.environ | {
         'GLIBC_TUNABLES': malloc, 'OMP_NUM_THREADS': str(threads), 'NPROC': str(threads),
         'HF_HUB_OFFLINE': '1', 'JAX_PLATFORMS': 'cpu',
         'JAX_ENABLE_COMPILATION_CACHE': case.get('cache', 'false')}
-    self.process = subprocess.Popen([sys.executable, path, json.dumps(case)], env=env, text=True,
+    self.process = subprocess.Popen([python, path, json.dumps(case)], env=env, text=True,
                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                     stderr=subprocess.DEVNULL)
 
@@ -101,9 +110,9 @@ class Worker:
     """Waits for the worker to be ready; returns what it reports of getting there."""
     return self._read()
 
-  def run(self, seconds: float) -> list[tuple[float, float]]:
-    """[(wall, CPU)] seconds of each step of a turn."""
-    return self._send(str(seconds))
+  def run(self, seconds: float, step: str = '') -> list[tuple[float, float]]:
+    """[(wall, CPU)] seconds of each run of a step, in a turn of so many."""
+    return self._send(f'{seconds} {step}')
 
   def stop(self) -> dict[str, float]:
     """Ends the process; returns its peak memory, `peak_mb`."""

@@ -1,4 +1,4 @@
-"""A worker of speed.py and tuning.py: our train step, and our cached greedy decoding."""
+"""A worker of speed.py, decode.py and tuning.py: our train step, and our cached greedy decoding."""
 
 import time
 
@@ -49,12 +49,64 @@ def adaptation_of(tune: str):
   return lora if tune == 'lora' else Quantized(adaptation=lora)
 
 
-def prepare(case):
+def decoding(case, network, partitioner, info):
+  """(Steps that write all new tokens, and one; what is reported) of a network in float32 or codes.
+  """
   import jax
   import numpy as np
 
-  from t5x_lite import models
+  from t5x_lite.adaptation.quantization.quantized import Quantized
+  from t5x_lite.core import trees
   from t5x_lite.inference import generate
+  from t5x_lite.training.state import quantize_frozen
+
+  family, rows = case['family'], case['rows']
+  params = jax.jit(lambda: network.init(jax.random.key(0), True))()
+  if settings := case.get('quantized'):
+    network = Quantized(**settings).adapt(network)
+    params = quantize_frozen(network, params)
+  tokens = harness.prompt(family, case['size'], rows, case.get('prompt', harness.PROMPT))
+  batch = {'encoder_input_tokens' if family == 't5' else 'decoder_input_tokens': tokens}
+  start = np.zeros((rows, 1), np.int32) if family == 't5' else tokens
+  args = params, batch, start, np.ones(start.shape, bool)
+
+  def step(new):
+    run = generate.make_greedy(network, partitioner, max_tokens=new, eos_id=-1, pad_id=0,
+                               num_ids=network.config.vocab_size)
+    compiled = run.lower(*args).compile()
+    return lambda: jax.block_until_ready(compiled(*args))
+
+  begun, new = time.perf_counter(), case.get('new', harness.NEW)
+  steps = {'': step(new)}
+  info['compile_s'] = time.perf_counter() - begun
+  if case.get('apart'):
+    steps |= {'first': step(1), 'memory': memory_reader()}
+    config = network.config
+    looked_up = 'position' if config.tied_embeddings else 'embedder'
+    info['read_mb'] = sum(x.nbytes for name, x in trees.flatten(params).items()
+                          if looked_up not in name) / 1e6
+    cache = 2 * 4 * config.num_layers * config.num_kv_heads * config.head_dim
+    info['read_mb'] += rows * (tokens.shape[1] + new / 2) * cache / 1e6
+  return steps, info
+
+
+def memory_reader():
+  """A step that reads an array of READ_MB, too large for any cache, on all threads."""
+  from concurrent import futures
+  import os
+
+  import numpy as np
+
+  threads = int(os.environ['NPROC'])
+  parts = np.ones((threads, harness.READ_MB * 250_000 // threads), np.float32)
+  pool = futures.ThreadPoolExecutor(threads)
+  return lambda: sum(pool.map(np.max, parts))
+
+
+def prepare(case):
+  import jax
+
+  from t5x_lite import models
   from t5x_lite.objectives.language_model import CrossEntropy
   from t5x_lite.parallel.mesh import MeshConfig
   from t5x_lite.parallel.partitioner import Partitioner
@@ -70,17 +122,7 @@ def prepare(case):
     network = adaptation.adapt(network)
   info = {'jax': jax.__version__}
   if case['task'] == 'decode':
-    params = jax.jit(lambda: network.init(jax.random.key(0), True))()
-    tokens = harness.prompt(family, size, case['rows'])
-    batch = {'encoder_input_tokens' if family == 't5' else 'decoder_input_tokens': tokens}
-    start = np.zeros((case['rows'], 1), np.int32) if family == 't5' else tokens
-    run = generate.make_greedy(network, partitioner, max_tokens=harness.NEW, eos_id=-1, pad_id=0,
-                               num_ids=config.vocab_size)
-    args = params, batch, start, np.ones(start.shape, bool)
-    begun = time.perf_counter()
-    compiled = run.lower(*args).compile()
-    info['compile_s'] = time.perf_counter() - begun
-    return lambda: jax.block_until_ready(compiled(*args)), info
+    return decoding(case, network, partitioner, info)
 
   optimizer = optimizers.AdamW(learning_rate=schedules.Constant(rate=1e-4), clip_norm=None).make()
   abstract = abstract_state(network, optimizer, partitioner)

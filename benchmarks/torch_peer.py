@@ -1,14 +1,14 @@
-"""A worker of speed.py and tuning.py: transformers (and peft) on torch, eager, in its own idiom."""
+"""A worker of speed.py, decode.py and tuning.py: transformers (and peft) on torch, eager."""
 
 import os
 
 import harness
 
 
-def _model(family: str, size: str):
+def _model(family: str, size: str, **sizes):
   import transformers as tr
 
-  c = harness.SIZES[size]
+  c = harness.SIZES[size] | sizes
   gpt = dict(vocab_size=c['vocab'], n_positions=c['length'], n_embd=c['width'],
              n_layer=c['layers'], n_head=c['heads'], resid_pdrop=0.0, embd_pdrop=0.0,
              attn_pdrop=0.0, bos_token_id=0, eos_token_id=None)
@@ -45,20 +45,21 @@ def prepare(case):
   torch.set_flush_denormal(True)   # as XLA does; T5's unscaled attention is full of them
   torch.manual_seed(0)
   family, size = case['family'], case['size']
-  model = _model(family, size)
+  model = _model(family, size, **{k: case[k] for k in ('length',) if k in case})
   if case.get('tune', 'full') == 'lora':
     model = _adapted(model)
   info = {'parameters': sum(p.numel() for p in model.parameters()), 'torch': torch.__version__}
   if case['task'] == 'decode':
     model.eval()
-    tokens = torch.tensor(harness.prompt(family, size, case['rows'])).long()
+    tokens = torch.tensor(harness.prompt(
+        family, size, case['rows'], case.get('prompt', harness.PROMPT))).long()
 
-    def generate():
+    def generate(new):
       with torch.inference_mode():
         return model.generate(tokens, attention_mask=torch.ones_like(tokens), do_sample=False,
-                              max_new_tokens=harness.NEW, min_new_tokens=harness.NEW,
-                              pad_token_id=0)
-    return generate, info
+                              max_new_tokens=new, min_new_tokens=new, pad_token_id=0)
+    steps = {'': lambda: generate(case.get('new', harness.NEW))}
+    return steps | ({'first': lambda: generate(1)} if case.get('apart') else {}), info
 
   trained = [p for p in model.parameters() if p.requires_grad]
   optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1,
