@@ -80,7 +80,7 @@ def make_generator(experiment, network, partitioner, params: Any, chat):
       network, params, partitioner, data, batch_size=settings.batch_size,
       max_tokens=settings.max_tokens, decoding=settings.decoding, samples=settings.samples,
       int8_cache=settings.int8_cache,
-      seed=experiment.seed, placeholders=settings.placeholders, frame=_frame(settings, data),
+      seed=experiment.seed, placeholders=settings.placeholders, frame=frame_of(settings, data),
       constraint=settings.constraint, draft=_load_draft(experiment, partitioner, config),
       end_ids=(*settings.end_ids, *(chat.end_ids if chat else ())), labels=settings.labels,
       prompt_ids=chat and functools.partial(_ask, chat, settings.system))
@@ -136,7 +136,7 @@ def _ask(chat, system: str | None, text: str) -> list[int]:
   return chat.prompt([*head, {'role': 'user', 'content': text}])
 
 
-def _frame(settings, data) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+def frame_of(settings, data) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
   """Ids around a prompt: of an imported model its tokenizer's, until a task with inputs trains it
   to read another form."""
   if settings.prompt_prefix is None or data.name and 'inputs' in data.lengths:
