@@ -1,4 +1,4 @@
-"""Trained models through our import: a sentence encoder and a writer of stories."""
+"""Trained models through our import: a sentence encoder and a writer of stories, also in codes."""
 
 import importlib.util
 import json
@@ -44,6 +44,8 @@ If you help your mom, you will feel better." Ben stopped crying. He helped his m
 When they got home, his mom gave him a big hug. "You are a good boy," she said. Ben smiled and ate
 his apple.
 """
+
+WITHOUT_DOWN = 'embedder|norm|down'
 
 
 @pytest.fixture
@@ -242,19 +244,21 @@ def stories_run(tmp_path_factory):
   return folder / 'run', folder / 'text.txt'
 
 
-@pytest.mark.parametrize('flags, low, high', [
-    ('--format=int8', -0.5, 0.5), ('--format=llm_int8', -0.5, 0.5),
-    ('--format=nf4', 0, 99), ('--format=nf4 --no-double', 0, 99), ('--format=nf4 --block=32', 0, 99), ('--format=nf4 --block=16', 0, 99),('--format=nf4 --block=8', 0, 99),
-    ('--format=nf4 --block=8 --no-double', 0, 99),
-    ('--format=nf4 --block=8 --skip=embedder|norm|blocks/4|blocks/0', 0, 99),
-    ('--format=nf4 --block=8 --skip=embedder|norm|value|output|down', 0, 99),
-])
-def test_what_codes_cost_a_model_of_260_000_parameters(flags, low, high, stories_run, tmp_path,
+@pytest.mark.parametrize('flags, change', [
+    ('--format=int8 --block=0', -0.09), ('--format=llm_int8', -0.27),
+    ('--format=nf4 --block=0', 11.20),                  # the block of 64 does not divide 172 inputs
+    (f'--format=nf4 --skip={WITHOUT_DOWN}', 6.79),
+    ('--format=nf4 --block=4', 3.30),                   # the second attempt: smaller blocks
+    (f'--format=nf4 --block=32 --skip={WITHOUT_DOWN}', 2.36)])
+def test_what_codes_cost_a_model_of_260_000_parameters(flags, change, stories_run, tmp_path,
                                                        capsys):
+  """Per cent of perplexity, of 5.64 on 752 tokens: 8 bits stay within 0.5; 4 bits of so small a
+  model within 5 with blocks of 4, or of 32 where `down` is left out."""
   run, text = stories_run
   assert cli.main(['quantize', f'--from={run}', f'--to={tmp_path}/run', f'--text={text}',
                    *flags.split()]) == 0
   said = capsys.readouterr().out
-  print(said)
-  change = float(re.search(r'\(([-+][0-9.]+)%\)', said)[1])
-  assert low < change < high, said
+  assert 'Perplexity of 752 tokens of ' in said and ': 5.64' in said, said
+  got = float(re.search(r'\(([-+][0-9.]+)%\)', said)[1])
+  assert got == pytest.approx(change, abs=0.15), said
+  assert 'int8' not in flags or abs(got) < 0.5
