@@ -56,6 +56,9 @@ COMMANDS = {
     'import': (
         't5x_lite.commands.import_checkpoint',
         'make a run from a Hugging Face folder, a T5X checkpoint or a PEFT adapter'),
+    'quantize': (
+        't5x_lite.commands.quantize',
+        'hold the kernels of a run in 4 or 8 bits, and say what that costs in perplexity'),
     'merge': (
         't5x_lite.commands.merge',
         'add the adapters of a LoRA run to its base: a run of its own'),
@@ -92,6 +95,9 @@ COMMANDS = {
     'scaling curve': (
         'scaling.commands.curve',
         'predict the loss of a run through the decay of its learning rate, before it is trained'),
+    'scaling kbit': (
+        'scaling.commands.kbit',
+        'find the bits a parameter that give the lowest loss for the bits of a model'),
     'scaling app': (
         'scaling.commands.app',
         'serve a local web page that plans runs from a budget and fits laws to a CSV file'),

@@ -13,8 +13,8 @@ FLOORS = {
                  ('experiment',), ('commands',), ('cli',), ('__main__',)),
     'tasks': (('metrics', 'vocabularies'), ('preprocessors',), ('files',), ('instruction',),
               ('pipeline',), ('datasets',), ('commands',)),
-    'scaling': (('laws',), ('figures',), ('fitting',), ('forms',), ('planning',), ('ladder',),
-                ('app',), ('commands',)),
+    'scaling': (('laws',), ('figures',), ('fitting',), ('forms', 'kbit'), ('planning',),
+                ('ladder',), ('app',), ('commands',)),
 }
 BUILDINGS = {'t5x_lite': (), 'tasks': ('t5x_lite',), 'scaling': ('t5x_lite',)}
 FILES = [path for name in FLOORS for path in sorted((ROOT / name).rglob('*.py'))]

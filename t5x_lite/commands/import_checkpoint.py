@@ -2,18 +2,17 @@
 
 import argparse
 from collections.abc import Callable
-import contextlib
 import dataclasses
-import math
 import pathlib
 from typing import Any
 
+from t5x_lite.commands import codes as kernel_codes
 from t5x_lite.commands import import_adapter
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
 
 EXAMPLE = 't5x-lite import --from=downloads/gpt2 --to=runs/gpt2'
-FORMATS = ('nf4', 'fp4', 'int4', 'int8', 'llm_int8')   # of quantized.Quantized
+FLAG = '--quantize'   # a format of codes
 NO_TOKENIZER = 'none'   # VOCABULARY of a run that was imported without one
 
 
@@ -26,26 +25,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       help="of a folder without a tokenizer: a tokenizer.json, a SentencePiece model, or 'byte'")
   add('--base', metavar='MODEL_DIR', type=local_path,
       help='of an adapter of PEFT: the imported run that it is for')
-  add('--quantize', metavar='FORMAT', choices=FORMATS, help='hold kernels in codes, each tensor '
-      f'quantised before the next is read: {", ".join(FORMATS)}')
-  add('--block', type=int, help='of --quantize: inputs with one scale; 0: all of them (default 64)')
-  add('--skip', metavar='REGEX', help='of --quantize: kernels that stay in float32, as '
-      'Quantized.skip')
+  kernel_codes.add_flags(parser, FLAG, required=False)
   add('--activation', help='of a T5X checkpoint that is not T5 (UL2: silu)')
 
 
 def run(args: argparse.Namespace) -> int:
-  if args.quantize is None and (args.block, args.skip) != (None, None):
-    raise UserError('--block and --skip are of --quantize: give that, too')
+  codes = kernel_codes.read_flags(args, FLAG)
   if args.base is not None:
-    if args.quantize is not None:
+    if codes:
       raise UserError('--quantize is of a model and not of an adapter: import its base so')
     for line in import_adapter.import_adapter(args.source, args.base, args.target):
       print(line)
     return 0
   overrides = {'activation': args.activation} if args.activation else {}
-  codes = {} if args.quantize is None else {'format': args.quantize}
-  codes |= {name: value for name in ('block', 'skip') if (value := getattr(args, name)) is not None}
   for line in import_run(args.source, args.target, overrides, args.vocabulary, codes):
     print(line)
   print(f'Look at it: t5x-lite describe --gin_file={args.target}/config.gin')
@@ -67,15 +59,11 @@ def import_run(source: pathlib.Path, model_dir: pathlib.Path, overrides: dict[st
     vocabulary: a file to read the tokenizer from, or 'byte'; None: the folder's own.
     codes: fields of the Quantized that holds the kernels; none: they are float32.
   """
-  import jax
-
   from t5x_lite.adaptation.quantization.quantized import Quantized
-  from t5x_lite.core import trees
   from t5x_lite.core.files import atomic_folder
   from t5x_lite.experiment import gin_config
   from t5x_lite.interop import hf_tokenizers
-  from t5x_lite.models import weights
-  from t5x_lite.training.checkpoints import UNKNOWN_VOCABULARY, Checkpoints
+  from t5x_lite.training.checkpoints import UNKNOWN_VOCABULARY
   from t5x_lite.training.run_folder import RunFolder
   source, model_dir, lines = local_path(source), local_path(model_dir), []
   quantized = Quantized(**codes) if codes else None
@@ -98,14 +86,11 @@ def import_run(source: pathlib.Path, model_dir: pathlib.Path, overrides: dict[st
       experiment = gin_config.load_described(
           [str(RunFolder(folder).config)], [f'VOCABULARY={path_in(kept)!r}'])
       fingerprint = experiment.data.fingerprint()
-    meta = {'imported_from': str(source), 'vocabulary': fingerprint, **_settings(config, quantized)}
-    with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
-      # A kernel in codes is a dict of its arrays there.
-      checkpoints.save_params(trees.unflatten(trees.flatten(params)), 0, meta)
-  size = sum(math.prod(x.shape) for x in trees.flatten(params, weights.is_structured).values())
-  bits = 8 * sum(x.nbytes for x in jax.tree.leaves(params)) / size
+    kernel_codes.save(folder, config, quantized, params,
+                      {'imported_from': str(source), 'vocabulary': fingerprint})
+  size, stored = kernel_codes.sizes(params)
   lines.insert(0, f'{model_dir}: {config.family} of {size:,} parameters from {source}'
-               + (f', at {bits:.3f} bits each' if codes else ''))
+               + (f', at {8 * stored / size:.3f} bits each' if codes else ''))
   lines += tokenizer.notes
   lines.append('No tokenizer: text is refused until one is named with --gin.VOCABULARY=FILE' if (
       tokenizer.file is None) else f'Text is read with {tokenizer.file}' if (
@@ -118,7 +103,6 @@ def _read(source: pathlib.Path, kept: pathlib.Path, quantized, overrides: dict[s
   """(config, parameters, tokenizer, labels) of what is imported; its files are copied to `kept`."""
   import jax
 
-  from t5x_lite.core.dataclass_checks import FieldError
   from t5x_lite.interop import folders, hf_configs, hf_tokenizers, huggingface, t5x, tokenizer_files
   from t5x_lite.parallel.mesh import MeshConfig
   from t5x_lite.parallel.partitioner import Partitioner
@@ -127,32 +111,14 @@ def _read(source: pathlib.Path, kept: pathlib.Path, quantized, overrides: dict[s
   partitioner = Partitioner(MeshConfig(data=1, fsdp=len(devices)).make(devices))
   options = overrides | {'quantized': quantized}
   from_huggingface = folders.is_huggingface(source)
-  try:
+  with kernel_codes.flag_errors(vars(quantized) if quantized else {}, FLAG):
     if not from_huggingface:
       config, params = t5x.load_checkpoint(source, partitioner, **options)
       return config, params, hf_tokenizers.ImportedTokenizer(None), ()
     config, params = huggingface.load_model(source, partitioner, log=log, **options)
-  except FieldError as e:
-    if isinstance(e.owner, type(quantized)):
-      rule = e.rule.replace('Quantized.skip', '--skip')
-      raise UserError(f'--quantize={quantized.format} --{e.field}={getattr(quantized, e.field)}: '
-                      f'{rule}') from e
-    raise
   tokenizer_files.copy_files(source, kept, ('config.json', *tokenizer_files.NAMES))
   hf = huggingface.read_config(source)
   return config, params, hf_tokenizers.prepare(kept, hf), hf_configs.labels_of(hf, config)
-
-
-def _settings(config, quantized) -> dict[str, Any]:
-  """What a checkpoint's meta records of how its kernels are held; nothing of plain ones."""
-  from t5x_lite import models
-  from t5x_lite.core import trees
-  from t5x_lite.training.initial_params import QUANTIZED
-  if quantized is None:
-    return {}
-  network = quantized.adapt(models.build_network(config))
-  layouts = filter(None, map(network.quantized, trees.flatten(network.shapes)))
-  return {QUANTIZED: next(layouts).settings}
 
 
 def _gin(config, source: pathlib.Path, model_dir: pathlib.Path, vocabulary: str, tokenizer,

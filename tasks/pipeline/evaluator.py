@@ -22,6 +22,7 @@ from t5x_lite.core.dataclass_checks import (
 )
 from t5x_lite.data.features import Batch
 from t5x_lite.data.source import Source
+from t5x_lite.evaluation.perplexity import Losses
 from t5x_lite.evaluation.scoring import make_score
 from t5x_lite.inference.generate import left_pad, make_greedy
 from t5x_lite.inference.predict import make_predict
@@ -125,6 +126,16 @@ class SeqioEvaluator:
       found |= {f'{examples.name}/{name}': float(value)
                 for values in metrics.result().values() for name, value in values.items()}
     return found
+
+  def losses(self, params: Any) -> Losses:
+    """Sums of the losses of all tasks' targets at `params`, in nats, and of their weights."""
+    total = weight = 0.0
+    for examples in self.examples:
+      dataset = examples.evaluator.cached_model_datasets[examples.task.name]
+      scored, sums = self._scores(params, dataset, examples)
+      total -= sum(score for _, score in scored)
+      weight += sum(sums['tokens'])
+    return Losses(total, weight)
 
   def _scores(self, params, dataset, examples):
     """seqio's score_fn: ([(index, log-likelihood)], {name: the other sums of each row})."""

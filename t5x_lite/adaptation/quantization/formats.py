@@ -1,4 +1,4 @@
-"""What the codes of a quantised array stand for: NF4, FP4, int4, int8 and the dynamic map.
+"""What the codes of a quantised array stand for: NF4, FP4, integers and the dynamic map.
 
 A format is a table of values between -1 and 1. A number that was divided by the largest magnitude
 of its block becomes the code of the nearest value; of two as near, the smaller value.
@@ -19,20 +19,26 @@ NF4 = (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.
 # A sign, two bits of exponent and one of mantissa, divided by the largest; code 8 is -0.
 _FP4 = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)
 FP4 = tuple(sign * x / 12.0 for sign in (1.0, -1.0) for x in _FP4)
-INT4 = (-1.0, *(i / 7.0 for i in range(-7, 8)))   # code 0, -8, is not used
-INT8 = (-1.0, *(i / 127.0 for i in range(-127, 128)))
+
+
+def _integers(levels: int) -> tuple[float, ...]:
+  """-levels to levels, divided by it; code 0, one less, is not used."""
+  return (-1.0, *(i / levels for i in range(-levels, levels + 1)))
+
+
+INT4, INT8 = _integers(7), _integers(127)
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-  """A table of 16 values, whose codes are packed two a byte, or of 256."""
+  """A table of 2 ** bits values. Codes of 4 bits are packed two a byte, others fill one each."""
   name: str
   table: tuple[float, ...]
 
   @property
   def bits(self) -> int:
-    """Of a code: 4 or 8."""
-    return {16: 4, 256: 8}[len(self.table)]
+    """Of a code."""
+    return len(self.table).bit_length() - 1
 
   @property
   def levels(self) -> int | None:
@@ -86,8 +92,10 @@ def _dynamic_map() -> tuple[float, ...]:
   return tuple(sorted(values))
 
 
+# Those of 3, 5 and 6 bits are for studies of what a bit is worth: they save no memory here.
 FORMATS = {name: Format(name, table) for name, table in (
-    ('nf4', NF4), ('fp4', FP4), ('int4', INT4), ('int8', INT8))}
+    ('nf4', NF4), ('fp4', FP4), ('int4', INT4), ('int8', INT8), ('int3', _integers(3)),
+    ('int5', _integers(15)), ('int6', _integers(31)))}
 DYNAMIC = Format('dynamic', _dynamic_map())
 
 
