@@ -62,7 +62,8 @@ setup(
                   't5x_lite': ['cost/*.toml', 'serving/*.html'],
                   'tasks': ['instruction/templates/*.jinja'],
                   'scaling': ['data/*.csv', 'data/*.toml', 'app/*.css', 'app/*.html',
-                              'data/ladder/*', 'data/ladder/gin/*', 'data/closed_loop/*/*']},
+                              'data/kbit/*', 'data/ladder/*', 'data/ladder/gin/*',
+                              'data/closed_loop/*/*']},
     install_requires=REQUIRES,
     extras_require={
         'test': TEST + NOTEBOOKS, 'notebooks': NOTEBOOKS, 'app': APP, 'bayes': BAYES,
