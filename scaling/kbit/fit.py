@@ -1,16 +1,16 @@
 """Which bits a parameter give the lowest loss for the total bits of a model.
 
-Each width of codes takes its best format and block: that of the lowest mean loss over all models.
-The loss of a width is a parabola of the logarithm of total bits, loss = a + b x + c x², with a and
-b of its own and one c for all. Differences at equal bits have intervals by the jackknife: a model
-is left out at a time, at all widths, and its t quantile is that of models less one.
+Each width of codes takes its best format and block: that of the lowest loss at equal total bits, so
+that small blocks pay for their scales. The loss of a width is a parabola of the logarithm of total
+bits, loss = a + b x + c x², with a and b of its own and one c for all. Differences at equal bits
+have intervals by the jackknife: a model is left out at a time, at all widths, and the t quantile is
+that of models less one. They do not count that formats and blocks were chosen by the same losses.
 
 M models, W widths.
 """
 
 from collections.abc import Sequence
 import dataclasses
-import math
 
 import numpy as np
 from scipy import stats
@@ -28,7 +28,7 @@ class Comparison:
 
   Attributes:
     total_bits: of the model.
-    loss: {width: fitted loss} of the widths that were measured on either side of it.
+    loss: {width: fitted loss}, each measured on either side of it.
     best: the width of the lowest.
     behind: {width: (difference from the best, low, high)} of the others.
   """
@@ -72,18 +72,20 @@ def choose(found: Sequence[Measurement]) -> dict[int, list[Measurement]]:
   groups = {}
   for one in found:
     groups.setdefault((one.bits, one.format, one.block), {})[one.model] = one
-  best = {}
+  rows = {}
   for (width, *_), of in sorted(groups.items()):
-    if len(of) < len(models):
-      continue
-    row = [of[name] for _, name in models]
-    if width not in best or _mean(row) < _mean(best[width]):
-      best[width] = row
-  return best
+    if len(of) == len(models):
+      rows.setdefault(width, []).append([of[name] for _, name in models])
+  return {width: _lowest(of) for width, of in rows.items()}
 
 
-def _mean(row: Sequence[Measurement]) -> float:
-  return math.fsum(one.loss for one in row) / len(row)
+def _lowest(rows: Sequence[list[Measurement]]) -> list[Measurement]:
+  """The row of the lowest mean loss over total bits that all of them have, by the fit of widths."""
+  curves = dict(enumerate(rows))
+  theta = solve(curves, range(len(rows[0])))
+  bits = np.geomspace(max(row[0].total_bits for row in rows),
+                      min(row[-1].total_bits for row in rows), POINTS)
+  return rows[min(curves, key=lambda i: (design(i, len(rows), bits) @ theta).mean())]
 
 
 def design(place: int, widths: int, total_bits) -> np.ndarray:
@@ -94,12 +96,12 @@ def design(place: int, widths: int, total_bits) -> np.ndarray:
   return row
 
 
-def solve(chosen: dict[int, list[Measurement]], models: Sequence[int]) -> np.ndarray:
-  """theta, by least squares over the models of these places."""
+def solve(curves: dict[int, list[Measurement]], models: Sequence[int]) -> np.ndarray:
+  """theta of curves as of widths, by least squares over the models of these places."""
   rows, losses = [], []
-  for place, row in enumerate(chosen.values()):
+  for place, row in enumerate(curves.values()):
     of = [row[i] for i in models]
-    rows.append(design(place, len(chosen), [one.total_bits for one in of]))
+    rows.append(design(place, len(curves), [one.total_bits for one in of]))
     losses += [one.loss for one in of]
   return np.linalg.lstsq(np.concatenate(rows), np.array(losses), rcond=None)[0]
 
@@ -117,28 +119,24 @@ def fit_widths(found: Sequence[Measurement], level: float = 0.95) -> KbitFit:
                     f'{MIN_MODELS} of unlike sizes or more')
   theta = solve(chosen, range(models))
   without = np.stack([solve(chosen, [j for j in range(models) if j != i]) for i in range(models)])
-  widths, comparisons = [*chosen], []
-  spans = {width: (row[0].total_bits, row[-1].total_bits) for width, row in chosen.items()}
-  low = sorted(span[0] for span in spans.values())[1]     # from where on two widths are measured
-  high = sorted(span[1] for span in spans.values())[-2]
+  # A width that was not measured there would lose to those that were.
+  low = max(row[0].total_bits for row in chosen.values())
+  high = min(row[-1].total_bits for row in chosen.values())
   if low >= high:
-    raise UserError('No two widths are measured at the same total bits: give models of more sizes')
-  for bits in np.geomspace(low, high, POINTS):
-    here = [width for width in widths
-            if spans[width][0] / 1.001 <= bits <= spans[width][1] * 1.001]
-    if len(here) > 1:
-      comparisons.append(_compare(bits, here, widths, theta, without, level))
-  return KbitFit(chosen, theta, level, comparisons)
+    raise UserError('No total bits lie between those of the models at every width: give models of '
+                    'more sizes, or fewer --formats')
+  return KbitFit(chosen, theta, level, [
+      _compare(bits, [*chosen], theta, without, level) for bits in np.geomspace(low, high, POINTS)])
 
 
-def _compare(bits: float, here: Sequence[int], widths: Sequence[int], theta: np.ndarray,
-             without: np.ndarray, level: float) -> Comparison:
+def _compare(bits: float, widths: Sequence[int], theta: np.ndarray, without: np.ndarray,
+             level: float) -> Comparison:
   """Widths at a number of total bits; `without` is theta without each model, [M, 2 W + 1]."""
-  rows = {width: design(widths.index(width), len(widths), bits) for width in here}
+  rows = {width: design(place, len(widths), bits) for place, width in enumerate(widths)}
   loss = {width: float(row @ theta) for width, row in rows.items()}
   best = min(loss, key=loss.get)
   quantile, behind = stats.t.ppf((1 + level) / 2, len(without) - 1), {}
-  for width in here:
+  for width in widths:
     if width != best:
       contrast = rows[width] - rows[best]
       error = quantile * jackknife_error(without @ contrast)

@@ -51,8 +51,7 @@ def format_report(fit: KbitFit) -> str:
             f'{"total bits":>12}' + ''.join(f'{f"{width} bits":>11}' for width in widths)]
   for one in fit.comparisons:
     mark = lambda width, one=one: '*' if width == one.best else '~' if width in one.tied else ' '
-    cells = (f'{one.loss[width]:>10.4f}{mark(width)}' if width in one.loss else f'{"":>11}'
-             for width in widths)
+    cells = (f'{one.loss[width]:>10.4f}{mark(width)}' for width in widths)
     lines.append(f'{one.total_bits:>12,.0f}' + ''.join(cells))
   return '\n'.join([*lines, '', statement(fit)])
 
