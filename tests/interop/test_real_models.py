@@ -160,6 +160,7 @@ def stories_run(stories_folder, tmp_path_factory):
   return folder / 'run', folder / 'text.txt'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('flags, change', [
     ('--format=int8 --block=0', -0.09), ('--format=llm_int8', -0.27),
     ('--format=nf4 --block=0', 11.20),                  # the block of 64 does not divide 172 inputs
