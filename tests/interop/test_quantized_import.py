@@ -171,16 +171,16 @@ print(peak() - before)
 def test_the_whole_model_is_never_in_memory(tmp_path):
   """The peak above that of a model of one layer, whose tensors are as large.
 
-  The codes are a quarter of the model; what is written while other files are read, and memory
-  that the allocator keeps, differ from run to run: 115 to 175 MB of 206 were seen.
+  With one arena of the allocator: what each of many keeps for its thread differs from run to run,
+  and is no part of the import (139 to 175 MB of 206 with many, 101 to 107 with one).
   """
   layers = 8
   write_llama(tmp_path / 'small', 1)
   size = write_llama(tmp_path / 'large', layers)
   assert len([*(tmp_path / 'large').glob('model-*.safetensors')]) > 3 and size > 2e8
+  env = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '', 'MALLOC_ARENA_MAX': '1'}
   grown = {kind: int(subprocess.run(
       [sys.executable, '-c', PEAK, tmp_path, kind], check=True, capture_output=True, text=True,
-      env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}).stdout) for kind in (
-          'nf4', 'float32')}
+      env=env).stdout) for kind in ('nf4', 'float32')}
   assert grown['float32'] > 2 * size   # 32 bits a parameter, and what the device has of them
-  assert grown['nf4'] < size, (grown, size)
+  assert grown['nf4'] < 0.75 * size, (grown, size)

@@ -194,8 +194,9 @@ def test_a_frozen_head_has_no_gradient():
   trained = jax.jit(jax.grad(lambda params, x: chunked(
       params, x, targets, weights, chunk=3)['objective'], argnums=(0, 1))).lower(
           params, x).compile()
-  # Two programs add up 4,096 terms, to numbers up to 5, in orders that the processor decides.
-  np.testing.assert_allclose(frozen(x), trained(params, x)[1], atol=1e-5)
+  # Two programs add up 4,096 terms, to numbers up to 5, in orders that the processor decides: on
+  # one kind they are equal to 1e-6, on another to 3.1e-6.
+  np.testing.assert_allclose(frozen(x), trained(params, x)[1], atol=5e-6)
   size = params['kernel'].nbytes
   memory = lambda compiled: compiled.memory_analysis().temp_size_in_bytes
   assert memory(frozen) < 0.5 * size
