@@ -113,9 +113,7 @@ def open_source(model_dir: pathlib.Path, trusted_modules: Sequence[str] = ()) ->
   from t5x_lite.experiment import gin_config
   from t5x_lite.training.run_folder import RunFolder
   run = RunFolder(model_dir)
-  if not run.config.is_file():
-    raise UserError(f'{model_dir} holds no config.gin: name the folder of a run')
-  experiment = gin_config.load_described([str(run.config)], (), trusted_modules)
+  experiment = gin_config.load_described([str(run.require_config())], (), trusted_modules)
   return ExportSource(run, experiment, _imported_files(run, experiment))
 
 

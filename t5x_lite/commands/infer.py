@@ -92,6 +92,7 @@ def _load_draft(experiment, partitioner, config):
   """(what makes the Draft of its parameters, these) of InferConfig.draft, or None."""
   from t5x_lite.experiment import gin_config
   from t5x_lite.inference.speculative import DraftRun, ModelDraft
+  from t5x_lite.models.unstack import unstack
   from t5x_lite.training.initial_params import load_params
   from t5x_lite.training.run_folder import RunFolder
   draft = experiment.infer.draft
@@ -107,6 +108,7 @@ def _load_draft(experiment, partitioner, config):
                      'other tokens')
   network, partitioner = other.build_network(partitioner.mesh)
   params, _ = load_params(other.folder, network, partitioner, draft.step, theirs)
+  network, (params,) = unstack(network, [params], partitioner)
   return (lambda values: ModelDraft(network.bind(values), size=draft.size)), params
 
 

@@ -56,9 +56,7 @@ def merge_run(model_dir: pathlib.Path, target: pathlib.Path, step: int | None = 
   from t5x_lite.training.initial_params import load_params
   from t5x_lite.training.run_folder import RunFolder
   source = RunFolder(model_dir)
-  if not source.config.is_file():
-    raise UserError(f'{model_dir} holds no config.gin: name the folder of a run')
-  files = [str(source.config)]
+  files = [str(source.require_config())]
   experiment = gin_config.load_described(files, (), trusted_modules)
   adaptation = innermost(experiment.adaptation)
   quantized = adaptation is not experiment.adaptation

@@ -64,9 +64,7 @@ def read_plain(model_dir: pathlib.Path, step: int | None = None,
   from t5x_lite.parallel.mesh import MeshConfig
   from t5x_lite.training.initial_params import load_params
   from t5x_lite.training.run_folder import RunFolder
-  config = RunFolder(model_dir).config
-  if not config.is_file():
-    raise UserError(f'{model_dir} holds no config.gin: name the folder of a run')
+  config = RunFolder(model_dir).require_config()
   experiment = gin_config.load_described([str(config)], (), trusted_modules)
   adaptation = innermost(experiment.adaptation)
   if isinstance(adaptation, Adapter):

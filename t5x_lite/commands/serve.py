@@ -78,15 +78,16 @@ def _compile(served) -> float:
   from t5x_lite.serving.slots import PARTS
   began, pieces = time.monotonic(), queue.Queue()
   longest = served.context - 1 if served.reader.continues else 1
-  for size in sorted({min(size, longest) for size in PARTS}):
-    for model in served.engine.models:
-      for constraint in {None, *_some_constraint(served, model)}:
-        request = served.request(
-            [served.reader.inputs.vocab_size - 1] * size, True, model=model, max_tokens=1,
-            sampling=Sampling(temperature=1.0), constraint=constraint)
-        served.engine.submit(request, pieces.put)
-        if pieces.get().finish == 'failed':
-          raise UserError(served.engine.failure)
+  sizes = sorted({min(size, longest) for size in PARTS})
+  for model in served.engine.models:
+    for size, constraint in [*((size, None) for size in sizes), *(
+        (1, constraint) for constraint in _some_constraint(served, model))]:
+      request = served.request(
+          [served.reader.inputs.vocab_size - 1] * size, True, model=model, max_tokens=1,
+          sampling=Sampling(temperature=1.0), constraint=constraint)
+      served.engine.submit(request, pieces.put)
+      if pieces.get().finish == 'failed':
+        raise UserError(served.engine.failure)
   return time.monotonic() - began
 
 

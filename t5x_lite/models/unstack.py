@@ -29,8 +29,8 @@ def unstack(network: Network, params: Sequence[dict], shard: Shard) -> tuple[Net
     shard: of the new network.
   """
   config = network.config
-  if not config.scan_layers or max(
-      config.num_layers, getattr(config, 'num_decoder_layers', 0) or 0) > MAX_UNROLLED:
+  layers = max(config.num_layers, config.num_decoder_layers or 0)
+  if not config.scan_layers or layers > MAX_UNROLLED:
     return network, [*params]
   taken: dict[int, tuple[jax.Array, ...]] = {}
   stacked = []   # whose ids are those of `taken`

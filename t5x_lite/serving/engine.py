@@ -57,8 +57,10 @@ class Request:
 class Ticket:
   """A request that was taken; `cancel` ends it, and its sink gets a Piece that says so."""
 
-  def __init__(self, request: Request, sink: Callable[[Piece], None], wake: Callable[[], None]):
-    self.request, self.sink, self._wake = request, sink, wake
+  def __init__(self, request: Request, rows: SamplingRows, sink: Callable[[Piece], None],
+               wake: Callable[[], None]):
+    """`rows` are the settings of the request as arrays of one row."""
+    self.request, self.rows, self.sink, self._wake = request, rows, sink, wake
     self.cancelled = False
 
   def cancel(self) -> None:
@@ -125,8 +127,8 @@ class Engine:
       raise UserError(f'{len(request.ids)} tokens of the prompt and '
                       f'{request.sampling.max_new_tokens} new ones are {size}, and the context has '
                       f'{self.slots.length}')
-    self._pools[request.model].settings(request.sampling)   # which are checked
-    ticket = Ticket(request, sink, self._wake)
+    rows = self._pools[request.model].settings(request.sampling)
+    ticket = Ticket(request, rows, sink, self._wake)
     with self._changed:
       if self.failure or self._closed:
         raise Closed(self.failure or 'the server is shutting down')
@@ -264,12 +266,11 @@ class _Pool:
     request = ticket.request
     free = [slot for slot, taken in enumerate(self._taken) if taken is None][:request.samples]
     self._writing = self._slots.put(self._writing, row, request.ids, free)
-    settings = self.settings(request.sampling)
     for sample, slot in enumerate(free):
       output = Output(sample, self._decode, request.sampling.stop, self._end_ids,
                       request.sampling.max_new_tokens, request.alternatives is not None)
       self._taken[slot], self._sample[slot] = (ticket, output), sample
-      for whole, own in zip(self._rows, settings):
+      for whole, own in zip(self._rows, ticket.rows):
         whole[slot] = own[0]
     self._counts.prompt_tokens += len(request.ids)
 

@@ -168,9 +168,9 @@ def _constraint(body: Mapping[str, Any], served: Served, model: str) -> Constrai
   wanted = structure_of(body, lambda message, name: ApiError(400, message, name))
   if wanted is None:
     return None
-  name = 'response_format' if 'response_format' in body else 'structured_outputs'
+  name, kind, value = wanted
   try:
-    return served.structures.build(model, *wanted)
+    return served.structures.build(model, kind, value)
   except UserError as error:
     raise ApiError(400, f'{name}: {error}', name) from error
 

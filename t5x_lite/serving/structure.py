@@ -73,8 +73,10 @@ class Structures:
 
 
 def structure_of(body: Mapping[str, Any], error: Callable[[str, str], Exception]
-                 ) -> tuple[str, Any] | None:
-  """(kind, value) of `response_format` of OpenAI's, or `structured_outputs` of vLLM's, or None.
+                 ) -> tuple[str, str, Any] | None:
+  """(parameter, kind, value): `response_format` of OpenAI's or `structured_outputs` of vLLM's.
+
+  None where neither asks for anything.
 
   Raises `error(message, parameter)` for what is neither.
   """
@@ -86,7 +88,7 @@ def structure_of(body: Mapping[str, Any], error: Callable[[str, str], Exception]
         schema.get('schema'), dict):
       raise error('response_format: {"type": "json_schema", "json_schema": {"schema": …}}, or '
                   '{"type": "text"}', 'response_format')
-    found.append(('json', schema['schema']))
+    found.append(('response_format', 'json', schema['schema']))
   outputs = body.get('structured_outputs')
   if outputs is not None:
     name = 'structured_outputs'
@@ -97,7 +99,7 @@ def structure_of(body: Mapping[str, Any], error: Callable[[str, str], Exception]
     if not isinstance(outputs[kind], types[kind]):
       wanted = {'json': 'an object', 'regex': 'a string', 'choice': 'a list'}[kind]
       raise error(f'{name}.{kind}: {outputs[kind]!r:.60} is not {wanted}', name)
-    found.append((kind, outputs[kind]))
+    found.append((name, kind, outputs[kind]))
   if len(found) > 1:
     raise error('structured_outputs: response_format is there too: give one', 'structured_outputs')
   return found[0] if found else None

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from t5x_lite.core.console import note_once
+from t5x_lite.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +18,12 @@ class RunFolder:
   def config(self) -> pathlib.Path:
     """Every setting of the run, as gin."""
     return self.path / 'config.gin'
+
+  def require_config(self) -> pathlib.Path:
+    """`config`; raises UserError if there is none."""
+    if not self.config.is_file():
+      raise UserError(f'{self.path} holds no {self.config.name}: name the folder of a run')
+    return self.config
 
   @property
   def metrics(self) -> pathlib.Path:

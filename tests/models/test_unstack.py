@@ -15,6 +15,7 @@ from t5x_lite.models.layers import unsharded
 from t5x_lite.models.unstack import unstack
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
+from t5x_lite.training.state import quantize_frozen
 
 TOKENS = np.asarray([[3, 9, 27, 5], [8, 1, 4, 2]], np.int32)
 
@@ -24,13 +25,6 @@ def logits(network, params):
   if network.config.family == 'encoder_decoder':
     batch['encoder_input_tokens'] = TOKENS
   return np.asarray(jax.jit(lambda params: network.bind(params)(batch))(params))
-
-
-def quantized(network, params):
-  def hold(path, x):
-    layout = network.quantized(trees.path_name(path))
-    return x if layout is None else layout.quantize(x)
-  return jax.tree_util.tree_map_with_path(hold, params)
 
 
 @pytest.mark.parametrize('kind', ['decoder', 'encoder_decoder', 'local_global'])
@@ -43,7 +37,7 @@ def test_logits_are_those_of_the_scanned_model(configs, kind, codes):
   params = network.init(jax.random.key(0))
   if codes is not None:
     network = Quantized(format=codes, block=16, double=True).adapt(network)
-    params = quantized(network, params)
+    params = quantize_frozen(network, params)
   want = logits(network, params)
   other, (apart,) = unstack(network, [params], unsharded)
   assert not other.config.scan_layers

@@ -15,7 +15,7 @@ MOST_ROWS = 16   # of more the product itself takes longer than the kernel
 _PART = 64       # inputs, at most, unless a block has more than divide it
 
 
-def part_size(inputs: int, block: int) -> int:
+def part_size(block: int) -> int:
   """Inputs of a part: of one block, and an even number where there is one."""
   return next(size for size in (_PART, 48, 32, 24, 16, 8, 4, 2, 1) if block % size == 0)
 
@@ -24,8 +24,9 @@ def blockwise_matmul(x_TI: jax.Array, codes: jax.Array, scale_BO: jax.Array, for
                      ) -> jax.Array:
   """[rows, inputs] times a kernel of codes and of scales [blocks, outputs], in float32."""
   inputs = x_TI.shape[1]
-  size = part_size(inputs, inputs // len(scale_BO))
-  per_block = inputs // len(scale_BO) // size
+  block = inputs // len(scale_BO)
+  size = part_size(block)
+  per_block = block // size
   x_NTR = x_TI.astype(jnp.float32).reshape(len(x_TI), -1, size).swapaxes(0, 1)
   parts = codes.reshape(len(x_NTR), -1, codes.shape[-1])
 
@@ -46,8 +47,7 @@ def integer_matmul(q_TI: jax.Array, codes_IO: jax.Array) -> jax.Array:
 
   It is exact: a part's sum of products of 8 bits is below 2 ** 24.
   """
-  inputs = q_TI.shape[1]
-  size = part_size(inputs, inputs)
+  size = part_size(q_TI.shape[1])
   q_NTR = q_TI.astype(jnp.float32).reshape(len(q_TI), -1, size).swapaxes(0, 1)
   parts = codes_IO.reshape(len(q_NTR), size, -1)
   zero = FORMATS['int8'].levels + 1
