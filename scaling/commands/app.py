@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
   if args.export:
     return _export(args)
   if importlib.util.find_spec('nicegui') is None:
-    raise UserError("the web page needs NiceGUI: pip install 't5x_lite[app]'")
+    raise UserError("the web page needs NiceGUI: pip install -e '.[app]'")
   if not 0 < args.port < 65536:
     raise UserError(f'--port={args.port}: give a port from 1 to 65535, e.g. 7860')
   from scaling.app import server

@@ -33,7 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   if any(importlib.util.find_spec(name) is None for name in _NEEDS):
     raise UserError("the server needs Starlette, uvicorn and prometheus_client: pip install "
-                    "'t5x_lite[serve]'")
+                    "-e '.[serve]'")
   for name, low, high in (('port', 0, 65535), ('slots', 1, 4096), ('queue', 1, 10 ** 6),
                           ('drain', 0, 10 ** 6)):
     if not low <= getattr(args, name) <= high:

@@ -64,7 +64,7 @@ class Tracker:
   def __post_init__(self):
     check_types(self)
     if importlib.util.find_spec(self.module) is None:
-      raise FieldError(self, 'module', f'is not installed: pip install "t5x_lite[{self.module}]"')
+      raise FieldError(self, 'module', f"is not installed: pip install -e '.[{self.module}]'")
 
   def open(self, folder: RunFolder, resumed_step: int) -> Writer:
     """See WriterConfig."""

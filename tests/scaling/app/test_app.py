@@ -147,7 +147,7 @@ def test_flags_that_cannot_be_met_are_refused(flags, words, capsys):
 def test_without_the_extra_the_cure_is_named(monkeypatch, capsys):
   monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
   assert cli.main(['scaling', 'app']) == 1
-  assert "pip install 't5x_lite[app]'" in capsys.readouterr().err
+  assert "pip install -e '.[app]'" in capsys.readouterr().err
 
 
 @pytest.fixture(scope='module')
