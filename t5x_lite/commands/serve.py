@@ -40,12 +40,16 @@ def run(args: argparse.Namespace) -> int:
       raise UserError(f'--{name}={getattr(args, name)}: give from {low} to {high}')
   key = _read_key(args.key_file)
   experiment = served_model.load_experiment(args)
-  listener = _listen(args.host, args.port)   # a port that is taken is said before the model is read
+  listener = _bind(args.host, args.port)   # a port that is taken is said before the model is read
   with listener:
     served = served_model.load_served(
         experiment, slots=args.slots, context=args.context, max_queue=args.queue,
         trusted_modules=args.trusted_modules)
     seconds = _compile(served)
+    try:
+      listener.listen(1024)
+    except OSError as error:   # another program took the port in the meantime
+      raise _taken(args.host, args.port, error) from error
     _serve(served, listener, args, key, seconds)
   served.engine.close()
   print('Stopped: every request that was taken has been answered')
@@ -61,13 +65,21 @@ def _read_key(file: str | None) -> str | None:
   return key
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
+  """A socket that refuses connections until `_serve` listens: nobody waits while it compiles."""
+  listener = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET)
   try:
-    family = socket.AF_INET6 if ':' in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=1024)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
   except OSError as error:
-    raise UserError(f'--host={host} --port={port}: {error.strerror or error}; give another port, '
-                    'or 0') from error
+    listener.close()
+    raise _taken(host, port, error) from error
+  return listener
+
+
+def _taken(host: str, port: int, error: OSError) -> UserError:
+  return UserError(f'--host={host} --port={port}: {error.strerror or error}; give another port, '
+                   'or 0')
 
 
 def _compile(served) -> float:

@@ -32,6 +32,13 @@ def schema_regex(schema: Schema | str) -> str:
     UserError: the schema is not JSON, has a keyword or a combination that is not supported, or is
       one that nothing meets.
   """
+  try:
+    return _schema_regex(schema)
+  except RecursionError as e:
+    raise UserError('the JSON schema is nested too deeply: flatten it') from e
+
+
+def _schema_regex(schema: Schema | str) -> str:
   from outlines_core import json_schema
   if isinstance(schema, str):
     try:
@@ -47,6 +54,8 @@ def schema_regex(schema: Schema | str) -> str:
     regex = json_schema.build_regex_from_schema(json.dumps(clean, ensure_ascii=False))
   except ValueError as e:
     raise UserError(f'the JSON schema cannot be followed: {reason(e)}') from e
+  except TypeError as e:   # its reader of JSON follows 128 levels
+    raise RecursionError from e
   # \d is of all scripts, and JSON has digits of one; \\ and what follows it are no \d.
   return re.sub(r'\\(.)', lambda m: '[0-9]' if m[1] == 'd' else m[0], regex, flags=re.DOTALL)
 

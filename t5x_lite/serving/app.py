@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 import functools
 import hmac
 import importlib.resources
@@ -26,6 +27,7 @@ from t5x_lite.serving.protocol import ApiError, Call, parse_call, setting_error
 from t5x_lite.serving.responses import Response as Answer
 from t5x_lite.serving.responses import as_event
 from t5x_lite.serving.served import Served
+from t5x_lite.serving.structure import asks_structure
 
 MAX_BODY = 2 ** 20     # bytes
 BODY_SECONDS = 30      # in which a body has to come
@@ -56,6 +58,8 @@ class _App:
 
   def __init__(self, served: Served, metrics: Metrics, key: str | None):
     self._served, self._metrics, self._key = served, metrics, key
+    # Hard constraints keep their like waiting, and no one else.
+    self._builders = ThreadPoolExecutor(2, 'constraints')
 
   async def page(self, request: Request) -> Response:
     page = importlib.resources.files('t5x_lite.serving').joinpath('page.html').read_text()
@@ -105,12 +109,14 @@ class _App:
     return JSONResponse(ApiError(500, 'an error of the server, which its log shows').body, 500)
 
   def _count(self, request: Request, status: int) -> None:
-    self._metrics.requests.labels(request.url.path, status).inc()
+    path = request.url.path   # of few: a label is kept for ever
+    path = '/v1/models' if path.startswith('/v1/models/') else path
+    self._metrics.requests.labels(path, status).inc()
 
   def _authorise(self, request: Request) -> None:
-    given = request.headers.get('authorization', '')
-    if self._key is not None and not hmac.compare_digest(
-        given.encode(), f'Bearer {self._key}'.encode()):
+    scheme, _, given = request.headers.get('authorization', '').partition(' ')
+    if self._key is not None and not (scheme.lower() == 'bearer' and hmac.compare_digest(
+        given.strip().encode(), self._key.encode())):
       raise ApiError(401, 'the key is missing or wrong: send Authorization: Bearer KEY', None,
                      'invalid_api_key')
 
@@ -119,7 +125,8 @@ class _App:
     body = await _read_json(request)
     began = time.monotonic()
     # In a thread: long prompts take their time to tokenise.
-    call = await asyncio.to_thread(parse_call, body, self._served, chat)
+    call = await asyncio.get_running_loop().run_in_executor(
+        self._builders if asks_structure(body) else None, parse_call, body, self._served, chat)
     writing = _Writing(call, self._served, functools.partial(self._time, began))
     if call.stream:
       self._count(request, 200)

@@ -36,6 +36,8 @@ _LABELS = {'user', 'metadata', 'store', 'service_tier', 'safety_identifier', 'pr
 _IDLE = {'echo': (False,), 'best_of': (1,), 'suffix': ('',),
          'tools': ([],), 'parallel_tool_calls': (True,), 'modalities': (['text'],)}
 _MAX_STOPS, _MAX_PROMPTS = 16, 64
+_ROLES = {'system': 'system', 'developer': 'system', 'user': 'user', 'assistant': 'assistant',
+          'tool': 'tool'}
 _COMPLETION_TOKENS = 16   # OpenAI's default of completions
 
 
@@ -45,6 +47,9 @@ class ApiError(Exception):
   def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None):
     super().__init__(message)
     self.status = status
+    # Names of a body may have what no UTF-8 has.
+    message = message.encode(errors='backslashreplace').decode()
+    param = param and param.encode(errors='backslashreplace').decode()
     kind = 'invalid_request_error' if status < 500 else 'server_error'
     self.body = {'error': {'message': message, 'type': kind, 'param': param, 'code': code}}
 
@@ -230,10 +235,13 @@ def _message(number: int, message: Any) -> dict[str, str]:
       isinstance(part, dict) and part.get('type') == 'text' and isinstance(part.get('text'), str)
       for part in content):
     content = ''.join(part['text'] for part in content)
-  if not isinstance(message.get('role'), str) or not isinstance(content, str):
-    raise ApiError(400, f'{name}: has a role, and a content of text', 'messages')
-  role = {'developer': 'system'}.get(message['role'], message['role'])
-  return {'role': role, 'content': content}
+  if not isinstance(content, str):
+    raise ApiError(400, f'{name}.content: a string, or parts of type text: no images, no audio',
+                   'messages')
+  role = message.get('role')
+  if not isinstance(role, str) or role not in _ROLES:
+    raise ApiError(400, f'{name}.role: {role!r:.60}: choose from {", ".join(_ROLES)}', 'messages')
+  return {'role': _ROLES[role], 'content': content}
 
 
 def _encoded(encode: Callable, text: str | Sequence, param: str) -> tuple[list[int], bool]:

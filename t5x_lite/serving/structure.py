@@ -19,7 +19,8 @@ from t5x_lite.inference.json_schema import schema_regex, without_anchors
 _SECONDS, _BYTES = 5, 2 ** 31   # that an automaton over bytes may take
 _CELLS = 2 ** 27                # states times vocabulary
 _COUNT = f"""
-import resource, sys
+import os, resource, sys
+os.nice(10)
 resource.setrlimit(resource.RLIMIT_AS, ({_BYTES}, {_BYTES}))
 from outlines_core import Index, Vocabulary
 bytes_of = {{bytes([b]): [b] for b in range(256)}}
@@ -72,6 +73,13 @@ class Structures:
     # What is malformed is said by the builder.
 
 
+def asks_structure(body: Any) -> bool:
+  """Whether a body may ask for an automaton, which may take seconds to make."""
+  return isinstance(body, dict) and (
+      body.get('response_format') not in (None, {'type': 'text'})
+      or body.get('structured_outputs') is not None)
+
+
 def structure_of(body: Mapping[str, Any], error: Callable[[str, str], Exception]
                  ) -> tuple[str, str, Any] | None:
   """(parameter, kind, value): `response_format` of OpenAI's or `structured_outputs` of vLLM's.
@@ -87,7 +95,7 @@ def structure_of(body: Mapping[str, Any], error: Callable[[str, str], Exception]
     if not isinstance(schema, dict) or form.get('type') != 'json_schema' or not isinstance(
         schema.get('schema'), dict):
       raise error('response_format: {"type": "json_schema", "json_schema": {"schema": …}}, or '
-                  '{"type": "text"}', 'response_format')
+                  '{"type": "text"}: JSON without a schema is not followed', 'response_format')
     found.append(('response_format', 'json', schema['schema']))
   outputs = body.get('structured_outputs')
   if outputs is not None:

@@ -232,7 +232,11 @@ def test_clients_that_leave_free_their_slots(port, client):
 
 FORM = 'response_format'
 HELD = 'structured_outputs'
+NESTED = {'type': 'integer'}
+for _ in range(400):
+  NESTED = {'type': 'array', 'items': NESTED}
 WRONG_STRUCTURES = [
+    ({HELD: {'json': NESTED}}, 'nested too deeply: flatten it'),
     ({FORM: {'type': 'json_object'}}, '"type": "json_schema"'), ({HELD: {}}, 'with one of json'),
     ({HELD: {'regex': 'a', 'choice': ['b']}}, 'with one of json'), ({HELD: 3}, 'with one of json'),
     ({HELD: {'regex': 3}}, 'structured_outputs.regex: 3 is not a string'),
@@ -272,6 +276,7 @@ WRONG = [
     ({'prompt': 'a', 'logit_bias': {'b': 1}}, 400, 'names are ids'),
     ({'prompt': 'a', 'logprobs': 21}, 400, 'logprobs: 21 is not from 0 to 20'),
     ({'prompt': 'a', 'echo': True}, 400, 'echo: True is not supported'),
+    ({'prompt': 'a', '\ud800': 1}, 400, '\\ud800: not a parameter'),
     ({'prompt': 'a', 'temprature': 1}, 400, "did you mean 'temperature'?"),
     ({'prompt': 'a', 'stream_options': {'include_usage': True}}, 400, 'only where stream')]
 
@@ -288,6 +293,7 @@ def test_keys_types_paths_and_messages(port):
   body = json.dumps({'model': 'run', 'prompt': 'a'})
   assert post(port, body, Authorization='Bearer b')[0] == 401
   assert post(port, body, Authorization='')[:1] == (401,)
+  assert post(port, body, Authorization=f'bearer {KEY}')[0] == 200   # RFC 9110: in any case
   assert post(port, body, **{'Content-Type': 'text/plain'})[0] == 415
   assert post(port, body, path='/v1/nothing')[0] == 404
   assert post(port, body, path='/v1/models')[0] == 405
@@ -295,7 +301,9 @@ def test_keys_types_paths_and_messages(port):
                                path='/v1/chat/completions')
   for messages, words in (
       ([], 'messages: is empty'), (['a'], "messages[0]: 'a' is not an object"),
-      ([{'role': 'user'}], 'a content of text'),
+      ([{'role': 'user'}], 'content: a string'), ([{'content': 'a'}], 'role: None: choose from'),
+      ([{'role': 'king', 'content': 'a'}], "role: 'king': choose from system, "),
+      ([{'role': 'user', 'content': [{'type': 'image_url'}]}], 'no images'),
       ([{'role': 'user', 'content': 'a', 'audio': 1}], 'messages[0].audio: not supported'),
       ([{'role': 'user', 'content': 'a' * 10_000}], 'longer than the 256 tokens'),
       ([{'role': 'user', 'content': 'a' * 255}], 'more than the context of 256')):
@@ -409,6 +417,13 @@ def test_the_page_shows_what_the_api_answers(port, client, browser):
   find('max_tokens').send_keys('100000')
   find('run').click()
   wait(lambda: 'more than the context of 256' in find('status').text)
+  find('max_tokens').clear()
+  find('max_tokens').send_keys('100')
+  find('prompt').send_keys('\ue009\ue007\ue007')   # Control and Enter, twice: one is written
+  wait(lambda: find('run').is_enabled() and ' in ' in find('status').text)
+  told['max_tokens'] = 100
+  assert find('output').get_attribute('textContent') == complete(client, '1 and', **told).choices[
+      0].text
   errors = [entry for entry in browser.get_log('browser') if entry['level'] == 'SEVERE'
             and 'status of 4' not in entry['message'] and 'favicon' not in entry['message']]
   assert not errors, errors
