@@ -52,6 +52,8 @@ def converse(talk) -> int:
     except (EOFError, KeyboardInterrupt):
       print(end='\n' if terminal else '')
       return 0
+    except UnicodeDecodeError as error:
+      raise UserError('the input is not UTF-8') from error
     if line.strip() == '/exit':
       return 0
     try:
@@ -64,6 +66,8 @@ def converse(talk) -> int:
 
 def _answer(talk, line: str) -> None:
   word, _, rest = line.partition(' ')
+  if not line.isascii() and any('\ud800' <= c <= '\udfff' for c in line):
+    raise UserError('the line is not UTF-8')   # as Python reads it in the locale C
   if not line.strip():
     return
   if word == '/help':

@@ -73,7 +73,7 @@ def _length(experiment, context: int | None) -> int:
   model, data = experiment.model, experiment.data
   longest = model.max_length
   if context is None:
-    context = longest or max(row_lengths(data.lengths, model)[1], experiment.infer.max_tokens or 0)
+    context = longest or row_lengths(data.lengths, model)[1]
   if context < 2 or longest is not None and context > longest:
     raise UserError(f'--context={context}: give from 2 to ' + (
         f'{longest}, which the model has positions for' if longest else 'as many as fit memory'))

@@ -95,6 +95,15 @@ def test_ctrl_c_ends_the_answer_alone(chat_run, monkeypatch):
   served.engine.close()
 
 
+@pytest.mark.parametrize('line, words', [
+    ('\udcff\n', 'the line is not UTF-8'), ('/cleer\n', '/cleer: no command'),
+    ('a\n', 'more than the context of 256')])
+def test_a_line_that_cannot_be_answered_ends_a_pipe(chat_run, monkeypatch, capsys, line, words):
+  assert talk(chat_run / 'run', line, monkeypatch, '--gin.InferConfig.max_tokens=300') == 1
+  err = capsys.readouterr().err
+  assert err.startswith('error: ') and err.count('\n') == 1 and words in err
+
+
 @pytest.mark.parametrize('flags, words', [
     (['nowhere'], 'nowhere is no run: it has no config.gin'),
     (['RUN', '--context=1'], '--context=1: give from 2 to as many as fit memory'),
