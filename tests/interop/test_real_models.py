@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from t5x_lite import cli, models
+from t5x_lite.experiment import gin_config
 from t5x_lite.inference import generate
 from t5x_lite.interop import huggingface
 from t5x_lite.parallel.mesh import MeshConfig
@@ -158,6 +159,35 @@ def stories_run(stories_folder, tmp_path_factory):
   (folder / 'text.txt').write_text(TALES)
   assert cli.main(['import', f'--from={stories_folder}', f'--to={folder}/run']) == 0
   return folder / 'run', folder / 'text.txt'
+
+
+@pytest.mark.slow
+def test_what_a_cache_in_8_bits_costs_a_model_of_260_000_parameters(
+    stories_run, stories_folder, partitioner):
+  """Perplexity of the text of the codes below, token by token through the cache."""
+  run, text = stories_run
+  experiment, _ = gin_config.load_experiment([f'{run}/config.gin'], trains=False)
+  config, params = huggingface.load_model(stories_folder, partitioner)
+  network = models.build_network(config, partitioner)
+  ids = experiment.data.tokenizer('targets').encode(text.read_text())
+  rows = np.stack([ids[i:i + 375] for i in (0, 375)]).astype(np.int32)   # its context is 512
+  read = np.concatenate([np.ones((2, 1), np.int32), rows[:, :-1]], axis=1)
+
+  def losses(params, int8):
+    model = network.bind(params)
+
+    def step(cache, ids_target):
+      token_B, target_B = ids_target
+      logits_B1V, cache = model.decode(token_B[:, None], cache, jnp.ones((2, 1), bool))
+      logprobs_BV = jax.nn.log_softmax(logits_B1V[:, 0])
+      return cache, -jnp.take_along_axis(logprobs_BV, target_B[:, None], axis=1)
+
+    cache = model.start({'decoder_input_tokens': read}, rows.shape[1], int8=int8)
+    return jax.lax.scan(step, cache, (read.T, rows.T))[1].mean()
+
+  plain, held = (float(jax.jit(losses, static_argnums=1)(params, int8)) for int8 in (False, True))
+  assert np.exp(plain) == pytest.approx(5.6, rel=0.1)
+  assert 0.05 < 100 * np.expm1(held - plain) < 0.15   # per cent
 
 
 @pytest.mark.slow
