@@ -172,6 +172,10 @@ def infer(experiment, trusted_modules: Sequence[str] = ()
   """
   from t5x_lite.training.run_folder import RunFolder
   settings, data = experiment.infer, experiment.data
+  if settings.output:
+    if local_path(settings.output).exists():
+      raise FieldError(settings, 'output', 'exists and is not overwritten: name another file')
+    check_writable(local_path(settings.output))
   texts = read_texts(settings.input, settings.field) if settings.input else None
   generator, step = load_generator(experiment, None, trusted_modules)
   name = f'{data.name}-{settings.split}' if texts is None else re.sub(
@@ -179,8 +183,6 @@ def infer(experiment, trusted_modules: Sequence[str] = ()
   name += '' if experiment.adapter is None else f'-{re.sub(_NO_NAME, "_", experiment.adapter)}'
   output = local_path(settings.output) if settings.output else (
       RunFolder(experiment.folder).inferences(name, step))
-  if settings.output and output.exists():
-    raise FieldError(settings, 'output', 'exists and is not overwritten: name another file')
   check_writable(output)
   if texts is not None:
     records = _records_of(generator, texts[:settings.num_examples])
