@@ -264,16 +264,17 @@ def _batch(config, rows: int, inputs_length: int, targets_length: int) -> dict:
   return {name: jax.ShapeDtypeStruct((rows, lengths[side]), jnp.int32) for side, name in names}
 
 
-def cache_bytes(config, rows: int, length: int, inputs_length: int = 0) -> int:
+def cache_bytes(config, rows: int, length: int, inputs_length: int = 0, int8: bool = False) -> int:
   """Exact bytes of the decoding cache of `rows` rows of `length` tokens.
 
-  Of all devices together, in the dtype of the model's activations. An encoder-decoder also caches
-  keys and values of its `inputs_length` encoder tokens; an encoder has no cache.
+  Of all devices together, in the dtype of the model's activations, or, with `int8`, in 8 bits with
+  their scales. An encoder-decoder also caches keys and values of its `inputs_length` encoder
+  tokens; an encoder has no cache.
   """
   if config.family == 'encoder_only':
     return 0
   network = models.build_network(config)
   batch = _batch(config, rows, inputs_length, length)
   cache = jax.eval_shape(lambda params, batch: network.bind(params).start(
-      batch, length), network.shapes, batch)
+      batch, length, int8=int8), network.shapes, batch)
   return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(cache))

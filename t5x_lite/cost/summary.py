@@ -70,7 +70,7 @@ def _memory(network: Network, optimizer: Optimizer, mesh: MeshConfig,
   which the sum leaves out. `step` is the peak of a device in a step: the
   fields of memory.Memory and their `total`, of which activations, logits, workspace and copy are
   estimates, of an accelerator if activations are bfloat16, else of a CPU. `cache_per_row` is the
-  decoding cache of a row of the data's length.
+  decoding cache of a row of the data's length, `cache_per_row_int8` that in 8 bits.
   """
   config, (inputs, targets) = network.config, row_lengths
   sizes = mesh.abstract()
@@ -92,7 +92,8 @@ def _memory(network: Network, optimizer: Optimizer, mesh: MeshConfig,
   return {'mesh': dict(sizes.shape), 'total': held(lambda x: x.shape),
           'per_device': held(lambda x: x.sharding.shard_shape(x.shape)),
           'step': dataclasses.asdict(step) | {'total': step.total},
-          'cache_per_row': memory.cache_bytes(config, 1, targets, inputs)}
+          'cache_per_row': memory.cache_bytes(config, 1, targets, inputs),
+          'cache_per_row_int8': memory.cache_bytes(config, 1, targets, inputs, int8=True)}
 
 
 def as_text(table: dict[str, Any]) -> str:
@@ -144,6 +145,7 @@ def _memory_lines(memory: dict[str, Any]) -> list[str]:
       ('copy', 'parameters, copied'))]
   if cache:
     lines.append(row('cache of a decoded row', *blank, size(cache)))
+    lines.append(row('  in 8 bits', *blank, size(memory['cache_per_row_int8'])))
   return lines
 
 

@@ -251,14 +251,17 @@ def test_one_device_need_not_be_there():
 
 @pytest.mark.parametrize('name', ['decoder', 'encoder_decoder', 'prefix_lm'])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_the_cache_is_the_one_that_decoding_starts_with(name, dtype, configs):
+@pytest.mark.parametrize('int8', [False, True])
+def test_the_cache_is_the_one_that_decoding_starts_with(name, dtype, int8, configs):
   config = dataclasses.replace(configs[name], dtype=dtype)
   network = models.build_network(config)
   model = network.bind(network.init(jax.random.key(0)))
   side = 'encoder' if name == 'encoder_decoder' else 'decoder'
-  cache = model.start({f'{side}_input_tokens': np.ones((3, 5), np.int32)}, 7)
+  cache = model.start({f'{side}_input_tokens': np.ones((3, 5), np.int32)}, 7,
+                      int8=int8)
   inputs = 5 if name == 'encoder_decoder' else 0
-  assert memory.cache_bytes(config, 3, 7, inputs) == sum(x.nbytes for x in jax.tree.leaves(cache))
+  assert memory.cache_bytes(config, 3, 7, inputs, int8) == sum(
+      x.nbytes for x in jax.tree.leaves(cache))
 
 
 def test_the_cache_of_llama_7b_by_hand(configs):
@@ -266,6 +269,8 @@ def test_the_cache_of_llama_7b_by_hand(configs):
                        num_heads=32, mlp_dim=11008, dtype='bfloat16')
   keys_values = 2 * 32 * 4096 * 2048 * 2
   assert memory.cache_bytes(config, 1, 2048) == keys_values + 4   # and a counter
+  scales = 2 * 32 * 32 * 2048 * 4
+  assert memory.cache_bytes(config, 1, 2048, int8=True) == keys_values // 2 + scales + 4
   assert memory.cache_bytes(configs['encoder'], 1, 2048) == 0
 
 
