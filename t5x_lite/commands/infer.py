@@ -23,14 +23,18 @@ EXAMPLE = 't5x-lite infer --gin_file=runs/lm/config.gin --gin.InferConfig.input=
 def add_flags(parser: argparse.ArgumentParser) -> None:
   gin_flags.add_flags(parser)
   parser.add_argument('--prompt', action='append', default=[], metavar='TEXT',
-                      help='print the output for this text; may be given again')
+                      help='print the output for this text, or all where there are several; may be '
+                      'given again')
 
 
 def run(args: argparse.Namespace) -> int:
   experiment = gin_flags.load_experiment(args, trains=False)[0]
   if args.prompt:
     for record in answer(experiment, args.prompt, args.trusted_modules):
-      print(record['output'])
+      for n, one in enumerate(record.get('outputs', ())):
+        print(f'# output {n + 1}, score {one["score"]:.2f}\n{one["output"]}')
+      if 'outputs' not in record:
+        print(record['output'])
     return 0
   path, records = infer(experiment, args.trusted_modules)
   for record in records[:3]:

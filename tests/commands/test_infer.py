@@ -103,8 +103,11 @@ def test_outputs_are_held_to_a_constraint(lm, tmp_path, capsys):
 
   drawn = 'Sampling.temperature=1.0'
   regex = 'InferConfig.constraint=@constrained.Regex()'
-  assert held(regex, "Regex.pattern='[ab]{3}c'", drawn)[0] == 0
-  for text in held(regex, "Regex.pattern='[ab]{3}c'", drawn)[1]:
+  # All of the three outputs of both prompts, each below its number and score.
+  lines = held(regex, "Regex.pattern='[ab]{3}c'", drawn, 'InferConfig.samples=3')[1]
+  assert [line.rpartition(' ')[0] for line in lines[::2]] == [
+      f'# output {n}, score' for n in (1, 2, 3)] * 2
+  for text in lines[1::2]:
     assert len(text) == 4 and set(text[:3]) <= {'a', 'b'} and text[3] == 'c'
   _, texts = held('InferConfig.constraint=@constrained.Choice()', "Choice.texts=('left', 'right')")
   assert set(texts) <= {'left', 'right'} and len(texts) == 2
