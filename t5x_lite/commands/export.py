@@ -70,8 +70,8 @@ def export_run(model_dir: pathlib.Path, target: pathlib.Path, step: int | None =
                       'merge), and export that')
     return export_huggingface.export_adapter(source, target, step, dtype)
   if adaptation is not None and innermost(adaptation) is None:
-    raise UserError(f'{model_dir} holds its kernels in codes, which are not exported: export an '
-                    'import of the model without --quantize')
+    raise UserError(f'{model_dir} holds its kernels in codes, which are not exported: export the '
+                    'run that quantize read, or import the model without --quantize')
   if innermost(adaptation) is not adaptation:
     raise UserError(f'{model_dir} has a quantised base: merge it (t5x-lite merge), and export that')
   export = {'huggingface': export_huggingface.export_model, 'gguf': export_gguf.export_gguf,

@@ -22,8 +22,7 @@ def export_gguf(source: ExportSource, path: pathlib.Path, step: int | None, dtyp
   gguf_files.check_target(path)
   config = source.experiment.model
   gguf_layout.model_type_of(config)   # before anything is read
-  name = 'byte' if source.vocabulary == 'byte' else _tokenizer_file(source)
-  vocabulary = gguf_tokenizer.read_vocabulary(name, config.vocab_size)
+  vocabulary = gguf_tokenizer.read_vocabulary(_tokenizer(source), config.vocab_size)
   prompting, notes = _prompting(source)
   _, params, step = source.load(step)
   notes += gguf_files.save_gguf(path, config, params, vocabulary, prompting, dtype)
@@ -33,12 +32,15 @@ def export_gguf(source: ExportSource, path: pathlib.Path, step: int | None, dtyp
           f'{path.stat().st_size:,} bytes')
 
 
-def _tokenizer_file(source: ExportSource) -> str | None:
-  """The vocabulary, or the SentencePiece model that its tokenizer.json was made of."""
+def _tokenizer(source: ExportSource) -> str | None:
+  """'byte', None, or the vocabulary's file: the SentencePiece model that a tokenizer.json was made
+  of, if it lies beside."""
   from t5x_lite.interop import gguf_tokenizer
-  file = source.vocabulary_file
+  file, data = source.vocabulary_file, source.experiment.data
   if file is None:
-    return None
+    of_bytes = source.vocabulary == 'byte' or (
+        source.vocabulary is None and data.name and data.fingerprint().startswith('bytes'))
+    return 'byte' if of_bytes else None
   models = [file.with_name(name) for name in ('tokenizer.model', 'spiece.model')]
   return next((str(model) for model in models if model.is_file() and file.suffix == '.json'
                and gguf_tokenizer.is_same(model, file)), str(file))
