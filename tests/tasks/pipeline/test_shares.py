@@ -1,4 +1,4 @@
-"""The shares that `data describe` prints, beside 100,000 examples drawn from the same mixture."""
+"""The shares that `data describe` prints, beside 30,000 examples drawn from the same mixture."""
 
 import collections
 import dataclasses
@@ -14,7 +14,7 @@ from t5x_lite.experiment import gin_config
 from tasks.datasets.prepared import PreparedSource
 from tasks.pipeline import description, provider
 
-DRAWS = 100_000
+DRAWS = 30_000
 # Training examples, as TFDS has them.
 SIZES = {'squad/v1.1:3.0.0': 87_599, 'cnn_dailymail:3.4.0': 287_113,
          'wmt_t2t_translate/de-en:1.0.0': 4_592_289, 'wmt15_translate/fr-en:1.0.0': 40_853_298,
