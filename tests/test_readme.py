@@ -3,8 +3,8 @@
 The slow test runs every command of the README's ```sh blocks, in order, in one folder, with the
 files that its other labelled blocks (```gin mydata.gin) show, and then its ```python blocks. Each
 command is run as printed, with the words of SMALL for its subcommand appended, so that it takes
-seconds, and compiled without optimization, as everything here but tests/commands/test_quickstart.py
-and the notebook. Data sets and compiled programs lie in the folders of the tests.
+seconds, and compiled without optimization, as everything here but
+tests/commands/test_quickstart.py. Data sets and compiled programs lie in the folders of the tests.
 """
 
 import dataclasses
