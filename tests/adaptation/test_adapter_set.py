@@ -1,6 +1,7 @@
 """Several adapters over one base: its arrays are shared, and each answers as its own run does."""
 
 import dataclasses
+import functools
 import zlib
 
 import jax
@@ -31,14 +32,21 @@ ADAPTERS = {
     'prompt': PromptTuning(length=3), 'gated': LlamaAdapter(length=3, layers=1)}
 
 
-def values(network, seed):
-  """Every parameter, those that are trained or kept drawn anew."""
-  params = jax.jit(network.init)(jax.random.key(0))
-  draw = lambda path, x: 0.3 * jax.random.normal(jax.random.fold_in(
-      jax.random.key(seed), zlib.crc32(path.encode())), x.shape)
+@functools.cache
+def base_of(scan):
+  """(a plain network, its first parameters)"""
+  plain = models.build_network(dataclasses.replace(CONFIG, scan_layers=scan))
+  return plain, jax.jit(plain.init)(jax.random.key(0))
+
+
+def values(network, base, seed):
+  """Every parameter, those that are trained or kept drawn anew, the others of the base."""
+  flat = trees.flatten(base)
+  draw = lambda path, x: jax.device_put(np.float32(np.random.default_rng(
+      [seed, zlib.crc32(path.encode())]).normal(0, 0.3, x.shape)))
   anew = lambda path: network.is_trained(path) or network.is_kept(path)
-  return trees.fill(params, {path: draw(path, x) if anew(path) else x
-                             for path, x in trees.flatten(params).items()})
+  return trees.fill(network.shapes, {path: draw(path, x) if anew(path) else flat[path]
+                                     for path, x in trees.flatten(network.shapes).items()})
 
 
 def own(network, params):
@@ -47,26 +55,27 @@ def own(network, params):
 
 
 @pytest.mark.parametrize('scan, block, names', [
-    (True, None, tuple(ADAPTERS)), (False, None, ('lora', 'gated')),
+    (True, None, ('pissa', 'dora', 'head', 'prompt', 'gated')), (False, None, ('lora', 'gated')),
     (True, 16, ('lora', 'head'))], ids=['scanned', 'unrolled', 'nf4'])
 def test_each_answers_as_its_own_network_and_shares_the_arrays_of_the_base(scan, block, names):
-  plain = models.build_network(dataclasses.replace(CONFIG, scan_layers=scan))
+  plain, start = base_of(scan)
   wrap = (lambda a: Quantized(adaptation=a, block=block)) if block else (
       lambda a: a or Partial(trained='all'))
   network = wrap(None).adapt(plain)
-  start = jax.jit(plain.init)(jax.random.key(0))
-  base = quantize_frozen(network, start)
+  hold = lambda network, params: jax.jit(lambda x: quantize_frozen(network, x))(
+      params) if block else params
+  base = hold(network, start)
   found, want = AdapterSet(network, base, {}), {}
   for seed, name in enumerate(names):
     adaptation = ADAPTERS[name]
     adapted = wrap(adaptation).adapt(plain)
-    params = values(adapted, seed)
+    params = values(adapted, start, seed)
     found.add(name, adaptation, own(adapted, params))
     trained, frozen = trees.partition(params, adapted.is_trained)
-    held = trees.combine(trained, quantize_frozen(adapted, frozen))
+    held = trees.combine(trained, hold(adapted, frozen))
     want[name] = jax.jit(lambda params, adapted=adapted: adapted.bind(params)(BATCH))(held)
   logits = jax.jit(lambda params: network.bind(params)(BATCH))
-  want[None] = jax.jit(lambda params: network.bind(params)(BATCH))(base)
+  want[None] = logits(base)
   buffers = {x.unsafe_buffer_pointer() for x in jax.tree.leaves(base)}
   for name, expected in want.items():
     params = found.params(name)
@@ -80,14 +89,13 @@ def test_each_answers_as_its_own_network_and_shares_the_arrays_of_the_base(scan,
 
 
 def test_changing_the_adapter_compiles_nothing_where_settings_are_equal():
-  plain = models.build_network(CONFIG)
-  base = jax.jit(plain.init)(jax.random.key(0))
+  plain, base = base_of(True)
   found, traced = AdapterSet(plain, base, {}), []
   for seed, (name, lora) in enumerate((
       ('a', Lora(rank=4)), ('b', Lora(rank=4, dropout=0.1)),
       ('c', Lora(rank=4, targets=('attention', 'mlp'))), ('d', Lora(rank=2)))):
     network = lora.adapt(plain)
-    found.add(name, lora, own(network, values(network, seed)))
+    found.add(name, lora, own(network, values(network, base, seed)))
 
   @jax.jit
   def logits(params):

@@ -1,6 +1,7 @@
 """`infer` and `eval` of a base with adapters from gin, one chosen by name; what is refused."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import shutil
@@ -20,7 +21,7 @@ from t5x_lite.training.initial_params import FROZEN_FROM
 
 DATA = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '')) / 'peers' / 'lora'
 TINY = ['MeshConfig.data=1', 'BATCH_SIZE=8', 'TARGETS_LENGTH=16', 'InferConfig.batch_size=8',
-        'InferConfig.max_tokens=6', 'ModelConfig.num_layers=2', 'ModelConfig.embed_dim=32',
+        'InferConfig.max_tokens=6', 'ModelConfig.num_layers=1', 'ModelConfig.embed_dim=32',
         'ModelConfig.num_heads=2', 'ModelConfig.mlp_dim=64']
 LORA = ['Experiment.adaptation=@lora.Lora()', 'Lora.rank=4']
 CODES = ['Experiment.adaptation=@quantized.Quantized()', 'Quantized.block=32']
@@ -44,6 +45,16 @@ def write_run(gin_file, model_dir, *bindings, step=2, seed=0, base=None):
   (model_dir / 'config.gin').write_text(text)
   with contextlib.closing(Checkpoints(model_dir, keep=1)) as saved:
     saved.save_params(params, step, meta)
+
+
+def own(folder, *bindings):
+  """A run as its own config has it."""
+  return gin_config.load_experiment([str(folder / 'config.gin')], bindings, trains=False)[0]
+
+
+@functools.cache
+def own_answers(folder):
+  return answers(own(folder))
 
 
 @pytest.fixture(scope='module')
@@ -72,11 +83,11 @@ def answers(experiment):
 
 
 def test_each_answers_as_its_own_run_and_none_as_the_base(runs):
-  own = lambda name: gin_config.load_experiment([str(runs / name / 'config.gin')], trains=False)[0]
   choose = lambda name: answers(with_adapters(
       runs, f'Experiment.adapter={name!r}', x='a', y='b'))
   found = {name: choose(name) for name in ('x', 'y', None)}
-  assert found == {'x': answers(own('a')), 'y': answers(own('b')), None: answers(own('base'))}
+  assert found == {name: own_answers(runs / folder)
+                   for name, folder in (('x', 'a'), ('y', 'b'), (None, 'base'))}
   assert len({record['score'] for records in found.values() for record in records}) == 6
 
 
@@ -96,9 +107,8 @@ def test_a_generator_changes_its_adapter_without_compiling(runs):
 
 
 def test_a_base_is_quantised_as_it_is_read_and_evaluated_with_an_adapter(runs, capsys):
-  own = gin_config.load_experiment([str(runs / 'codes/config.gin')], trains=False)[0]
   chosen = with_adapters(runs, *CODES, "Experiment.adapter='q'", q='codes')
-  assert answers(chosen) == answers(own)
+  assert answers(chosen) == own_answers(runs / 'codes')
   assert 'note' not in capsys.readouterr().err
   # On the plain base its numbers are others, which is said.
   answers(with_adapters(runs, "Experiment.adapter='q'", q='codes'))
@@ -108,7 +118,7 @@ def test_a_base_is_quantised_as_it_is_read_and_evaluated_with_an_adapter(runs, c
             'EvalConfig.batch_size=8']
   got, want = (eval.evaluate(x) for x in (
       with_adapters(runs, *CODES, *scores, "Experiment.adapter='q'", q='codes'),
-      gin_config.load_experiment([str(runs / 'codes/config.gin')], scores, trains=False)[0]))
+      own(runs / 'codes', *scores)))
   assert got == want and got
 
 
@@ -164,7 +174,7 @@ def test_training_refuses_what_only_answers(runs, gin_file, tmp_path):
 @pytest.mark.skipif(not DATA.is_dir(), reason='T5X_LITE_TEST_DATA/peers/lora is unset')
 def test_folders_of_peft_give_pefts_logits(tmp_path):
   assert cli.main(['import', f'--from={DATA}/llama/base', f'--to={tmp_path}/base']) == 0
-  names = ('lora_all', 'dora_all', 'patterns', 'modules_to_save')
+  names = 'dora_all', 'patterns', 'modules_to_save'
   experiment = with_adapters(tmp_path, **{name: DATA / 'llama' / name for name in names})
   network, partitioner = experiment.build_network(experiment.mesh.make(jax.devices()[:1]))
   found, _ = adapters.load_adapters(experiment, network, partitioner, None, None)
@@ -182,12 +192,11 @@ def test_folders_of_peft_give_pefts_logits(tmp_path):
 
 
 def test_an_adapters_own_run_is_not_answered_for_on_another_base(runs, tmp_path):
-  load = lambda folder: gin_config.load_experiment([str(runs / 'a/config.gin')], [
-      'Experiment.init_from=@experiment.InitFrom()', f"InitFrom.model_dir='{folder}'"],
-      trains=False)[0]
+  load = lambda folder: own(runs / 'a', 'Experiment.init_from=@experiment.InitFrom()',
+                            f"InitFrom.model_dir='{folder}'")
   with pytest.raises(UserError, match=r'a was trained on step 2 of .*base, whose parameters are '
                                       r'not those of INIT_FROM, .*other: leave INIT_FROM as it is'):
     answers(load(runs / 'other'))
   shutil.copytree(runs / 'base', tmp_path / 'copy')
-  want = answers(load(runs / 'base'))
+  want = own_answers(runs / 'a')
   assert answers(load(tmp_path / 'copy')) == answers(load(tmp_path / 'gone')) == want

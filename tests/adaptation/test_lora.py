@@ -1,6 +1,7 @@
 """LoRA: what it adds, that it begins as the base, and runs that train it, resume and are read."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -9,10 +10,9 @@ import pytest
 
 from t5x_lite import models
 from t5x_lite.adaptation.lora import Lora
-from t5x_lite.commands import describe, eval, infer, train
+from t5x_lite.commands import describe, eval, infer
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
-from t5x_lite.experiment import gin_config
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.training import initial_params, run_folder
@@ -28,36 +28,44 @@ BATCH['decoder_target_tokens'] = BATCH['decoder_input_tokens']
 LORA = Lora(rank=4)
 
 
-def logits(network, params, key=None):
-  return jax.jit(lambda params: network.bind(params, key)(BATCH))(params)
+def forward(network):
+  """Jitted (params, key=None) -> logits."""
+  return jax.jit(lambda params, key=None: network.bind(params, key)(BATCH))
+
+
+@functools.cache
+def base_of(config):
+  """(network, its first parameters, its jitted logits)"""
+  base = models.build_network(config)
+  return base, jax.jit(base.init)(jax.random.key(0)), forward(base)
 
 
 def with_values(network, params):
   """The parameters with every trained one drawn anew: B is not 0."""
-  draw = lambda path, x: 0.3 * jax.random.normal(jax.random.key(len(path) + x.size), x.shape) if (
-      network.is_trained(path)) else x
+  draw = lambda path, x: np.float32(np.random.default_rng(len(path) + x.size).normal(
+      0, 0.3, x.shape)) if network.is_trained(path) else x
   return trees.fill(params, {path: draw(path, x) for path, x in trees.flatten(params).items()})
 
 
 @pytest.mark.parametrize('config, lora', [
-    (CONFIG, Lora(targets=('all_linear', 'embeddings'), rank=4)),
-    (CONFIG, Lora(rank=3, rank_stabilized=True, dora=True)),
-    (dataclasses.replace(CONFIG, scan_layers=False), Lora(targets=('attention',), rank=2)),
+    (dataclasses.replace(CONFIG, full_attention_interval=2, sliding_window=4),
+     Lora(targets=('all_linear', 'embeddings'), rank=4)),
+    (dataclasses.replace(CONFIG, scan_layers=False),
+     Lora(rank=3, rank_stabilized=True, dora=True)),
     (dataclasses.replace(CONFIG, num_experts=4, experts_per_token=2), LORA),
-    (dataclasses.replace(CONFIG, num_experts=4, expert_capacity=2.0), Lora(targets=('mlp',))),
-    (dataclasses.replace(CONFIG, full_attention_interval=2, sliding_window=4), LORA)],
-    ids=['embeddings', 'dora', 'unrolled', 'experts', 'capacity', 'windows'])
+    (dataclasses.replace(CONFIG, num_experts=4, expert_capacity=2.0), Lora(targets=('mlp',)))],
+    ids=['windows and embeddings', 'unrolled dora', 'experts', 'capacity'])
 def test_it_begins_as_the_base_and_equals_its_merged_kernels(config, lora):
-  base = models.build_network(config)
+  base, plain, of_base = base_of(config)
   network = lora.adapt(base)
-  plain = jax.jit(base.init)(jax.random.key(0))
+  logits = forward(network)
   params = jax.jit(network.init)(jax.random.key(0))
-  want = logits(base, plain)
-  np.testing.assert_array_equal(logits(network, params), want)
+  want = of_base(plain)
+  np.testing.assert_array_equal(logits(params), want)
   params = with_values(network, params)
-  got = logits(network, params)
+  got = logits(params)
   assert np.abs(got - want).max() > 0.1
-  np.testing.assert_allclose(got, logits(base, lora.merge(network, params)), atol=1e-4)
+  np.testing.assert_allclose(got, of_base(lora.merge(network, params)), atol=1e-4)
 
 
 def test_a_is_uniform_and_b_is_zero():
@@ -70,17 +78,17 @@ def test_a_is_uniform_and_b_is_zero():
 
 
 @pytest.mark.parametrize('config, lora', [
-    (CONFIG, Lora(targets=('all_linear', 'embeddings'), rank=4, start='pissa')),
-    (dataclasses.replace(CONFIG, scan_layers=False), Lora(rank=3, start='pissa', alpha=6.0)),
-    (dataclasses.replace(CONFIG, num_experts=4), Lora(start='pissa', rank_stabilized=True))],
-    ids=['stacked', 'unrolled', 'experts'])
+    (dataclasses.replace(CONFIG, num_experts=4, experts_per_token=2), Lora(
+        targets=('all_linear', 'embeddings'), rank=4, start='pissa', rank_stabilized=True)),
+    (dataclasses.replace(CONFIG, scan_layers=False), Lora(rank=3, start='pissa', alpha=6.0))],
+    ids=['stacked experts', 'unrolled'])
 def test_pissa_begins_with_the_largest_singular_values(config, lora):
-  base = models.build_network(config)
+  base, plain, of_base = base_of(config)
   network = lora.adapt(base)
-  plain = jax.jit(base.init)(jax.random.key(0))
+  logits = forward(network)
   params = begun(network)
   flat, kernels = trees.flatten(params), trees.flatten(plain)
-  np.testing.assert_allclose(logits(network, params), logits(base, plain), atol=1e-4)
+  np.testing.assert_allclose(logits(params), of_base(plain), atol=1e-4)
   for path in kernels:
     if path + '_lora_a' not in flat:
       continue
@@ -98,8 +106,7 @@ def test_pissa_begins_with_the_largest_singular_values(config, lora):
   # What is trained moves; what was taken off stays.
   assert not any('pissa' in path for path in flat if network.is_trained(path))
   params = with_values(network, params)
-  np.testing.assert_allclose(logits(network, params), logits(base, lora.merge(network, params)),
-                             atol=1e-3)
+  np.testing.assert_allclose(logits(params), of_base(lora.merge(network, params)), atol=1e-3)
 
 
 def begun(network):
@@ -114,15 +121,16 @@ def test_dropout_is_drawn_for_each_layer_and_only_with_a_key():
   for scan in (True, False):
     config = dataclasses.replace(CONFIG, scan_layers=scan)
     network = Lora(rank=4, dropout=0.5).adapt(models.build_network(config))
-    params = with_values(network, jax.jit(network.init)(jax.random.key(0)))
     if scan:
+      params = with_values(network, jax.jit(network.init)(jax.random.key(0)))
       stacked = trees.flatten(params)
     else:   # the same values, unrolled
       take = lambda path: stacked[path] if 'blocks' not in path else stacked[
           path.replace('/0/', '/').replace('/1/', '/')][int(path.split('/')[2])]
-      params = trees.fill(params, {path: take(path) for path in trees.flatten(params)})
-    outs.append((logits(network, params), logits(network, params, jax.random.key(3)),
-                 logits(network, params, jax.random.key(4))))
+      params = trees.fill(network.shapes, {
+          path: take(path) for path in trees.flatten(network.shapes)})
+    logits = forward(network)
+    outs.append([logits(params, key) for key in (None, jax.random.key(3), jax.random.key(4))])
   for stacked, unrolled in zip(*outs):
     np.testing.assert_allclose(stacked, unrolled, atol=1e-5)
   plain, first, second = outs[0]
@@ -160,21 +168,7 @@ def test_what_does_not_fit_is_refused(lora, message):
 
 
 # Runs.
-TINY = ['ModelConfig.embed_dim=32', 'ModelConfig.num_layers=2', 'ModelConfig.num_heads=2',
-        'ModelConfig.mlp_dim=32', 'BATCH_SIZE=8', 'STEPS=4', 'WARMUP_STEPS=1', 'TARGETS_LENGTH=16',
-        'TrainConfig.log_every=1', 'EvalConfig.num_examples=8', 'EvalConfig.batch_size=8']
 ADAPTED = ['Experiment.adaptation=@lora.Lora()', 'Lora.rank=2', 'Lora.dropout=0.1']
-
-
-def run(gin_file, model_dir, *bindings):
-  experiment, text = gin_config.load_experiment(
-      [gin_file], [*TINY, f"MODEL_DIR='{model_dir}'", *bindings])
-  return experiment, train.train(experiment, text)
-
-
-@pytest.fixture(scope='module')
-def base(gin_file, tmp_path_factory):
-  return run(gin_file, tmp_path_factory.mktemp('base') / 'run', 'STEPS=2')[0]
 
 
 def from_base(base):
@@ -183,9 +177,9 @@ def from_base(base):
 
 
 @pytest.fixture(scope='module')
-def adapted(gin_file, base, tmp_path_factory):
+def adapted(run, base, tmp_path_factory):
   """A finished run of LoRA on a base run."""
-  return run(gin_file, tmp_path_factory.mktemp('lora') / 'run', *from_base(base))
+  return run(tmp_path_factory.mktemp('lora') / 'run', *from_base(base))
 
 
 def test_a_run_trains_and_saves_its_adapters_alone(adapted, base):
@@ -206,14 +200,6 @@ def test_a_run_trains_and_saves_its_adapters_alone(adapted, base):
   assert eval.evaluate(experiment) == pytest.approx(result.metrics)
 
 
-def test_a_stopped_run_resumes_exactly(adapted, base, gin_file, tmp_path):
-  run(gin_file, tmp_path / 'run', *from_base(base), 'TrainConfig.steps=2')
-  experiment, _ = run(gin_file, tmp_path / 'run', *from_base(base))
-  losses = lambda experiment: [r['loss'] for r in run_folder.read_metrics(
-      experiment.folder / 'metrics.jsonl') if r['kind'] == 'train']
-  assert losses(experiment) == losses(adapted[0])
-
-
 def test_it_is_described_and_answers(adapted):
   table = describe.summarize(adapted[0])
   network, _ = adapted[0].build_network(adapted[0].mesh.abstract())
@@ -225,16 +211,16 @@ def test_it_is_described_and_answers(adapted):
 
 
 @pytest.mark.parametrize('key', [initial_params.ADDED, 'what an older version did not write'])
-def test_a_plain_run_does_not_start_from_an_adapter(key, adapted, gin_file, tmp_path, monkeypatch):
+def test_a_plain_run_does_not_start_from_an_adapter(key, adapted, run, tmp_path, monkeypatch):
   monkeypatch.setattr(initial_params, 'ADDED', key)
   with pytest.raises(UserError, match='is of an adapter, .*t5x-lite merge'):
-    run(gin_file, tmp_path / 'run', 'Experiment.init_from=@experiment.InitFrom()',
+    run(tmp_path / 'run', 'Experiment.init_from=@experiment.InitFrom()',
         f"InitFrom.model_dir='{adapted[0].folder}'")
 
 
 @pytest.mark.slow
-def test_losses_are_the_same_on_any_mesh(adapted, base, gin_file, tmp_path):
-  experiment, _ = run(gin_file, tmp_path / 'run', *from_base(base), 'MeshConfig.data=2',
+def test_losses_are_the_same_on_any_mesh(adapted, base, run, tmp_path):
+  experiment, _ = run(tmp_path / 'run', *from_base(base), 'MeshConfig.data=2',
                       'MeshConfig.fsdp=2', 'MeshConfig.tensor=2')
   losses = lambda experiment: [r['loss'] for r in run_folder.read_metrics(
       experiment.folder / 'metrics.jsonl') if r['kind'] == 'train']
@@ -245,10 +231,9 @@ PISSA = ["Lora.start='pissa'", 'Lora.dropout=0.0']
 
 
 @pytest.mark.slow
-def test_a_pissa_run_keeps_what_it_took_off_and_resumes_exactly(base, gin_file, tmp_path):
-  whole, result = run(gin_file, tmp_path / 'whole', *from_base(base), *PISSA)
-  run(gin_file, tmp_path / 'cut', *from_base(base), *PISSA, 'TrainConfig.steps=2')
-  again, _ = run(gin_file, tmp_path / 'cut', *from_base(base), *PISSA)
+def test_a_pissa_run_keeps_what_it_took_off_and_resumes_exactly(base, run, resumed, tmp_path):
+  whole, result = run(tmp_path / 'whole', *from_base(base), *PISSA)
+  again = resumed(whole, tmp_path / 'again', *from_base(base), *PISSA)
   losses = lambda experiment: [r['loss'] for r in run_folder.read_metrics(
       experiment.folder / 'metrics.jsonl') if r['kind'] == 'train']
   assert losses(again) == losses(whole)
@@ -264,24 +249,24 @@ def test_a_pissa_run_keeps_what_it_took_off_and_resumes_exactly(base, gin_file, 
       np.testing.assert_array_equal(x, before[path])
   # Another run goes on from it, and one of LoRA's own start does not.
   start = ['Experiment.init_from=@experiment.InitFrom()', f"InitFrom.model_dir='{whole.folder}'"]
-  third, _ = run(gin_file, tmp_path / 'third', *ADAPTED, *start, *PISSA, 'STEPS=1')
+  third, _ = run(tmp_path / 'third', *ADAPTED, *start, *PISSA, 'STEPS=1')
   read = trees.flatten(load_params(third.folder, network, partitioner, None)[0])
   for path in params:
     if 'pissa' in path:
       np.testing.assert_array_equal(read[path], params[path])
   with pytest.raises(UserError, match='is of an adapter, decoder/blocks'):
-    run(gin_file, tmp_path / 'lora', *ADAPTED, *start)
+    run(tmp_path / 'lora', *ADAPTED, *start)
 
 
-def test_pissa_does_not_start_from_another_adapter(adapted, gin_file, tmp_path):
+def test_pissa_does_not_start_from_another_adapter(adapted, run, tmp_path):
   with pytest.raises(UserError, match='would not fit what begins anew here, decoder/blocks'):
-    run(gin_file, tmp_path / 'run', *ADAPTED, *PISSA,
+    run(tmp_path / 'run', *ADAPTED, *PISSA,
         'Experiment.init_from=@experiment.InitFrom()', f"InitFrom.model_dir='{adapted[0].folder}'")
 
 
-def test_pissa_of_a_drawn_base_begins_as_the_base(gin_file, tmp_path):
-  (first, _), (other, _) = (run(gin_file, tmp_path / name, *ADAPTED, *more, 'STEPS=1')
-                            for name, more in (('pissa', PISSA), ('lora', PISSA[1:])))
+def test_pissa_of_a_drawn_base_begins_as_the_base(base, run, tmp_path):
+  """Which is drawn from the same seed."""
+  pissa, _ = run(tmp_path / 'run', *ADAPTED, *PISSA, 'TrainConfig.steps=1')
   losses = [run_folder.read_metrics(experiment.folder / 'metrics.jsonl')[0]['loss']
-            for experiment in (first, other)]
+            for experiment in (pissa, base)]
   assert losses[0] == pytest.approx(losses[1], rel=1e-5)

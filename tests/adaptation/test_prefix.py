@@ -1,6 +1,7 @@
 """Prefix tuning, prompt tuning and LLaMA-Adapter: what they compute, start from, train and save."""
 
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -14,10 +15,9 @@ from t5x_lite import models
 from t5x_lite.adaptation.llama_adapter import LlamaAdapter
 from t5x_lite.adaptation.prefix import PrefixTuning, PromptTuning
 from t5x_lite.adaptation.quantization.quantized import Quantized
-from t5x_lite.commands import export, infer, merge, train
+from t5x_lite.commands import export, infer, merge
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
-from t5x_lite.experiment import gin_config
 from t5x_lite.inference.generate import make_greedy
 from t5x_lite.interop import huggingface
 from t5x_lite.models.attention.kernels import AttentionSpec
@@ -30,7 +30,10 @@ from t5x_lite.training.checkpoints import reader_of
 CONFIG = models.ModelConfig(
     family='decoder_only', vocab_size=32, embed_dim=16, num_layers=3, num_heads=4, num_kv_heads=2,
     mlp_dim=24, init_std=0.3)
+BLOCKWISE = dataclasses.replace(CONFIG, attention='blockwise')
 UNROLLED = dataclasses.replace(CONFIG, scan_layers=False)
+ALIBI = dataclasses.replace(UNROLLED, position_embedding='alibi')
+WINDOWS = dataclasses.replace(UNROLLED, sliding_window=3)
 IDS = jax.random.randint(jax.random.key(0), (2, 8), 1, 32)
 START = (5, 6, 7, 8)
 
@@ -43,37 +46,56 @@ def logits(network, params, batch):
   return jax.jit(lambda params: network.bind(params)(batch))(params)
 
 
-def begun(network, seed=0):
-  params = jax.jit(network.init)(jax.random.key(seed))
-  flat = trees.flatten(params)
-  return trees.fill(params, flat | (jax.jit(network.begin)(flat) if network.begin else {}))
+def beginning(network):
+  """Jitted key -> first parameters, with those that follow from others."""
+  def begin(key):
+    flat = trees.flatten(network.init(key))
+    return trees.fill(network.shapes, flat | (network.begin(flat) if network.begin else {}))
+
+  return jax.jit(begin)
 
 
+@functools.cache
 def base_of(config):
+  """(network, its first parameters, its logits of IDS)"""
   base = models.build_network(config)
-  return base, jax.jit(base.init)(jax.random.key(0))
+  params = jax.jit(base.init)(jax.random.key(0))
+  return base, params, logits(base, params, batch_of(IDS))
 
 
-@pytest.mark.parametrize('config', [
-    CONFIG, UNROLLED, dataclasses.replace(CONFIG, attention='blockwise'),
-    dataclasses.replace(CONFIG, position_embedding='alibi')],
-    ids=['stacked', 'unrolled', 'blockwise', 'alibi'])
-@pytest.mark.parametrize('adaptation', [PromptTuning, PrefixTuning])
-def test_it_starts_as_the_base_that_reads_the_tokens_before_the_text(adaptation, config):
-  base, plain = base_of(config)
-  network = adaptation(length=4, tokens=START).adapt(base)
+@functools.cache
+def after_start(config):
+  """The base's logits of IDS after the tokens of START."""
+  base, plain, _ = base_of(config)
   before = jnp.concatenate([jnp.tile(jnp.asarray(START)[None], (2, 1)), IDS], 1)
-  want = logits(base, plain, batch_of(before))[:, 4:]
-  np.testing.assert_allclose(logits(network, begun(network), batch_of(IDS)), want, atol=2e-5)
-  assert np.abs(want - logits(base, plain, batch_of(IDS))).max() > 0.1
+  return logits(base, plain, batch_of(before))[:, 4:]
+
+
+@functools.cache
+def opened(adaptation, config):
+  """(network, parameters) of an adaptation as it begins, but that its gates are open."""
+  network = adaptation.adapt(models.build_network(config))
+  return network, trees.fill(network.shapes, {
+      path: x + 0.5 if 'adapter_gate' in path else x
+      for path, x in trees.flatten(beginning(network)(jax.random.key(0))).items()})
+
+
+@pytest.mark.parametrize('adaptation, config', [
+    (PrefixTuning, CONFIG), (PrefixTuning, BLOCKWISE), (PrefixTuning, ALIBI),
+    (PromptTuning, BLOCKWISE), (PromptTuning, ALIBI)],
+    ids=['prefix-stacked', 'prefix-blockwise', 'prefix-unrolled alibi', 'prompt-blockwise',
+         'prompt-unrolled alibi'])
+def test_it_starts_as_the_base_that_reads_the_tokens_before_the_text(adaptation, config):
+  network, params = opened(adaptation(length=4, tokens=START), config)
+  want = after_start(config)
+  np.testing.assert_allclose(logits(network, params, batch_of(IDS)), want, atol=2e-5)
+  assert np.abs(want - base_of(config)[2]).max() > 0.1
 
 
 @pytest.mark.parametrize('adaptation', [
     PromptTuning(length=3), PrefixTuning(length=3), LlamaAdapter(length=3, layers=2)])
 def test_each_example_of_a_packed_row_sees_it(adaptation):
-  network = adaptation.adapt(models.build_network(CONFIG))
-  params = trees.fill(network.shapes, {
-      path: x + 0.5 if 'gate' in path else x for path, x in trees.flatten(begun(network)).items()})
+  network, params = opened(adaptation, CONFIG)
   packed = logits(network, params, batch_of(
       IDS.reshape(1, 16), decoder_segment_ids=jnp.repeat(jnp.array([[1, 2]]), 8, 1),
       decoder_positions=jnp.tile(jnp.arange(8), 2)[None]))
@@ -81,15 +103,12 @@ def test_each_example_of_a_packed_row_sees_it(adaptation):
   np.testing.assert_allclose(packed.reshape(alone.shape), alone, atol=2e-5)
 
 
-@pytest.mark.parametrize('adaptation', [
-    PromptTuning(length=3), PrefixTuning(length=3), LlamaAdapter(length=3, layers=2)])
-@pytest.mark.parametrize('config', [
-    CONFIG, dataclasses.replace(UNROLLED, sliding_window=3)], ids=['stacked', 'windows'])
+@pytest.mark.parametrize('adaptation, config', [
+    (PrefixTuning(length=3), CONFIG), (LlamaAdapter(length=3, layers=2), CONFIG),
+    (PrefixTuning(length=3), WINDOWS), (PromptTuning(length=3), WINDOWS)],
+    ids=['prefix-stacked', 'llama_adapter-stacked', 'prefix-windows', 'prompt-windows'])
 def test_decoding_with_a_cache_gives_the_same_logits(adaptation, config):
-  network = adaptation.adapt(models.build_network(config))
-  params = trees.fill(network.shapes, {
-      path: x + 0.5 if 'gate' in path else x for path, x in trees.flatten(begun(network)).items()})
-
+  network, params = opened(adaptation, config)
   one = Partitioner(MeshConfig(data=1).make(jax.devices()[:1]))
   greedy = make_greedy(network, one, max_tokens=5, eos_id=0, pad_id=0, num_ids=32)
 
@@ -108,16 +127,16 @@ def test_decoding_with_a_cache_gives_the_same_logits(adaptation, config):
 
 @pytest.mark.parametrize('config', [CONFIG, UNROLLED], ids=['stacked', 'unrolled'])
 def test_llama_adapter_begins_as_the_base_bit_for_bit_and_adds_gated_rows(config):
-  base, plain = base_of(config)
+  base, _, want = base_of(config)
   network = LlamaAdapter(length=3, layers=1).adapt(base)
-  params = begun(network)
-  want = logits(base, plain, batch_of(IDS))
-  np.testing.assert_array_equal(logits(network, params, batch_of(IDS)), want)
+  params = beginning(network)(jax.random.key(0))
+  run = jax.jit(lambda params: network.bind(params)(batch_of(IDS)))
+  np.testing.assert_array_equal(run(params), want)
   flat = trees.flatten(params)
   flat['decoder/adapter_gate'] = np.full((1, 4), 0.7, np.float32)
-  assert np.abs(logits(network, trees.fill(params, flat), batch_of(IDS)) - want).max() > 0.1
+  assert np.abs(run(trees.fill(params, flat)) - want).max() > 0.1
   # The gradient of the gates is not 0 where they are.
-  grads = jax.jit(jax.grad(lambda p: jnp.square(network.bind(p)(batch_of(IDS))).sum()))(params)
+  grads = jax.jit(jax.grad(lambda params: jnp.square(run(params)).sum()))(params)
   assert np.all(np.abs(trees.flatten(grads)['decoder/adapter_gate']) > 0)
 
 
@@ -125,8 +144,7 @@ def test_gated_rows_are_those_of_the_papers_code():
   """adapter_k = wk(adapter), tanh(gate) softmax(q k / sqrt(d)) v, without rotation, by head."""
   torch = pytest.importorskip('torch')
   config = dataclasses.replace(CONFIG, num_layers=1, num_kv_heads=4)
-  base, _ = base_of(config)
-  network = LlamaAdapter(length=3, layers=1).adapt(base)
+  network = LlamaAdapter(length=3, layers=1).adapt(models.build_network(config))
   rng = np.random.default_rng(0)
   draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
   q, k, v = draw(2, 4, 8, 4), draw(2, 4, 8, 4), draw(2, 4, 8, 4)
@@ -160,21 +178,22 @@ def test_other_families_and_a_quantised_base(name, adaptation, configs, packed_b
   config = configs[name]
   plain = adaptation.adapt(models.build_network(config))
   network = Quantized(adaptation=adaptation, block=32).adapt(models.build_network(config))
-  params = begun(plain)
-  held = trees.fill(params, {n: network.quantized(n).quantize(x) if network.quantized(n) else x
-                             for n, x in trees.flatten(params).items()})
+  params = beginning(plain)(jax.random.key(0))
+  held = jax.jit(lambda params: trees.fill(params, {
+      n: network.quantized(n).quantize(x) if network.quantized(n) else x
+      for n, x in trees.flatten(params).items()}))(params)
   batch = packed_batch(config)
   got, want = logits(network, held, batch), logits(plain, params, batch)
   assert 0 < np.abs(got - want).mean() < 0.3 * np.abs(want).mean()
 
 
 def test_rows_start_from_words_that_the_seed_draws():
-  base, plain = base_of(CONFIG)
-  network = PromptTuning(length=6).adapt(base)
-  rows = [np.asarray(trees.flatten(begun(network, seed))['decoder/prompt_rows'])
+  base, plain, _ = base_of(CONFIG)
+  begin = beginning(PromptTuning(length=6).adapt(base))
+  rows = [np.asarray(trees.flatten(begin(jax.random.key(seed)))['decoder/prompt_rows'])
           for seed in (0, 0, 1)]
   np.testing.assert_array_equal(rows[0], rows[1])
-  table = np.asarray(jax.jit(base.init)(jax.random.key(0))['embedder']['tokens'])
+  table = np.asarray(plain['embedder']['tokens'])
   assert all(any(np.array_equal(row, x) for x in table) for row in rows[0])
   assert not np.array_equal(rows[0], rows[2]) and len({row.tobytes() for row in rows[0]}) > 2
 
@@ -202,27 +221,16 @@ def test_shared_keys_are_seen_by_all_and_shift_the_others():
 
 
 # Runs.
-TINY = ['ModelConfig.embed_dim=32', 'ModelConfig.num_layers=2', 'ModelConfig.num_heads=2',
-        'ModelConfig.mlp_dim=32', 'BATCH_SIZE=8', 'STEPS=4', 'WARMUP_STEPS=1', 'TARGETS_LENGTH=16',
-        'TrainConfig.log_every=1', 'Experiment.eval=None', 'MeshConfig.data=1']
-PROMPT = ['Experiment.adaptation=@prefix.PromptTuning()', 'PromptTuning.length=4']
-
-
-def run(gin_file, model_dir, *bindings):
-  experiment, text = gin_config.load_experiment(
-      [gin_file], [*TINY, f"MODEL_DIR='{model_dir}'", *bindings])
-  train.train(experiment, text)
-  return experiment
+PLAIN = ['Experiment.eval=None']
+PROMPT = [*PLAIN, 'Experiment.adaptation=@prefix.PromptTuning()', 'PromptTuning.length=4']
 
 
 @pytest.mark.slow
-def test_a_run_saves_its_rows_alone_resumes_and_answers(gin_file, tmp_path):
-  base = run(gin_file, tmp_path / 'base', 'STEPS=1')
+def test_a_run_saves_its_rows_alone_resumes_and_answers(base, run, resumed, tmp_path):
   start = [*PROMPT, 'Experiment.init_from=@experiment.InitFrom()',
            f"InitFrom.model_dir='{base.folder}'"]
-  whole = run(gin_file, tmp_path / 'whole', *start)
-  run(gin_file, tmp_path / 'cut', *start, 'TrainConfig.steps=2')
-  again = run(gin_file, tmp_path / 'cut', *start)
+  whole, _ = run(tmp_path / 'whole', *start)
+  again = resumed(whole, tmp_path / 'again', *start)
   losses = lambda experiment: [r['loss'] for r in run_folder.read_metrics(
       experiment.folder / 'metrics.jsonl') if r['kind'] == 'train']
   assert losses(again) == losses(whole)
@@ -234,7 +242,7 @@ def test_a_run_saves_its_rows_alone_resumes_and_answers(gin_file, tmp_path):
                      'decoder/prompt_rows'):
     export.export_run(whole.folder, tmp_path / 'out', None, 'float32')
   with pytest.raises(UserError, match='is of an adapter, decoder/prompt_rows'):
-    run(gin_file, tmp_path / 'plain', 'Experiment.init_from=@experiment.InitFrom()',
+    run(tmp_path / 'plain', *PLAIN, 'Experiment.init_from=@experiment.InitFrom()',
         f"InitFrom.model_dir='{whole.folder}'")
 
 

@@ -1,6 +1,8 @@
 """A PEFT adapter through the commands: imported onto its base, exported, and merged."""
 
 import contextlib
+import functools
+import io
 import json
 import os
 import pathlib
@@ -19,7 +21,7 @@ from t5x_lite.training.initial_params import FROZEN_FROM, load_params
 
 DATA = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '')) / 'peers' / 'lora'
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason='T5X_LITE_TEST_DATA/peers/lora is unset')
-TENSORS = 'adapter_model.safetensors'
+TENSORS, TEMPLATE = 'adapter_model.safetensors', 'chat_template.jinja'
 
 
 def call(capsys, *args):
@@ -28,7 +30,10 @@ def call(capsys, *args):
   return code, captured.out + captured.err
 
 
-def logits_of(run, ids):
+@functools.cache
+def logits_of(run):
+  """Of the texts of DATA."""
+  ids = np.load(DATA / 'llama/lora_all/fixture.npz')['input_ids']
   experiment = gin_config.load_described([str(run / 'config.gin')])
   network, partitioner = experiment.build_network(experiment.mesh.make(jax.devices()[:1]))
   params, _ = load_params(run, network, partitioner, None)
@@ -46,9 +51,24 @@ def runs(tmp_path_factory):
   return folder
 
 
+@pytest.fixture(scope='module')
+def merged(runs):
+  """(the folder of `lora` merged into its base, what `merge` says, the template it took along)."""
+  template = runs / 'lora' / TEMPLATE
+  template.write_text('{{ messages }}')   # of a run on conversations
+  said = io.StringIO()
+  with contextlib.redirect_stdout(said):
+    assert cli.main(['merge', f'--from={runs}/lora', f'--to={runs}/merged']) == 0
+  template.unlink()
+  taken = runs / 'merged' / TEMPLATE
+  text = taken.read_text()
+  taken.unlink()   # without a tokenizer no chat is exported
+  return runs / 'merged', said.getvalue(), text
+
+
 def test_an_imported_adapter_gives_pefts_logits_and_is_exported_as_it_came(runs, tmp_path, capsys):
   fixture = np.load(DATA / 'llama/lora_all/fixture.npz')
-  got = logits_of(runs / 'lora', fixture['input_ids'])
+  got = logits_of(runs / 'lora')
   np.testing.assert_allclose(got, fixture['adapter_logits'], atol=1e-4)
   code, said = call(capsys, 'export', f'--from={runs}/lora', f'--to={tmp_path}/out')
   assert code == 0 and 'the adapter of step 0' in said
@@ -69,16 +89,16 @@ def test_it_is_described(runs, capsys):
   assert line.split()[-1].replace(',', '') == str(fixture['trainable_parameters'])
 
 
-def test_merged_it_is_a_plain_run_of_the_same_logits(runs, tmp_path, capsys):
+def test_merged_it_is_a_plain_run_of_the_same_logits(merged, tmp_path, capsys):
   fixture = np.load(DATA / 'llama/lora_all/fixture.npz')
-  code, said = call(capsys, 'merge', f'--from={runs}/lora', f'--to={tmp_path}/merged')
-  assert code == 0 and 'the largest difference of logits is' in said
+  folder, said, template = merged
+  assert 'the largest difference of logits is' in said
   assert float(said.partition('logits is ')[2].split(',')[0]) < 1e-4
-  got = logits_of(tmp_path / 'merged', fixture['input_ids'])
-  np.testing.assert_allclose(got, fixture['merged_logits'], atol=1e-4)
-  code, said = call(capsys, 'export', f'--from={tmp_path}/merged', f'--to={tmp_path}/plain')
+  np.testing.assert_allclose(logits_of(folder), fixture['merged_logits'], atol=1e-4)
+  assert template == '{{ messages }}'
+  code, said = call(capsys, 'export', f'--from={folder}', f'--to={tmp_path}/plain')
   assert code == 0 and (tmp_path / 'plain/model.safetensors').is_file()
-  code, said = call(capsys, 'merge', f'--from={tmp_path}/merged', f'--to={tmp_path}/again')
+  code, said = call(capsys, 'merge', f'--from={folder}', f'--to={tmp_path}/again')
   assert code == 1 and 'has no adapter' in said and not (tmp_path / 'again').exists()
 
 
@@ -110,18 +130,12 @@ def test_an_adapter_on_a_quantised_base_is_exported_as_the_same(quantized, tmp_p
     assert (tmp_path / 'lora' / file).read_bytes() == (tmp_path / 'qlora' / file).read_bytes()
 
 
-def test_it_is_merged_into_the_base_before_quantisation(quantized, tmp_path, capsys):
-  ids = np.load(DATA / 'llama/lora_all/fixture.npz')['input_ids']
+def test_it_is_merged_into_the_base_before_quantisation(quantized, merged, tmp_path, capsys):
   code, said = call(capsys, 'merge', f'--from={quantized}/qlora', f'--to={tmp_path}/merged')
   assert code == 0 and 'into the base as it was before it was quantised' in said, said
-  template = quantized / 'lora' / 'chat_template.jinja'
-  template.write_text('{{ messages }}')   # of a run on conversations
-  assert call(capsys, 'merge', f'--from={quantized}/lora', f'--to={tmp_path}/plain')[0] == 0
-  assert (tmp_path / 'plain' / template.name).read_text() == '{{ messages }}'
-  template.unlink()
-  got = logits_of(tmp_path / 'merged', ids)
-  np.testing.assert_array_equal(got, logits_of(tmp_path / 'plain', ids))
-  rounded = float(np.abs(got - logits_of(quantized / 'qlora', ids)).max())
+  got = logits_of(tmp_path / 'merged')
+  np.testing.assert_array_equal(got, logits_of(merged[0]))
+  rounded = float(np.abs(got - logits_of(quantized / 'qlora')).max())
   difference = float(said.partition('by the quantisation, is ')[2].split(',')[0])
   assert 0.01 < difference < 10 * rounded
 
@@ -161,9 +175,9 @@ def test_what_cannot_be_imported_is_refused_and_leaves_nothing(runs, tmp_path, c
 
 def test_an_adapter_that_was_trained_on_a_template_takes_it_along(runs, tmp_path, capsys):
   shutil.copytree(runs / 'lora', tmp_path / 'lora')
-  template = tmp_path / 'lora/chat_template.jinja'
+  template = tmp_path / 'lora' / TEMPLATE
   template.write_text('{% for m in messages %}{{ m.content }}{% endfor %}')
   code, said = call(capsys, 'export', f'--from={tmp_path}/lora', f'--to={tmp_path}/out')
   assert code == 0, said
-  assert (tmp_path / 'out/chat_template.jinja').read_text() == template.read_text()
+  assert (tmp_path / 'out' / TEMPLATE).read_text() == template.read_text()
   assert not (tmp_path / 'out/generation_config.json').exists()

@@ -36,7 +36,7 @@ def write_run(folder, family='decoder_only', more=''):
       'from t5x_lite import models', 'from t5x_lite.adaptation import lora',
       "include 'runs/experiment.gin'", f'MODEL_DIR = {str(folder)!r}', "VOCABULARY = 'byte'", more,
       'models.ModelConfig:', *(f'  {name} = {value!r}' for name, value in fields.items())]) + '\n')
-  params = models.build_network(models.ModelConfig(**fields)).init(jax.random.key(0))
+  params = jax.jit(models.build_network(models.ModelConfig(**fields)).init)(jax.random.key(0))
   with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
     checkpoints.save_params(params, 0, {'vocabulary': None})
   return folder

@@ -1,5 +1,8 @@
 """`import --quantize`: the codes of import, then quantise, and never the whole model in memory."""
 
+import contextlib
+import functools
+import io
 import json
 import os
 import pathlib
@@ -46,15 +49,30 @@ def logits_of(run, ids):
   return jax.jit(lambda params: network.bind(params)(batch))(params)
 
 
+@pytest.fixture(scope='module')
+def imported(tmp_path_factory):
+  """(name of a model of PEERS, kind) -> (the run of its codes, what `import` says)."""
+  folder = tmp_path_factory.mktemp('codes')
+
+  @functools.cache
+  def run_of(name, kind):
+    run, said = folder / f'{name}-{kind}', io.StringIO()
+    with contextlib.redirect_stdout(said):
+      assert cli.main(['import', f'--from={PEERS}/lora/{name}/base', f'--to={run}',
+                       f'--quantize={kind}', '--block=8']) == 0
+    return run, said.getvalue()
+
+  return run_of
+
+
 @needs_peers
-@pytest.mark.parametrize('folder, kind', [
-    ('lora/llama/base', 'nf4'), ('lora/gpt2/base', 'int8')])
-def test_codes_are_those_of_the_imported_model_quantised(folder, kind, tmp_path, capsys):
-  flags = [f'--quantize={kind}', '--block=8']
-  assert call(capsys, 'import', f'--from={PEERS}/{folder}', f'--to={tmp_path}/plain')[0] == 0
-  code, said = call(capsys, 'import', f'--from={PEERS}/{folder}', f'--to={tmp_path}/codes', *flags)
-  assert code == 0 and 'bits each' in said, said
-  got = trees.flatten(params_of(tmp_path / 'codes')[0], weights.is_structured)
+@pytest.mark.parametrize('name, kind', [('llama', 'nf4'), ('gpt2', 'int8')])
+def test_codes_are_those_of_the_imported_model_quantised(name, kind, imported, tmp_path, capsys):
+  plain = f'--from={PEERS}/lora/{name}/base', f'--to={tmp_path}/plain'
+  assert call(capsys, 'import', *plain)[0] == 0
+  codes, said = imported(name, kind)
+  assert 'bits each' in said, said
+  got = trees.flatten(params_of(codes)[0], weights.is_structured)
   gin = tmp_path / 'plain/config.gin'
   gin.write_text('from t5x_lite.adaptation.quantization import quantized\n' + gin.read_text())
   want = trees.flatten(params_of(
@@ -85,26 +103,24 @@ def check_start(run):
 
 
 @needs_peers
-def test_it_is_the_base_of_qlora_and_of_adapters(tmp_path, capsys):
+def test_it_is_the_base_of_qlora_and_of_adapters(imported, tmp_path, capsys):
   """As that of the plain import: the same logits, but what needs float32 kernels is refused."""
   ids = np.load(LLAMA / 'dora_all/fixture.npz')['input_ids']
-  codes = ['--quantize=nf4', '--block=16']
-  assert call(capsys, 'import', f'--from={LLAMA}/base', f'--to={tmp_path}/codes', *codes)[0] == 0
-  check_start(tmp_path / 'codes')
-  for name in ('lora_all', 'dora_all'):
-    code, said = call(capsys, 'import', f'--from={LLAMA}/{name}', f'--base={tmp_path}/codes',
-                      f'--to={tmp_path}/{name}')
-    assert code == 0, said
-    want = np.load(LLAMA / name / 'fixture.npz')['adapter_logits']
-    error = np.abs(logits_of(tmp_path / name, ids) - want).max()
-    assert 1e-3 < error < 0.3 * np.abs(want).max()   # of the quantisation
-  code, said = call(capsys, 'export', f'--from={tmp_path}/lora_all', f'--to={tmp_path}/adapter')
+  codes, _ = imported('llama', 'nf4')
+  check_start(codes)
+  code, said = call(capsys, 'import', f'--from={LLAMA}/dora_all', f'--base={codes}',
+                    f'--to={tmp_path}/dora')
+  assert code == 0, said
+  want = np.load(LLAMA / 'dora_all/fixture.npz')['adapter_logits']
+  error = np.abs(logits_of(tmp_path / 'dora', ids) - want).max()
+  assert 1e-3 < error < 0.3 * np.abs(want).max()   # of the quantisation
+  code, said = call(capsys, 'export', f'--from={tmp_path}/dora', f'--to={tmp_path}/adapter')
   assert code == 0 and (tmp_path / 'adapter/adapter_model.safetensors').is_file()
   for args, message in (
-      (['merge', f'--from={tmp_path}/lora_all'], 'or import the model without --quantize'),
-      (['merge', f'--from={tmp_path}/codes'], 'or import the model without --quantize'),
-      (['export', f'--from={tmp_path}/codes'], 'an import of the model without --quantize'),
-      (['import', f'--from={LLAMA}/lora_all', f'--base={tmp_path}/lora_all'], 'merge it first')):
+      (['merge', f'--from={tmp_path}/dora'], 'or import the model without --quantize'),
+      (['merge', f'--from={codes}'], 'or import the model without --quantize'),
+      (['export', f'--from={codes}'], 'or import the model without --quantize'),
+      (['import', f'--from={LLAMA}/lora_all', f'--base={tmp_path}/dora'], 'merge it first')):
     code, said = call(capsys, *args, f'--to={tmp_path}/out')
     assert code == 1 and message in said and said.count('\n') == 1, said
     assert not (tmp_path / 'out').exists()

@@ -19,9 +19,9 @@ def test_parts_fill_a_block(block, size):
 
 
 @pytest.mark.parametrize('name', ['int8', 'nf4', 'fp4', 'int4'])
-@pytest.mark.parametrize('inputs, block, double', [
-    (192, 64, True), (192, 96, False), (192, None, False), (40, 8, False), (12, 6, False)])
-@pytest.mark.parametrize('rows', [1, 3])
+@pytest.mark.parametrize('inputs, block, double, rows', [
+    (192, 64, True, 3), (192, 96, False, 1), (192, None, False, 3), (40, 8, False, 1),
+    (12, 6, False, 3)])
 def test_the_product_is_that_with_the_dequantised_kernel(name, inputs, block, double, rows):
   """As NumPy has it in float64."""
   rng = np.random.default_rng(0)

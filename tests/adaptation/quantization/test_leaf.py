@@ -50,12 +50,13 @@ def test_the_device_holds_so_many_bits_a_parameter(name, bits):
   assert isinstance(leaf, weights.StructuredLeaf) and leaf.shape == kernel.shape
 
 
-@pytest.mark.parametrize('name', LAYOUTS)
-@pytest.mark.parametrize('layout, shape', [
-    (NF4, (128, 6)), (OUT, (4, 32, 6)), (QUERY, (128, 2, 3))])
-def test_a_product_and_its_gradient_are_those_of_the_dequantised_kernel(name, layout, shape):
+@pytest.mark.parametrize('layout, shape, name', [
+    *((NF4, (128, 6), name) for name in LAYOUTS),
+    *((layout, shape, name) for name in ('nf4', 'int8_rows')
+      for layout, shape in ((OUT, (4, 32, 6)), (QUERY, (128, 2, 3))))])
+def test_a_product_and_its_gradient_are_those_of_the_dequantised_kernel(layout, shape, name):
   layout = dataclasses.replace(LAYOUTS[name], axes=layout.axes)
-  leaf = layout.quantize(normal(*shape))
+  leaf = jax.jit(layout.quantize)(normal(*shape))
   num_in = 2 if layout.axes == OUT.axes else 1
   kernel = leaf.value()
   assert kernel.shape == shape and kernel.dtype == jnp.float32
@@ -102,7 +103,7 @@ def test_stacked_layers_are_quantised_one_by_one_scanned_and_mapped():
 def test_experts_are_matrices_of_their_own():
   layout = dataclasses.replace(NF4, axes=('experts', 'embed', 'mlp'))
   kernels = normal(2, 4, 128, 8)   # layers, experts
-  leaf = layout.quantize(kernels)
+  leaf = jax.jit(layout.quantize)(kernels)
   assert leaf.shape == kernels.shape and leaf.scale.offset.shape == (2, 4)
   assert np.abs(leaf.value() - kernels).max() < 0.6
   one = jax.tree.map(lambda x: x[0], leaf)
@@ -117,35 +118,35 @@ def test_nothing_of_the_kernels_size_is_kept_for_the_backward_pass():
   assert max(x.size * x.dtype.itemsize for x in jax.tree.leaves(back)) <= held(leaf)
 
 
-@pytest.mark.parametrize('sizes, double', [({'fsdp': 8}, True), ({'fsdp': 4, 'tensor': 2}, True),
-                                           ({'tensor': 8}, False)])
-def test_on_a_mesh_it_is_sharded_like_the_kernel(sizes, double):
+@pytest.mark.parametrize('sizes, double, layout, shape, spec', [
+    ({'fsdp': 8}, True, NF4, (2, 512, 64), P(None, 'fsdp', 'tensor')),
+    ({'fsdp': 4, 'tensor': 2}, True, OUT, (2, 8, 64, 16), P(None, 'tensor', None, 'fsdp')),
+    ({'fsdp': 4, 'tensor': 2}, True, QUERY, (2, 512, 8, 4), P(None, 'fsdp', 'tensor', None)),
+    ({'tensor': 8}, False, OUT, (2, 8, 64, 16), P(None, 'tensor', None, 'fsdp'))])
+def test_on_a_mesh_it_is_sharded_like_the_kernel(sizes, double, layout, shape, spec):
   mesh = MeshConfig(**sizes).make()
-  for layout, shape, spec in (
-      (NF4, (2, 512, 64), P(None, 'fsdp', 'tensor')),
-      (OUT, (2, 8, 64, 16), P(None, 'tensor', None, 'fsdp')),
-      (QUERY, (2, 512, 8, 4), P(None, 'fsdp', 'tensor', None))):
-    layout = dataclasses.replace(layout, double=double)
-    kernel = normal(*shape)
-    struct = layout.struct(jax.ShapeDtypeStruct(shape, jnp.float32,
-                                                sharding=NamedSharding(mesh, spec)))
-    shardings = jax.tree.map(lambda x: x.sharding, struct)
-    leaf = jax.jit(layout.quantize, out_shardings=shardings)(
-        jax.device_put(kernel, NamedSharding(mesh, spec)))
-    assert struct.codes.shape == leaf.codes.shape
-    parts = np.prod([mesh.shape[axis] for axis in spec if axis])
-    assert leaf.codes.addressable_shards[0].data.nbytes * parts == leaf.codes.nbytes
-    assert layout.full(struct).sharding.is_equivalent_to(NamedSharding(mesh, spec), len(shape))
-    assert layout.full(struct).shape == shape
-    alone = layout.quantize(kernel)
-    np.testing.assert_array_equal(leaf.codes, alone.codes)
-    np.testing.assert_allclose(leaf.value(), alone.value(), atol=0.03 if double else 0)
-    num_in = len(leaf.in_shape)
-    x = normal(8, *leaf.in_shape, seed=1)
-    layer = jax.tree.map(lambda x: x[0], leaf)
-    y = jax.jit(lambda x, leaf: leaf.matmul(x, num_in))(
-        jax.device_put(x, NamedSharding(mesh, P('fsdp'))), layer)
-    np.testing.assert_allclose(y, weights.matmul(x, layer.value(), num_in), atol=1e-4)
+  layout = dataclasses.replace(layout, double=double)
+  kernel = normal(*shape)
+  struct = layout.struct(jax.ShapeDtypeStruct(shape, jnp.float32,
+                                              sharding=NamedSharding(mesh, spec)))
+  shardings = jax.tree.map(lambda x: x.sharding, struct)
+  leaf = jax.jit(layout.quantize, out_shardings=shardings)(
+      jax.device_put(kernel, NamedSharding(mesh, spec)))
+  assert struct.codes.shape == leaf.codes.shape
+  parts = np.prod([mesh.shape[axis] for axis in spec if axis])
+  assert leaf.codes.addressable_shards[0].data.nbytes * parts == leaf.codes.nbytes
+  assert layout.full(struct).sharding.is_equivalent_to(NamedSharding(mesh, spec), len(shape))
+  assert layout.full(struct).shape == shape
+  alone, value = jax.jit(layout.quantize)(kernel), jax.jit(weights.value)
+  np.testing.assert_array_equal(leaf.codes, alone.codes)
+  np.testing.assert_allclose(value(leaf), value(alone), atol=0.03 if double else 0)
+  num_in = len(leaf.in_shape)
+  x = normal(8, *leaf.in_shape, seed=1)
+  layer = jax.tree.map(lambda x: x[0], jax.device_get(leaf))
+  y = jax.jit(lambda x, leaf: leaf.matmul(x, num_in))(
+      jax.device_put(x, NamedSharding(mesh, P('fsdp'))), jax.device_put(
+          layer, jax.tree.map(lambda x: NamedSharding(mesh, P(*x.spec[1:])), shardings)))
+  np.testing.assert_allclose(y, weights.matmul(x, np.asarray(value(leaf))[0], num_in), atol=1e-4)
 
 
 @pytest.mark.parametrize('layout, shape, spec, message', [
@@ -171,7 +172,7 @@ def test_llm_int8_is_that_of_bitsandbytes(case):
   peer = np.load(PEER)
   take = lambda name: jnp.asarray(peer[f'{case}/{name}'])
   layout = dataclasses.replace(LAYOUTS['int8_rows'], threshold=float(peer[f'{case}/threshold']))
-  leaf = layout.quantize(take('weight').T)
+  leaf = jax.jit(layout.quantize)(take('weight').T)
   np.testing.assert_array_equal(leaf.codes.astype(jnp.int32) - llm_int8.ZERO,
                                 take('weight_int8').T)
   np.testing.assert_array_equal(leaf.scale[0], take('weight_absmax'))
@@ -186,5 +187,5 @@ def test_llm_int8_is_that_of_bitsandbytes(case):
   # Two roundings to 16 bits, of numbers of up to 8.
   np.testing.assert_allclose(y, take('output').astype(jnp.float32), atol=2 ** -7)
   x = x.astype(jnp.float32)
-  grad = jax.grad(lambda x: (leaf.matmul(x, 1) * take('exact')).sum())(x)
+  grad = jax.jit(jax.grad(lambda x: (leaf.matmul(x, 1) * take('exact')).sum()))(x)
   np.testing.assert_allclose(grad, take('exact') @ leaf.value().T, atol=1e-4)

@@ -15,11 +15,10 @@ from t5x_lite.adaptation.lora import Lora
 from t5x_lite.adaptation.partial import Partial
 from t5x_lite.adaptation.quantization.leaf import QuantizedLeaf
 from t5x_lite.adaptation.quantization.quantized import Quantized
-from t5x_lite.commands import describe, eval, train
+from t5x_lite.commands import describe, eval
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.cost import memory
-from t5x_lite.experiment import gin_config
 from t5x_lite.models import weights
 from t5x_lite.objectives.language_model import CrossEntropy
 from t5x_lite.parallel.mesh import MeshConfig
@@ -28,29 +27,15 @@ from t5x_lite.training import checkpoints, initial_params, run_folder
 from t5x_lite.training.state import abstract_params, abstract_state, quantize_frozen
 from t5x_lite.training.step import loss_and_gradients
 
-TINY = ['MeshConfig.data=1', 'BATCH_SIZE=8', 'STEPS=4', 'WARMUP_STEPS=1', 'TARGETS_LENGTH=16',
-        'TrainConfig.log_every=1', 'EvalConfig.num_examples=8', 'EvalConfig.batch_size=8']
 NORMS = ['Experiment.adaptation=@partial.Partial()', "Partial.trained='norm'"]
 QUANTIZED = ['Experiment.adaptation=@quantized.Quantized()', 'Quantized.block=32',
-             'Quantized.adaptation=@lora.Lora()', 'Lora.rank=4']
-
-
-def run(gin_file, model_dir, *bindings):
-  experiment, text = gin_config.load_experiment(
-      [gin_file], [*TINY, f"MODEL_DIR='{model_dir}'", *bindings])
-  return experiment, train.train(experiment, text)
+             'Quantized.adaptation=@lora.Lora()', 'Lora.rank=4', 'Lora.dropout=0.1']
 
 
 @pytest.fixture(scope='module')
-def base(gin_file, tmp_path_factory):
-  """A finished run of the whole model."""
-  return run(gin_file, tmp_path_factory.mktemp('base') / 'run')[0]
-
-
-@pytest.fixture(scope='module')
-def tuned(gin_file, base, tmp_path_factory):
+def tuned(run, base, tmp_path_factory):
   """A run that starts from it quantised, and trains adapters: QLoRA."""
-  return run(gin_file, tmp_path_factory.mktemp('tuned') / 'run', *from_run(base))
+  return run(tmp_path_factory.mktemp('tuned') / 'run', *from_run(base))
 
 
 def from_run(base):
@@ -91,16 +76,15 @@ def test_the_base_is_read_quantised_and_only_what_is_trained_is_saved(tuned, bas
   assert all(np.isfinite(losses(experiment)))
 
 
-def test_it_is_evaluated_and_resumed_as_it_was_trained(tuned, base, gin_file, tmp_path):
+def test_it_is_evaluated_and_resumed_as_it_was_trained(tuned, base, resumed, tmp_path):
   experiment, result = tuned
   assert eval.evaluate(experiment) == pytest.approx(result.metrics)
-  run(gin_file, tmp_path / 'run', *from_run(base), 'TrainConfig.steps=2')
-  again, _ = run(gin_file, tmp_path / 'run', *from_run(base))
+  again = resumed(experiment, tmp_path / 'run', *from_run(base))
   assert losses(again) == losses(experiment)
 
 
-def test_a_base_that_is_drawn_from_the_seed_is_quantised_too(gin_file, tmp_path):
-  experiment, _ = run(gin_file, tmp_path / 'run', *QUANTIZED, 'TrainConfig.steps=1')
+def test_a_base_that_is_drawn_from_the_seed_is_quantised_too(run, tmp_path):
+  experiment, _ = run(tmp_path / 'run', *QUANTIZED, 'TrainConfig.steps=1')
   network, partitioner = network_of(experiment)
   params, _ = initial_params.load_params(experiment.folder, network, partitioner, None)
   fresh = trees.flatten(jax.jit(network.init)(jax.random.key(experiment.seed)))
@@ -109,9 +93,8 @@ def test_a_base_that_is_drawn_from_the_seed_is_quantised_too(gin_file, tmp_path)
     np.testing.assert_allclose(leaf.value(), want.value(), atol=0.03 * np.abs(fresh[name]).max())
 
 
-def test_tensors_are_quantised_one_at_a_time(base, gin_file):
-  experiment, _ = gin_config.load_experiment(
-      [gin_file], [*TINY, "MODEL_DIR='unused'", *QUANTIZED])
+def test_tensors_are_quantised_one_at_a_time(base, load):
+  experiment, _ = load('unused', *QUANTIZED)
   network, partitioner = network_of(experiment)
   abstract = {name: x for name, x in trees.flatten(abstract_params(network, partitioner)).items()
               if not network.is_added(name)}
@@ -137,8 +120,18 @@ def random_values(network):
   return jax.tree.map(draw, network.shapes)
 
 
+def codes_and_values(network, frozen):
+  """Frozen parameters as the state holds them, and their values."""
+  @jax.jit
+  def hold(frozen):
+    held = quantize_frozen(network, frozen)
+    return held, jax.tree.map(weights.value, held, is_leaf=weights.is_structured)
+
+  return hold(frozen)
+
+
 @pytest.mark.parametrize('kind, scan, adaptation', [
-    ('decoder', True, Lora(rank=4)), ('decoder', False, Lora(rank=4)),
+    ('decoder', False, Lora(rank=4)),
     ('encoder_decoder', True, Lora(rank=4, dora=True)),
     ('encoder', True, Partial(trained='norm|bias|tokens'))])
 def test_gradients_are_those_through_the_dequantised_weights(
@@ -146,9 +139,8 @@ def test_gradients_are_those_through_the_dequantised_weights(
   config = dataclasses.replace(configs[kind], scan_layers=scan)
   network = Quantized(adaptation=adaptation, block=32).adapt(models.build_network(config))
   params, frozen = trees.partition(random_values(network), network.is_trained)
-  held = quantize_frozen(network, frozen)
+  held, whole = codes_and_values(network, frozen)
   assert len(kernels(held)) >= 6
-  whole = jax.tree.map(weights.value, held, is_leaf=weights.is_structured)
   compute = jax.jit(lambda params, frozen, batch: loss_and_gradients(
       network, (CrossEntropy(),), params, batch, None, frozen=frozen))
   batch = packed_batch(config)
@@ -158,12 +150,11 @@ def test_gradients_are_those_through_the_dequantised_weights(
   assert_gradients_close(got_grads, want_grads, 1e-4)
 
 
-@pytest.mark.parametrize('sizes', [{'fsdp': 8}, {'tensor': 4}])
-def test_losses_on_a_mesh_are_those_of_one_device(sizes, configs, packed_batch):
+def test_losses_on_a_mesh_are_those_of_one_device(configs, packed_batch):
   config = dataclasses.replace(configs['decoder'], embed_dim=128, mlp_dim=128, num_kv_heads=4)
   adaptation = Quantized(adaptation=Lora(rank=4), block=8)   # of 4 heads' 32 inputs, on each of 4
   totals = []
-  for mesh in (MeshConfig(data=1, **sizes).make(), MeshConfig().make(jax.devices()[:1])):
+  for mesh in (MeshConfig(fsdp=2, tensor=4).make(), MeshConfig().make(jax.devices()[:1])):
     partitioner = Partitioner(mesh)
     network = adaptation.adapt(models.build_network(config, partitioner))
     abstract = abstract_params(network, partitioner)
@@ -181,10 +172,9 @@ def test_losses_on_a_mesh_are_those_of_one_device(sizes, configs, packed_batch):
   np.testing.assert_allclose(totals[0], totals[1], rtol=1e-4)
 
 
-def test_describe_counts_the_bits_of_a_quantised_base(gin_file):
+def test_describe_counts_the_bits_of_a_quantised_base(load):
   def parameters(*bindings):
-    experiment, _ = gin_config.load_experiment(
-        [gin_file], [*TINY, "MODEL_DIR='unused'", *bindings])
+    experiment, _ = load('unused', *bindings)
     network, _ = network_of(experiment)
     sizes = {name: math.prod(x.shape) for name, x in trees.flatten(network.shapes).items()}
     quantized = sum(n for name, n in sizes.items() if network.quantized(name))
@@ -206,10 +196,9 @@ def test_experts_are_quantised_under_an_adapter(capacity, configs, packed_batch)
   network = Quantized(adaptation=Lora(rank=4), block=32).adapt(models.build_network(config))
   params = random_values(network)
   trained, frozen = trees.partition(params, network.is_trained)
-  held = quantize_frozen(network, frozen)
+  held, whole = codes_and_values(network, frozen)
   assert {'decoder/blocks/mlp/gate', 'decoder/blocks/mlp/up', 'decoder/blocks/mlp/down'} <= set(
       kernels(held))
-  whole = jax.tree.map(weights.value, held, is_leaf=weights.is_structured)
   run = lambda network, frozen: jax.jit(lambda frozen: network.bind(trees.combine(
       trained, frozen))(packed_batch(config)))(frozen)
   logits = functools.partial(run, network)
@@ -272,18 +261,19 @@ def test_blocks_that_straddle_shards_are_refused_before_anything_is_allocated(co
 
 
 @pytest.mark.parametrize('adaptation', [
-    Lora(rank=2), Lora(rank=2, targets=('embeddings', 'attention')),
-    Quantized(block=16, adaptation=Lora(rank=2))], ids=['lora', 'embeddings', 'qlora'])
+    Lora(rank=2, targets=('embeddings', 'attention')),
+    Quantized(block=16, adaptation=Lora(rank=2))], ids=['embeddings', 'qlora'])
 def test_embedding_noise_reaches_adapters_on_any_base(adaptation, configs, packed_batch):
   """It is of the model, so that what is adapted, or quantised, says nothing of it."""
   config = dataclasses.replace(configs['decoder'], embedding_noise=0.0)
   batch, grads = packed_batch(config), {}
+  network = adaptation.adapt(models.build_network(config))
+  params = jax.jit(lambda: quantize_frozen(network, network.init(jax.random.key(0))))()
+  kept, frozen = trees.partition(params, network.is_trained)
   for alpha in (0.0, 10.0):
     network = adaptation.adapt(models.build_network(
         dataclasses.replace(config, embedding_noise=alpha)))
-    params = jax.jit(lambda: quantize_frozen(network, network.init(jax.random.key(0))))()
-    kept, frozen = trees.partition(params, network.is_trained)
-    compute = jax.jit(lambda params, frozen, key: loss_and_gradients(
+    compute = jax.jit(lambda params, frozen, key, network=network: loss_and_gradients(
         network, (CrossEntropy(),), params, batch, key, frozen=frozen)[1])
     grads[alpha] = [compute(kept, frozen, key) for key in (None, jax.random.key(1))]
   same = lambda a, b: all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
