@@ -143,8 +143,8 @@ def test_blockwise_dropout_is_the_same_backwards_as_forwards():
   q, k, v = inputs(4, length=20)
   scores = AttentionSpec(mask=Mask(causal=True), scale=0.3, dropout_rate=0.4, key=jax.random.key(5))
   run = functools.partial(blockwise, block=8)
-  dropped, plain = (jax.jit(functools.partial(run, q, k, scores=s)) for s in (
-      scores, dataclasses.replace(scores, key=None)))
+  of_values = lambda spec: jax.jit(lambda v: run(q, k, v, spec))
+  dropped, plain = of_values(scores), of_values(dataclasses.replace(scores, key=None))
   # H = 8 columns at a time, the factor of each key is p dropped / p.
   factor = np.zeros((B, N, 20, 20))
   for start in range(0, 20, 8):
