@@ -101,7 +101,7 @@ def test_drafts_that_are_right_save_runs(config_of, random_params):
 SETTINGS = {'temperature': dict(temperature=1.3), 'top_k': dict(temperature=1.0, top_k=3),
             'top_p': dict(temperature=1.2, top_p=0.8), 'min_p': dict(temperature=1.5, min_p=0.2),
             'all': dict(temperature=0.9, top_k=5, top_p=0.95, min_p=0.02, presence_penalty=0.5)}
-COUNT, NEW, IDS = 10_000, 3, 8
+COUNT, NEW, IDS = 20_000, 3, 8
 
 
 @functools.cache
@@ -147,8 +147,8 @@ def p_value(tokens, want):
 
 def draws(program, config, params, draft_params, name):
   found = []
-  for part in range(2):
-    prompts = [np.array(PROMPT)] * (COUNT // 2)
+  for part in range(4):
+    prompts = [np.array(PROMPT)] * (COUNT // 4)
     got, _ = run(program, params, draft_params, config, prompts, [
         Sampling(seed=5, **SETTINGS[name])] * len(prompts), NEW, IDS,
         samples=part * len(prompts) + jnp.arange(len(prompts)))
