@@ -10,7 +10,7 @@ from t5x_lite.experiment import gin_config
 
 TINY = ['ModelConfig.embed_dim=32', 'ModelConfig.num_layers=1', 'ModelConfig.num_heads=2',
         'ModelConfig.mlp_dim=32', 'BATCH_SIZE=8', 'STEPS=2', 'WARMUP_STEPS=1',
-        'InferConfig.batch_size=8', 'InferConfig.max_tokens=4']
+        'InferConfig.batch_size=8', 'InferConfig.max_tokens=20']
 
 
 def trained(folder, base, *bindings, fields=''):
@@ -97,7 +97,7 @@ def test_outputs_are_held_to_a_constraint(lm, tmp_path, capsys):
 
   def held(*flags):
     status = cli.main(['infer', f'--gin_file={lm}', '--prompt=odd', '--prompt= a=b', *(
-        f'--gin.{flag}' for flag in ('InferConfig.max_tokens=20', *flags))])
+        f'--gin.{flag}' for flag in flags)])
     out, err = capsys.readouterr()
     return status, out.splitlines() if not status else err
 
@@ -128,7 +128,7 @@ def test_outputs_are_held_to_a_constraint(lm, tmp_path, capsys):
 def test_drafts_change_no_output(lm, tmp_path, capsys):
   def outputs(*flags):
     status = cli.main(['infer', f'--gin_file={lm}', '--prompt=abcabcabcabc', '--prompt=odd', *(
-        f'--gin.{flag}' for flag in ('InferConfig.max_tokens=24', *flags))])
+        f'--gin.{flag}' for flag in flags)])
     out, err = capsys.readouterr()
     return out if not status else err
 

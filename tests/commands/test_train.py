@@ -21,8 +21,9 @@ from tasks.pipeline.seqio_data import DataConfig
 
 TINY = ['ModelConfig.embed_dim=32', 'ModelConfig.num_layers=1', 'ModelConfig.num_heads=2',
         'ModelConfig.mlp_dim=32', 'BATCH_SIZE=8', 'STEPS=8', 'WARMUP_STEPS=2',
-        'TrainConfig.log_every=1', 'EvalConfig.num_examples=8', 'EvalConfig.batch_size=8',
-        'InferConfig.batch_size=8']
+        'TrainConfig.log_every=1', 'InferConfig.batch_size=8']
+EVAL = ['EvalConfig.num_examples=8', 'EvalConfig.batch_size=8']
+NO_EVAL = 'Experiment.eval=None'
 
 
 @pytest.fixture(scope='module')
@@ -52,7 +53,9 @@ files.FileTask.targets = 'answer'
 
 
 def load(gin_file, model_dir, *bindings):
-  return gin_config.load_experiment([gin_file], [*TINY, f"MODEL_DIR='{model_dir}'", *bindings])
+  evaluation = [] if NO_EVAL in bindings else EVAL
+  return gin_config.load_experiment(
+      [gin_file], [*TINY, *evaluation, f"MODEL_DIR='{model_dir}'", *bindings])
 
 
 def losses(model_dir):
@@ -164,7 +167,7 @@ def test_a_run_stopped_by_sigterm_and_resumed_logs_the_same_losses(stdlib_data_d
   def experiment(name):
     return gin_config.load_experiment(
         ['experiments/tiny_span_corruption.gin'],
-        [*TINY, 'TASK=stdlib_mixture', f"MODEL_DIR='{tmp_path / name}'", 'STEPS=24',
+        [*TINY, *EVAL, 'TASK=stdlib_mixture', f"MODEL_DIR='{tmp_path / name}'", 'STEPS=24',
          f"DataConfig.data_dir='{stdlib_data_dir}'", 'ModelConfig.dropout_rate=0.1',
          'TrainConfig.checkpoint_every=6', 'ModelConfig.num_decoder_layers=1'])
 
@@ -183,10 +186,11 @@ def test_a_run_stopped_by_sigterm_and_resumed_logs_the_same_losses(stdlib_data_d
   assert len(losses(broken.folder)) == 24
 
 
-def test_a_crash_loses_only_what_came_after_the_last_checkpoint(text_file, tmp_path, monkeypatch):
-  experiment, text = lm(text_file, tmp_path, tmp_path / 'run', 'TrainConfig.checkpoint_every=3')
-  whole, whole_text = lm(text_file, tmp_path, tmp_path / 'whole', 'TrainConfig.checkpoint_every=3')
-  train.train(whole, whole_text)
+def test_a_crash_loses_only_what_came_after_the_last_checkpoint(
+    trained, text_file, tmp_path, monkeypatch):
+  whole, _ = trained
+  experiment, text = lm(text_file, tmp_path, tmp_path / 'run', 'TrainConfig.checkpoint_every=3',
+                        NO_EVAL)
   batches = DataConfig.batches
 
   def failing(*args, **kwargs):
@@ -219,7 +223,7 @@ def test_fine_tuning_starts_from_another_runs_parameters(trained, text_file, tmp
 from t5x_lite import experiment
 experiment.Experiment.init_from = @experiment.InitFrom()
 """)
-  tuned, text = load(gin, tmp_path / 'tuned', 'TARGETS_LENGTH=16',
+  tuned, text = load(gin, tmp_path / 'tuned', 'TARGETS_LENGTH=16', NO_EVAL,
                      f"InitFrom.model_dir='{source.folder}'")
   train.train(tuned, text)
   assert 'Started from' in capsys.readouterr().out
@@ -354,8 +358,8 @@ def test_a_run_with_a_vocabulary_of_its_own_names_its_scores_after_the_task(stdl
   assert cli.main(command) == 0
   experiment, text = gin_config.load_experiment(
       ['experiments/tiny_lm_pieces.gin'],
-      [*TINY, f"VOCABULARY='{tmp_path / 'vocab.model'}'", f"MODEL_DIR='{tmp_path / 'run'}'",
-       'STEPS=2', 'TARGETS_LENGTH=16'])
+      [*TINY, *EVAL, f"VOCABULARY='{tmp_path / 'vocab.model'}'",
+       f"MODEL_DIR='{tmp_path / 'run'}'", 'STEPS=2', 'TARGETS_LENGTH=16'])
   assert set(train.train(experiment, text).metrics) == {
       f'stdlib_lm/{name}' for name in ('loss', 'perplexity', 'bits_per_byte', 'token_accuracy')}
 

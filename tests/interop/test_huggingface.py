@@ -1,6 +1,7 @@
 """Imported and exported models against transformers and torch, and planted mistakes they catch."""
 
 import dataclasses
+import functools
 import json
 import warnings
 
@@ -143,9 +144,14 @@ def features(config, tokens, mask, positions, decoder_tokens=None, types=None):
   return {name: jnp.asarray(x, jnp.int32) for name, x in batch.items()}
 
 
-def ours(config, params, batch):
+@functools.cache
+def program(config):
   network = models.build_network(config)
-  return np.asarray(jax.jit(lambda p, b: network.bind(p)(b))(params, batch))
+  return jax.jit(lambda p, b: network.bind(p)(b))
+
+
+def ours(config, params, batch):
+  return np.asarray(program(config)(params, batch))
 
 
 def both(imported, name, padding, change=lambda config, params: (config, params)):
@@ -216,8 +222,7 @@ MISTAKES = {
     'head tied': [('llama', tied), ('t5_1_1', tied)],
     'exact GELU': [(n, with_config(activation='gelu_exact')) for n in (
         'gpt1', 'gpt2', 'gemma', 'gemma2', 't5_1_1')],
-    'tanh GELU': [(n, with_config(activation='gelu')) for n in (
-        'bert_mlm', 'bert_pretraining', 'bert_pooler', 'bert_classifier', 'bert_tagger')],
+    'tanh GELU': [(n, with_config(activation='gelu')) for n in ('bert_mlm', 'bert_pooler')],
     'bias in cross-attention': [('t5', None), ('t5_1_1', None)],
     'window one too wide': [(n, with_config(sliding_window=5)) for n in ('mistral', 'gemma2')],
     'window one too narrow': [(n, with_config(sliding_window=3)) for n in ('mistral', 'gemma2')],
@@ -233,7 +238,8 @@ MISTAKES = {
         't5', 't5_1_1')],
     'head_dim for query_pre_attn_scalar': [('gemma2', with_config(attention_scale=16 ** -0.5))],
     'frequencies not scaled': [('llama3', with_config(rope_scaling=None))],
-    'another epsilon': [(n, with_config(norm_epsilon=1e-3)) for n in MODELS],
+    'another epsilon': [(n, with_config(norm_epsilon=1e-3)) for n in (
+        'gpt1', 'gpt2', 'llama', 'mistral', 'gemma', 'gemma2', 't5', 'bert_mlm')],
     'another theta': [(n, with_config(rope_theta=1e3)) for n in ('llama', 'mistral', 'gemma2')],
 }
 
@@ -242,6 +248,8 @@ MISTAKES = {
     pytest.param(mistake, name, change, id=f'{mistake}-{name}')
     for mistake, cases in MISTAKES.items() for name, change in cases])
 def test_a_planted_mistake_fails_the_comparison(mistake, name, change, imported, monkeypatch):
+  if change is None:   # the mistake is in the code: a program of it is of this test alone
+    monkeypatch.setitem(globals(), 'program', program.__wrapped__)
   if mistake == 'rotary pairs interleaved':
     monkeypatch.setattr(layer, 'rope', interleaved_rope)
   if mistake == 'bias in cross-attention':
@@ -285,7 +293,9 @@ def their_loss(model, config, tokens, mask, positions):
   return float(loss), args
 
 
-@pytest.mark.parametrize('name', [n for n in MODELS if n != 'bert_pooler'])
+@pytest.mark.parametrize('name', [
+    'gpt1', 'gpt2', 'llama', 'gemma2', 't5_1_1', 'bert_pretraining', 'bert_classifier',
+    'bert_tagger'])
 def test_loss_and_gradient_of_every_parameter_are_those_of_torch(name, imported):
   model, _, config, params = imported(name)
   tokens, mask, positions = batch_of('right')
@@ -320,7 +330,7 @@ def test_loss_and_gradient_of_every_parameter_are_those_of_torch(name, imported)
   assert not {n: g for n, g in got.items() if g > 1e-5 * largest}
 
 
-@pytest.mark.parametrize('name', [*DECODERS, *ENCODER_DECODERS])
+@pytest.mark.parametrize('name', ['gpt2', 'gpt1', 'llama3', 'mistral', 'gemma2', 't5'])
 def test_greedy_continuation_is_that_of_transformers(name, imported, partitioner):
   model, _, config, params = imported(name)
   tokens, mask, positions = batch_of('left')

@@ -90,8 +90,9 @@ KINDS = ['full', 'window 4', 'window 1', 'window 12', 'window 40', 'every second
 
 
 @pytest.mark.parametrize('kind, chunk, steps', [
-    *((kind, 64, (1,) * NEW) for kind in KINDS), *((kind, 3, (1, 4, 1, 3)) for kind in KINDS),
-    *((kind, 5, (NEW,)) for kind in ('full', 'window 4', 'every second'))])
+    *((kind, 64, (1,) * NEW) for kind in ('full', 'window 4', 'every second unrolled')),
+    *((kind, 3, (1, 4, 4)) for kind in KINDS if 'unrolled' not in kind),
+    ('every second', 5, (NEW,))])
 def test_cached_logits_are_those_of_a_full_forward_pass(
     kind, chunk, steps, config_of, random_params, forward):
   config = config_of[kind]
@@ -138,8 +139,8 @@ def test_what_a_row_holds_depends_neither_on_padding_nor_on_other_rows(
   read, _ = programs(config, 64)
   together = read(params, *prompts())[1]
   for r, (row, n) in enumerate(zip(rows_of_tokens(), LENGTHS)):
-    for padding in (0, 5):
-      tokens, valid = left_pad([row[:n]], 7, multiple=n + padding)
+    for length in (13, 18):
+      tokens, valid = left_pad([row[:n]], 7, multiple=length)
       alone = read(params, tokens, valid)[1]
       jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6),
                    alone, take_rows(together, jnp.array([r])))
@@ -167,7 +168,7 @@ def test_tokens_taken_back_leave_no_trace(kind, config_of, random_params, forwar
       np.testing.assert_allclose(logits[r, 0], want[r, at[r]], atol=1e-4, err_msg=f'{r}, {t}')
 
 
-@pytest.mark.parametrize('kind', ['window 4', 'every second', 'every second unrolled'])
+@pytest.mark.parametrize('kind', ['every second', 'every second unrolled'])
 def test_rows_move_between_caches_and_a_row_that_waits_stays_as_it_is(
     kind, config_of, random_params, forward):
   config = config_of[kind]

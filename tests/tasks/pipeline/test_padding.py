@@ -122,15 +122,21 @@ def examples_of(batch):
       yield example
 
 
-@pytest.mark.parametrize('packing', [
-    'greedy', *(pytest.param(p, marks=pytest.mark.slow) for p in ('none', 'best_fit'))])
-@pytest.mark.parametrize('objective, family, kind', [
-    ('lm', 'decoder_only', 'decoder'),
-    pytest.param('text_to_text', 'decoder_only', 'prefix_lm', marks=pytest.mark.slow),
-    ('text_to_text', 'encoder_decoder', 'encoder_decoder')])
+MODELS = ('lm', 'decoder'), ('text_to_text', 'prefix_lm'), ('text_to_text', 'encoder_decoder')
+# Each model with each packing, each kind of tokenizer with one or two of them.
+CASES = [('end at 0', *MODELS[0], 'greedy'), ('unknown piece at 0', *MODELS[2], 'greedy')]
+SLOW_CASES = [
+    ('text at 0', *MODELS[0], 'none'), ('padding at 0', *MODELS[0], 'best_fit'),
+    ('unknown word at 0', *MODELS[1], 'greedy'), ('end at 0', *MODELS[1], 'none'),
+    ('padding piece at 0', *MODELS[1], 'best_fit'), ('padding at 0', *MODELS[2], 'none'),
+    ('text at 0', *MODELS[2], 'best_fit')]
+
+
+@pytest.mark.parametrize('tokenizer, objective, kind, packing', [
+    *CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_CASES)],
+    indirect=['tokenizer'])
 def test_a_batch_is_what_its_lengths_say(
-    tokenizer, tmp_path, objective, family, kind, packing, configs, forward, random_params,
-    pack_rows):
+    tokenizer, tmp_path, objective, kind, packing, configs, forward, random_params, pack_rows):
   path = tmp_path / 'rows.jsonl'
   path.write_text(''.join(json.dumps({'x': t, 'text': t}) + '\n' for t in TEXTS))
   pair = {} if objective == 'lm' else {'inputs': 'x'}
@@ -143,7 +149,7 @@ def test_a_batch_is_what_its_lengths_say(
   config = dataclasses.replace(configs[kind], vocab_size=512)
   batch = next(data.batches(config, seed=0))
   batch = {name: np.asarray(x) for name, x in batch.items()}
-  want = list(by_hand(objective, family, tokenizer))
+  want = list(by_hand(objective, config.family, tokenizer))
   found = list(examples_of(batch))
   key = lambda example: {name: np.asarray(x).tolist() for name, x in example.items()}
   indices = [[key(w) for w in want].index(key(example)) for example in found]
@@ -161,6 +167,8 @@ def test_a_batch_is_what_its_lengths_say(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    'tokenizer', ['text at 0', 'end at 0', 'unknown piece at 0'], indirect=True)
 def test_masks_of_an_encoder_are_counted_by_lengths(tokenizer, tmp_path, configs):
   path, encode, vocabulary = tokenizer
   (tmp_path / 'x.txt').write_text('\n'.join(TEXTS))
@@ -194,10 +202,10 @@ TASK = @files.FileTask()
 files.FileTask.train = '{tmp_path}/x.txt'
 """)
   experiment, text = gin_config.load_experiment([str(tmp_path / 'end.gin')], [
-      f"MODEL_DIR='{tmp_path}/run'", f"VOCABULARY='{path}'", 'TARGETS_LENGTH=16', 'STEPS=80',
+      f"MODEL_DIR='{tmp_path}/run'", f"VOCABULARY='{path}'", 'TARGETS_LENGTH=16', 'STEPS=50',
       'WARMUP_STEPS=5', 'LEARNING_RATE=1e-2', 'ModelConfig.vocab_size=384',
       'ModelConfig.embed_dim=32', 'ModelConfig.num_layers=1', 'ModelConfig.num_heads=2',
-      'ModelConfig.mlp_dim=32', 'InferConfig.batch_size=8'])
+      'ModelConfig.mlp_dim=32', 'InferConfig.batch_size=8', 'Experiment.eval=None'])
   train.train(experiment, text)
   generator, _ = infer.load_generator(experiment)
   outputs = [record['output'] for record in generator(['the', '!a'])]
