@@ -61,8 +61,9 @@ def test_intervals_cover_at_a_few_seeds():
 @pytest.mark.slow
 @pytest.mark.parametrize('count', SHAPES)
 def test_intervals_cover_with_noise_that_sizes_share(count):
-  """Three standard deviations of a count below 19 of 20."""
-  assert (covered(count, 20).sum(0) >= 16).all()
+  """Three standard deviations of a count below 95 %: of more runs, at half the seeds."""
+  seeds, least = (20, 16) if count == 6 else (10, 8)
+  assert (covered(count, seeds).sum(0) >= least).all()
 
 
 def test_the_posterior_is_that_of_importance_sampling(monkeypatch):
