@@ -1,4 +1,4 @@
-"""The shares that `data describe` prints, beside 30,000 examples drawn from the same mixture."""
+"""The shares that `data describe` prints, beside examples drawn from the same mixture."""
 
 import collections
 import dataclasses
@@ -14,21 +14,20 @@ from t5x_lite.experiment import gin_config
 from tasks.datasets.prepared import PreparedSource
 from tasks.pipeline import description, provider
 
-DRAWS = 30_000
 # Training examples, as TFDS has them.
 SIZES = {'squad/v1.1:3.0.0': 87_599, 'cnn_dailymail:3.4.0': 287_113,
          'wmt_t2t_translate/de-en:1.0.0': 4_592_289, 'wmt15_translate/fr-en:1.0.0': 40_853_298,
          'wmt16_translate/ro-en:1.0.0': 610_320}
 
 
-def drawn(experiment, begin: int) -> collections.Counter:
-  """How many of DRAWS examples begin with the same `begin` bytes."""
+def drawn(experiment, begin: int, draws: int) -> collections.Counter:
+  """How many of so many examples begin with the same `begin` bytes."""
   data = experiment.data
   dataset = provider.get_task(data).get_dataset(
       provider.feature_lengths(provider.get_task(data), data), data.split, seed=7,
       num_epochs=None)
   feature = 'inputs' if 'inputs' in data.lengths else 'targets'
-  starts = dataset.map(lambda ex: ex[feature][:begin]).padded_batch(500, begin).take(DRAWS // 500)
+  starts = dataset.map(lambda ex: ex[feature][:begin]).padded_batch(500, begin).take(draws // 500)
   rows = np.concatenate(list(starts.as_numpy_iterator()))
   found, counts = np.unique(rows, axis=0, return_counts=True)
   text = seqio.ByteVocabulary(extra_ids=125)
@@ -37,14 +36,14 @@ def drawn(experiment, begin: int) -> collections.Counter:
 
 
 def accepts(shares: dict[str, float], counts: dict[str, int]) -> None:
-  names = sorted(shares)
-  assert sorted(counts) == names and sum(counts.values()) == DRAWS
-  expected = [DRAWS * shares[name] for name in names]
-  assert sum(expected) == pytest.approx(DRAWS)
+  names, draws = sorted(shares), sum(counts.values())
+  assert sorted(counts) == names
+  expected = [draws * shares[name] for name in names]
+  assert sum(expected) == pytest.approx(draws)
   assert scipy.stats.chisquare([counts[n] for n in names], expected).pvalue > 1e-3
   # The test can tell: it refuses a share that is a tenth off.
   expected[np.argmax(expected)] *= 0.9
-  wrong = [e * DRAWS / sum(expected) for e in expected]
+  wrong = [e * draws / sum(expected) for e in expected]
   assert scipy.stats.chisquare([counts[n] for n in names], wrong).pvalue < 1e-3
 
 
@@ -60,7 +59,7 @@ def test_llamas_mixture(tmp_path):
       'common_crawl_lm': .67, 'c4_lm': .15, 'github_lm': .045, 'wikipedia_lm': .045,
       'books_lm': .045, 'arxiv_lm': .025, 'stack_exchange_lm': .02}
   # No chunking: each line is one example.
-  accepts({m.name[:3].replace('c4_', 'c4'): m.share for m in members}, drawn(experiment, 3))
+  accepts({m.name[:3].replace('c4_', 'c4'): m.share for m in members}, drawn(experiment, 3, 30_000))
 
 
 @pytest.mark.slow
@@ -95,6 +94,6 @@ def test_the_mixture_of_t5s_supervised_tasks(monkeypatch):
     begins |= dict.fromkeys((begin(row['inputs_pretokenized'].decode()) for row in rows),
                             member.name)
   counts = collections.Counter()
-  for text, number in drawn(dataclasses.replace(experiment, data=data), 25).items():
+  for text, number in drawn(dataclasses.replace(experiment, data=data), 25, 100_000).items():
     counts[begins[begin(text)]] += number
   accepts({m.name: m.share for m in members}, counts)
