@@ -221,8 +221,7 @@ def test_shared_keys_are_seen_by_all_and_shift_the_others():
 
 
 # Runs.
-PLAIN = ['Experiment.eval=None']
-PROMPT = [*PLAIN, 'Experiment.adaptation=@prefix.PromptTuning()', 'PromptTuning.length=4']
+PROMPT = ['Experiment.adaptation=@prefix.PromptTuning()', 'PromptTuning.length=4']
 
 
 @pytest.mark.slow
@@ -242,7 +241,7 @@ def test_a_run_saves_its_rows_alone_resumes_and_answers(base, run, resumed, tmp_
                      'decoder/prompt_rows'):
     export.export_run(whole.folder, tmp_path / 'out', None, 'float32')
   with pytest.raises(UserError, match='is of an adapter, decoder/prompt_rows'):
-    run(tmp_path / 'plain', *PLAIN, 'Experiment.init_from=@experiment.InitFrom()',
+    run(tmp_path / 'plain', 'Experiment.init_from=@experiment.InitFrom()',
         f"InitFrom.model_dir='{whole.folder}'")
 
 
