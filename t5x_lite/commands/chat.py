@@ -6,7 +6,7 @@ import sys
 
 from t5x_lite.commands import served_model
 from t5x_lite.core.console import note
-from t5x_lite.core.dataclass_checks import FieldError
+from t5x_lite.core.dataclass_checks import FieldError, has_surrogate
 from t5x_lite.core.errors import UserError
 
 EXAMPLE = 't5x-lite chat runs/chat --gin.Sampling.temperature=0.7'
@@ -66,7 +66,7 @@ def converse(talk) -> int:
 
 def _answer(talk, line: str) -> None:
   word, _, rest = line.partition(' ')
-  if not line.isascii() and any('\ud800' <= c <= '\udfff' for c in line):
+  if has_surrogate(line):
     raise UserError('the line is not UTF-8')   # as Python reads it in the locale C
   if not line.strip():
     return

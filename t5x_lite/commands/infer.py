@@ -11,7 +11,7 @@ from typing import Any
 
 from t5x_lite.commands import gin_flags
 from t5x_lite.commands.adapters import load_chosen
-from t5x_lite.core.dataclass_checks import FieldError, nearest
+from t5x_lite.core.dataclass_checks import FieldError, has_surrogate, nearest
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.files import check_writable, write_text
 from t5x_lite.core.paths import local_path
@@ -31,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
   experiment = gin_flags.load_experiment(args, trains=False)[0]
   if args.prompt:
     for record in answer(experiment, args.prompt, args.trusted_modules):
-      for n, one in enumerate(record.get('outputs', ())):
-        print(f'# output {n + 1}, score {one["score"]:.2f}\n{one["output"]}')
       if 'outputs' not in record:
         print(record['output'])
+      for n, one in enumerate(record.get('outputs', ()), 1):
+        print(f'# output {n}, score {one["score"]:.2f}\n{one["output"]}')
     return 0
   path, records = infer(experiment, args.trusted_modules)
   for record in records[:3]:
@@ -160,7 +160,7 @@ def answer(experiment, prompts: Sequence[str], trusted_modules: Sequence[str] = 
       raise FieldError(experiment.infer, name, 'there is --prompt, which is answered on the '
                        'terminal: leave one of them out')
   for prompt in prompts:
-    if any('\ud800' <= char <= '\udfff' for char in prompt):   # how Python holds other bytes
+    if has_surrogate(prompt):   # how Python holds other bytes
       raise UserError(f'--prompt={prompt!r}: not UTF-8')
   return _records_of(load_generator(experiment, None, trusted_modules)[0], prompts)
 
@@ -176,18 +176,19 @@ def infer(experiment, trusted_modules: Sequence[str] = ()
   """
   from t5x_lite.training.run_folder import RunFolder
   settings, data = experiment.infer, experiment.data
-  if settings.output:
-    if local_path(settings.output).exists():
+  output = local_path(settings.output) if settings.output else None
+  if output is not None:
+    if output.exists():
       raise FieldError(settings, 'output', 'exists and is not overwritten: name another file')
-    check_writable(local_path(settings.output))
+    check_writable(output)
   texts = read_texts(settings.input, settings.field) if settings.input else None
   generator, step = load_generator(experiment, None, trusted_modules)
-  name = f'{data.name}-{settings.split}' if texts is None else re.sub(
-      _NO_NAME, '_', pathlib.PurePath(settings.input).stem)   # of a glob, too
-  name += '' if experiment.adapter is None else f'-{re.sub(_NO_NAME, "_", experiment.adapter)}'
-  output = local_path(settings.output) if settings.output else (
-      RunFolder(experiment.folder).inferences(name, step))
-  check_writable(output)
+  if output is None:
+    name = f'{data.name}-{settings.split}' if texts is None else re.sub(
+        _NO_NAME, '_', pathlib.PurePath(settings.input).stem)   # of a glob, too
+    name += '' if experiment.adapter is None else f'-{re.sub(_NO_NAME, "_", experiment.adapter)}'
+    output = RunFolder(experiment.folder).inferences(name, step)
+    check_writable(output)
   if texts is not None:
     records = _records_of(generator, texts[:settings.num_examples])
   else:

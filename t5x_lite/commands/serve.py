@@ -66,7 +66,7 @@ def _read_key(file: str | None) -> str | None:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-  """A socket that refuses connections until `_serve` listens: nobody waits while it compiles."""
+  """A socket that refuses connections until it listens: nobody waits while the model compiles."""
   listener = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET)
   try:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

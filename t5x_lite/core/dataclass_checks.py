@@ -83,6 +83,11 @@ Path = Annotated[str, Mark('path')]
 ModuleName = Annotated[str, Mark('module')]
 
 
+def has_surrogate(text: str) -> bool:
+  """Whether there is half of a surrogate pair in it, which no text in UTF-8 has."""
+  return any('\ud800' <= char <= '\udfff' for char in text)
+
+
 def nearest(name: str, choices) -> str:
   """'did you mean …?' with the choice nearest to `name`, else the list of choices."""
   choices = sorted(choices)

@@ -22,6 +22,7 @@ _FORMATS = ('date', 'time', 'date-time', 'uuid')
 _IS_A = {'string': str, 'integer': int, 'number': (int, float), 'boolean': bool, 'null': type(None),
          'array': list, 'object': dict}
 _LONGEST = 10_000   # regular expression
+_TOO_DEEP = 'the JSON schema is nested too deeply: flatten it'
 _NOT_PLAIN = {ord('"'), ord('\\'), *range(32)}   # characters that JSON has to escape
 
 
@@ -35,7 +36,7 @@ def schema_regex(schema: Schema | str) -> str:
   try:
     return _schema_regex(schema)
   except RecursionError as e:
-    raise UserError('the JSON schema is nested too deeply: flatten it') from e
+    raise UserError(_TOO_DEEP) from e
 
 
 def _schema_regex(schema: Schema | str) -> str:
@@ -55,7 +56,7 @@ def _schema_regex(schema: Schema | str) -> str:
   except ValueError as e:
     raise UserError(f'the JSON schema cannot be followed: {reason(e)}') from e
   except TypeError as e:   # its reader of JSON follows 128 levels
-    raise RecursionError from e
+    raise UserError(_TOO_DEEP) from e
   # \d is of all scripts, and JSON has digits of one; \\ and what follows it are no \d.
   return re.sub(r'\\(.)', lambda m: '[0-9]' if m[1] == 'd' else m[0], regex, flags=re.DOTALL)
 

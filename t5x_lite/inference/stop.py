@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from t5x_lite.core.dataclass_checks import has_surrogate
 from t5x_lite.core.errors import UserError
 
 _CUT = '\ufffd'   # what decoders put for a character of which bytes are missing
@@ -12,7 +13,7 @@ def check_stop(stop: Sequence[str], error: Callable[[str], Exception] = UserErro
   for text in stop:
     if not text:
       raise error('a stop string is empty: leave it out')
-    if any('\ud800' <= c <= '\udfff' for c in text):
+    if has_surrogate(text):
       raise error(f'the stop string {text!a} has half of a surrogate pair, which no text has')
 
 

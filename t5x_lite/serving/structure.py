@@ -88,6 +88,8 @@ def structure_of(body: Mapping[str, Any], error: Callable[[str, str], Exception]
 
   Raises `error(message, parameter)` for what is neither.
   """
+  if not asks_structure(body):
+    return None
   found = []
   form = body.get('response_format', {'type': 'text'})
   if form != {'type': 'text'}:
@@ -110,4 +112,4 @@ def structure_of(body: Mapping[str, Any], error: Callable[[str, str], Exception]
     found.append((name, kind, outputs[kind]))
   if len(found) > 1:
     raise error('structured_outputs: response_format is there too: give one', 'structured_outputs')
-  return found[0] if found else None
+  return found[0]
