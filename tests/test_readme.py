@@ -2,8 +2,9 @@
 
 The slow test runs every command of the README's ```sh blocks, in order, in one folder, with the
 files that its other labelled blocks (```gin mydata.gin) show, and then its ```python blocks. Each
-command is run as printed, with the words of SMALL for its subcommand appended, so that it takes
-seconds, and compiled without optimization, as everything here but
+command is run as printed, in a fork of one process that has imported what they need
+(fork_server.py), with the words of SMALL for its subcommand appended, so that it takes seconds, and
+compiled without optimization, as everything here but
 tests/commands/test_quickstart.py. Data sets and compiled programs lie in the folders of the tests.
 """
 
@@ -12,6 +13,7 @@ import importlib
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -62,21 +64,21 @@ def _read(name: str) -> str:
   return (ROOT / name).read_text(encoding='utf-8')
 
 
-def _run(command: str, folder: pathlib.Path, data_dir: str) -> subprocess.CompletedProcess:
-  """A shell command, with `t5x-lite` as this Python's and one CPU device."""
-  (folder / 'bin').mkdir(exist_ok=True)
-  script = folder / 'bin/t5x-lite'
-  script.write_text(f'#!/bin/sh\nexec {sys.executable} -m t5x_lite "$@"\n')
-  script.chmod(0o755)
-  env = os.environ | {'PATH': f'{script.parent}:{os.environ["PATH"]}', 'PYTHONPATH': str(ROOT),
-                      'TFDS_DATA_DIR': data_dir}
+@pytest.fixture(scope='module')
+def run(tmp_path_factory, stdlib_data_dir):
+  """(shell command, folder) -> CompletedProcess, `t5x-lite` as this Python's, on one device."""
+  folder = tmp_path_factory.mktemp('bin')
+  env = os.environ | {'PATH': f'{folder}:{os.environ["PATH"]}', 'PYTHONPATH': str(ROOT),
+                      'TFDS_DATA_DIR': stdlib_data_dir}
   env['XLA_FLAGS'] = re.sub(r'--xla_force_host_platform_device_count=\d+', '', env['XLA_FLAGS'])
-  return subprocess.run(['sh', '-c', command], cwd=folder, env=env, capture_output=True,
-                        text=True, timeout=600)
+  server = runpy.run_path(str(ROOT / 'tests/fork_server.py'))['ForkServer']
+  with server(folder, env):
+    yield lambda command, cwd: subprocess.run(
+        ['sh', '-c', command], cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_runs(tmp_path, stdlib_data_dir):
+def test_every_command_of_the_readme_runs(tmp_path, run):
   text = _read('README.md')
   for info, body in _blocks(text):
     _, _, name = info.partition(' ')
@@ -88,11 +90,11 @@ def test_every_command_of_the_readme_runs(tmp_path, stdlib_data_dir):
       continue
     subcommand = re.search(r'\bt5x-lite (\S+)', command)[1]
     small = '' if '--help' in command else f' {SMALL[subcommand]}'
-    done = _run(command + small, tmp_path, stdlib_data_dir)
+    done = run(command + small, tmp_path)
     assert done.returncode == 0, f'$ {command}{small}\n{done.stdout}\n{done.stderr}'
     assert not re.search('oneDNN|cudart|absl::Init|normalizer.cc', done.stderr), done.stderr
   for body in (body for info, body in _blocks(text) if info == 'python'):
-    done = _run(f'{sys.executable} -c {shlex.quote(body)}', tmp_path, stdlib_data_dir)
+    done = run(f'{sys.executable} -c {shlex.quote(body)}', tmp_path)
     assert done.returncode == 0, f'{body}\n{done.stderr}'
   for run in ('lm', 'mlm', 'span', 'mine', 'operator', 'pieces', 'mesh', 'tuned'):
     assert (tmp_path / 'runs' / run / 'checkpoints/2').is_dir(), run
@@ -100,25 +102,24 @@ def test_every_command_of_the_readme_runs(tmp_path, stdlib_data_dir):
 
 
 @pytest.mark.slow
-def test_every_command_of_the_adaptation_page_runs(tmp_path, stdlib_data_dir):
+def test_every_command_of_the_adaptation_page_runs(tmp_path, run):
   for command in _commands(_read('docs/adaptation.md')):
     small = SMALL[re.search(r'\bt5x-lite (\S+)', command)[1]]
-    done = _run(f'{command} {small}', tmp_path, stdlib_data_dir)
+    done = run(f'{command} {small}', tmp_path)
     assert done.returncode == 0, f'$ {command}\n{done.stdout}\n{done.stderr}'
   assert (tmp_path / 'runs/back/checkpoints/0').is_dir()
 
 
 @pytest.mark.slow
-def test_every_command_of_the_export_page_runs(tmp_path, stdlib_data_dir):
+def test_every_command_of_the_export_page_runs(tmp_path, run):
   pytest.importorskip('gguf', reason="pip install -e '.[gguf]'")
   text = _read('docs/export.md')
   for command in _commands(text):
     small = SMALL[re.search(r'\bt5x-lite (\S+)', command)[1]]
-    done = _run(f'{command} {small}', tmp_path, stdlib_data_dir)
+    done = run(f'{command} {small}', tmp_path)
     assert done.returncode == 0, f'$ {command}\n{done.stdout}\n{done.stderr}'
   (body,) = [body for info, body in _blocks(text) if info == 'python']
-  done = _run(f'{sys.executable} -c {shlex.quote(body)}', tmp_path / 'exports/lm-jax',
-              stdlib_data_dir)
+  done = run(f'{sys.executable} -c {shlex.quote(body)}', tmp_path / 'exports/lm-jax')
   assert done.returncode == 0, done.stderr
 
 
