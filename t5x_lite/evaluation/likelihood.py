@@ -1,0 +1,232 @@
+"""Log-likelihoods of continuations of contexts, in batches of like lengths.
+
+What contexts share is read once: the continuations of a context use one cache of it, and contexts
+that begin alike, as questions after the same solved examples, one cache of that. Nothing depends
+on the batch size or the order of requests, but for rounding.
+
+Shape letters: C contexts, P tokens of a context, N continuations, L tokens of one, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x_lite.core.errors import UserError
+from t5x_lite.evaluation.prefixes import Shared, share_prefixes
+from t5x_lite.inference.generate import left_pad, prefill
+from t5x_lite.models import Network
+from t5x_lite.models.cache import take_rows
+from t5x_lite.parallel.partitioner import Partitioner
+
+
+class Request(NamedTuple):
+  """Ids of a context, at least one, and of the continuation that is scored, at least one."""
+  context: Sequence[int]
+  continuation: Sequence[int]
+
+
+class Scored(NamedTuple):
+  """The score of a continuation.
+
+  Attributes:
+    logprobs: log p(token | context, tokens before it) in nats, float32 [continuation].
+    greedy: whether each token is the likeliest.
+  """
+  logprobs: np.ndarray
+  greedy: bool
+
+  @property
+  def total(self) -> float:
+    """log p(continuation | context)."""
+    return float(self.logprobs.sum(dtype=np.float64))
+
+
+# (index of the request, its score) as they come.
+Found = Iterator[tuple[int, Scored]]
+
+
+class Likelihood:
+  """Scores of continuations under a decoder, or an encoder-decoder whose encoder has the context.
+
+  A request that is longer than the model reads loses the first tokens of its context; a decoder
+  reads all but the last token of a continuation.
+  """
+
+  def __init__(self, network: Network, params: Any, partitioner: Partitioner, *,
+               max_length: int, start_id: int = 0, batch_size: int = 32, share: bool = True):
+    """Does not compile.
+
+    Args:
+      network, params: the model; all its parameters.
+      partitioner: of the mesh of `params`.
+      max_length: tokens that the model reads; of an encoder-decoder each side.
+      start_id: which the decoder of an encoder-decoder reads first.
+      batch_size: continuations at a time; a multiple of the mesh's parts of a batch.
+      share: whether a beginning that several contexts share is read once; a prefix language model
+        sees what follows it, and shares none.
+    """
+    self.config, self.params, self.partitioner = network.config, params, partitioner
+    self.max_length, self.batch_size = max_length, batch_size
+    self._encodes = network.config.family == 'encoder_decoder'
+    self._shares = share and not self._encodes and not network.config.prefix_lm
+    self._parts = partitioner.batch_parts
+    self._score = jax.jit(functools.partial(_score, network, start_id),
+                          static_argnames='length', out_shardings=partitioner.replicated)
+    self._read = jax.jit(functools.partial(_read, network), static_argnames='length')
+
+  def __call__(self, requests: Sequence[Request]) -> Found:
+    """Each request with its score, as batches are done; raises UserError for one too long."""
+    requests = [self._cut(request) for request in requests]
+    self._rows = min(self.batch_size, -(-len(requests) // self._parts) * self._parts)
+    by_context: dict[tuple[int, ...], list[int]] = {}
+    for i, request in enumerate(requests):
+      by_context.setdefault(tuple(request.context), []).append(i)
+    contexts = [np.asarray(ids, np.int32) for ids in by_context]
+    owned = [*by_context.values()]
+    groups = share_prefixes(contexts) if self._shares else [
+        Shared(0, [*range(len(contexts))])] if contexts else []
+    for group in groups:
+      yield from self._score_group(group, contexts, owned, requests)
+
+  def _cut(self, request: Request) -> Request:
+    """What is read and scored of a request."""
+    context, continuation = [*request.context], [*request.continuation]
+    if not context or not continuation:
+      raise ValueError('a context and its continuation have at least one token each')
+    if len(continuation) > self.max_length:
+      raise UserError(f'A continuation of {len(continuation)} tokens is longer than the '
+                      f'{self.max_length} that the model reads: raise --max-length')
+    room = self.max_length - (0 if self._encodes else len(continuation) - 1)
+    return Request(context[-room:], continuation)
+
+  def _score_group(self, group: Shared, contexts, owned, requests) -> Found:
+    """Those of contexts that share a prefix."""
+    prefix = group.prefix
+    members = sorted(group.members, key=lambda i: (-len(contexts[i]), i))
+    rest = _bucket(len(contexts[members[0]]) - prefix, 32)
+    longest = max(len(requests[r].continuation) for i in members for r in owned[i])
+    length = _bucket(prefix + rest + longest, 128)
+    cache = self._prefix_cache(contexts[members[0]][:prefix], length) if prefix else None
+    for chosen, rows in self._batches(members, owned):
+      yield from self._score_batch([contexts[i][prefix:] for i in chosen], rows, requests, cache,
+                                   length if cache is not None else None)
+
+  def _batches(self, members: Sequence[int], owned) -> Iterator[tuple[list, list]]:
+    """(contexts, [(position of the context, request)]) of batches of at most `_rows` requests and
+    `_contexts` contexts."""
+    typical = max(1, round(np.mean([len(owned[i]) for i in members])))
+    self._contexts = max(self._parts, self._rows // typical // self._parts * self._parts)
+    chosen, rows = [], []
+    for i in members:
+      for start in range(0, len(owned[i]), self._rows):
+        part = owned[i][start:start + self._rows]
+        if len(chosen) == self._contexts or len(rows) + len(part) > self._rows:
+          yield chosen, rows
+          chosen, rows = [], []
+        rows += [(len(chosen), r) for r in part]
+        chosen.append(i)
+    if chosen:
+      yield chosen, rows
+
+  def _prefix_cache(self, ids: np.ndarray, length: int):
+    """A cache that holds a prefix, once for each part of a batch."""
+    tokens, valid = left_pad([ids] * self._parts, 0)
+    put = self.partitioner.put_batch({'tokens': tokens, 'valid': valid})
+    return self._read(self.params, put['tokens'], put['valid'], length=length)
+
+  def _score_batch(self, contexts, rows, requests, cache, length) -> Found:
+    """The scores of `rows`, (position in contexts, request)."""
+    fill = [contexts[-1]] * (self._contexts - len(contexts))
+    pad = functools.partial(right_pad, limit=self.max_length) if self._encodes else (
+        functools.partial(left_pad, pad_id=0))
+    tokens, valid = pad([*contexts, *fill])
+    chosen = [requests[r].continuation for _, r in rows]
+    size = max(map(len, chosen))
+    size = size if size == 1 else 1 + _bucket(size - 1, 8)
+    targets = np.zeros((self._rows, size), np.int32)
+    scored = np.zeros((self._rows, size), bool)
+    for n, ids in enumerate(chosen):
+      targets[n, :len(ids)], scored[n, :len(ids)] = ids, True
+    row_of = np.zeros(self._rows, np.int32)
+    row_of[:len(rows)] = [position for position, _ in rows]
+    put = self.partitioner.put_batch({'tokens': tokens, 'valid': valid, 'targets': targets,
+                                      'scored': scored, 'row_of': row_of})
+    length = length or tokens.shape[1] + size
+    logprobs, best = jax.device_get(self._score(self.params, put, cache, length=length))
+    for n, (_, r) in enumerate(rows):
+      count = len(chosen[n])
+      yield r, Scored(logprobs[n, :count], bool(best[n, :count].all()))
+
+
+def _read(network: Network, params, tokens_CP, valid_CP, *, length: int):
+  """A cache of `length` tokens a row that holds prefixes, padded on the left."""
+  model = network.bind(params)
+  cache = model.start({'decoder_input_tokens': tokens_CP}, length)
+  return prefill(model, tokens_CP, valid_CP, cache)[1]
+
+
+def _score(network: Network, start_id: int, params, batch, cache, *, length: int):
+  """(log-likelihood of each token, whether it is the likeliest), [N, L], of continuations.
+
+  `row_of` [N] is the context of each, `scored` [N, L] is False on padding; `cache` holds what comes
+  before the contexts, or is None.
+  """
+  model, tokens_CP = network.bind(params), batch['tokens']
+  targets_NL, scored_NL, row_of_N = batch['targets'], batch['scored'], batch['row_of']
+  if network.config.family == 'encoder_decoder':
+    cache = model.start({'encoder_input_tokens': tokens_CP,
+                         'encoder_segment_ids': batch['valid'].astype(jnp.int32)},
+                        targets_NL.shape[1])
+    start_C1 = jnp.full((len(tokens_CP), 1), start_id)
+    logits_C1V, cache = model.decode(start_C1, cache, jnp.ones_like(start_C1, bool),
+                                     prompt=True)
+    logits_CV = logits_C1V[:, 0]
+  elif cache is None:
+    cache = model.start({'decoder_input_tokens': tokens_CP}, length)
+    logits_CV, cache = prefill(model, tokens_CP, batch['valid'], cache)
+  else:
+    cache = take_rows(cache, jnp.arange(len(tokens_CP)) % len(cache['held']))
+    logits_C1V, cache = model.decode(tokens_CP, cache, batch['valid'])
+    logits_CV = logits_C1V[:, 0]
+  logits_NLV = logits_CV[row_of_N][:, None]
+  L = targets_NL.shape[1]
+  if L > 1:
+    more_NLV, _ = model.decode(targets_NL[:, :-1], take_rows(cache, row_of_N), scored_NL[:, 1:],
+                               last=L - 1)
+    logits_NLV = jnp.concatenate([logits_NLV, more_NLV], axis=1)
+  logits_NLV = logits_NLV.astype(jnp.float32)
+  target_NL = jnp.take_along_axis(logits_NLV, targets_NL[..., None], -1)[..., 0]
+  best_NL = logits_NLV.argmax(-1) == targets_NL
+  return target_NL - jax.nn.logsumexp(logits_NLV, -1), best_NL
+
+
+def right_pad(texts: Sequence[np.ndarray], limit: int) -> tuple[np.ndarray, np.ndarray]:
+  """(ids [batch, length] int32, valid [batch, length] bool), padded on the right.
+
+  The length is of few, and at most `limit`, which no text is longer than.
+  """
+  length = min(_bucket(max(map(len, texts)), 32), limit)
+  tokens, valid = np.zeros((len(texts), length), np.int32), np.zeros((len(texts), length), bool)
+  for row, text in enumerate(texts):
+    tokens[row, :len(text)], valid[row, :len(text)] = text, True
+  return tokens, valid
+
+
+def _bucket(length: int, multiple: int) -> int:
+  """A length not below it, of few: as left_pad's."""
+  multiple = max(multiple, 2 ** (max(length, 1).bit_length() - 3))
+  return -(-length // multiple) * multiple
+
+
+def in_order(found: Found, count: int, show: Callable[[int], None] = lambda done: None
+             ) -> list[Scored]:
+  """The scores of all requests in their order; `show` is told how many are done."""
+  scores: list[Scored | None] = [None] * count
+  for done, (i, scored) in enumerate(found, 1):
+    scores[i] = scored
+    show(done)
+  return scores

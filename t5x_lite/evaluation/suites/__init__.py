@@ -1,0 +1,1 @@
+"""Tasks by which models are compared: documents, prompts with solved examples, scores."""
