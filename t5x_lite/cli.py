@@ -23,6 +23,9 @@ COMMANDS = {
     'eval': (
         't5x_lite.commands.eval',
         'evaluate a checkpoint of a run on its task'),
+    'evaluate': (
+        't5x_lite.commands.evaluate',
+        'score a run on the suites by which models are compared, such as ARC and MMLU'),
     'infer': (
         't5x_lite.commands.infer',
         'write the outputs of a trained model for a file or a task'),

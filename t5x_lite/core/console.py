@@ -67,3 +67,24 @@ class Progress:
       self._open = True
     else:
       print(line, file=self.stream, flush=True)
+
+
+class Counter:
+  """How many of several things are done, and the time left, on one line of a terminal."""
+
+  def __init__(self, things: str, stream: TextIO, silent: bool = False):
+    """`things` are what is counted; `silent`: in all processes but one."""
+    self._things, self._line = things, Progress(0, stream, silent=silent)
+    self._begun = time.monotonic()
+
+  def show(self, done: int, count: int) -> None:
+    """Prints the line, if the last one is old enough or all are done; `done` 1 begins anew."""
+    now, line = time.monotonic(), self._line
+    if done == 1:
+      self._begun = now
+    if now - line._last >= line.every or done == count and line._open:
+      line._last = now
+      left = (now - self._begun) / done * (count - done)
+      line._print(f'{done:,}/{count:,} {self._things}  {duration(left)} left')
+    if done == count:
+      line.finish()

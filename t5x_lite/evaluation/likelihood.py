@@ -99,7 +99,7 @@ class Likelihood:
       raise ValueError('a context and its continuation have at least one token each')
     if len(continuation) > self.max_length:
       raise UserError(f'A continuation of {len(continuation)} tokens is longer than the '
-                      f'{self.max_length} that the model reads: raise --max-length')
+                      f'{self.max_length} that the model reads: raise --max_length')
     room = self.max_length - (0 if self._encodes else len(continuation) - 1)
     return Request(context[-room:], continuation)
 

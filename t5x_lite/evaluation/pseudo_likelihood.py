@@ -44,7 +44,7 @@ class PseudoLikelihood:
       room = self.max_length - len(continuation) - len(self._after)
       if room < 0:
         raise UserError(f'A continuation of {len(continuation)} tokens is longer than the encoder '
-                        f'reads, {self.max_length}: raise --max-length')
+                        f'reads, {self.max_length}: raise --max_length')
       context = [*context][-room:] if room else []
       texts.append([*context, *continuation, *self._after])
       rows += [(len(texts[r]), r, n, len(context) + n) for n in range(len(continuation))]

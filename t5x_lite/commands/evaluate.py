@@ -1,0 +1,137 @@
+"""`t5x-lite evaluate`: the scores of a run on tasks by which models are compared."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import pathlib
+import sys
+
+from t5x_lite.commands import gin_flags, served_model
+from t5x_lite.core.console import Counter
+from t5x_lite.core.dataclass_checks import nearest
+from t5x_lite.core.errors import UserError
+
+EXAMPLE = 't5x-lite evaluate runs/lm --tasks=arc_easy,hellaswag --data=sets'
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument('run', metavar='RUN', help='the folder of a run')
+  parser.add_argument('--tasks', default='open_llm_v1', metavar='NAMES',
+                      help='tasks and suites, such as arc_easy,mmlu (default: open_llm_v1)')
+  parser.add_argument('--shots', type=int, metavar='N',
+                      help='solved examples before a question (default: as the task is published)')
+  parser.add_argument('--data', metavar='FOLDER',
+                      help='files of the data sets (default: from the hub)')
+  parser.add_argument('--limit', type=int, metavar='N',
+                      help='the first N documents of each task, for a quick look')
+  parser.add_argument('--batch_size', type=int, default=32, metavar='N', help='texts at a time')
+  parser.add_argument('--max_length', type=int, metavar='N',
+                      help='tokens that the model reads (default: as many as it has positions for)')
+  parser.add_argument('--separate', action='store_true',
+                      help='read each text whole, also what several share')
+  parser.add_argument('--fresh', action='store_true', help='compute every answer again')
+  parser.add_argument('--json', action='store_true', help='print JSON')
+  gin_flags.add_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+  from t5x_lite.evaluation.results import write_result
+  tasks = _tasks(args.tasks)
+  for name in ('shots', 'limit', 'batch_size', 'max_length'):
+    value = getattr(args, name)
+    if value is not None and value < (name != 'shots'):
+      raise UserError(f'--{name}={value}: give {int(name != "shots")} or more')
+  asked = [(task, *_items(task, args)) for task in tasks]   # what is wrong with files comes first
+  experiment = served_model.load_experiment(args)
+  model, step = load_text_model(experiment, args)
+  results = []
+  for task, shots, items in asked:
+    result, records = evaluate(task, items, shots, model, limit=args.limit)
+    result = dataclasses.replace(result, model=str(args.run), step=step)
+    path = write_result(pathlib.Path(experiment.folder) / 'evaluations', result, records)
+    results.append(result)
+    if not args.json:
+      print('\n'.join([*format_result(result), f'  {path}']))
+  if args.json:
+    print(json.dumps([dataclasses.asdict(result) for result in results]))
+  return 0
+
+
+def _tasks(names: str) -> list:
+  """The tasks of a list of names; raises UserError for one that there is not."""
+  from t5x_lite.evaluation.suites.tasks import SUITES, TASKS
+  chosen = []
+  for name in filter(None, map(str.strip, names.split(','))):
+    if name not in TASKS and name not in SUITES:
+      raise UserError(f'--tasks: {nearest(name, [*SUITES, *TASKS])}')
+    chosen += SUITES.get(name, (name,))
+  return [TASKS[name] for name in dict.fromkeys(chosen)]
+
+
+def _items(task, args: argparse.Namespace):
+  """(shots, items) of a task."""
+  from t5x_lite.evaluation.suites.documents import read_rows
+  folder = args.data and pathlib.Path(args.data)
+  shots = task.shots if args.shots is None else args.shots
+  if shots and task.shots_split is None:
+    raise UserError(f'--shots={shots}: {task.name} has no solved examples; its prompt is fixed')
+  rows = read_rows(task.data, task.split, folder)
+  solved = read_rows(task.data, task.shots_split, folder) if shots else []
+  return shots, task.items(rows, solved, shots)[:args.limit]
+
+
+def load_text_model(experiment, args: argparse.Namespace):
+  """(the TextModel of a run, its step); answers are kept in the folder of its evaluations."""
+  import jax
+
+  from t5x_lite.commands import infer
+  from t5x_lite.commands.adapters import load_chosen
+  from t5x_lite.evaluation.answers import AnswerLog
+  from t5x_lite.evaluation.text_model import TextModel
+  from t5x_lite.training.digests import digest_arrays
+  settings, data = experiment.infer, experiment.data
+  network, partitioner = experiment.build_network(experiment.mesh.make())
+  params, step = load_chosen(experiment, network, partitioner, settings.step, data.fingerprint(),
+                             args.trusted_modules)
+  digests, _ = digest_arrays(params)
+  facts = [digests, args.max_length, data.fingerprint(), infer.frame_of(settings, data)]
+  path = pathlib.Path(experiment.folder) / 'evaluations' / f'answers-{step}.jsonl'
+  if args.fresh:
+    path.unlink(missing_ok=True)
+  log = AnswerLog(path, hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
+                  writes=jax.process_index() == 0)
+  counter = Counter('requests', sys.stderr, silent=jax.process_index() > 0)
+  return TextModel(
+      network, params, partitioner, data, frame=infer.frame_of(settings, data),
+      end_ids=settings.end_ids, max_length=args.max_length, batch_size=args.batch_size,
+      share=not args.separate, log=log, show=counter.show), step
+
+
+def evaluate(task, items, shots: int, model, limit: int | None = None):
+  """(TaskResult, records of its items) of a task under a TextModel."""
+  from t5x_lite.evaluation.results import TaskResult
+  from t5x_lite.evaluation.suites.scoring import answer_items, summarize
+  records = answer_items(task, items, model.reader, model.score, model.max_length, model.write)
+  metrics, groups = summarize(task, records)
+  reader = model.reader
+  conventions = {
+      'prompts': 'lm-evaluation-harness 0.4.13', 'split': task.split, 'context': model.max_length,
+      'ids before a text': [int(i) for i in reader.before],
+      'scores': {'encoder_only': 'pseudo-log-likelihood, each token masked in its turn',
+                 'encoder_decoder': 'log-likelihood, the context in the encoder',
+                 'decoder_only': 'log-likelihood'}[reader.family]}
+  if limit is not None:
+    conventions['limit'] = f'the first {limit} documents of each task'
+  return TaskResult(task=task.name, shots=shots, number=len(records), headline=task.headline,
+                    metrics=metrics, groups=groups, conventions=conventions), records
+
+
+def format_result(result) -> list[str]:
+  """Lines of a table of metrics."""
+  lines = [f'{result.task}, {result.shots} shots, {result.number} documents']
+  for name, (value, error) in result.metrics.items():
+    mark = '*' if name == result.headline else ' '
+    lines.append(f'{mark} {name:<24}{value:>12.4f}' + ('' if error is None else f' +- {error:.4f}'))
+  told = '; '.join(f'{name}: {value}' for name, value in result.conventions.items())
+  return [*lines, f'  {told}']
