@@ -19,7 +19,6 @@ from t5x_lite.evaluation.results import read_items
 
 BINS = 15   # as Guo et al. 2017, 'On calibration of modern neural networks'
 Binning = Literal['equal_width', 'equal_mass']
-_MAX_TEMPERATURE = 1000.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,14 +158,26 @@ def fit_temperature(scores: ChoiceScores) -> float:
     UserError: there is no finite best, as every item is right, or the scores are no better than
       chance.
   """
-  found = optimize.minimize_scalar(
-      lambda log_t: negative_log_likelihood(scores, math.exp(log_t)), method='bounded',
-      bounds=(-math.log(_MAX_TEMPERATURE), math.log(_MAX_TEMPERATURE)), options={'xatol': 1e-8})
-  if abs(found.x) > 0.999 * math.log(_MAX_TEMPERATURE):
-    why = ('the most likely choice of every item is right' if found.x < 0 else
-           'the scores say no more than chance')
-    raise UserError(f'no temperature fits {len(scores.gold_N)} items best: {why}; fit on more')
-  return math.exp(found.x)
+  logprobs_NC = scores.logprobs_NC
+  golden_N = np.take_along_axis(logprobs_NC, scores.gold_N[:, None], axis=1)[:, 0]
+  known_NC = np.where(np.isneginf(logprobs_NC), 0.0, logprobs_NC)   # their probability is 0
+
+  def slope(inverse: float) -> float:
+    """Of the negative log-likelihood by 1/T: mean log-likelihood expected, less the gold one's."""
+    scaled_NC = np.where(np.isneginf(logprobs_NC), -np.inf, inverse * known_NC)
+    probs_NC = special.softmax(scaled_NC, axis=1)
+    return float(np.mean(np.sum(probs_NC * known_NC, axis=1) - golden_N))
+
+  if np.all(golden_N == logprobs_NC.max(axis=1)):
+    raise UserError(f'no temperature fits {len(golden_N)} items best: the most likely choice of '
+                    'every item is right; fit on more')
+  if slope(0.0) >= 0:
+    raise UserError(f'no temperature fits {len(golden_N)} items best: the scores say no more than '
+                    'chance; fit on more')
+  upper = 1.0
+  while slope(upper) < 0:
+    upper *= 2
+  return 1 / optimize.brentq(slope, 0.0, upper, xtol=1e-12)
 
 
 def choice_scores(path: pathlib.Path) -> ChoiceScores:

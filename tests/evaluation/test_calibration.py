@@ -79,8 +79,8 @@ def test_equal_confidences_share_a_bin_of_equal_mass():
 
 def test_two_items_by_hand():
   """One sure and right, one of three choices at chance and wrong; a missing choice has no share."""
-  scores = ChoiceScores(logprobs_NC=np.log([[0.75, 0.25, 0], [1 / 3, 1 / 3, 1 / 3]]) - 7,
-                        gold_N=np.array([0, 2]))
+  logprobs = [[math.log(0.75) - 7, math.log(0.25) - 7, -math.inf], [-7.0, -7, -7]]
+  scores = ChoiceScores(logprobs_NC=np.array(logprobs), gold_N=np.array([0, 2]))
   got = calibration.measure(scores, bins=2)
   assert (got.accuracy, got.confidence) == (0.5, pytest.approx((0.75 + 1 / 3) / 2))
   assert got.brier == pytest.approx((2 * 0.0625 + 6 / 9) / 2)
