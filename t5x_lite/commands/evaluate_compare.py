@@ -114,5 +114,5 @@ def _text(report: dict, names: list[str]) -> str:
   if report['mcnemar'] is not None:
     rows.append(('McNemar', f'p = {report["mcnemar"]:.2g}, exact, of independent items'))
   lines += [f'  {name:<{width}}  {text}' for name, text in rows]
-  lines += [report['verdict']] + [report['seeds']['verdict']] * ('seeds' in report)
+  lines += [report['verdict']] + ([report['seeds']['verdict']] if 'seeds' in report else [])
   return '\n'.join(lines + [f'note: {text}' for text in report['notes']])
