@@ -26,7 +26,8 @@ def draw_reliability(tables: Mapping[str, Sequence[Bin]]):
     color, marker, line = _STYLES[i % len(_STYLES)]
     filled = [row for row in table if row.number]
     axes.plot([row.confidence for row in filled], [row.accuracy for row in filled], line,
-              marker=marker, color=color, label=f'{name}, ECE {expected_error(table):.3f}')
+              marker=marker, color=color, clip_on=False,
+              label=f'{name}, ECE {expected_error(table):.3f}')
     counts.stairs([row.number for row in table], [table[0].low, *(row.high for row in table)],
                   color=color, linestyle=line, fill=i == 0, alpha=0.4 if i == 0 else 1)
   axes.set(ylabel='accuracy', xlim=(0, 1), ylim=(0, 1))

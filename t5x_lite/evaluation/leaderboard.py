@@ -188,16 +188,24 @@ def to_html(board: Leaderboard, title: str = 'Leaderboard') -> str:
   names = [AVERAGE, *board.columns]
   best = [_best([row[i] for row in cells.values()], name in board.plain)
           for i, name in enumerate(names)]
-  heads = ''.join(f'<th scope="col" aria-sort="none"><button>{html.escape(name)}</button></th>'
+  heads = ''.join(f'<th scope="col" aria-sort="none"><button>{_heading(name)}</button></th>'
                   for name in ['model', *names])
   rows = ''.join(
       f'<tr><th scope="row">{html.escape(model)}</th>' + ''.join(
           _html_cell(cell, top) for cell, top in zip(row, best)) + '</tr>\n'
       for model, row in cells.items())
   template = pathlib.Path(__file__).with_name('leaderboard.html').read_text(encoding='utf-8')
-  for name, text in {'TITLE': html.escape(title), 'HEADS': heads, 'ROWS': rows}.items():
+  note = f' No percent, and no part of the average: {", ".join(sorted(board.plain))}.'
+  for name, text in {'TITLE': html.escape(title), 'HEADS': heads, 'ROWS': rows,
+                     'NOTE': html.escape(note) if board.plain else ''}.items():
     template = template.replace(f'<!--{name}-->', text)
   return template
+
+
+def _heading(name: str) -> str:
+  """The name of a column, what is in brackets at its end in a line of its own."""
+  task, bracket, rest = name.partition(' (')
+  return html.escape(task) + (f'<small>{html.escape(rest.strip(")"))}</small>' if bracket else '')
 
 
 def _html_cell(cell: Metric | None, best: float | None) -> str:
