@@ -26,6 +26,8 @@ def run(args: argparse.Namespace) -> int:
   from t5x_lite.evaluation import arena
   if args.samples < 1:
     raise UserError(f'--samples={args.samples}: name one at least')
+  if not args.elo_k > 0:
+    raise UserError(f'--elo_k={args.elo_k:g}: name a step above 0')
   comparisons = arena.read_comparisons(args.log)
   ratings = arena.rate(comparisons, args.prior, args.samples)
   names = list(ratings.points)

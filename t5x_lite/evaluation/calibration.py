@@ -15,7 +15,7 @@ import numpy as np
 from scipy import optimize, special
 
 from t5x_lite.core.errors import UserError
-from t5x_lite.evaluation.results import read_items
+from t5x_lite.evaluation.results import read_items, read_result
 
 BINS = 15   # as Guo et al. 2017, 'On calibration of modern neural networks'
 Binning = Literal['equal_width', 'equal_mass']
@@ -185,6 +185,7 @@ def choice_scores(path: pathlib.Path) -> ChoiceScores:
 
   Raises UserError for items without log-likelihoods of choices, or without one right choice.
   """
+  read_result(path)   # whose errors are of the file that was named
   items = read_items(path)
   if not items:
     raise UserError(f'{path.with_suffix(".jsonl")} has no items: evaluate again')

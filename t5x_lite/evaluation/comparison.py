@@ -224,10 +224,13 @@ def seed_noise(a: Sequence[float], b: Sequence[float]) -> SeedNoise:
 
 
 def _student(mean: float, error: float, freedom: int) -> tuple[Interval, float]:
-  """Two-sided interval of level 1 - LEVEL, and p-value of mean 0."""
+  """Two-sided interval of level 1 - LEVEL, and p-value of mean 0.
+
+  An error of 0 says that all differ by the same: p is then that of the signs alone.
+  """
   half = float(stats.t.ppf(1 - LEVEL / 2, freedom)) * error
-  if error == 0:   # all items differ by the same
-    p_value = 1.0 if mean == 0 else 0.0
+  if error == 0:
+    p_value = 1.0 if mean == 0 else 0.5 ** freedom
   else:
     p_value = float(2 * stats.t.sf(abs(mean) / error, freedom))
   return Interval(float(mean - half), float(mean + half)), p_value

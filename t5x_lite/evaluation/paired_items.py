@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def pair_items(path_a: pathlib.Path, path_b: pathlib.Path, metric: str | None = 
     raise UserError(f'{path_a} is of {result_a.task}, {path_b} of {result_b.task}: compare '
                     'results of one task')
   metric = metric or result_a.headline
-  items_a, items_b = ({item['id']: item for item in read_items(path)} for path in (path_a, path_b))
+  items_a, items_b = _items_by_id(path_a), _items_by_id(path_b)
   common = [name for name in items_a if name in items_b]
   if not common:
     raise UserError(f'{path_a} and {path_b} have no items in common: evaluate both on the same')
@@ -98,6 +99,15 @@ def newest_results(folder: pathlib.Path) -> dict[tuple[str, int], pathlib.Path]:
   if not newest:
     raise UserError(f'{folder} has no evaluations: run `t5x-lite evaluate` on it first')
   return newest
+
+
+def _items_by_id(path: pathlib.Path) -> dict[Any, dict[str, Any]]:
+  items = {}
+  for item in read_items(path):
+    if item['id'] in items:
+      raise UserError(f'{path} has two items {item["id"]}: evaluate again')
+    items[item['id']] = item
+  return items
 
 
 def _value(path: pathlib.Path, item: dict, metric: str) -> float:

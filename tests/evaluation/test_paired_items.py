@@ -72,6 +72,8 @@ def test_what_cannot_be_paired(tmp_path):
   lines.write_text(lines.read_text().replace('question 1', 'another'))
   with pytest.raises(UserError, match='item 1 of .* has two questions'):
     pair_items(a, changed)
+  with pytest.raises(UserError, match='has two items 4'):
+    pair_items(a, write(tmp_path / 'g', [1, 0], ids=[4, 4]))
   with pytest.raises(UserError, match='no such file or folder'):
     matching_results(a, tmp_path / 'nothing')
   with pytest.raises(UserError, match='name two result files, or two folders'):

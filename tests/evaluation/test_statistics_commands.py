@@ -82,6 +82,8 @@ def test_calibration_with_a_temperature(tmp_path, capsys):
   before, after = json.loads(call(capsys, 'calibration', test, '--fit', validation, '--json'))
   assert after['ece'] < before['ece'] and after['temperature'] > 1 == before['temperature']
   assert sum(row['number'] for row in after['reliability']) == 200
+  assert 'name one that exists' in fails(capsys, 'calibration', tmp_path / 'nothing.json')
+  assert 'is no result of' in fails(capsys, 'calibration', test.with_suffix('.jsonl'))
   assert 'fit the temperature on another part' in fails(
       capsys, 'calibration', test, '--fit', test)
 
@@ -115,6 +117,7 @@ def test_arena(tmp_path, capsys):
   log.write_text(log.read_text().splitlines()[0])
   assert 'x won every comparison' in fails(capsys, 'arena', log)
   assert 'with 0.5 wins added' in call(capsys, 'arena', log, '--prior=0.5', '--samples=5')
+  assert '--elo_k=0: name a step' in fails(capsys, 'arena', log, '--elo_k=0')
   assert '--samples=0: name one at least' in fails(capsys, 'arena', log, '--samples=0')
 
 
