@@ -26,6 +26,21 @@ COMMANDS = {
     'evaluate': (
         't5x_lite.commands.evaluate',
         'score a run on the suites by which models are compared, such as ARC and MMLU'),
+    'evaluate compare': (
+        't5x_lite.commands.evaluate_compare',
+        'compare two models on the same items: difference, interval, p-value'),
+    'leaderboard': (
+        't5x_lite.commands.leaderboard',
+        'put the evaluations of runs in one table: Markdown, CSV or a page'),
+    'calibration': (
+        't5x_lite.commands.calibration',
+        'measure calibration on multiple choice, and fit a temperature'),
+    'arena': (
+        't5x_lite.commands.arena',
+        'rate sides of pairwise comparisons: win rates, Elo, Bradley-Terry'),
+    'questionnaire': (
+        't5x_lite.commands.questionnaire',
+        'tabulate the answers of people on systems, with intervals and tests'),
     'infer': (
         't5x_lite.commands.infer',
         'write the outputs of a trained model for a file or a task'),

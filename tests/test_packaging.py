@@ -12,7 +12,7 @@ def test_a_wheel_holds_the_packages_and_every_file_they_read(tmp_path):
   source = tmp_path / 'source'
   tracked = [p for name in ('t5x_lite', 'tasks', 'scaling', 'configs')
              for p in (ROOT / name).rglob('*')
-             if p.suffix in ('.py', '.gin', '.toml', '.csv', '.json', '.jinja')]
+             if p.suffix in ('.py', '.gin', '.toml', '.csv', '.json', '.jinja', '.html')]
   for path in [*tracked, ROOT / 'setup.py', ROOT / 'README.md']:
     target = source / path.relative_to(ROOT)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -83,7 +83,8 @@ def cases():
                ('llama', 'fsdp=4 tensor=2', 'dots', 1), ('llama', 'data=8', 'none', 4),
                ('llama', 'data=2 fsdp=2 tensor=2', ('query', 'attention', 'mlp_hidden'), 1),
                ('gpt', 'data=8', 'none', 1), ('gpt', 'fsdp=8', 'full', 1),
-               ('bert', 'fsdp=4 tensor=2', 'dots', 1), ('bert', 'data=2 fsdp=2 tensor=2', 'none', 1),
+               ('bert', 'fsdp=4 tensor=2', 'dots', 1),
+               ('bert', 'data=2 fsdp=2 tensor=2', 'none', 1),
                ('t5', 'fsdp=8', 'full', 1), ('t5', 'fsdp=4 tensor=2', 'dots', 1)):
     yield pytest.param(*case, marks=pytest.mark.slow)
 
