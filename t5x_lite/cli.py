@@ -23,6 +23,9 @@ COMMANDS = {
     'eval': (
         't5x_lite.commands.eval',
         'evaluate a checkpoint of a run on its task'),
+    'contamination': (
+        'tasks.commands.contamination',
+        'find the items of an evaluation in training text, and the score without them'),
     'infer': (
         't5x_lite.commands.infer',
         'write the outputs of a trained model for a file or a task'),
