@@ -23,6 +23,9 @@ COMMANDS = {
     'eval': (
         't5x_lite.commands.eval',
         'evaluate a checkpoint of a run on its task'),
+    'evaluate causality': (
+        't5x_lite.commands.evaluate_causality',
+        'test that a decoder reads no token that it is to predict'),
     'contamination': (
         'tasks.commands.contamination',
         'find the items of an evaluation in training text, and the score without them'),

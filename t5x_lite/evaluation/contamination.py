@@ -209,7 +209,8 @@ def _texts_of(value: Any) -> list[str]:
 
 
 class Score(NamedTuple):
-  """A mean over items, its standard error (sd / sqrt(n); None below two items), and their number."""
+  """A mean over items, its standard error (sd / sqrt(n), None below two items), and their number.
+  """
   mean: float | None
   error: float | None
   number: int
