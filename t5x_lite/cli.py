@@ -26,6 +26,9 @@ COMMANDS = {
     'evaluate causality': (
         't5x_lite.commands.evaluate_causality',
         'test that a decoder reads no token that it is to predict'),
+    'judge': (
+        't5x_lite.commands.judge',
+        'have a model of any OpenAI-compatible API compare the outputs of two others'),
     'contamination': (
         'tasks.commands.contamination',
         'find the items of an evaluation in training text, and the score without them'),
