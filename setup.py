@@ -59,7 +59,7 @@ setup(
         't5x_lite', 't5x_lite.*', 'tasks', 'tasks.*', 'scaling', 'scaling.*', 'configs',
         'configs.*']),
     package_data={'': ['*.gin'],
-                  't5x_lite': ['cost/*.toml', 'serving/*.html'],
+                  't5x_lite': ['cost/*.toml', 'evaluation/*.html', 'serving/*.html'],
                   'tasks': ['instruction/templates/*.jinja'],
                   'scaling': ['data/*.csv', 'data/*.toml', 'app/*.css', 'app/*.html',
                               'data/kbit/*', 'data/ladder/*', 'data/ladder/gin/*',

@@ -23,6 +23,12 @@ COMMANDS = {
     'eval': (
         't5x_lite.commands.eval',
         'evaluate a checkpoint of a run on its task'),
+    'evaluate page': (
+        't5x_lite.commands.evaluate_page',
+        'show the items of a result, or of two: choices, probabilities, right and wrong'),
+    'evaluate card': (
+        't5x_lite.commands.evaluate_card',
+        'write the model card of a run, with its results as the Hugging Face hub reads them'),
     'evaluate causality': (
         't5x_lite.commands.evaluate_causality',
         'test that a decoder reads no token that it is to predict'),
