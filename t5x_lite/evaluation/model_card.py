@@ -19,13 +19,15 @@ _TYPE = {'type': 'text-generation', 'name': 'Text generation'}
 def render_card(name: str, results: Sequence[TaskResult]) -> str:
   """The card of a model of this name: front matter, table of metrics, conventions.
 
-  Values are as measured: fractions of 1 where a metric is a share. Raises UserError without results.
+  Values are as measured: fractions of 1 where a metric is a share. Raises UserError without any
+  result.
   """
   if not results:
     raise UserError(f'{name} has no results: evaluate it first, by t5x-lite evaluate')
   front = '\n'.join(_yaml({'library_name': 't5x_lite', 'model-index': [
       {'name': name, 'results': [_entry(result) for result in results]}]}))
-  return f'---\n{front}\n---\n{MARK}\n\n# {_cell(name)}\n\n{_table(results)}\n\n{_conventions(results)}'
+  parts = f'---\n{front}\n---\n{MARK}', f'# {_cell(name)}', _table(results), _conventions(results)
+  return '\n\n'.join(parts)
 
 
 def _entry(result: TaskResult) -> dict[str, Any]:
