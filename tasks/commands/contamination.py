@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
   if bool(args.training) == bool(args.gin_file):
     raise UserError('name the training text: files by --training, or a run by --gin_file')
   path, records, about = _read_items(args.items)
-  output = args.output or path.parent / 'contamination' / f'{path.name.split(".")[0]}.json'
+  name = path.name if about else f'{path.name}.json'
+  output = args.output or path.parent / 'contamination' / name
   check_writable(output)
   fields = args.fields and [name.strip() for name in args.fields.split(',')]
   items = contamination.make_items(records, fields, str(path))

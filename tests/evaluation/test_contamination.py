@@ -142,6 +142,29 @@ def test_shares_by_hand_and_both_edges_of_the_published_thresholds():
   assert overlap_of(3, [(1, 2)], 1)[1:] == (3, 1 / 3, 1 / 3, 'w1', '0')
 
 
+@pytest.mark.parametrize('n', [1, 2, 5])
+def test_shares_equal_those_of_sets_of_tuples(n):
+  rng = random.Random(n)
+  texts = lambda number, size: [rng.choices('abcdef', k=rng.randint(0, size)) for _ in range(number)]
+  training = texts(40, 9)
+  items = [texts(rng.randint(1, 3), 12) for _ in range(60)]
+  index = NgramIndex([Item(i, tuple(map(' '.join, item))) for i, item in enumerate(items)], n)
+  index.read(Text(str(i), ' '.join(words)) for i, words in enumerate(training))
+  grams = lambda words: [tuple(words[i:i + n]) for i in range(len(words) - n + 1)]
+  known = {gram for words in training for gram in grams(words)}
+  for item, overlap in zip(items, index.overlaps()):
+    own = [gram for words in item for gram in grams(words)]
+    covered = sum(any(tuple(words[j:j + n]) in known for j in range(max(i - n + 1, 0), i + 1)
+                      if j + n <= len(words)) for words in item for i in range(len(words)))
+    assert overlap.num_ngrams == len(own)
+    assert overlap.share_ngrams == sum(gram in known for gram in own) / max(len(own), 1)
+    assert overlap.share_words == covered / max(sum(map(len, item)), 1)
+    found = [gram for gram in own if gram in known]
+    assert overlap.ngram == (' '.join(found[0]) if found else '')
+    if found:
+      assert found[0] in grams(training[int(overlap.place)])
+
+
 def test_no_ngram_goes_over_the_ends_of_texts_unless_these_go_on(tmp_path):
   words = [f'w{i}' for i in range(14)]
   index = lambda: NgramIndex([Item(0, (' '.join(words),)),
