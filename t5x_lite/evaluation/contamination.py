@@ -7,6 +7,7 @@ case, punctuation, accents and white space.
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import itertools
 import math
 import re
 from typing import Annotated, Any, Literal, NamedTuple
@@ -32,7 +33,8 @@ class Convention:
   Attributes:
     n: words of an n-gram.
     rule: 'any': one n-gram of the item occurs; 'ngrams': at least the share `threshold` of its
-      n-grams does; 'words': at least that share of its words is in n-grams that do.
+      n-grams does; 'words': at least that share of its words is in n-grams that do, texts of
+      fewer than n words left out.
     threshold: of 'ngrams' and 'words'.
   """
   n: Count
@@ -83,7 +85,7 @@ class Overlap(NamedTuple):
     id: of the item.
     num_ngrams: of its texts, repeated ones included; 0: it is too short for any.
     share_ngrams: of them that occur.
-    share_words: of its words that are in such n-grams.
+    share_words: of the words of its texts that have an n-gram, those that are in such n-grams.
     ngram: the first that occurs, as it is compared; '' if none does.
     place: where that was first found.
   """
@@ -132,7 +134,8 @@ class NgramIndex:
       words = split_words(text)
       self.num_texts += 1
       self.num_words += len(words)
-      ids = np.array([self._ids.get(word, -1) for word in words], np.int32)
+      numbers = map(self._ids.get, words, itertools.repeat(-1))
+      ids = np.fromiter(numbers, np.int32, len(words))
       if continues:
         ids = np.concatenate([held, ids])
       self._find(ids, place)
@@ -167,7 +170,7 @@ class NgramIndex:
         ngram, place = ' '.join(words[start:start + self._n]), self._places[int(numbers[start])]
       num_ngrams += len(numbers)
       num_found += int(found.sum())
-      num_words += len(words)
+      num_words += len(words) if len(numbers) else 0   # short choices are in no n-gram
       num_covered += int(covered.sum())
     return Overlap(item.id, num_ngrams, num_found / max(num_ngrams, 1),
                    num_covered / max(num_words, 1), ngram, place)

@@ -145,7 +145,8 @@ def test_shares_by_hand_and_both_edges_of_the_published_thresholds():
 @pytest.mark.parametrize('n', [1, 2, 5])
 def test_shares_equal_those_of_sets_of_tuples(n):
   rng = random.Random(n)
-  texts = lambda number, size: [rng.choices('abcdef', k=rng.randint(0, size)) for _ in range(number)]
+  texts = lambda number, size: [
+      rng.choices('abcdef', k=rng.randint(0, size)) for _ in range(number)]
   training = texts(40, 9)
   items = [texts(rng.randint(1, 3), 12) for _ in range(60)]
   index = NgramIndex([Item(i, tuple(map(' '.join, item))) for i, item in enumerate(items)], n)
@@ -158,7 +159,8 @@ def test_shares_equal_those_of_sets_of_tuples(n):
                       if j + n <= len(words)) for words in item for i in range(len(words)))
     assert overlap.num_ngrams == len(own)
     assert overlap.share_ngrams == sum(gram in known for gram in own) / max(len(own), 1)
-    assert overlap.share_words == covered / max(sum(map(len, item)), 1)
+    assert overlap.share_words == covered / max(
+        sum(len(words) for words in item if len(words) >= n), 1)
     found = [gram for gram in own if gram in known]
     assert overlap.ngram == (' '.join(found[0]) if found else '')
     if found:
