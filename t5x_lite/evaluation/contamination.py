@@ -186,8 +186,10 @@ def make_items(records: Sequence[Mapping[str, Any]], fields: Sequence[str] | Non
     where: the file, for messages.
 
   Raises:
-    UserError: a record lacks a field, or has no text in any.
+    UserError: there are no records, or one lacks a field or has no text in any.
   """
+  if not records:
+    raise UserError(f'{where} has no items')
   items = []
   for number, record in enumerate(records):
     name = record.get('id', number)

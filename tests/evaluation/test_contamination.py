@@ -196,6 +196,8 @@ def test_items_name_their_fields_and_numbers():
   assert contamination.make_items([record | {'id': 'q7'}], ['question'], '')[0] == ('q7', ('a b',))
   with pytest.raises(UserError, match="x.jsonl: item 0 has no field 'stem': .* question, choices"):
     contamination.make_items([record], ['stem'], 'x.jsonl')
+  with pytest.raises(UserError, match='x.jsonl has no items'):
+    contamination.make_items([], None, 'x.jsonl')
   with pytest.raises(UserError, match='item 0 has no text in question, choices, target'):
     contamination.make_items([{'a': 'b'}], None, 'x.jsonl')
 
