@@ -41,6 +41,21 @@ COMMANDS = {
     'questionnaire': (
         't5x_lite.commands.questionnaire',
         'tabulate the answers of people on systems, with intervals and tests'),
+    'evaluate page': (
+        't5x_lite.commands.evaluate_page',
+        'show the items of a result, or of two: choices, probabilities, right and wrong'),
+    'evaluate card': (
+        't5x_lite.commands.evaluate_card',
+        'write the model card of a run, with its results as the Hugging Face hub reads them'),
+    'evaluate causality': (
+        't5x_lite.commands.evaluate_causality',
+        'test that a decoder reads no token that it is to predict'),
+    'judge': (
+        't5x_lite.commands.judge',
+        'have a model of any OpenAI-compatible API compare the outputs of two others'),
+    'contamination': (
+        'tasks.commands.contamination',
+        'find the items of an evaluation in training text, and the score without them'),
     'infer': (
         't5x_lite.commands.infer',
         'write the outputs of a trained model for a file or a task'),

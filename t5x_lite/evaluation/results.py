@@ -78,7 +78,8 @@ def read_items(path: pathlib.Path) -> list[dict[str, Any]]:
   if not file.is_file():
     raise UserError(f'{path} has no items: {file.name} is missing; evaluate again')
   try:
-    items = [json.loads(line) for line in file.read_text(encoding='utf-8').splitlines()]
+    lines = file.read_text(encoding='utf-8').split('\n')   # other line ends may be in a text
+    items = [json.loads(line) for line in lines if line]
     return sorted(items, key=lambda item: item['id'])
   except (ValueError, TypeError, KeyError) as error:
     raise UserError(f'{file} has a line that is no item of an evaluation: {error}') from error
