@@ -26,6 +26,9 @@ COMMANDS = {
     'evaluate': (
         't5x_lite.commands.evaluate',
         'score a run on the suites by which models are compared, such as ARC and MMLU'),
+    'evaluate harness': (
+        't5x_lite.commands.evaluate_harness',
+        'run lm-evaluation-harness, all its tasks and options, on a run'),
     'evaluate compare': (
         't5x_lite.commands.evaluate_compare',
         'compare two models on the same items: difference, interval, p-value'),

@@ -1,6 +1,7 @@
 """`t5x-lite evaluate`: the scores of a run on tasks by which models are compared."""
 
 import argparse
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import json
@@ -44,7 +45,9 @@ def run(args: argparse.Namespace) -> int:
       raise UserError(f'--{name}={value}: give {int(name != "shots")} or more')
   asked = [(task, *_items(task, args)) for task in tasks]   # what is wrong with files comes first
   experiment = served_model.load_experiment(args)
-  model, step = load_text_model(experiment, args)
+  model, step = load_text_model(
+      experiment, batch_size=args.batch_size, max_length=args.max_length, share=not args.separate,
+      fresh=args.fresh, trusted_modules=args.trusted_modules)
   results = []
   for task, shots, items in asked:
     result, records = evaluate(task, items, shots, model, limit=args.limit)
@@ -81,8 +84,12 @@ def _items(task, args: argparse.Namespace):
   return shots, task.items(rows, solved, shots)[:args.limit]
 
 
-def load_text_model(experiment, args: argparse.Namespace):
-  """(the TextModel of a run, its step); answers are kept in the folder of its evaluations."""
+def load_text_model(experiment, *, batch_size: int, max_length: int | None, share: bool = True,
+                    fresh: bool = False, trusted_modules: Sequence[str] = ()):
+  """(the TextModel of a run, its step); its answers are kept in the folder of its evaluations.
+
+  `fresh` drops those that are there; the others are as of TextModel and infer.load_generator.
+  """
   import jax
 
   from t5x_lite.commands import infer
@@ -93,19 +100,18 @@ def load_text_model(experiment, args: argparse.Namespace):
   settings, data = experiment.infer, experiment.data
   network, partitioner = experiment.build_network(experiment.mesh.make())
   params, step = load_chosen(experiment, network, partitioner, settings.step, data.fingerprint(),
-                             args.trusted_modules)
-  digests, _ = digest_arrays(params)
-  facts = [digests, args.max_length, data.fingerprint(), infer.frame_of(settings, data)]
+                             trusted_modules)
+  frame = infer.frame_of(settings, data)
+  facts = [digest_arrays(params)[0], max_length, data.fingerprint(), frame, settings.end_ids]
   path = pathlib.Path(experiment.folder) / 'evaluations' / f'answers-{step}.jsonl'
-  if args.fresh:
+  first = jax.process_index() == 0
+  if fresh and first:
     path.unlink(missing_ok=True)
-  log = AnswerLog(path, hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
-                  writes=jax.process_index() == 0)
-  counter = Counter('requests', sys.stderr, silent=jax.process_index() > 0)
-  return TextModel(
-      network, params, partitioner, data, frame=infer.frame_of(settings, data),
-      end_ids=settings.end_ids, max_length=args.max_length, batch_size=args.batch_size,
-      share=not args.separate, log=log, show=counter.show), step
+  log = AnswerLog(path, hashlib.sha256(json.dumps(facts).encode()).hexdigest(), writes=first)
+  counter = Counter('requests', sys.stderr, silent=not first)
+  return TextModel(network, params, partitioner, data, frame=frame, end_ids=settings.end_ids,
+                   max_length=max_length, batch_size=batch_size, share=share, log=log,
+                   show=counter.show), step
 
 
 def evaluate(task, items, shots: int, model, limit: int | None = None):

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import optimize, special
 from scipy.sparse import csgraph
 
+from t5x_lite.core.console import note
 from t5x_lite.core.errors import UserError
 from t5x_lite.evaluation.proportions import Interval
 
@@ -35,20 +36,25 @@ class Comparison(NamedTuple):
 def read_comparisons(path: pathlib.Path) -> list[Comparison]:
   """The comparisons of a JSONL file, in its order; blank lines are skipped.
 
+  Verdicts that `t5x-lite judge` could not parse are left out, and counted in a note.
+
   Raises UserError with the line of what is no comparison, and for a file without any.
   """
   try:
-    lines = path.read_text(encoding='utf-8').splitlines()
+    lines = path.read_text(encoding='utf-8').split('\n')
   except UnicodeDecodeError as e:
     raise UserError(f'{path} is not UTF-8: write JSON lines') from e
-  found = [_parse(line, f'{path}, line {i}') for i, line in enumerate(lines, 1) if line.strip()]
+  rows = [_parse(line, f'{path}, line {i}') for i, line in enumerate(lines, 1) if line.strip()]
+  found = [row for row in rows if row is not None]
+  if len(found) < len(rows):
+    note(f'{path}: {len(rows) - len(found)} verdicts of a judge are unparsed, and left out')
   if not found:
     raise UserError(f'{path} has no comparisons: a line is {{"a": NAME, "b": NAME, "winner": '
                     '"a", "b" or "tie"}')
   return found
 
 
-def _parse(line: str, where: str) -> Comparison:
+def _parse(line: str, where: str) -> Comparison | None:
   try:
     row = json.loads(line)
   except ValueError as e:
@@ -61,6 +67,8 @@ def _parse(line: str, where: str) -> Comparison:
   if row['a'] == row['b']:
     raise UserError(f'{where}: {row["a"]!r} is compared with itself; remove the line')
   winner = row.get('winner')
+  if winner == 'unparsed':
+    return None
   if not isinstance(winner, str) or winner not in SCORES:
     raise UserError(f'{where}: winner is {winner!r}; write "a", "b" or "tie"')
   swapped = row.get('swapped')

@@ -16,7 +16,7 @@ from t5x_lite.evaluation.results import Metric, TaskResult, read_result
 # The suite of the Open LLM Leaderboard of 2023: {task: (shots, metric)}. Its average is the plain
 # mean; MMLU's accuracy is the mean over subjects, whatever their sizes.
 OPEN_LLM_V1 = {'arc_challenge': (25, 'acc_norm'), 'hellaswag': (10, 'acc_norm'),
-               'mmlu': (5, 'acc'), 'truthfulqa_mc': (0, 'mc2')}
+               'mmlu': (5, 'acc_of_groups'), 'truthfulqa_mc2': (0, 'mc2')}
 AVERAGE = 'average'
 # What is in the names of metrics that are no fractions of 1.
 _NO_FRACTIONS = ('perplexity', 'ppl', 'bits', 'nll', 'loss', 'bleu', 'rouge', 'chrf', 'ter')
@@ -110,10 +110,7 @@ def read_runs(folders: Sequence[pathlib.Path], names: Sequence[str], suite: bool
 def _cell(path: pathlib.Path, result: TaskResult, metric: str) -> Metric:
   if metric not in result.metrics:
     raise UserError(f'{path} has no {metric}, but {", ".join(result.metrics)}: evaluate again')
-  found = result.metrics[metric]
-  if result.groups and metric == result.headline and result.task == 'mmlu':
-    return Metric(sum(result.groups.values()) / len(result.groups), found.error)
-  return found
+  return result.metrics[metric]
 
 
 def read_csv(path: pathlib.Path) -> Leaderboard:

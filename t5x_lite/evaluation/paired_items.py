@@ -30,7 +30,10 @@ class PairedItems:
 
 def pair_items(path_a: pathlib.Path, path_b: pathlib.Path, metric: str | None = None
                ) -> PairedItems:
-  """The items of two files of `write_result`; `metric` is the headline of A's if None.
+  """The items of two files of `write_result`.
+
+  `metric` is the headline of A's if None; where that is no metric of an item, as the perplexity of
+  a corpus, the first of an item.
 
   Raises UserError for results of different tasks, without common items, with an item of one id
   and two questions, or whose items lack the metric.
@@ -39,8 +42,11 @@ def pair_items(path_a: pathlib.Path, path_b: pathlib.Path, metric: str | None = 
   if result_a.task != result_b.task:
     raise UserError(f'{path_a} is of {result_a.task}, {path_b} of {result_b.task}: compare '
                     'results of one task')
-  metric = metric or result_a.headline
   items_a, items_b = _items_by_id(path_a), _items_by_id(path_b)
+  if metric is None:
+    of_items = next(iter(items_a.values()), {}).get('metrics') or {}
+    metric = result_a.headline if result_a.headline in of_items else next(
+        iter(of_items), result_a.headline)
   common = [name for name in items_a if name in items_b]
   if not common:
     raise UserError(f'{path_a} and {path_b} have no items in common: evaluate both on the same')

@@ -40,6 +40,15 @@ class TextReader:
     ids = [*self.before, *self._inputs.encode(text)]
     return ids + self.after if self.family == 'encoder_decoder' else ids
 
+  def plain(self, text: str) -> list[int]:
+    """Ids of a text alone, as a continuation."""
+    return self._targets.encode(text)
+
+  @property
+  def end_id(self) -> int:
+    """That ends a text."""
+    return self._targets.eos_id
+
   def pair(self, context: str, continuation: str) -> Request:
     """Ids of a context, which may be empty, and of what is scored after it.
 

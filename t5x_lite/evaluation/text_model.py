@@ -73,10 +73,13 @@ class TextModel:
         self._likelihood(requests))
     return in_order(found, len(requests), lambda done: self._show(done, len(requests)))
 
-  def write(self, contexts: Sequence[str], until: Sequence[str], max_new: int = NEW_TOKENS,
-            sampling: Sampling | None = None) -> list[str]:
-    """What the model writes after each context, up to one of the strings `until`; greedily, unless
-    `sampling` says how.
+  def write(self, contexts: Sequence[str], until: Sequence[str]) -> list[str]:
+    """What the model writes greedily after each context, up to one of the strings `until`."""
+    return self.write_after([self.reader.read(text) for text in contexts], until)
+
+  def write_after(self, contexts: Sequence[Sequence[int]], until: Sequence[str],
+                  max_new: int = NEW_TOKENS, sampling: Sampling | None = None) -> list[str]:
+    """As `write`, after ids, and as `sampling` says.
 
     A context loses its first tokens where it has no room beside `max_new` others. Raises UserError
     for a model that writes nothing, or has no room.
@@ -89,7 +92,7 @@ class TextModel:
     if room < 1:
       raise UserError(f'{max_new} new tokens leave no room in the {self.max_length} that the model '
                       'reads: raise --max_length')
-    asked = [self.reader.read(context)[-room:] for context in contexts]
+    asked = [[*ids][-room:] for ids in contexts]
     key = lambda ids: self._log.key('write', ids, max_new, repr(sampling))
     known = {i: got[0] for i, ids in enumerate(asked)
              if self._log and (got := self._log.get(key(ids))) is not None}

@@ -149,3 +149,9 @@ def test_lines_that_are_no_comparison(row, message, tmp_path):
 def test_a_log_without_comparisons(tmp_path):
   with pytest.raises(UserError, match='has no comparisons'):
     arena.read_comparisons(log_of(tmp_path, '', ' '))
+
+
+def test_verdicts_that_a_judge_left_unparsed_are_counted(tmp_path, capsys):
+  log = log_of(tmp_path, line('x', 'y', 'a'), line('x', 'y', 'unparsed'), line('y', 'x', 'tie'))
+  assert [row.score for row in arena.read_comparisons(log)] == [1.0, 0.5]
+  assert '1 verdicts of a judge are unparsed' in capsys.readouterr().err

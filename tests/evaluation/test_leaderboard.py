@@ -23,8 +23,8 @@ PUBLISHED = {
     'llama-65b': (57.8, 84.2, 48.8, 42.3, '58.3'),
     'row of 57.9': (56.7, 81.4, 43.6, 49.7, '57.9'),
     'llama-30b': (57.1, 82.6, 45.7, 42.3, '56.9')}
-SUITE = {'arc_challenge': (25, 'acc_norm'), 'hellaswag': (10, 'acc_norm'), 'mmlu': (5, 'acc'),
-         'truthfulqa_mc': (0, 'mc2')}
+SUITE = {'arc_challenge': (25, 'acc_norm'), 'hellaswag': (10, 'acc_norm'),
+         'mmlu': (5, 'acc_of_groups'), 'truthfulqa_mc2': (0, 'mc2')}
 
 
 def result(task='arc_challenge', shots=25, headline='acc_norm', value=0.5, error=0.01, step=7,
@@ -59,12 +59,10 @@ def test_halves_are_rounded_up(value, text):
   assert leaderboard.half_up(value) == text
 
 
-def test_the_average_of_mmlu_is_over_subjects(tmp_path):
-  run = suite_of(tmp_path / 'run', (40, 50, 60, 70))
-  subjects = result('mmlu', 5, 'acc', 0.6, groups={'law': 0.2, 'virology': 0.4})
-  write(run, subjects)
+def test_the_average_has_equal_parts(tmp_path):
+  run = suite_of(tmp_path / 'run', (40, 50, 30, 70))
   board = leaderboard.read_runs([run], ['run'], suite=True)
-  assert board.rows['run']['mmlu (5-shot acc)'].value == pytest.approx(30)
+  assert board.rows['run']['mmlu (5-shot acc_of_groups)'].value == pytest.approx(30)
   assert board.average('run').value == pytest.approx((40 + 50 + 30 + 70) / 4)
   assert board.average('run').error == pytest.approx(0.5)   # 1 / sqrt(4) of four errors of 1
 
