@@ -89,7 +89,7 @@ def test_scores_are_those_of_whole_forward_passes(name, family, forward):
     {'batch_size': 1}, {'batch_size': 8}, {'share': False}, {'mesh': {'data': 4, 'tensor': 2}}])
 def test_nothing_depends_on_batches_order_sharing_or_mesh(options, family):
   config, params = family('decoder')
-  requests = requests_of(config.vocab_size)
+  requests = requests_of(config.vocab_size)[:14] + requests_of(config.vocab_size)[-6:]
   want = scores(config, params, requests)
   mesh = options.get('mesh', {})
   got = scores(config, params, requests[::-1], partitioner_of(**mesh),
