@@ -176,7 +176,7 @@ def test_flags_and_commands_exist(name):
   flag = r'(?<![\w-])--(?!gin\.)[a-z][\w-]+'
   names = [command.split() for command in cli.COMMANDS]
   known = {'--help', '--xla_force_host_platform_device_count',   # and those of other programs:
-           '--durations', '--local-dir', '--logdir', '--long'}
+           '--apply_chat_template', '--durations', '--local-dir', '--logdir', '--long'}
   known |= {found for argv in names for found in re.findall(flag, _help(argv))}
   assert set(re.findall(flag, text)) <= known
 
