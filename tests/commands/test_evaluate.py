@@ -1,4 +1,4 @@
-"""`t5x-lite evaluate` from the command line: results, going on from answers, and what it refuses."""
+"""`t5x-lite evaluate`: results, going on from answers, and what it refuses."""
 
 import json
 
