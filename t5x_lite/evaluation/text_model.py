@@ -1,6 +1,7 @@
 """A model of any family that scores texts, and writes them: what an evaluation asks."""
 
 from collections.abc import Callable, Sequence
+import copy
 import dataclasses
 from typing import Any
 
@@ -66,6 +67,15 @@ class TextModel:
     else:
       self._likelihood = Likelihood(network, params, partitioner, share=share,
                                     start_id=targets.start_id, **common)
+
+  def with_params(self, params: Any) -> 'TextModel':
+    """The same with other parameters, of the same shapes: nothing is compiled for scores."""
+    other = copy.copy(self)
+    network, _, *rest = self._parts
+    other._parts = network, params, *rest
+    other._likelihood = copy.copy(self._likelihood)
+    other._likelihood.params = params
+    return other
 
   def score(self, requests: Sequence[Request]) -> list[Scored]:
     """The scores of requests, in their order."""

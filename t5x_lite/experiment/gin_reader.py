@@ -30,7 +30,7 @@ MODULES = (
     't5x_lite.objectives.next_sentence', 't5x_lite.objectives.classification',
     't5x_lite.adaptation.partial', 't5x_lite.adaptation.lora', 't5x_lite.adaptation.prefix',
     't5x_lite.adaptation.llama_adapter', 't5x_lite.inference.constrained',
-    't5x_lite.inference.speculative',
+    't5x_lite.inference.speculative', 't5x_lite.evaluation.suites.in_training',
     't5x_lite.adaptation.quantization.quantized')
 
 

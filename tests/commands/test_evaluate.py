@@ -99,3 +99,42 @@ def test_folders_that_are_no_runs(folder, capsys):
   assert 'is no run' in capsys.readouterr().err
   assert cli.main(['evaluate', str(folder / 'run'), '--tasks=arc_easy', '--data=nowhere']) == 1
   assert '--data=nowhere is no folder' in capsys.readouterr().err
+
+
+SUITES = """from t5x_lite import experiment
+from t5x_lite.evaluation.suites import in_training
+experiment.Experiment.eval = @in_training.SuiteEval()
+in_training.SuiteEval.tasks = ('arc_easy',)
+in_training.SuiteEval.data = '{folder}'
+in_training.SuiteEval.shots = 1
+in_training.SuiteEval.num_examples = 3
+in_training.SuiteEval.batch_size = 8
+"""
+
+
+def test_a_run_is_scored_while_it_trains(folder, tmp_path, capsys):
+  file = tmp_path / 'suites.gin'
+  file.write_text(GIN.format(folder=folder) + SUITES.format(folder=folder))
+  assert cli.main(['train', f'--gin_file={file}', '--gin.SEED=0', '--gin.STEPS=2',
+                   '--gin.TrainConfig.eval_every=1', f'--gin.MODEL_DIR={tmp_path / "run"}']) == 0
+  records = [json.loads(x) for x in (tmp_path / 'run/metrics.jsonl').read_text().splitlines()]
+  first, second = [r for r in records if r['kind'] == 'eval']
+  assert first['step'] == 1 and second['step'] == 2
+  assert {0, 1 / 3, 2 / 3, 1} >= {first['arc_easy/acc_norm'], second['arc_easy/acc_norm']}
+  assert 0 < second['suites/share'] < 1 and second['suites/seconds'] < first['suites/seconds']
+  capsys.readouterr()
+  assert cli.main(['eval', f'--gin_file={tmp_path / "run/config.gin"}', '--json']) == 0
+  again = json.loads(capsys.readouterr().out)
+  assert again['arc_easy/acc'] == second['arc_easy/acc']   # of the same documents
+
+
+@pytest.mark.parametrize('binding, message', [
+    ("tasks=('arc_esay',)", "did you mean 'arc_easy'?"), ("tasks='arc_easy'", 'names of tasks'),
+    ("data='nowhere'", 'nowhere is no folder')])
+def test_settings_of_suites(folder, tmp_path, binding, message, capsys):
+  file = tmp_path / 'suites.gin'
+  file.write_text(GIN.format(folder=folder) + SUITES.format(folder=folder))
+  assert cli.main(['train', f'--gin_file={file}', '--gin.SEED=0', f'--gin.SuiteEval.{binding}',
+                   f'--gin.MODEL_DIR={tmp_path / "run"}']) == 1
+  error = capsys.readouterr().err.strip().splitlines()[-1]
+  assert error.startswith('error: ') and message in error
