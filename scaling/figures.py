@@ -14,7 +14,7 @@ import numpy as np
 
 from scaling.laws.laws import ParametricLaw
 from scaling.laws.parabolas import fit_budgets
-from t5x_lite.core.files import naming
+from t5x_lite.core import files
 
 _SIZE = (5.4, 3.8)    # inches: one column and a half
 _SHADES = 'viridis'
@@ -22,11 +22,7 @@ _SHADES = 'viridis'
 
 def save_figure(figure: Figure, path: pathlib.Path | str) -> pathlib.Path:
   """Writes a figure in the format of the suffix, .png, .pdf or .svg; returns the path."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with naming(path):
-    figure.savefig(path, dpi=200)
-  return path
+  return files.save_figure(figure, pathlib.Path(path), dpi=200)
 
 
 def save_figures(fit, folder: pathlib.Path) -> list[pathlib.Path]:

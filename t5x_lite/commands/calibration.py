@@ -47,8 +47,9 @@ def run(args: argparse.Namespace) -> int:
     print(_figures(found))
     print(_table(next(iter(tables.values()))))
   if args.output:
-    from t5x_lite.evaluation.calibration_plot import write_reliability
-    picture = write_reliability(tables, args.output)
+    from t5x_lite.core.files import save_figure
+    from t5x_lite.evaluation.calibration_plot import draw_reliability
+    picture = save_figure(draw_reliability(tables), args.output)
     if not args.json:
       print(f'Picture: {picture}')
   return 0

@@ -10,7 +10,6 @@ import sys
 
 from t5x_lite.commands import gin_flags, served_model
 from t5x_lite.core.console import Counter
-from t5x_lite.core.dataclass_checks import nearest
 from t5x_lite.core.errors import UserError
 
 EXAMPLE = 't5x-lite evaluate runs/lm --tasks=arc_easy,hellaswag --data=sets'
@@ -38,7 +37,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   from t5x_lite.evaluation.results import write_result
-  tasks = _tasks(args.tasks)
+  from t5x_lite.evaluation.suites.tasks import choose_tasks
+  from t5x_lite.training.run_folder import RunFolder
+  tasks = choose_tasks([*filter(None, map(str.strip, args.tasks.split(',')))],
+                       lambda rule: UserError(f'--tasks: {rule}'))
   for name in ('shots', 'limit', 'batch_size', 'max_length'):
     value = getattr(args, name)
     if value is not None and value < (name != 'shots'):
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
   for task, shots, items in asked:
     result, records = evaluate(task, items, shots, model, limit=args.limit)
     result = dataclasses.replace(result, model=str(args.run), step=step)
-    path = write_result(pathlib.Path(experiment.folder) / 'evaluations', result, records)
+    path = write_result(RunFolder(experiment.folder).evaluations, result, records)
     results.append(result)
     if not args.json:
       print('\n'.join([*format_result(result), f'  {path}']))
@@ -61,27 +63,13 @@ def run(args: argparse.Namespace) -> int:
   return 0
 
 
-def _tasks(names: str) -> list:
-  """The tasks of a list of names; raises UserError for one that there is not."""
-  from t5x_lite.evaluation.suites.tasks import SUITES, TASKS
-  chosen = []
-  for name in filter(None, map(str.strip, names.split(','))):
-    if name not in TASKS and name not in SUITES:
-      raise UserError(f'--tasks: {nearest(name, [*SUITES, *TASKS])}')
-    chosen += SUITES.get(name, (name,))
-  return [TASKS[name] for name in dict.fromkeys(chosen)]
-
-
 def _items(task, args: argparse.Namespace):
   """(shots, items) of a task."""
-  from t5x_lite.evaluation.suites.documents import read_rows
-  folder = args.data and pathlib.Path(args.data)
   shots = task.shots if args.shots is None else args.shots
   if shots and task.shots_split is None:
     raise UserError(f'--shots={shots}: {task.name} has no solved examples; its prompt is fixed')
-  rows = read_rows(task.data, task.split, folder)
-  solved = read_rows(task.data, task.shots_split, folder) if shots else []
-  return shots, task.items(rows, solved, shots)[:args.limit]
+  folder = args.data and pathlib.Path(args.data)
+  return shots, task.read_items(folder, shots)[:args.limit]
 
 
 def load_text_model(experiment, *, batch_size: int, max_length: int | None, share: bool = True,
@@ -97,13 +85,14 @@ def load_text_model(experiment, *, batch_size: int, max_length: int | None, shar
   from t5x_lite.evaluation.answers import AnswerLog
   from t5x_lite.evaluation.text_model import TextModel
   from t5x_lite.training.digests import digest_arrays
+  from t5x_lite.training.run_folder import RunFolder
   settings, data = experiment.infer, experiment.data
   network, partitioner = experiment.build_network(experiment.mesh.make())
   params, step = load_chosen(experiment, network, partitioner, settings.step, data.fingerprint(),
                              trusted_modules)
   frame = infer.frame_of(settings, data)
   facts = [digest_arrays(params)[0], max_length, data.fingerprint(), frame, settings.end_ids]
-  path = pathlib.Path(experiment.folder) / 'evaluations' / f'answers-{step}.jsonl'
+  path = RunFolder(experiment.folder).evaluations / f'answers-{step}.jsonl'
   first = jax.process_index() == 0
   if fresh and first:
     path.unlink(missing_ok=True)
@@ -118,7 +107,7 @@ def evaluate(task, items, shots: int, model, limit: int | None = None):
   """(TaskResult, records of its items) of a task under a TextModel."""
   from t5x_lite.evaluation.results import TaskResult
   from t5x_lite.evaluation.suites.scoring import answer_items, summarize
-  records = answer_items(task, items, model.reader, model.score, model.max_length, model.write)
+  records = answer_items(task, items, model)
   metrics, groups = summarize(task, records)
   reader = model.reader
   conventions = {

@@ -27,28 +27,14 @@ def note_once(text: str) -> None:
   note(text)
 
 
-class Progress:
+class _Line:
   """One line that is rewritten on a terminal, and plain lines at intervals elsewhere."""
 
-  def __init__(self, total: int, stream: TextIO | None = None, every: float = 10.0,
-               silent: bool = False):
+  def __init__(self, stream: TextIO | None, every: float, silent: bool):
     """`silent`: in all processes of a run but one."""
-    self.total, self.stream = total, io.StringIO() if silent else stream or sys.stdout
+    self.stream = io.StringIO() if silent else stream or sys.stdout
     self.every = 0.2 if self.stream.isatty() else every   # seconds between two lines
     self._last, self._open = -math.inf, False
-
-  def show(self, step: int, values: dict[str, float], seconds_left: float) -> None:
-    """Prints the state of the run, if the last line is old enough or the run is over."""
-    if time.monotonic() - self._last < self.every and step < self.total:
-      return
-    self._last = time.monotonic()
-    loss = values['loss'] if 'loss' in values else values['objective']
-    parts = [f'step {step}/{self.total}', f'loss {loss:.3f}',
-             f'{values["tokens_per_second"]:,.0f} tokens/s']
-    if math.isfinite(values.get('mfu', math.nan)):
-      parts.append(f'MFU {100 * values["mfu"]:.1f} %')
-    parts.append(f'{duration(seconds_left)} left')
-    self._print('  '.join(parts))
 
   def say(self, text: str) -> None:
     """Prints a line of its own, under the progress line."""
@@ -61,6 +47,13 @@ class Progress:
       print(file=self.stream, flush=True)
       self._open = False
 
+  def _is_due(self, last: bool) -> bool:
+    """Whether the line before is old enough for another, or this is the `last` one."""
+    if time.monotonic() - self._last < self.every and not last:
+      return False
+    self._last = time.monotonic()
+    return True
+
   def _print(self, line: str) -> None:
     if self.stream.isatty():
       print(f'\r\033[K{line}', end='', file=self.stream, flush=True)
@@ -69,22 +62,42 @@ class Progress:
       print(line, file=self.stream, flush=True)
 
 
-class Counter:
-  """How many of several things are done, and the time left, on one line of a terminal."""
+class Progress(_Line):
+  """The state of a run, on one line."""
 
-  def __init__(self, things: str, stream: TextIO, silent: bool = False):
-    """`things` are what is counted; `silent`: in all processes but one."""
-    self._things, self._line = things, Progress(0, stream, silent=silent)
-    self._begun = time.monotonic()
+  def __init__(self, total: int, stream: TextIO | None = None, every: float = 10.0,
+               silent: bool = False):
+    super().__init__(stream, every, silent)
+    self.total = total
+
+  def show(self, step: int, values: dict[str, float], seconds_left: float) -> None:
+    """Prints the state of the run, if the last line is old enough or the run is over."""
+    if not self._is_due(step >= self.total):
+      return
+    loss = values['loss'] if 'loss' in values else values['objective']
+    parts = [f'step {step}/{self.total}', f'loss {loss:.3f}',
+             f'{values["tokens_per_second"]:,.0f} tokens/s']
+    if math.isfinite(values.get('mfu', math.nan)):
+      parts.append(f'MFU {100 * values["mfu"]:.1f} %')
+    parts.append(f'{duration(seconds_left)} left')
+    self._print('  '.join(parts))
+
+
+class Counter(_Line):
+  """How many of several things are done, and the time left, on one line."""
+
+  def __init__(self, things: str, stream: TextIO | None = None, every: float = 10.0,
+               silent: bool = False):
+    """`things` are what is counted."""
+    super().__init__(stream, every, silent)
+    self._things, self._begun = things, time.monotonic()
 
   def show(self, done: int, count: int) -> None:
     """Prints the line, if the last one is old enough or all are done; `done` 1 begins anew."""
-    now, line = time.monotonic(), self._line
     if done == 1:
-      self._begun = now
-    if now - line._last >= line.every or done == count and line._open:
-      line._last = now
-      left = (now - self._begun) / done * (count - done)
-      line._print(f'{done:,}/{count:,} {self._things}  {duration(left)} left')
+      self._begun = time.monotonic()
+    if self._is_due(done == count and self._open):
+      left = (time.monotonic() - self._begun) / done * (count - done)
+      self._print(f'{done:,}/{count:,} {self._things}  {duration(left)} left')
     if done == count:
-      line.finish()
+      self.finish()

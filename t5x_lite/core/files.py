@@ -1,4 +1,4 @@
-"""Atomic files and folders: complete or absent."""
+"""Files: complete or absent, mended where one was cut off, and named in errors."""
 
 from collections.abc import Iterator
 import contextlib
@@ -6,7 +6,7 @@ import errno
 import os
 import pathlib
 import shutil
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from t5x_lite.core.errors import UserError
 
@@ -66,6 +66,19 @@ def atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     raise
 
 
+def whole_lines(path: pathlib.Path, mend: bool = True) -> tuple[list[bytes], bool]:
+  """(the lines of a file that only grows, whether its last one was half written).
+
+  A half-written line is left out, and with `mend` cut off, so that the next one begins anew.
+  """
+  content = path.read_bytes()
+  size = content.rfind(b'\n') + 1
+  if mend and size < len(content):
+    with open(path, 'r+b') as file:
+      file.truncate(size)
+  return content[:size].splitlines(), size < len(content)
+
+
 def check_writable(path: pathlib.Path) -> None:
   """Raises OSError now if a file could not be written there later; leaves nothing behind."""
   if path.is_dir():
@@ -115,6 +128,20 @@ def naming(path: pathlib.Path) -> Iterator[None]:
     if e.errno not in _DISK or e.filename is not None:
       raise
     raise OSError(e.errno, os.strerror(e.errno), str(path)) from e
+
+
+def save_figure(figure: Any, path: pathlib.Path, dpi: int = 150) -> pathlib.Path:
+  """Writes a matplotlib Figure in the format of the suffix; returns the path.
+
+  Raises UserError for a format that matplotlib does not know.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    with naming(path):
+      figure.savefig(path, dpi=dpi)
+  except ValueError as e:   # it lists the formats it knows
+    raise UserError(f'{path}: {e}') from e
+  return path
 
 
 def explain(error: OSError) -> str | None:

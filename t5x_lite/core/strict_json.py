@@ -3,6 +3,7 @@
 Python's own writer prints Infinity and NaN, which no other reader of JSON accepts.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import datetime
 import json
@@ -11,6 +12,8 @@ import pathlib
 from typing import Any
 
 import numpy as np
+
+from t5x_lite.core.errors import UserError
 
 
 def to_plain(value: Any) -> Any:
@@ -44,3 +47,17 @@ def to_plain(value: Any) -> Any:
 def format_json(value: Any, indent: int | None = None) -> str:
   """The value as strict JSON (RFC 8259), by `to_plain`."""
   return json.dumps(to_plain(value), indent=indent, allow_nan=False)
+
+
+def parse_lines(text: str, path: pathlib.Path) -> Iterator[tuple[str, Any]]:
+  """('path, line n', value) of the lines of a JSONL file; blank ones are skipped.
+
+  Texts may hold other ends of lines than that of the file. Raises UserError naming the line.
+  """
+  for number, line in enumerate(text.split('\n'), 1):
+    if line.strip():
+      where = f'{path}, line {number}'
+      try:
+        yield where, json.loads(line)
+      except ValueError as e:
+        raise UserError(f'{where}: no JSON: {e}') from e

@@ -10,6 +10,7 @@ import numpy as np
 
 from t5x_lite.core.console import note
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.files import whole_lines
 from t5x_lite.evaluation.likelihood import Found, Request, Scored
 
 _FLUSH = 256   # answers that are written at a time
@@ -32,19 +33,14 @@ class AnswerLog:
     self.path, self._model, self._writes = path, model, writes
     self._known: dict[str, Any] = {}
     self._new: list[str] = []
-    whole = 0
     if path.is_file():
-      data = path.read_bytes()
-      whole = data.rfind(b'\n') + 1
-      if whole < len(data):
+      lines, cut = whole_lines(path, mend=writes)
+      if cut:
         note(f'{path}: its last line was cut off, and is computed again')
-      self._read(data[:whole])
-      if writes and whole < len(data):
-        with open(path, 'r+b') as file:
-          file.truncate(whole)
+      self._read(lines)
 
-  def _read(self, data: bytes) -> None:
-    for number, line in enumerate(data.splitlines(), 1):
+  def _read(self, lines: Sequence[bytes]) -> None:
+    for number, line in enumerate(lines, 1):
       try:
         key, *value = json.loads(line)
         self._known[key] = value

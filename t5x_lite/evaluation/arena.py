@@ -18,6 +18,7 @@ from scipy.sparse import csgraph
 
 from t5x_lite.core.console import note
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.strict_json import parse_lines
 from t5x_lite.evaluation.proportions import Interval
 
 SCORES = {'a': 1.0, 'b': 0.0, 'tie': 0.5}   # of side a
@@ -41,10 +42,10 @@ def read_comparisons(path: pathlib.Path) -> list[Comparison]:
   Raises UserError with the line of what is no comparison, and for a file without any.
   """
   try:
-    lines = path.read_text(encoding='utf-8').split('\n')
+    text = path.read_text(encoding='utf-8')
   except UnicodeDecodeError as e:
     raise UserError(f'{path} is not UTF-8: write JSON lines') from e
-  rows = [_parse(line, f'{path}, line {i}') for i, line in enumerate(lines, 1) if line.strip()]
+  rows = [_comparison(row, where) for where, row in parse_lines(text, path)]
   found = [row for row in rows if row is not None]
   if len(found) < len(rows):
     note(f'{path}: {len(rows) - len(found)} verdicts of a judge are unparsed, and left out')
@@ -54,13 +55,10 @@ def read_comparisons(path: pathlib.Path) -> list[Comparison]:
   return found
 
 
-def _parse(line: str, where: str) -> Comparison | None:
-  try:
-    row = json.loads(line)
-  except ValueError as e:
-    raise UserError(f'{where}: no JSON: {e}') from e
+def _comparison(row: Any, where: str) -> Comparison | None:
+  """Of a line's value; None for a verdict that was not parsed."""
   if not isinstance(row, dict):
-    raise UserError(f'{where}: {line[:40]!r} is no object with "a", "b" and "winner"')
+    raise UserError(f'{where}: {json.dumps(row)[:40]!r} is no object with "a", "b" and "winner"')
   for side in ('a', 'b'):
     if not isinstance(row.get(side), str) or not row[side]:
       raise UserError(f'{where}: {side!r} is {row.get(side)!r}; it is the name of a side')

@@ -1,10 +1,7 @@
 """The reliability diagram: accuracy over confidence, and where the items lie."""
 
 from collections.abc import Mapping, Sequence
-import pathlib
 
-from t5x_lite.core.errors import UserError
-from t5x_lite.core.files import naming
 from t5x_lite.evaluation.calibration import Bin, expected_error
 
 # A series differs in mark and dash as well, for whoever cannot tell colors apart.
@@ -37,18 +34,3 @@ def draw_reliability(tables: Mapping[str, Sequence[Bin]]):
     each.spines[['top', 'right']].set_visible(False)
   axes.legend(frameon=False, fontsize='small', loc='upper left')
   return figure
-
-
-def write_reliability(tables: Mapping[str, Sequence[Bin]], output: pathlib.Path) -> pathlib.Path:
-  """Writes the figure in the format of the suffix; returns the path.
-
-  Raises UserError for a format that matplotlib does not know.
-  """
-  figure = draw_reliability(tables)
-  output.parent.mkdir(parents=True, exist_ok=True)
-  try:
-    with naming(output):
-      figure.savefig(output, dpi=150)
-  except ValueError as e:   # it lists the formats it knows
-    raise UserError(f'{output}: {e}') from e
-  return output

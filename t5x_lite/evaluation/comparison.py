@@ -14,6 +14,7 @@ from scipy import stats
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.evaluation.proportions import Interval, normal_quantile
+from t5x_lite.evaluation.results import mean_of
 
 LEVEL = 0.05   # a difference with a smaller p-value is called one
 POWER = 0.8    # the probability of finding it, in `items_needed`
@@ -21,8 +22,8 @@ POWER = 0.8    # the probability of finding it, in `items_needed`
 
 def mean_error(values: np.ndarray) -> float:
   """Standard error of the mean of independent items: sample sd / sqrt(n); nan of one item."""
-  values = np.asarray(values, float)
-  return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+  error = mean_of(values).error
+  return math.nan if error is None else error
 
 
 def clustered_error(values: np.ndarray, clusters: Sequence[Hashable]) -> float:

@@ -8,7 +8,6 @@ case, punctuation, accents and white space.
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import itertools
-import math
 import re
 from typing import Annotated, Any, Literal, NamedTuple
 import unicodedata
@@ -18,6 +17,7 @@ import numpy as np
 from t5x_lite.core.dataclass_checks import Count, Range, check_types
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.files.texts import Text
+from t5x_lite.evaluation.results import mean_of
 
 _ASCII_WORD = re.compile(r'[a-z0-9]+')
 # Han and kana are written without spaces: each character is a word.
@@ -223,11 +223,7 @@ class Score(NamedTuple):
 
 def score_of(values: Sequence[float]) -> Score:
   """The Score of values of items; a mean of None without any."""
-  number = len(values)
-  if not number:
-    return Score(None, None, 0)
-  error = float(np.std(values, ddof=1)) / math.sqrt(number) if number > 1 else None
-  return Score(float(np.mean(values)), error, number)
+  return Score(*mean_of(values), len(values)) if len(values) else Score(None, None, 0)
 
 
 PARTS = ('all', 'clean', 'dirty', 'short')

@@ -16,7 +16,7 @@ import re
 from typing import Any, NamedTuple
 
 from t5x_lite.core.errors import UserError
-from t5x_lite.core.files import write_text
+from t5x_lite.core.files import whole_lines, write_text
 
 # What Zheng et al. 2023 ask of their judge in figure 5, in other words.
 PROMPT = '''\
@@ -174,13 +174,8 @@ class ComparisonLog:
     for name, value in settings.items():
       if old.get(name) != value:
         raise UserError(f'{self.path} was judged with another {name}: name another --output')
-    content = self.path.read_bytes()
-    whole = content[:content.rfind(b'\n') + 1]
-    if whole != content:
-      with open(self.path, 'r+b') as file:
-        file.truncate(len(whole))
-    verdicts = [self._parse(line, number) for number, line in enumerate(whole.splitlines(), 1)]
-    return verdicts, whole != content
+    lines, cut = whole_lines(self.path)
+    return [self._parse(line, number) for number, line in enumerate(lines, 1)], cut
 
   def _parse(self, line: bytes, number: int) -> Verdict:
     try:

@@ -17,7 +17,7 @@ import numpy as np
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.evaluation.prefixes import Shared, share_prefixes
-from t5x_lite.inference.generate import left_pad, prefill
+from t5x_lite.inference.generate import left_pad, padded_length, prefill
 from t5x_lite.models import Network
 from t5x_lite.models.cache import take_rows
 from t5x_lite.parallel.partitioner import Partitioner
@@ -43,6 +43,12 @@ class Scored(NamedTuple):
   def total(self) -> float:
     """log p(continuation | context)."""
     return float(self.logprobs.sum(dtype=np.float64))
+
+
+class _Sizes(NamedTuple):
+  """Of a batch: how many contexts, and rows of continuations of them."""
+  contexts: int
+  rows: int
 
 
 # (index of the request, its score) as they come.
@@ -81,7 +87,6 @@ class Likelihood:
   def __call__(self, requests: Sequence[Request]) -> Found:
     """Each request with its score, as batches are done; raises UserError for one too long."""
     requests = [self._cut(request) for request in requests]
-    self._rows = min(self.batch_size, -(-len(requests) // self._parts) * self._parts)
     by_context: dict[tuple[int, ...], list[int]] = {}
     for i, request in enumerate(requests):
       by_context.setdefault(tuple(request.context), []).append(i)
@@ -91,6 +96,12 @@ class Likelihood:
         Shared(0, [*range(len(contexts))])] if contexts else []
     for group in groups:
       yield from self._score_group(group, contexts, owned, requests)
+
+  def _sizes(self, members: Sequence[int], owned, count: int) -> _Sizes:
+    """Of the batches of a group, where `count` requests are asked for in all."""
+    rows = min(self.batch_size, -(-count // self._parts) * self._parts)
+    typical = max(1, round(np.mean([len(owned[i]) for i in members])))
+    return _Sizes(max(self._parts, rows // typical // self._parts * self._parts), rows)
 
   def _cut(self, request: Request) -> Request:
     """What is read and scored of a request."""
@@ -107,30 +118,14 @@ class Likelihood:
     """Those of contexts that share a prefix."""
     prefix = group.prefix
     members = sorted(group.members, key=lambda i: (-len(contexts[i]), i))
-    rest = _bucket(len(contexts[members[0]]) - prefix, 32)
+    rest = padded_length(len(contexts[members[0]]) - prefix, 32)
     longest = max(len(requests[r].continuation) for i in members for r in owned[i])
-    length = _bucket(prefix + rest + longest, 128)
+    length = padded_length(prefix + rest + longest, 128)
     cache = self._prefix_cache(contexts[members[0]][:prefix], length) if prefix else None
-    for chosen, rows in self._batches(members, owned):
-      yield from self._score_batch([contexts[i][prefix:] for i in chosen], rows, requests, cache,
-                                   length if cache is not None else None)
-
-  def _batches(self, members: Sequence[int], owned) -> Iterator[tuple[list, list]]:
-    """(contexts, [(position of the context, request)]) of batches of at most `_rows` requests and
-    `_contexts` contexts."""
-    typical = max(1, round(np.mean([len(owned[i]) for i in members])))
-    self._contexts = max(self._parts, self._rows // typical // self._parts * self._parts)
-    chosen, rows = [], []
-    for i in members:
-      for start in range(0, len(owned[i]), self._rows):
-        part = owned[i][start:start + self._rows]
-        if len(chosen) == self._contexts or len(rows) + len(part) > self._rows:
-          yield chosen, rows
-          chosen, rows = [], []
-        rows += [(len(chosen), r) for r in part]
-        chosen.append(i)
-    if chosen:
-      yield chosen, rows
+    sizes = self._sizes(members, owned, len(requests))
+    for chosen, rows in _batches(members, owned, sizes):
+      yield from self._score_batch([contexts[i][prefix:] for i in chosen], rows, requests, sizes,
+                                   cache, length)
 
   def _prefix_cache(self, ids: np.ndarray, length: int):
     """A cache that holds a prefix, once for each part of a batch."""
@@ -138,28 +133,44 @@ class Likelihood:
     put = self.partitioner.put_batch({'tokens': tokens, 'valid': valid})
     return self._read(self.params, put['tokens'], put['valid'], length=length)
 
-  def _score_batch(self, contexts, rows, requests, cache, length) -> Found:
-    """The scores of `rows`, (position in contexts, request)."""
-    fill = [contexts[-1]] * (self._contexts - len(contexts))
+  def _score_batch(self, contexts, rows, requests, sizes, cache, length) -> Found:
+    """The scores of `rows`, (position in contexts, request); `length` is of the `cache`."""
+    fill = [contexts[-1]] * (sizes.contexts - len(contexts))
     pad = functools.partial(right_pad, limit=self.max_length) if self._encodes else (
         functools.partial(left_pad, pad_id=0))
     tokens, valid = pad([*contexts, *fill])
     chosen = [requests[r].continuation for _, r in rows]
     size = max(map(len, chosen))
-    size = size if size == 1 else 1 + _bucket(size - 1, 8)
-    targets = np.zeros((self._rows, size), np.int32)
-    scored = np.zeros((self._rows, size), bool)
+    size = size if size == 1 else 1 + padded_length(size - 1, 8)
+    targets = np.zeros((sizes.rows, size), np.int32)
+    scored = np.zeros((sizes.rows, size), bool)
     for n, ids in enumerate(chosen):
       targets[n, :len(ids)], scored[n, :len(ids)] = ids, True
-    row_of = np.zeros(self._rows, np.int32)
+    row_of = np.zeros(sizes.rows, np.int32)
     row_of[:len(rows)] = [position for position, _ in rows]
     put = self.partitioner.put_batch({'tokens': tokens, 'valid': valid, 'targets': targets,
                                       'scored': scored, 'row_of': row_of})
-    length = length or tokens.shape[1] + size
+    if cache is None:
+      length = tokens.shape[1] + size
     logprobs, best = jax.device_get(self._score(self.params, put, cache, length=length))
     for n, (_, r) in enumerate(rows):
       count = len(chosen[n])
       yield r, Scored(logprobs[n, :count], bool(best[n, :count].all()))
+
+
+def _batches(members: Sequence[int], owned, sizes: _Sizes) -> Iterator[tuple[list, list]]:
+  """(contexts, [(position of the context, request)]) of batches of at most those sizes."""
+  chosen, rows = [], []
+  for i in members:
+    for start in range(0, len(owned[i]), sizes.rows):
+      part = owned[i][start:start + sizes.rows]
+      if len(chosen) == sizes.contexts or len(rows) + len(part) > sizes.rows:
+        yield chosen, rows
+        chosen, rows = [], []
+      rows += [(len(chosen), r) for r in part]
+      chosen.append(i)
+  if chosen:
+    yield chosen, rows
 
 
 def _read(network: Network, params, tokens_CP, valid_CP, *, length: int):
@@ -209,17 +220,11 @@ def right_pad(texts: Sequence[np.ndarray], limit: int) -> tuple[np.ndarray, np.n
 
   The length is of few, and at most `limit`, which no text is longer than.
   """
-  length = min(_bucket(max(map(len, texts)), 32), limit)
+  length = min(padded_length(max(map(len, texts)), 32), limit)
   tokens, valid = np.zeros((len(texts), length), np.int32), np.zeros((len(texts), length), bool)
   for row, text in enumerate(texts):
     tokens[row, :len(text)], valid[row, :len(text)] = text, True
   return tokens, valid
-
-
-def _bucket(length: int, multiple: int) -> int:
-  """A length not below it, of few: as left_pad's."""
-  multiple = max(multiple, 2 ** (max(length, 1).bit_length() - 3))
-  return -(-length // multiple) * multiple
 
 
 def in_order(found: Found, count: int, show: Callable[[int], None] = lambda done: None

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import csv
 import io
 import itertools
-import json
 import math
 import pathlib
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from scipy import stats
 
 from t5x_lite.core.dataclass_checks import nearest
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.strict_json import parse_lines
 from t5x_lite.evaluation.comparison import mcnemar
 from t5x_lite.evaluation.proportions import (
     Interval,
@@ -83,8 +83,8 @@ def read_answers(path: pathlib.Path) -> list[Answer]:
     raise UserError(f'{path} is not UTF-8: save it as UTF-8') from e
   if path.suffix not in ('.csv', '.jsonl'):
     raise UserError(f'{path}: a questionnaire is a .csv or a .jsonl file')
-  read = _csv_rows if path.suffix == '.csv' else _json_rows
-  answers = [_answer(row, where) for row, where in read(path, text)]
+  rows = _csv_rows(path, text) if path.suffix == '.csv' else parse_lines(text, path)
+  answers = [_answer(row, where) for where, row in rows]
   if not answers:
     raise UserError(f'{path} has no answers: a row is system, question, success (0 or 1)')
   return answers
@@ -93,16 +93,7 @@ def read_answers(path: pathlib.Path) -> list[Answer]:
 def _csv_rows(path: pathlib.Path, text: str):
   reader = csv.DictReader(io.StringIO(text))
   for row in reader:
-    yield row, f'{path}, line {reader.line_num}'
-
-
-def _json_rows(path: pathlib.Path, text: str):
-  for i, line in enumerate(text.splitlines(), 1):
-    if line.strip():
-      try:
-        yield json.loads(line), f'{path}, line {i}'
-      except ValueError as e:
-        raise UserError(f'{path}, line {i}: no JSON: {e}') from e
+    yield f'{path}, line {reader.line_num}', row
 
 
 def _answer(row: Any, where: str) -> Answer:

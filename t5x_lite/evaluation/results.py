@@ -3,17 +3,28 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import json
+import math
 import pathlib
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.files import write_text
+from t5x_lite.training.run_folder import RunFolder
 
 
 class Metric(NamedTuple):
   """A value over items, and its standard error; None where it has none."""
   value: float
   error: float | None
+
+
+def mean_of(values: Sequence[float]) -> Metric:
+  """The mean of items, with its standard error: sample sd / sqrt(n), None of one item."""
+  values = np.asarray(values, np.float64)
+  error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+  return Metric(float(values.mean()), error)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,4 +98,4 @@ def read_items(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def find_results(folder: pathlib.Path) -> list[pathlib.Path]:
   """The JSON files in the evaluations of a run, [] without any."""
-  return sorted((folder / 'evaluations').glob('*shot*.json'))
+  return sorted(RunFolder(folder).evaluations.glob('*shot*.json'))

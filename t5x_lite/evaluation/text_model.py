@@ -49,7 +49,7 @@ class TextModel:
     Raises UserError where the model predicts no tokens, and for a length it has no positions for.
     """
     config, limit = network.config, network.config.max_length
-    self._parts = network, params, partitioner, data
+    self._network, self._params, self._partitioner, self._data = network, params, partitioner, data
     self._frame, self._end_ids, self._batch_size = frame, end_ids, batch_size
     self._log, self._show = log, show
     inputs, targets = data.tokenizer('inputs'), data.tokenizer('targets')
@@ -71,8 +71,7 @@ class TextModel:
   def with_params(self, params: Any) -> 'TextModel':
     """The same with other parameters, of the same shapes: nothing is compiled for scores."""
     other = copy.copy(self)
-    network, _, *rest = self._parts
-    other._parts = network, params, *rest
+    other._params = params
     other._likelihood = copy.copy(self._likelihood)
     other._likelihood.params = params
     return other
@@ -96,7 +95,7 @@ class TextModel:
     """
     sampling = dataclasses.replace(sampling or Sampling(), stop=tuple(until))
     encodes = self.reader.family == 'encoder_decoder'
-    room = self._parts[3].lengths['inputs'] if encodes else self.max_length - max_new
+    room = self._data.lengths['inputs'] if encodes else self.max_length - max_new
     if self.reader.family == 'encoder_only':
       raise UserError('An encoder writes no answers: choose tasks that are scored')
     if room < 1:
@@ -121,9 +120,8 @@ class TextModel:
     """The texts after ids."""
     if not asked:
       return
-    network, params, partitioner, data = self._parts
-    network, (params,) = unstack(network, [params], partitioner)
-    generator = Generator(network, params, partitioner, data, batch_size=self._batch_size,
-                          max_tokens=max_new, frame=self._frame or ((), ()),
-                          end_ids=self._end_ids, decoding=sampling)
+    network, (params,) = unstack(self._network, [self._params], self._partitioner)
+    generator = Generator(network, params, self._partitioner, self._data,
+                          batch_size=self._batch_size, max_tokens=max_new,
+                          frame=self._frame or ((), ()), end_ids=self._end_ids, decoding=sampling)
     yield from (record['output'] for record in generator.from_ids(asked, framed=True))

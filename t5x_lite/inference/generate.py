@@ -178,17 +178,21 @@ def make_greedy(network: Network, partitioner: Partitioner, *, eos_id: int | tup
   return jax.jit(run, out_shardings=partitioner.replicated)
 
 
+def padded_length(longest: int, multiple: int = 32) -> int:
+  """A length for `longest` tokens: a multiple of `multiple`, and of a quarter of the power of two
+  below them, so that few lengths are compiled; with `multiple` 1 as many as they are."""
+  if multiple > 1:
+    multiple = max(multiple, 2 ** (longest.bit_length() - 3))
+  return -(-longest // multiple) * multiple
+
+
 def left_pad(prompts: list[np.ndarray], pad_id: int, multiple: int = 32
              ) -> tuple[np.ndarray, np.ndarray]:
   """(prompts [batch, length] int32, valid [batch, length] bool), padded on the left.
 
-  The length is a multiple of `multiple`, and of a quarter of the power of two below it, so that few
-  lengths are compiled.
+  The length is that of `padded_length`.
   """
-  longest = max(1, *map(len, prompts)) if prompts else 1
-  if multiple > 1:
-    multiple = max(multiple, 2 ** (longest.bit_length() - 3))
-  length = -(-longest // multiple) * multiple
+  length = padded_length(max(1, *map(len, prompts)) if prompts else 1, multiple)
   tokens = np.full((len(prompts), length), pad_id, np.int32)
   valid = np.zeros((len(prompts), length), bool)
   for row, prompt in enumerate(prompts):

@@ -9,7 +9,7 @@ import numpy as np
 
 from t5x_lite.core.dataclass_checks import nearest
 from t5x_lite.core.errors import UserError
-from t5x_lite.core.files import naming
+from t5x_lite.core.files import save_figure
 from t5x_lite.training.run_folder import RunFolder
 
 # What a series has of its own beside its color, for whoever cannot tell colors apart.
@@ -45,14 +45,7 @@ def metric_curves(model_dirs: Sequence[pathlib.Path], output: pathlib.Path | str
 
   Raises UserError for a format that matplotlib does not know, and as `draw_metric`.
   """
-  figure, output = draw_metric(model_dirs, metric, unit), pathlib.Path(output)
-  output.parent.mkdir(parents=True, exist_ok=True)
-  try:
-    with naming(output):
-      figure.savefig(output, dpi=150)
-  except ValueError as e:   # it lists the formats it knows
-    raise UserError(f'{output}: {e}') from e
-  return output
+  return save_figure(draw_metric(model_dirs, metric, unit), pathlib.Path(output))
 
 
 def draw_metric(model_dirs: Sequence[pathlib.Path], metric: str = 'loss', unit: str = 'step'):

@@ -65,6 +65,11 @@ class RunFolder:
     """The chat template of a run that was trained on conversations."""
     return self.path / 'chat_template.jinja'
 
+  @property
+  def evaluations(self) -> pathlib.Path:
+    """Results on suites, their items, and the answers that they are made of."""
+    return self.path / 'evaluations'
+
   def inferences(self, name: str, step: int) -> pathlib.Path:
     """The outputs of the checkpoint of `step` for a file or split of this name."""
     return self.path / f'inferences-{name}-{step}.jsonl'

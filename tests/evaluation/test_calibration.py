@@ -11,9 +11,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.files import save_figure
 from t5x_lite.evaluation import calibration
 from t5x_lite.evaluation.calibration import ChoiceScores
-from t5x_lite.evaluation.calibration_plot import draw_reliability, write_reliability
+from t5x_lite.evaluation.calibration_plot import draw_reliability
 
 ORACLES = json.loads(pathlib.Path(__file__).with_name('oracles.json').read_text())['calibration']
 PEERS = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '/nonexistent')) / (
@@ -141,7 +142,7 @@ def test_the_diagram_shows_bins_that_have_items(tmp_path):
   np.testing.assert_allclose(line.get_ydata(), ORACLES['curve']['equal_width'][0])
   assert 'as it is, ECE 0.252' in line.get_label()
   assert figure.axes[1].get_xlim() == (0, 1)
-  path = write_reliability({'x': table}, tmp_path / 'new/reliability.png')
+  path = save_figure(draw_reliability({'x': table}), tmp_path / 'new/reliability.png')
   assert path.read_bytes().startswith(b'\x89PNG')
   with pytest.raises(UserError, match='reliability.nothing'):
-    write_reliability({'x': table}, tmp_path / 'reliability.nothing')
+    save_figure(draw_reliability({'x': table}), tmp_path / 'reliability.nothing')

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from t5x_lite.core.dataclass_checks import Count, FieldError, Length, Step, check_types, nearest
+from t5x_lite.core.dataclass_checks import Count, FieldError, Length, Step, check_types
 from t5x_lite.data.source import Source
-from t5x_lite.evaluation.suites.documents import read_rows
 from t5x_lite.evaluation.suites.scoring import answer_items, summarize
-from t5x_lite.evaluation.suites.tasks import SUITES, TASKS
+from t5x_lite.evaluation.suites.task import Item, Task
+from t5x_lite.evaluation.suites.tasks import choose_tasks
 from t5x_lite.evaluation.text_model import TextModel
 from t5x_lite.models import Network
 from t5x_lite.parallel.partitioner import Partitioner
@@ -34,9 +34,7 @@ class SuiteEval:
     check_types(self)
     if isinstance(self.tasks, str) or not self.tasks:
       raise FieldError(self, 'tasks', "expected names of tasks, such as ('arc_easy',)")
-    for name in self.tasks:
-      if name not in TASKS and name not in SUITES:
-        raise FieldError(self, 'tasks', nearest(name, [*SUITES, *TASKS]))
+    self._chosen()
     if self.also is not None and not hasattr(self.also, 'make'):
       raise FieldError(self, 'also', f'{self.also!r} is no evaluation')
 
@@ -49,8 +47,7 @@ class SuiteEval:
     """
     partitioner.check_rows(self)
     other = self.also and self.also.make(network, partitioner, data, seed)
-    names = dict.fromkeys(name for given in self.tasks for name in SUITES.get(given, (given,)))
-    asked = [(TASKS[name], self._items(TASKS[name], seed)) for name in names]
+    asked = [(task, self._items(task, seed)) for task in self._chosen()]
     begun, spent, model = time.monotonic(), 0.0, None
 
     def evaluate(params: Any, step: int) -> dict[str, float]:
@@ -61,8 +58,7 @@ class SuiteEval:
           max_length=self.max_length)
       found = {}
       for task, items in asked:
-        metrics, _ = summarize(task, answer_items(
-            task, items, model.reader, model.score, model.max_length, model.write))
+        metrics, _ = summarize(task, answer_items(task, items, model))
         found |= {f'{task.name}/{name}': metric.value for name, metric in metrics.items()}
       now = time.monotonic()
       spent += now - start
@@ -71,12 +67,13 @@ class SuiteEval:
 
     return evaluate
 
-  def _items(self, task, seed: int) -> list:
+  def _chosen(self) -> list[Task]:
+    return choose_tasks(self.tasks, lambda rule: FieldError(self, 'tasks', rule))
+
+  def _items(self, task: Task, seed: int) -> list[Item]:
     """The items of a task; of more than are asked for, some drawn once."""
     shots = task.shots if self.shots is None or task.shots_split is None else self.shots
-    folder = pathlib.Path(self.data)
-    items = task.items(read_rows(task.data, task.split, folder),
-                       read_rows(task.data, task.shots_split, folder) if shots else [], shots)
+    items = task.read_items(pathlib.Path(self.data), shots)
     if self.num_examples is None or len(items) <= self.num_examples:
       return items
     chosen = np.random.default_rng(seed).choice(len(items), self.num_examples, replace=False)

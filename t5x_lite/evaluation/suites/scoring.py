@@ -1,41 +1,25 @@
 """Answers of a model to the items of a task, and the metrics of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from t5x_lite.evaluation.likelihood import Request, Scored
-from t5x_lite.evaluation.reader import TextReader
-from t5x_lite.evaluation.results import Metric
+from t5x_lite.evaluation.results import Metric, mean_of
 from t5x_lite.evaluation.suites.task import Item, Task
+from t5x_lite.evaluation.text_model import TextModel
 
 
-class Scorer(Protocol):
-  """Scores requests, in their order, and tells how many are done."""
-
-  def __call__(self, requests: Sequence[Request]) -> list[Scored]: ...
-
-
-def answer_items(task: Task, items: Sequence[Item], reader: TextReader, score: Scorer,
-                 max_length: int, write: Callable[[Sequence[str], Sequence[str]], list[str]]
-                 ) -> list[dict[str, Any]]:
-  """A record of each item, as of results.write_result.
-
-  Args:
-    task, items: what is asked.
-    reader: makes ids of texts.
-    score: gives log-likelihoods.
-    max_length: tokens that the model reads, which texts are cut into windows of.
-    write: (contexts, strings that end an answer) -> what the model writes.
-  """
+def answer_items(task: Task, items: Sequence[Item], model: TextModel) -> list[dict[str, Any]]:
+  """A record of each item under a model, as of results.write_result."""
   if task.kind == 'written':
-    outputs = write([item.context for item in items], task.until)
+    outputs = model.write([item.context for item in items], task.until)
     return [_record(task, item, output, {'output': output, 'target': item.question.target})
             for item, output in zip(items, outputs)]
-  requests = [_requests(task, item, reader, max_length) for item in items]
-  flat = score([request for own in requests for request in own])
+  requests = [_requests(task, item, model) for item in items]
+  flat = model.score([request for own in requests for request in own])
   records, start = [], 0
   for item, own in zip(items, requests):
     scored = flat[start:start + len(own)]
@@ -44,13 +28,14 @@ def answer_items(task: Task, items: Sequence[Item], reader: TextReader, score: S
   return records
 
 
-def _requests(task: Task, item: Item, reader: TextReader, max_length: int) -> list[Request]:
+def _requests(task: Task, item: Item, model: TextModel) -> list[Request]:
   """What is scored of an item."""
+  reader = model.reader
   if task.kind == 'choices':
     return [reader.pair(item.context, text) for text in item.continuations]
   if task.kind == 'word':
     return [reader.pair(item.context, item.question.target)]
-  return [*reader.windows(item.question.target, max_length)]
+  return [*reader.windows(item.question.target, model.max_length)]
 
 
 def _of_scores(task: Task, item: Item, scored: Sequence[Scored]) -> dict[str, Any]:
@@ -84,7 +69,7 @@ def summarize(task: Task, records: Sequence[Mapping[str, Any]]
     return _perplexities(records), {}
   names = list(records[0]['metrics'])
   values = {name: np.asarray([r['metrics'][name] for r in records]) for name in names}
-  found = {name: Metric(float(x.mean()), _error(x)) for name, x in values.items()}
+  found = {name: mean_of(x) for name, x in values.items()}
   if task.kind == 'word':
     nats = found.pop('nats')
     error = None if nats.error is None else math.exp(nats.value) * nats.error
@@ -92,9 +77,10 @@ def summarize(task: Task, records: Sequence[Mapping[str, Any]]
   groups = [r.get('group', '') for r in records]
   if not any(groups):
     return found, {}
-  own = {group: values[names[0]][[g == group for g in groups]] for group in sorted(set(groups))}
-  means = {group: float(x.mean()) for group, x in own.items()}
-  errors = [_error(x) for x in own.values()]
+  own = {group: mean_of(values[names[0]][[g == group for g in groups]])
+         for group in sorted(set(groups))}
+  means = {group: metric.value for group, metric in own.items()}
+  errors = [metric.error for metric in own.values()]
   spread = None if None in errors else math.sqrt(sum(e * e for e in errors)) / len(own)
   return found | {f'{names[0]}_of_groups': Metric(float(np.mean([*means.values()])), spread)}, means
 
@@ -107,10 +93,6 @@ def _perplexities(records: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
           'byte_perplexity': Metric(_exp(nats / size), None),
           'bits_per_byte': Metric(nats / size / math.log(2), None),
           'token_perplexity': Metric(_exp(nats / tokens), None)}
-
-
-def _error(x: np.ndarray) -> float | None:
-  return float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else None
 
 
 def _exp(x: float) -> float:

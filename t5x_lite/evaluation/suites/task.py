@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import pathlib
 import random
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from t5x_lite.core.errors import UserError
-from t5x_lite.evaluation.suites.documents import DataSet, Row
+from t5x_lite.evaluation.suites.documents import DataSet, Row, read_rows
 
 SHOTS_SEED = 1234   # lm-evaluation-harness's
 
@@ -21,7 +22,6 @@ class Question(NamedTuple):
     choices: the answers to choose from; none where an answer is written.
     gold: the number of the right choice, or of several; None: the document has no label.
     answer: what follows the text in a solved example, with the blank that parts them.
-    continuations: what is scored of each choice after the text; None: a blank and the choice.
     group: of the documents whose scores are averaged first, such as a subject; '' for none.
     target: the right answer where one is written.
   """
@@ -29,7 +29,6 @@ class Question(NamedTuple):
   choices: tuple[str, ...] = ()
   gold: int | tuple[int, ...] | None = None
   answer: str = ''
-  continuations: tuple[str, ...] | None = None
   group: str = ''
   target: str = ''
 
@@ -55,9 +54,8 @@ class Item(NamedTuple):
 
   @property
   def continuations(self) -> tuple[str, ...]:
-    """What is scored after the context."""
-    question = self.question
-    return question.continuations or tuple(f' {choice}' for choice in question.choices)
+    """What is scored after the context: a blank and a choice each."""
+    return tuple(f' {choice}' for choice in self.question.choices)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,8 +66,8 @@ class Task:
     name: as it is chosen by.
     data: its rows.
     split: that is evaluated.
-    ask: a row -> its Question, or several numbered ones of it. Raises UserError or KeyError,
-      IndexError, TypeError, ValueError, AttributeError for a row of another layout.
+    ask: a row -> its Question. Raises KeyError, IndexError, TypeError, ValueError or
+      AttributeError for a row of another layout.
     kind: what answers are: 'choices' are scored, a 'word' is scored and must be the likeliest, a
       whole 'text' is scored, or an answer is 'written'.
     score: (item, what the model gave) -> {metric: value}.
@@ -96,6 +94,12 @@ class Task:
   spare_shot: bool = False
   describe: Callable[[str], str] = lambda group: ''
   until: tuple[str, ...] = ()
+
+  def read_items(self, folder: pathlib.Path | None, shots: int) -> list[Item]:
+    """As `items`, of the rows that documents.read_rows finds."""
+    rows = read_rows(self.data, self.split, folder)
+    solved = read_rows(self.data, self.shots_split, folder) if shots else []
+    return self.items(rows, solved, shots)
 
   def items(self, rows: Sequence[Row], shot_rows: Sequence[Row], shots: int) -> list[Item]:
     """All documents as items, with so many solved examples.

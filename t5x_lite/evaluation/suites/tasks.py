@@ -3,11 +3,12 @@
 Each follows the file of its name there; rows are as the data sets of the hub have them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import re
 
 import numpy as np
 
+from t5x_lite.core.dataclass_checks import nearest
 from t5x_lite.evaluation.suites.documents import DataSet, Row
 from t5x_lite.evaluation.suites.task import Item, Question, Task, score_choices
 
@@ -176,3 +177,13 @@ TASKS = {task.name: task for task in (
 )}
 SUITES = {'truthfulqa_mc': ('truthfulqa_mc1', 'truthfulqa_mc2'),
           'open_llm_v1': ('arc_challenge', 'hellaswag', 'mmlu', 'truthfulqa_mc2')}
+
+
+def choose_tasks(names: Sequence[str], error: Callable[[str], Exception]) -> list[Task]:
+  """The tasks of names of tasks and suites, each once; raises `error(rule)` for another name."""
+  chosen = []
+  for name in names:
+    if name not in TASKS and name not in SUITES:
+      raise error(nearest(name, [*SUITES, *TASKS]))
+    chosen += SUITES.get(name, (name,))
+  return [TASKS[name] for name in dict.fromkeys(chosen)]
