@@ -32,6 +32,9 @@ COMMANDS = {
     'evaluate compare': (
         't5x_lite.commands.evaluate_compare',
         'compare two models on the same items: difference, interval, p-value'),
+    'perplexity': (
+        'tasks.commands.perplexity',
+        'measure perplexity and bits a byte of documents, and the loss by position'),
     'leaderboard': (
         't5x_lite.commands.leaderboard',
         'put the evaluations of runs in one table: Markdown, CSV or a page'),

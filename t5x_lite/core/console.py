@@ -97,7 +97,10 @@ class Counter(_Line):
     if done == 1:
       self._begun = time.monotonic()
     if self._is_due(done == count and self._open):
-      left = (time.monotonic() - self._begun) / done * (count - done)
-      self._print(f'{done:,}/{count:,} {self._things}  {duration(left)} left')
+      line = f'{done:,}/{count:,} {self._things}'
+      if done > 1:   # since the first, which compiles
+        left = (time.monotonic() - self._begun) / (done - 1) * (count - done)
+        line += f'  {duration(left)} left'
+      self._print(line)
     if done == count:
       self.finish()

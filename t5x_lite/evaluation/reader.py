@@ -88,6 +88,41 @@ class TextReader:
       yield Request(context, ids[done:end])
       done = end
 
+  def sliding_windows(self, text: str, length: int, stride: int) -> Iterator[Request]:
+    """A text as windows of `length` tokens, each `stride` after the one before, which overlap.
+
+    Each token is scored once, in the first window that has it. What begins every text is read and
+    not scored; without such a start the first token is not. So is the perplexity of fixed-length
+    models in the guide of transformers. Raises UserError for a stride that leaves no context.
+    """
+    if not 0 < stride < length:
+      raise UserError(f'--stride={stride}: give 1 to {length - 1}, less than the {length} tokens '
+                      'of a window')
+    ids = self.read(text)
+    done = max(len(self.before), 1)
+    for begin in range(0, len(ids), stride):
+      end = min(begin + length, len(ids))
+      if end > done:
+        yield Request(ids[begin:done], ids[done:end])
+        done = end
+
+  def windows_after(self, context: Sequence[int], text: str, length: int) -> list[Request]:
+    """A text after ids that are read before it and not scored, each token scored once.
+
+    A decoder reads as much as fits before each window, a window being at least half of `length`.
+    An encoder-decoder has the context in its encoder, and the text as one.
+    """
+    ids = self.plain(text)
+    if self.family == 'encoder_decoder':
+      return [Request([*context], ids)] * bool(ids)
+    read, windows, done = [*self.before, *context] or [self.start_id], [], 0
+    while done < len(ids):
+      known = [*read, *ids[:done]]
+      end = done + max(length - len(known) + 1, length // 2, 1)
+      windows.append(Request(known, ids[done:end]))
+      done = end
+    return windows
+
 
 def _frame_as_trained(family: str, inputs: Tokenizer, targets: Tokenizer
                       ) -> tuple[list[int], list[int]]:

@@ -1,4 +1,4 @@
-"""The texts that a run trains on, in one pass over its source or its tokenised cache."""
+"""The texts of a run's task, in one pass over its source or its tokenised cache."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -53,3 +53,18 @@ def _texts_of(example: dict[str, Any], features: dict[str, seqio.Feature]) -> It
         value.ndim and np.issubdtype(value.dtype, np.integer)
         and not isinstance(features[name].vocabulary, seqio.PassThroughVocabulary)):
       yield spell(features[name].vocabulary, value.reshape(-1))
+
+
+def targets_of(data: Any, split: str) -> Iterator[Text]:
+  """The text of the targets of each example of a split, before any is cut, packed or noised."""
+  for task in seqio.get_subtasks(get_task(data)):
+    if split not in task.splits:
+      continue
+    examples = task.preprocess_precache(
+        task.source.get_dataset(split=split, shuffle=False), seed=0)
+    with one_line.user_errors():
+      for number, example in enumerate(examples.as_numpy_iterator()):
+        given = example.get('targets_pretokenized', example['targets'])
+        text = given.decode() if isinstance(given, bytes) else spell(
+            task.output_features['targets'].vocabulary, given)
+        yield Text(f'{data.display_name(task.name)} {split} example {number}', text)

@@ -66,7 +66,7 @@ def summarize(task: Task, records: Sequence[Mapping[str, Any]]
   groups they are those of the groups' own means.
   """
   if task.kind == 'text':
-    return _perplexities(records), {}
+    return perplexities(records), {}
   names = list(records[0]['metrics'])
   values = {name: np.asarray([r['metrics'][name] for r in records]) for name in names}
   found = {name: mean_of(x) for name, x in values.items()}
@@ -85,7 +85,7 @@ def summarize(task: Task, records: Sequence[Mapping[str, Any]]
   return found | {f'{names[0]}_of_groups': Metric(float(np.mean([*means.values()])), spread)}, means
 
 
-def _perplexities(records: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
+def perplexities(records: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
   """Of a corpus: nats of all texts over all their words, bytes and tokens."""
   nats = sum(r['metrics']['nats'] for r in records)
   words, size, tokens = (sum(r[name] for r in records) for name in ('words', 'bytes', 'tokens'))
