@@ -16,6 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.core.errors import UserError
+from t5x_lite.evaluation.branches import (
+  can_branch,
+  lay_out,
+  of_targets,
+  pad_targets,
+  score_branches,
+)
 from t5x_lite.evaluation.prefixes import Shared, share_prefixes
 from t5x_lite.inference.generate import left_pad, padded_length, prefill
 from t5x_lite.models import Network
@@ -83,6 +90,9 @@ class Likelihood:
     self._score = jax.jit(functools.partial(_score, network, start_id),
                           static_argnames='length', out_shardings=partitioner.replicated)
     self._read = jax.jit(functools.partial(_read, network), static_argnames='length')
+    self._branches = can_branch(network.config, partitioner.platform)
+    self._score_branches = jax.jit(functools.partial(score_branches, network),
+                                   out_shardings=partitioner.replicated)
 
   def __call__(self, requests: Sequence[Request]) -> Found:
     """Each request with its score, as batches are done; raises UserError for one too long."""
@@ -135,27 +145,30 @@ class Likelihood:
 
   def _score_batch(self, contexts, rows, requests, sizes, cache, length) -> Found:
     """The scores of `rows`, (position in contexts, request); `length` is of the `cache`."""
-    fill = [contexts[-1]] * (sizes.contexts - len(contexts))
-    pad = functools.partial(right_pad, limit=self.max_length) if self._encodes else (
-        functools.partial(left_pad, pad_id=0))
-    tokens, valid = pad([*contexts, *fill])
-    chosen = [requests[r].continuation for _, r in rows]
-    size = max(map(len, chosen))
-    size = size if size == 1 else 1 + padded_length(size - 1, 8)
-    targets = np.zeros((sizes.rows, size), np.int32)
-    scored = np.zeros((sizes.rows, size), bool)
-    for n, ids in enumerate(chosen):
-      targets[n, :len(ids)], scored[n, :len(ids)] = ids, True
+    contexts = [*contexts, *[contexts[-1]] * (sizes.contexts - len(contexts))]
+    continuations = [requests[r].continuation for _, r in rows]
     row_of = np.zeros(sizes.rows, np.int32)
     row_of[:len(rows)] = [position for position, _ in rows]
-    put = self.partitioner.put_batch({'tokens': tokens, 'valid': valid, 'targets': targets,
-                                      'scored': scored, 'row_of': row_of})
-    if cache is None:
-      length = tokens.shape[1] + size
-    logprobs, best = jax.device_get(self._score(self.params, put, cache, length=length))
+    if cache is None and self._branches:
+      batch = lay_out(contexts, continuations, row_of)
+      found = self._score_branches(self.params, self.partitioner.put_batch(batch))
+    else:
+      batch = self._beside_cache(contexts, continuations, sizes.rows) | {'row_of': row_of}
+      if cache is None:
+        length = batch['tokens'].shape[1] + batch['targets'].shape[1]
+      found = self._score(self.params, self.partitioner.put_batch(batch), cache, length=length)
+    logprobs, best = jax.device_get(found)
     for n, (_, r) in enumerate(rows):
-      count = len(chosen[n])
+      count = len(continuations[n])
       yield r, Scored(logprobs[n, :count], bool(best[n, :count].all()))
+
+  def _beside_cache(self, contexts, continuations, num_rows: int) -> dict[str, np.ndarray]:
+    """A batch of `_score`, without `row_of`."""
+    pad = functools.partial(right_pad, limit=self.max_length) if self._encodes else (
+        functools.partial(left_pad, pad_id=0))
+    tokens, valid = pad(contexts)
+    targets, scored = pad_targets(continuations, num_rows)
+    return {'tokens': tokens, 'valid': valid, 'targets': targets, 'scored': scored}
 
 
 def _batches(members: Sequence[int], owned, sizes: _Sizes) -> Iterator[tuple[list, list]]:
@@ -209,10 +222,7 @@ def _score(network: Network, start_id: int, params, batch, cache, *, length: int
     more_NLV, _ = model.decode(targets_NL[:, :-1], take_rows(cache, row_of_N), scored_NL[:, 1:],
                                last=L - 1)
     logits_NLV = jnp.concatenate([logits_NLV, more_NLV], axis=1)
-  logits_NLV = logits_NLV.astype(jnp.float32)
-  target_NL = jnp.take_along_axis(logits_NLV, targets_NL[..., None], -1)[..., 0]
-  best_NL = logits_NLV.argmax(-1) == targets_NL
-  return target_NL - jax.nn.logsumexp(logits_NLV, -1), best_NL
+  return of_targets(logits_NLV, targets_NL)
 
 
 def right_pad(texts: Sequence[np.ndarray], limit: int) -> tuple[np.ndarray, np.ndarray]:

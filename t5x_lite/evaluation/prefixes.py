@@ -23,7 +23,9 @@ def share_prefixes(contexts: Sequence[np.ndarray]) -> list[Shared]:
   """Groups of contexts, int32 [length] each, such that the tokens read are about the fewest.
 
   In lexicographic order contexts that begin alike are neighbours. They are cut where neighbours
-  share fewer tokens than some length; of such lengths, powers of two, the best is taken.
+  share fewer tokens than some length; of such lengths, powers of two, the best is taken. A group
+  has batches of its own, the last of which is rarely full: one that saves fewer tokens than its
+  members have besides is none.
   """
   order = sorted(range(len(contexts)), key=lambda i: contexts[i].tolist())
   common = np.asarray([_common(contexts[a], contexts[b]) for a, b in zip(order, order[1:])], int)
@@ -32,8 +34,12 @@ def share_prefixes(contexts: Sequence[np.ndarray]) -> list[Shared]:
   while length <= common.max(initial=0):
     groups, total = [], 0
     for members, shared in _cut(order, common, length):
+      spared = shared * (len(members) - 1)
+      if spared < sum(len(contexts[i]) - shared for i in members):
+        groups += [Shared(0, [i]) for i in members]
+        continue
       groups.append(Shared(shared, members))
-      total += shared * (len(members) - 1)
+      total += spared
     if total > saved:
       best, saved = groups, total
     length *= 2

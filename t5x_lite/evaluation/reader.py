@@ -1,6 +1,7 @@
 """Texts as the ids that a model scores, by the rules of lm-evaluation-harness."""
 
 from collections.abc import Iterator, Sequence
+import functools
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.source import Tokenizer
@@ -34,6 +35,7 @@ class TextReader:
     self.before, self.after = _frame_as_trained(config.family, inputs, targets)
     if frame is not None:
       self.before, self.after = map(list, frame)
+    self._read_once = functools.lru_cache(1)(self.read)   # the context of several continuations
 
   def read(self, text: str) -> list[int]:
     """Ids of a text, with what begins it, and what ends it in the encoder of an encoder-decoder."""
@@ -61,7 +63,7 @@ class TextReader:
       request = Request(self.read(context) if context else [self._inputs.eos_id],
                         self._targets.encode(continuation))
     elif context:
-      read = self.read(context)
+      read = self._read_once(context)
       request = Request(read, self.read(context + continuation)[len(read):])
     else:
       ids = self._inputs.encode(continuation)

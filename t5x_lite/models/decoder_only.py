@@ -26,7 +26,8 @@ class DecoderOnly(nnx.Module):
                          shard=shard)
     self.classifier = text_classifier(config) if config.classifies_texts else None
 
-  def outputs(self, batch: dict[str, jax.Array], key: jax.Array | None = None) -> Outputs:
+  def outputs(self, batch: dict[str, jax.Array], key: jax.Array | None = None, *,
+              trunk: bool = False) -> Outputs:
     """The last hidden states of a batch of decoder features.
 
     Args:
@@ -36,11 +37,12 @@ class DecoderOnly(nnx.Module):
         `text_positions` [batch, texts], where the last token of each text is, and each text is a
         segment; they are None without.
       key: draws dropout and noise; None for none.
+      trunk: the first segment of a row is seen by its others, which go on from it.
     """
     segments_BL, positions_BL = segments_and_positions(batch, 'decoder')
     prefix_BL = batch.get('decoder_causal_attention') if self.config.prefix_lm else None
     mask = Mask(q_segments_BL=segments_BL, k_segments_BS=segments_BL, prefix_BL=prefix_BL,
-                causal=True)
+                causal=True, trunk=trunk)
     context = Context(mask, positions_BL, valid_tokens(segments_BL))
     x_BLD = self.embedder(batch['decoder_input_tokens'], positions_BL, layers.subkey(key, 0),
                           segments_BL=segments_BL)

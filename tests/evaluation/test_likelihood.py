@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from t5x_lite.core.errors import UserError
+from t5x_lite.evaluation.branches import can_branch, lay_out
 from t5x_lite.evaluation.likelihood import Likelihood, Request, in_order
 from t5x_lite.evaluation.prefixes import share_prefixes
 from t5x_lite.evaluation.pseudo_likelihood import PseudoLikelihood
@@ -99,6 +100,29 @@ def test_nothing_depends_on_batches_order_sharing_or_mesh(options, family):
     assert a.greedy == b.greedy
 
 
+def test_branches_are_of_models_that_know_tokens_by_their_positions_alone(configs):
+  decoder = configs['decoder']
+  assert can_branch(decoder, 'cpu') and can_branch(configs['gpt'], 'cpu')
+  assert not can_branch(decoder, 'tpu') and not can_branch(configs['encoder_decoder'], 'cpu')
+  for change in ({'sliding_window': 24}, {'position_embedding': 'alibi'}, {'num_experts': 4},
+                 {'prefix_lm': True}):
+    assert not can_branch(dataclasses.replace(decoder, **change), 'cpu')
+
+
+def test_a_row_has_a_context_and_its_continuations_but_for_their_last_tokens():
+  batch = lay_out([np.asarray([7, 8, 9]), np.asarray([5])], [[1, 2, 3], [4], [6, 6]],
+                  np.asarray([0, 1, 0, 0], np.int32))
+  tokens, segments, positions = (batch[f'decoder_{name}'] for name in (
+      'input_tokens', 'segment_ids', 'positions'))
+  assert tokens.shape == (2, 32) and not segments[:, :-6].any()
+  np.testing.assert_array_equal(tokens[:, -6:], [[7, 8, 9, 1, 2, 6], [0, 0, 5, 0, 0, 0]])
+  np.testing.assert_array_equal(segments[:, -6:], [[1, 1, 1, 2, 2, 3], [0, 0, 1, 0, 0, 0]])
+  np.testing.assert_array_equal(positions[0, -6:], [0, 1, 2, 3, 4, 3])
+  np.testing.assert_array_equal(batch['place'][:, :3], [[28, 29, 30]] + [[28] * 3] + [
+      [28, 31, 28]] + [[28] * 3])
+  np.testing.assert_array_equal(batch['targets'][:3, :3], [[1, 2, 3], [4, 0, 0], [6, 6, 0]])
+
+
 def test_a_greedy_continuation_is_known(family, forward):
   config, params = family('decoder')
   context = [5, 9, 11]
@@ -155,5 +179,8 @@ def test_beginnings_are_shared_where_it_saves_most():
   # All four by 100 saves 300 tokens; two by 160 and two by 101 would save 261.
   assert shared == {(0, 1, 2, 4): 100, (3,): 0}
   assert share_prefixes([]) == []
+  # Of 33 tokens that two share of 400 the batches of their own would cost more than they save.
+  far = [np.asarray([*range(33), *[i] * 400]) for i in (98, 99)]
+  assert share_prefixes(far) == [(0, [0, 1])]
   same = [np.arange(50)] * 2   # of which each keeps a token
   assert share_prefixes(same) == [(49, [0, 1])]

@@ -18,6 +18,8 @@ def unsupported_fused(q_BNLH: jax.Array, k_BKSH: jax.Array, spec: AttentionSpec)
     return 'soft caps'
   if spec.mask.num_shared:
     return 'shared keys'
+  if spec.mask.trunk:
+    return 'a trunk'
   if spec.key is not None and spec.dropout_rate:
     return 'dropout of attention'
   return 'a cache' if spec.mask.cached else None
@@ -55,6 +57,8 @@ def unsupported_splash(q_BNLH: jax.Array, k_BKSH: jax.Array, spec: AttentionSpec
     return 'biases of the scores'
   if spec.mask.num_shared:
     return 'shared keys'
+  if spec.mask.trunk:
+    return 'a trunk'
   if spec.key is not None and spec.dropout_rate:
     return 'dropout of attention'
   if spec.mask.prefix_BL is not None:

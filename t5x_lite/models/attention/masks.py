@@ -30,6 +30,8 @@ class Mask:
   # The first so many keys are of no segment and no position: every query sees them.
   num_shared: int = dataclasses.field(default=0, metadata={'static': True})
   causal: bool = dataclasses.field(metadata={'static': True})   # keys after the query are hidden
+  # Queries of all segments see the keys of segment 1, as texts that go on from one beginning.
+  trunk: bool = dataclasses.field(default=False, metadata={'static': True})
   # Keys this many positions away or further are hidden (Mistral's w: a token sees itself and w - 1
   # before it); None: no limit.
   sliding_window: int | None = dataclasses.field(default=None, metadata={'static': True})
@@ -58,8 +60,9 @@ class Mask:
     if self.sliding_window is not None:
       seen = seen & (abs(distance_BLS) < self.sliding_window)
     if self.q_segments_BL is not None:
-      seen = seen & (
-          queries(self.q_segments_BL)[:, :, None] == keys(self.k_segments_BS)[:, None, :])
+      key_BS = keys(self.k_segments_BS)[:, None, :]
+      same = queries(self.q_segments_BL)[:, :, None] == key_BS
+      seen = seen & (same | (key_BS == 1) if self.trunk else same)
     if self.num_shared:
       seen = seen | (key_S < self.num_shared)[None, None, :]
     return seen[:, None]

@@ -19,11 +19,11 @@ def whole(mask, queries=L, keys=L):
   return np.broadcast_to(mask.block(0, queries, 0, keys), (B, 1, queries, keys))
 
 
-def loop_mask(q_segments, k_segments, causal, prefix=None, window=None):
+def loop_mask(q_segments, k_segments, causal, prefix=None, window=None, trunk=False):
   """Who sees whom, one pair at a time."""
   mask = np.zeros((B, 1, q_segments.shape[1], L), bool)
   for b, q, k in np.ndindex(B, q_segments.shape[1], L):
-    seen = q_segments[b, q] == k_segments[b, k]
+    seen = q_segments[b, q] == k_segments[b, k] or trunk and k_segments[b, k] == 1
     if causal and k > q:
       seen = seen and prefix is not None and prefix[b, q] and prefix[b, k]
     if window is not None:
@@ -34,11 +34,12 @@ def loop_mask(q_segments, k_segments, causal, prefix=None, window=None):
 
 @few
 @hypothesis.given(q=SEGMENTS, k=SEGMENTS, causal=st.booleans(), prefix=st.none() | BITS,
-                  window=st.none() | st.integers(1, L + 1))
-def test_a_mask_is_what_a_loop_over_pairs_gives(q, k, causal, prefix, window):
+                  window=st.none() | st.integers(1, L + 1), trunk=st.booleans())
+def test_a_mask_is_what_a_loop_over_pairs_gives(q, k, causal, prefix, window, trunk):
   mask = Mask(q_segments_BL=jnp.array(q), k_segments_BS=jnp.array(k), causal=causal,
-              sliding_window=window, prefix_BL=None if prefix is None else jnp.array(prefix))
-  np.testing.assert_array_equal(whole(mask), loop_mask(q, k, causal, prefix, window))
+              sliding_window=window, trunk=trunk,
+              prefix_BL=None if prefix is None else jnp.array(prefix))
+  np.testing.assert_array_equal(whole(mask), loop_mask(q, k, causal, prefix, window, trunk))
 
 
 @few
