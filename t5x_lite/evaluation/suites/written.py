@@ -1,7 +1,8 @@
 """Tasks whose answers are texts: questions about a passage, summaries, translations.
 
 Prompts are those of lm-evaluation-harness 0.4.13 (squadv2, cnn_dailymail_abisee, wmt16-en-de …);
-scores are those by which the data sets are published.
+scores are those by which the data sets are published. In solved examples two blanks stand before
+an answer, as there: the harness adds one to the answer's own.
 """
 
 import collections
@@ -19,7 +20,7 @@ def ask_squad(row: Row) -> Question:
   """Of SQuAD 1.1: a passage, a question about it, and its right answers, spans of the passage."""
   answers = tuple(row['answers']['text'])
   return Question(f'Title: {row["title"]}\n\nBackground: {row["context"]}\n\n'
-                  f'Question: {row["question"]}\n\nAnswer:', answers, answer=f' {answers[0]}',
+                  f'Question: {row["question"]}\n\nAnswer:', answers, answer=f'  {answers[0]}',
                   target=answers[0])
 
 
@@ -47,7 +48,7 @@ def _word_f1(answer: str, output: str) -> float:
 def ask_summary(row: Row) -> Question:
   """Of CNN/DailyMail: an article and its highlights, one a line."""
   return Question(f'Summarize the following article:\n\n{row["article"]}\n\nSummary:',
-                  answer=row['highlights'], target=row['highlights'])
+                  target=row['highlights'])
 
 
 def score_summary(item: Item, output: str) -> dict[str, float]:
@@ -68,7 +69,7 @@ def ask_translation(source: str, target: str, row: Row) -> Question:
   """Of WMT, whose rows have `translation`, a text by the code of each language."""
   pair = row['translation']
   return Question(f'{_LANGUAGES[source]} phrase: {pair[source]}\n{_LANGUAGES[target]} phrase:',
-                  answer=f' {pair[target]}', target=pair[target])
+                  answer=f'  {pair[target]}', target=pair[target])
 
 
 def score_translation(item: Item, output: str) -> dict[str, float]:
