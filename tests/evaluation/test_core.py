@@ -304,6 +304,7 @@ def theirs(logits_of, encode, start: int, kind: str, prompts: list[str], limit: 
 @pytest.mark.slow
 def test_a_run_is_scored_as_nanochat_would(tmp_path, capsys):
   torch, transformers = map(pytest.importorskip, ('torch', 'transformers'))
+  torch.set_num_threads(1)
   network = transformers.AutoModelForCausalLM.from_pretrained(PEER / 'checkpoint')
   tokenizer = transformers.AutoTokenizer.from_pretrained(PEER / 'checkpoint')
 
@@ -325,7 +326,7 @@ def test_a_run_is_scored_as_nanochat_would(tmp_path, capsys):
   run, data = tmp_path / 'run', bundle(tmp_path / 'eval_bundle', **rows)
   assert cli.main(['import', f'--from={PEER / "checkpoint"}', f'--to={run}']) == 0
   capsys.readouterr()
-  asked = ['evaluate', str(run), '--tasks=core', f'--data={data}', '--max_length=512']
+  asked = ['evaluate', str(run), '--tasks=core', f'--data={data}', '--max_length=256']
   assert cli.main(asked) == 0
   printed = capsys.readouterr().out
   assert 'of 3 of the 22 tasks of CORE, which it is not; missing: core_hellaswag_zero' in printed
@@ -348,7 +349,7 @@ def test_a_run_is_scored_as_nanochat_would(tmp_path, capsys):
         prompts = [text.strip(), text + row['continuation']]
       # One token more is read here of what is cut: the last one of a text is never read.
       losses, best = theirs(logits_of, lambda text: tokenizer.encode(
-          text, add_special_tokens=False), tokenizer.bos_token_id, task.kind, prompts, 513)
+          text, add_special_tokens=False), tokenizer.bos_token_id, task.kind, prompts, 257)
       counts = record.get('tokens') or [1]
       if task.kind == 'continuation':
         hits.append(float(best))
