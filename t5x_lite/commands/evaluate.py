@@ -37,10 +37,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   from t5x_lite.evaluation.results import write_result
+  from t5x_lite.evaluation.suites import core
   from t5x_lite.evaluation.suites.tasks import choose_tasks
   from t5x_lite.training.run_folder import RunFolder
-  tasks = choose_tasks([*filter(None, map(str.strip, args.tasks.split(',')))],
-                       lambda rule: UserError(f'--tasks: {rule}'))
+  names = [*filter(None, map(str.strip, args.tasks.split(',')))]
+  tasks = choose_tasks(names, lambda rule: UserError(f'--tasks: {rule}'))
+  if 'core' in names:
+    tasks = core.keep_present(tasks, args.data and pathlib.Path(args.data))
   for name in ('shots', 'limit', 'batch_size', 'max_length'):
     value = getattr(args, name)
     if value is not None and value < (name != 'shots'):
@@ -58,8 +61,13 @@ def run(args: argparse.Namespace) -> int:
     results.append(result)
     if not args.json:
       print('\n'.join([*format_result(result), f'  {path}']))
+  average = core.average(results) if 'core' in names else None
+  if average:
+    core.write_average(RunFolder(experiment.folder).evaluations, average, step)
   if args.json:
     print(json.dumps([dataclasses.asdict(result) for result in results]))
+  elif average:
+    print(average)
   return 0
 
 
@@ -111,11 +119,11 @@ def evaluate(task, items, shots: int, model, limit: int | None = None):
   metrics, groups = summarize(task, records)
   reader = model.reader
   conventions = {
-      'prompts': 'lm-evaluation-harness 0.4.13', 'split': task.split, 'context': model.max_length,
+      'prompts': task.prompts, 'split': task.split, 'context': model.max_length,
       'ids before a text': [int(i) for i in reader.before],
       'scores': {'encoder_only': 'pseudo-log-likelihood, each token masked in its turn',
                  'encoder_decoder': 'log-likelihood, the context in the encoder',
-                 'decoder_only': 'log-likelihood'}[reader.family]}
+                 'decoder_only': 'log-likelihood'}[reader.family]} | task.conventions()
   if limit is not None:
     conventions['limit'] = f'the first {limit} documents of each task'
   return TaskResult(task=task.name, shots=shots, number=len(records), headline=task.headline,

@@ -104,7 +104,7 @@ def test_folders_that_are_no_runs(folder, capsys):
 SUITES = """from t5x_lite import experiment
 from t5x_lite.evaluation.suites import in_training
 experiment.Experiment.eval = @in_training.SuiteEval()
-in_training.SuiteEval.tasks = ('arc_easy',)
+in_training.SuiteEval.tasks = ('arc_easy', 'core')
 in_training.SuiteEval.data = '{folder}'
 in_training.SuiteEval.shots = 1
 in_training.SuiteEval.num_examples = 3
@@ -121,6 +121,7 @@ def test_a_run_is_scored_while_it_trains(folder, tmp_path, capsys):
   first, second = [r for r in records if r['kind'] == 'eval']
   assert first['step'] == 1 and second['step'] == 2
   assert {0, 1 / 3, 2 / 3, 1} >= {first['arc_easy/acc_norm'], second['arc_easy/acc_norm']}
+  assert first['suites/core_mean'] == first['core_arc_easy/centred']   # of which there is a file
   assert 0 < second['suites/share'] < 1 and second['suites/seconds'] < first['suites/seconds']
   capsys.readouterr()
   assert cli.main(['eval', f'--gin_file={tmp_path / "run/config.gin"}', '--json']) == 0

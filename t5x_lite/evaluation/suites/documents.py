@@ -1,7 +1,7 @@
 """Rows of evaluation sets: from files of a folder, or from the hub where its library is installed.
 
 A folder has `{name}_{split}` as .jsonl, .json (a list) or .parquet, compressed by gzip or not, or
-`{name}/{split}…`, as the repositories of data sets on the hub.
+`{name}/{split}…`, as the repositories of data sets on the hub, or a file in a bundle.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,10 +22,18 @@ class DataSet(NamedTuple):
 
   Attributes:
     names: of its files in a folder, the first that is there.
-    hub: (repository, configuration) of the Hugging Face hub.
+    hub: (repository, configuration) of the Hugging Face hub; None: it is not there.
+    bundle: the path, without its ending, of a file that has the evaluated rows alone and comes
+      before other files.
   """
   names: tuple[str, ...]
-  hub: tuple[str, str | None]
+  hub: tuple[str, str | None] | None
+  bundle: str = ''
+
+  @property
+  def layout(self) -> str:
+    """Whose layout the rows have."""
+    return self.hub[0] if self.hub else self.bundle
 
 
 def read_rows(data: DataSet, split: str, folder: pathlib.Path | None) -> list[Row]:
@@ -43,6 +51,8 @@ def read_rows(data: DataSet, split: str, folder: pathlib.Path | None) -> list[Ro
   if not folder.is_dir():
     raise UserError(f'--data={folder} is no folder')
   files = find_files(data, split, folder)
+  if not files and not data.names:
+    raise UserError(f'--data={folder} has no {data.bundle}.jsonl: name the folder eval_bundle')
   if not files:
     raise UserError(f'--data={folder} has no {data.names[0]}_{split}.jsonl (or .json, .parquet, '
                     f'.gz; or {data.names[0]}/{split}…): put it there, or leave --data out where '
@@ -55,6 +65,9 @@ def read_rows(data: DataSet, split: str, folder: pathlib.Path | None) -> list[Ro
 
 def find_files(data: DataSet, split: str, folder: pathlib.Path) -> list[pathlib.Path]:
   """The files of a split in a folder, [] without any; several are parts of one."""
+  bundled = folder / f'{data.bundle}.jsonl'
+  if data.bundle and bundled.is_file():
+    return [bundled]
   for name in data.names:
     for pattern in (rf'{name}_{split}\d*', rf'{name}/{split}(-\d+-of-\d+)?',
                     rf'{name}/data/{split}(-\d+-of-\d+)?'):
@@ -95,6 +108,9 @@ def _parse(line: str, path: pathlib.Path, number: int) -> Row:
 
 
 def _from_hub(data: DataSet, split: str) -> list[Row]:
+  if data.hub is None:
+    raise UserError(f'{data.bundle} is in no data set of the hub: name the folder eval_bundle as '
+                    '--data')
   repository, configuration = data.hub
   try:
     import datasets

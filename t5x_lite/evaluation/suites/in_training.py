@@ -10,6 +10,7 @@ import numpy as np
 
 from t5x_lite.core.dataclass_checks import Count, FieldError, Length, Step, check_types
 from t5x_lite.data.source import Source
+from t5x_lite.evaluation.suites import core
 from t5x_lite.evaluation.suites.scoring import answer_items, summarize
 from t5x_lite.evaluation.suites.task import Item, Task
 from t5x_lite.evaluation.suites.tasks import choose_tasks
@@ -41,13 +42,17 @@ class SuiteEval:
   def make(self, network: Network, partitioner: Partitioner, data: Source, seed: int, *,
            required: bool = False) -> Callable[[Any, int], dict[str, float]]:
     """The evaluator: {'task/metric': value}, and of the suites `suites/seconds` and
-    `suites/share`, of the time since it was made.
+    `suites/share`, of the time since it was made; with 'core' among the tasks
+    `suites/core_mean`, the mean of the centred accuracies of those that have files.
 
     Raises UserError for files that are missing or have another layout.
     """
     partitioner.check_rows(self)
     other = self.also and self.also.make(network, partitioner, data, seed)
-    asked = [(task, self._items(task, seed)) for task in self._chosen()]
+    chosen = self._chosen()
+    if 'core' in self.tasks:
+      chosen = core.keep_present(chosen, pathlib.Path(self.data))
+    asked = [(task, self._items(task, seed)) for task in chosen]
     begun, spent, model = time.monotonic(), 0.0, None
 
     def evaluate(params: Any, step: int) -> dict[str, float]:
@@ -60,6 +65,9 @@ class SuiteEval:
       for task, items in asked:
         metrics, _ = summarize(task, answer_items(task, items, model))
         found |= {f'{task.name}/{name}': metric.value for name, metric in metrics.items()}
+      if 'core' in self.tasks:
+        found['suites/core_mean'] = float(np.mean([
+            found[f'{task.name}/centred'] for task, _ in asked if task.name in core.TASKS]))
       now = time.monotonic()
       spent += now - start
       found |= {'suites/seconds': now - start, 'suites/share': spent / (now - begun)}

@@ -8,6 +8,7 @@ import numpy as np
 
 from t5x_lite.evaluation.likelihood import Request, Scored
 from t5x_lite.evaluation.results import Metric, mean_of
+from t5x_lite.evaluation.suites import parted
 from t5x_lite.evaluation.suites.task import Item, Task
 from t5x_lite.evaluation.text_model import TextModel
 
@@ -33,6 +34,13 @@ def _requests(task: Task, item: Item, model: TextModel) -> list[Request]:
   reader = model.reader
   if task.kind == 'choices':
     return [reader.pair(item.context, text) for text in item.continuations]
+  if task.kind == 'endings':
+    return parted.part_endings(reader, item.context, item.question.choices)
+  if task.kind == 'beginnings':
+    return parted.part_beginnings(
+        reader, [item.context + text for text in item.question.choices], item.question.target)
+  if task.kind == 'continuation':
+    return [parted.part_ending(reader, item.context, item.question.target)]
   if task.kind == 'word':
     return [reader.pair(item.context, item.question.target)]
   return [*reader.windows(item.question.target, model.max_length)]
@@ -43,7 +51,12 @@ def _of_scores(task: Task, item: Item, scored: Sequence[Scored]) -> dict[str, An
     logprobs = [s.total for s in scored]
     return _record(task, item, logprobs, {
         'choices': [*item.question.choices], 'gold': item.question.gold, 'logprobs': logprobs})
-  if task.kind == 'word':
+  if task.kind in ('endings', 'beginnings'):
+    target = {'target': item.question.target} if item.question.target else {}
+    return _record(task, item, [s.total / len(s.logprobs) for s in scored], {
+        'choices': [*item.question.choices], **target, 'gold': item.question.gold,
+        'logprobs': [s.total for s in scored], 'tokens': [len(s.logprobs) for s in scored]})
+  if task.kind in ('word', 'continuation'):
     return _record(task, item, scored[0], {'target': item.question.target,
                                            'logprobs': [scored[0].total]})
   text = item.question.text
@@ -67,10 +80,12 @@ def summarize(task: Task, records: Sequence[Mapping[str, Any]]
   """
   if task.kind == 'text':
     return perplexities(records), {}
+  if task.of_corpus:
+    return task.of_corpus(records), {}
   names = list(records[0]['metrics'])
   values = {name: np.asarray([r['metrics'][name] for r in records]) for name in names}
   found = {name: mean_of(x) for name, x in values.items()}
-  if task.kind == 'word':
+  if 'nats' in found:
     nats = found.pop('nats')
     error = None if nats.error is None else math.exp(nats.value) * nats.error
     found['perplexity'] = Metric(_exp(nats.value), error)

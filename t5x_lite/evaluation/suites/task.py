@@ -1,6 +1,6 @@
 """A task: what is asked of a model about each document, and how its answers are scored."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
 import random
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from t5x_lite.core.errors import UserError
+from t5x_lite.evaluation.results import Metric
 from t5x_lite.evaluation.suites.documents import DataSet, Row, read_rows
 
 SHOTS_SEED = 1234   # lm-evaluation-harness's
@@ -19,11 +20,12 @@ class Question(NamedTuple):
 
   Attributes:
     text: of the question, up to where its answer begins.
-    choices: the answers to choose from; none where an answer is written.
+    choices: the answers to choose from, or the beginnings; where an answer is written, all that
+      are right, if there are several.
     gold: the number of the right choice, or of several; None: the document has no label.
     answer: what follows the text in a solved example, with the blank that parts them.
     group: of the documents whose scores are averaged first, such as a subject; '' for none.
-    target: the right answer where one is written.
+    target: the right answer where one is written; what follows the beginnings.
   """
   text: str
   choices: tuple[str, ...] = ()
@@ -68,8 +70,9 @@ class Task:
     split: that is evaluated.
     ask: a row -> its Question. Raises KeyError, IndexError, TypeError, ValueError or
       AttributeError for a row of another layout.
-    kind: what answers are: 'choices' are scored, a 'word' is scored and must be the likeliest, a
-      whole 'text' is scored, or an answer is 'written'.
+    kind: what answers are: 'choices' are scored, or 'endings' of one text by what each has of its
+      own, or one ending after several 'beginnings'; a 'word', or a 'continuation' of several, is
+      scored and must be the likeliest; a whole 'text' is scored; or an answer is 'written'.
     score: (item, what the model gave) -> {metric: value}.
     headline: the metric of tables.
     shots: solved examples of the published convention.
@@ -80,6 +83,9 @@ class Task:
       a task without a test split.
     describe: (group) -> what stands before the examples.
     until: strings that end what is written.
+    prompts: whose they are.
+    of_corpus: the records of all items -> the metrics, where these are no means of items.
+    conventions: of the metrics, such as the signature of BLEU.
   """
   name: str
   data: DataSet
@@ -94,6 +100,9 @@ class Task:
   spare_shot: bool = False
   describe: Callable[[str], str] = lambda group: ''
   until: tuple[str, ...] = ()
+  prompts: str = 'lm-evaluation-harness 0.4.13'
+  of_corpus: Callable[[Sequence[Mapping[str, Any]]], dict[str, Metric]] | None = None
+  conventions: Callable[[], Mapping[str, Any]] = dict
 
   def read_items(self, folder: pathlib.Path | None, shots: int) -> list[Item]:
     """As `items`, of the rows that documents.read_rows finds."""
@@ -127,9 +136,9 @@ class Task:
         question = self.ask(row)
       except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f'{self.name}: row {number} of {split} has another layout than '
-                        f'{self.data.hub[0]} ({error!r}); its fields are '
+                        f'{self.data.layout} ({error!r}); its fields are '
                         f'{", ".join(map(str, row))}') from error
-      if self.kind == 'choices' and question.gold is None:
+      if self.kind in ('choices', 'endings', 'beginnings') and question.gold is None:
         raise UserError(f'{self.name}: row {number} of {split} has no label, as where a test split '
                         'keeps them secret: choose a split with labels')
       questions.append(question)

@@ -1,4 +1,4 @@
-"""The tasks by name, with the prompts and scores of lm-evaluation-harness 0.4.13.
+"""All tasks by name; prompts and scores of those in here are lm-evaluation-harness 0.4.13's.
 
 Each follows the file of its name there; rows are as the data sets of the hub have them.
 """
@@ -9,7 +9,9 @@ import re
 import numpy as np
 
 from t5x_lite.core.dataclass_checks import nearest
+from t5x_lite.evaluation.suites import core, written
 from t5x_lite.evaluation.suites.documents import DataSet, Row
+from t5x_lite.evaluation.suites.hellaswag import ask_hellaswag
 from t5x_lite.evaluation.suites.task import Item, Question, Task, score_choices
 
 
@@ -20,23 +22,6 @@ def ask_arc(row: Row) -> Question:
     choices, gold = choices['text'], choices['label'].index(row['answerKey'])
   return Question(f'Question: {row["question"]}\nAnswer:', tuple(choices), gold,
                   f' {choices[gold]}')
-
-
-def ask_hellaswag(row: Row) -> Question:
-  """Of HellaSwag; rows may also have `query` and `choices` as they are asked, with `gold`."""
-  if 'query' in row:
-    query, choices, gold = row['query'], row['choices'], row['gold']
-  else:
-    context = f'{row["activity_label"]}: {row["ctx_a"]} {row["ctx_b"].capitalize()}'
-    query, choices = _of_wikihow(context), [_of_wikihow(x) for x in row['endings']]
-    gold = None if row['label'] == '' else int(row['label'])
-  return Question(query, tuple(choices), gold, '' if gold is None else f' {choices[gold]}')
-
-
-def _of_wikihow(text: str) -> str:
-  """Without the marks of WikiHow's texts."""
-  text = re.sub(r'\[.*?\]', '', text.strip().replace(' [title]', '. '))
-  return text.replace('  ', ' ')
 
 
 def ask_mmlu(row: Row) -> Question:
@@ -174,8 +159,8 @@ TASKS = {task.name: task for task in (
          headline='exact_match_strict', shots=5, shots_split='train',
          until=('Question:', '</s>', '<|im_end|>'),
          data=DataSet(('gsm8k', 'main'), ('openai/gsm8k', 'main'))),
-)}
-SUITES = {'truthfulqa_mc': ('truthfulqa_mc1', 'truthfulqa_mc2'),
+)} | core.TASKS | written.TASKS
+SUITES = {'truthfulqa_mc': ('truthfulqa_mc1', 'truthfulqa_mc2'), 'core': tuple(core.TASKS),
           'open_llm_v1': ('arc_challenge', 'hellaswag', 'mmlu', 'truthfulqa_mc2')}
 
 

@@ -1,0 +1,23 @@
+"""Rows of HellaSwag as questions, which several suites ask."""
+
+import re
+
+from t5x_lite.evaluation.suites.documents import Row
+from t5x_lite.evaluation.suites.task import Question
+
+
+def ask_hellaswag(row: Row) -> Question:
+  """Of HellaSwag; rows may also have `query` and `choices` as they are asked, with `gold`."""
+  if 'query' in row:
+    query, choices, gold = row['query'], row['choices'], row['gold']
+  else:
+    context = f'{row["activity_label"]}: {row["ctx_a"]} {row["ctx_b"].capitalize()}'
+    query, choices = _of_wikihow(context), [_of_wikihow(x) for x in row['endings']]
+    gold = None if row['label'] == '' else int(row['label'])
+  return Question(query, tuple(choices), gold, '' if gold is None else f' {choices[gold]}')
+
+
+def _of_wikihow(text: str) -> str:
+  """Without the marks of WikiHow's texts."""
+  text = re.sub(r'\[.*?\]', '', text.strip().replace(' [title]', '. '))
+  return text.replace('  ', ' ')
