@@ -75,7 +75,7 @@ def compiled_bytes(config, mesh, microbatches=1, adaptation=None, rows=ROWS, len
 
 
 def cases():
-  """Each mesh and each policy of one family, a mesh and a policy of each other; few of them fast."""
+  """Each mesh and each policy of one family, a mesh and a policy of each other; few are fast."""
   for mesh, remat in (('fsdp=8', 'none'), ('fsdp=4 tensor=2', 'full')):
     yield 'llama', mesh, remat, 1
   for case in (('llama', 'data=8', 'dots', 1), ('llama', 'data=8', 'none', 4),
