@@ -15,12 +15,14 @@ import sys
 import tempfile
 
 # Before anything imports jax. LLVM without optimization compiles these tests in a quarter of the
-# time, without the fusion emitters, which later releases cannot do without, in half of that. Flags
-# set outside come after these and win.
+# time, without the fusion emitters, which later releases cannot do without, in half of that. Eight
+# devices share what cores there are: XLA ends a process in which one comes to a collective 40 s
+# after another, which a busy machine has done. Flags set outside come after these and win.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['XLA_FLAGS'] = ' '.join([
     '--xla_backend_optimization_level=0',
     *['--xla_cpu_use_fusion_emitters=false'] * version('jaxlib').startswith('0.10.'),
+    '--xla_cpu_collective_call_terminate_timeout_seconds=300',
     os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=8'])
 
 # Several tests compile the same tiny run or read Python's library as a data set, some in processes

@@ -32,11 +32,13 @@ DOCUMENTS = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/architecture.
              'docs/statistics.md', 'docs/troubleshooting.md', 'docs/trust.md',
              'benchmarks/README.md']
 SMALL = {
-    'train': '--gin.STEPS=2 --gin.BATCH_SIZE=8 --gin.EvalConfig.num_examples=4',
+    'train': '--gin.STEPS=2 --gin.BATCH_SIZE=8 --gin.ModelConfig.num_layers=1 '
+             '--gin.EvalConfig.num_examples=4',
     'eval': '--gin.EvalConfig.num_examples=4',
     'infer': '--gin.InferConfig.num_examples=4 --gin.InferConfig.max_tokens=4',
     'describe': '',
     'data': '',
+    'data cache': '--processes=1',
     'train-vocab': '--split=validation',
     'import': '',
     'export': '',
@@ -89,7 +91,7 @@ def test_every_command_of_the_readme_runs(tmp_path, run):
   for command in _commands(text):
     if command in NOT_RUN:
       continue
-    subcommand = re.search(r'\bt5x-lite (\S+)', command)[1]
+    subcommand = re.search(r'\bt5x-lite (data cache|\S+)', command)[1]
     small = '' if '--help' in command else f' {SMALL[subcommand]}'
     done = run(command + small, tmp_path)
     assert done.returncode == 0, f'$ {command}{small}\n{done.stdout}\n{done.stderr}'

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 NOTEBOOK = pathlib.Path(__file__).parents[2] / 'colab/quickstart.ipynb'
-STEPS = 5
+STEPS = 2
 
 
 @pytest.fixture(scope='module')

@@ -167,7 +167,8 @@ def test_a_run_stopped_by_sigterm_and_resumed_logs_the_same_losses(stdlib_data_d
   def experiment(name):
     return gin_config.load_experiment(
         ['experiments/tiny_span_corruption.gin'],
-        [*TINY, *EVAL, 'TASK=stdlib_mixture', f"MODEL_DIR='{tmp_path / name}'", 'STEPS=24',
+        [*TINY, NO_EVAL, 'TASK=stdlib_mixture', f"MODEL_DIR='{tmp_path / name}'", 'STEPS=24',
+         'INPUTS_LENGTH=64', 'TARGETS_LENGTH=32',
          f"DataConfig.data_dir='{stdlib_data_dir}'", 'ModelConfig.dropout_rate=0.1',
          'TrainConfig.checkpoint_every=6', 'ModelConfig.num_decoder_layers=1'])
 
@@ -247,14 +248,14 @@ def branch_of(source, step, text_file, folder, *bindings):
 
 @pytest.mark.slow
 def test_a_branch_goes_on_as_the_run_it_left(text_file, tmp_path, capsys):
-  train.train(*lm(text_file, tmp_path, tmp_path / 'run', 'TrainConfig.checkpoint_every=3'))
-  same = branch_of(tmp_path / 'run', 6, text_file, tmp_path)
+  train.train(*lm(text_file, tmp_path, tmp_path / 'run', 'TrainConfig.checkpoint_every=3', NO_EVAL))
+  same = branch_of(tmp_path / 'run', 6, text_file, tmp_path, NO_EVAL)
   train.train(*same)
   assert f'Branched off {tmp_path}/run at step 6' in capsys.readouterr().out
   whole, branched = losses(tmp_path / 'run'), losses(tmp_path / 'branch')
   assert branched == {step: whole[step] for step in (7, 8)}
   # Settings of its own: here another number of steps, and so another learning rate.
-  other = branch_of(tmp_path / 'run', 6, text_file, tmp_path / 'other', 'STEPS=10')
+  other = branch_of(tmp_path / 'run', 6, text_file, tmp_path / 'other', 'STEPS=10', NO_EVAL)
   assert train.train(*other).step == 10
   assert losses(tmp_path / 'other' / 'branch')[8] != whole[8]
 
@@ -275,11 +276,13 @@ def test_a_branch_of_another_batch_size_reads_the_next_examples(trained, text_fi
   source, _ = trained   # at step 8 it has read 64 examples
   stream = source.data.batches(source.model, seed=source.seed)
   rows = [row for _ in range(10) for row in next(stream)['decoder_target_tokens']]
-  first, text = branch_of(source.model_dir, 8, text_file, tmp_path, 'STEPS=10', 'BATCH_SIZE=4')
+  first, text = branch_of(source.model_dir, 8, text_file, tmp_path, 'STEPS=10', 'BATCH_SIZE=4',
+                          NO_EVAL)
   record = RecordBatches()
   train.train(dataclasses.replace(first, hooks=(record,)), text)
   assert np.array_equal(record.rows, rows[64:72])
-  second, text = branch_of(first.model_dir, 10, text_file, tmp_path / 'second', 'STEPS=11')
+  second, text = branch_of(first.model_dir, 10, text_file, tmp_path / 'second', 'STEPS=11',
+                           NO_EVAL)
   record = RecordBatches()
   train.train(dataclasses.replace(second, hooks=(record,)), text)
   assert np.array_equal(record.rows, rows[72:80])

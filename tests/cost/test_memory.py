@@ -75,17 +75,13 @@ def compiled_bytes(config, mesh, microbatches=1, adaptation=None, rows=ROWS, len
 
 
 def cases():
-  """Each mesh and each policy of one family, two meshes with a policy each of the others; few of
-  them fast."""
+  """Each mesh and each policy of one family, a mesh and a policy of each other; few are fast."""
   for mesh, remat in (('fsdp=8', 'none'), ('fsdp=4 tensor=2', 'full')):
     yield 'llama', mesh, remat, 1
-  for case in (('llama', 'data=8', 'dots', 1), ('llama', 'fsdp=8', 'full', 1),
-               ('llama', 'fsdp=4 tensor=2', 'dots', 1), ('llama', 'data=8', 'none', 4),
+  for case in (('llama', 'data=8', 'dots', 1), ('llama', 'data=8', 'none', 4),
                ('llama', 'data=2 fsdp=2 tensor=2', ('query', 'attention', 'mlp_hidden'), 1),
-               ('gpt', 'data=8', 'none', 1), ('gpt', 'fsdp=8', 'full', 1),
-               ('bert', 'fsdp=4 tensor=2', 'dots', 1),
-               ('bert', 'data=2 fsdp=2 tensor=2', 'none', 1),
-               ('t5', 'fsdp=8', 'full', 1), ('t5', 'fsdp=4 tensor=2', 'dots', 1)):
+               ('gpt', 'data=8', 'none', 1), ('bert', 'fsdp=4 tensor=2', 'dots', 1),
+               ('t5', 'fsdp=8', 'full', 1)):
     yield pytest.param(*case, marks=pytest.mark.slow)
 
 
@@ -151,7 +147,6 @@ def test_the_compiler_has_a_third_for_lora_on_7b_and_48_gb_for_qlora_on_65b():
 
 @pytest.mark.parametrize('name, mesh', [
     ('llama', {'fsdp': 4, 'tensor': 2}),
-    pytest.param('llama', {'data': 4, 'tensor': 2}, marks=pytest.mark.slow),
     pytest.param('llama', {'fsdp': 2, 'tensor': 4}, marks=pytest.mark.slow),
     pytest.param('bert', {'fsdp': 4, 'tensor': 2}, marks=pytest.mark.slow),
     pytest.param('t5', {'fsdp': 4, 'tensor': 2}, marks=pytest.mark.slow)])

@@ -21,7 +21,7 @@ from t5x_lite.data.files import index
 from t5x_lite.data.files.templates import Template
 import tasks.files
 
-EDITS = int(os.environ.get('T5X_LITE_FUZZ_EDITS', 20_000))
+EDITS = int(os.environ.get('T5X_LITE_FUZZ_EDITS', 10_000))
 ROWS = [{'id': 1, 'text': 'one, "two"\nthree', 'x': 0.5},
         {'id': 2, 'text': 'é 世界 5" pipe', 'x': 1.0},
         {'id': 3, 'text': ' a\tb ', 'x': -2e9}, {'id': 4, 'text': 'last [{', 'x': 3.25}] * 2

@@ -16,7 +16,7 @@ from t5x_lite.core.errors import UserError
 
 pytest.importorskip('blackjax')
 LAW = LAWS['besiroglu'].form
-SHAPES = {6: (3, 2), 9: (3, 3), 20: (5, 4)}   # runs -> sizes, budgets
+SHAPES = {6: (3, 2), 20: (5, 4)}   # runs -> sizes, budgets
 
 
 def made_runs(law, sizes, budgets, seed, shared, own, largest=6.4e19):

@@ -105,8 +105,8 @@ def test_the_form_is_the_one_of_least_held_out_error():
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth():
-  """Of 30 swarms at 95 %: each share, the loss at the optimum found, and its gain."""
-  best, inside, seeds = best_of(lambda r: truth(r) @ WEIGHTS), np.zeros(5), 30
+  """Of 15 swarms at 95 %: each share, the loss at the optimum found, and its gain."""
+  best, inside, seeds = best_of(lambda r: truth(r) @ WEIGHTS), np.zeros(5), 15
   of = lambda r: float(truth(r) @ WEIGHTS)
   for seed in range(seeds):
     fit, _ = mixture.fit_mixture(swarm_of(seed, noise=0.01), count=80, seed=seed)
@@ -116,7 +116,7 @@ def test_intervals_cover_the_truth():
     for i, (name, value) in enumerate((('loss', of(found.shares)), ('natural', of(NATURAL)),
                                        ('gain', of(NATURAL) - of(found.shares))), 2):
       inside[i] += getattr(found, name)[1] <= value <= getattr(found, name)[2]
-  assert (inside >= 26).all(), inside
+  assert (inside >= 13).all(), inside
 
 
 def test_the_optimum_is_surrounded_by_the_swarm():

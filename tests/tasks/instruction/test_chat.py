@@ -212,5 +212,6 @@ def test_recipes_of_conversations_in_files(files, adaptation):
 @pytest.mark.parametrize('model, objective', [
     ('decoder', 'lm'), ('encoder_decoder', 'text_to_text')])
 def test_a_run_learns_its_answers_and_ends_them(write_gin, tmp_path, model, objective):
-  records = outputs(write_gin(model, objective, steps=150), tmp_path / 'run')
+  records = outputs(write_gin(model, objective, steps=150), tmp_path / 'run', *SMALL,
+                    '--gin.LEARNING_RATE=1e-2')
   assert [(r['output'], r['ended']) for r in records] == [('Red.', True), ('Seven.', True)]

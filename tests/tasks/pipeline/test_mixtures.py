@@ -44,9 +44,9 @@ def drawn(name: str, number: int) -> dict[str, int]:
     (dict(rates=(1, 0, 3)), [1, 0, 3]),
 ])
 def test_examples_are_drawn_by_their_rates(tasks, options, want):
-  counts = drawn(Mixture(tasks=tasks, **options).register(), 5_000)
+  counts = drawn(Mixture(tasks=tasks, **options).register(), 2_000)
   got = [counts.get(task.name, 0) for task in tasks]
-  expected = [5_000 * w / sum(want) for w in want]
+  expected = [2_000 * w / sum(want) for w in want]
   held = [(g, e) for g, e in zip(got, expected) if e]
   assert sum(got) == sum(g for g, _ in held)
   assert scipy.stats.chisquare(*zip(*held)).pvalue > 1e-3
