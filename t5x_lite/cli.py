@@ -35,6 +35,9 @@ COMMANDS = {
     'perplexity': (
         'tasks.commands.perplexity',
         'measure perplexity and bits a byte of documents, and the loss by position'),
+    'evaluate tax': (
+        't5x_lite.commands.evaluate_tax',
+        'tabulate scores and calibration before and after a fine-tuning'),
     'leaderboard': (
         't5x_lite.commands.leaderboard',
         'put the evaluations of runs in one table: Markdown, CSV or a page'),

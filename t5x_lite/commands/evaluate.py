@@ -28,6 +28,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--batch_size', type=int, default=32, metavar='N', help='texts at a time')
   parser.add_argument('--max_length', type=int, metavar='N',
                       help='tokens that the model reads (default: as many as it has positions for)')
+  parser.add_argument('--chat', action='store_true',
+                      help='ask in conversations, by the chat template that the run was trained on '
+                      'or of --gin.InferConfig.chat_template')
   parser.add_argument('--separate', action='store_true',
                       help='read each text whole, also what several share')
   parser.add_argument('--fresh', action='store_true', help='compute every answer again')
@@ -50,12 +53,13 @@ def run(args: argparse.Namespace) -> int:
       raise UserError(f'--{name}={value}: give {int(name != "shots")} or more')
   asked = [(task, *_items(task, args)) for task in tasks]   # what is wrong with files comes first
   experiment = served_model.load_experiment(args)
+  chat = _load_chat(experiment) if args.chat else None
   model, step = load_text_model(
       experiment, batch_size=args.batch_size, max_length=args.max_length, share=not args.separate,
       fresh=args.fresh, trusted_modules=args.trusted_modules)
   results = []
   for task, shots, items in asked:
-    result, records = evaluate(task, items, shots, model, limit=args.limit)
+    result, records = evaluate(task, items, shots, model, limit=args.limit, chat=chat)
     result = dataclasses.replace(result, model=str(args.run), step=step)
     path = write_result(RunFolder(experiment.folder).evaluations, result, records)
     results.append(result)
@@ -78,6 +82,18 @@ def _items(task, args: argparse.Namespace):
     raise UserError(f'--shots={shots}: {task.name} has no solved examples; its prompt is fixed')
   folder = args.data and pathlib.Path(args.data)
   return shots, task.read_items(folder, shots)[:args.limit]
+
+
+def _load_chat(experiment):
+  """The Chat of a run; UserError where it has none."""
+  from t5x_lite.commands import infer
+  if experiment.model.family == 'encoder_only':
+    raise UserError('--chat: an encoder answers no conversations: leave it out')
+  chat = infer.load_chat(experiment)
+  if chat is None:
+    raise UserError('--chat: the run was trained on no conversations: leave it out, or name a '
+                    'template by --gin.InferConfig.chat_template=NAME')
+  return chat
 
 
 def load_text_model(experiment, *, batch_size: int, max_length: int | None, share: bool = True,
@@ -111,11 +127,14 @@ def load_text_model(experiment, *, batch_size: int, max_length: int | None, shar
                    show=counter.show), step
 
 
-def evaluate(task, items, shots: int, model, limit: int | None = None):
-  """(TaskResult, records of its items) of a task under a TextModel."""
+def evaluate(task, items, shots: int, model, limit: int | None = None, chat=None):
+  """(TaskResult, records of its items) of a task under a TextModel.
+
+  `chat`, a Chat, asks in conversations; the task of the result is then another, 'NAME+chat'.
+  """
   from t5x_lite.evaluation.results import TaskResult
   from t5x_lite.evaluation.suites.scoring import answer_items, summarize
-  records = answer_items(task, items, model)
+  records = answer_items(task, items, model, chat)
   metrics, groups = summarize(task, records)
   reader = model.reader
   conventions = {
@@ -126,8 +145,12 @@ def evaluate(task, items, shots: int, model, limit: int | None = None):
                  'decoder_only': 'log-likelihood'}[reader.family]} | task.conventions()
   if limit is not None:
     conventions['limit'] = f'the first {limit} documents of each task'
-  return TaskResult(task=task.name, shots=shots, number=len(records), headline=task.headline,
-                    metrics=metrics, groups=groups, conventions=conventions), records
+  if chat is not None:
+    digest = hashlib.sha256(chat.source.encode()).hexdigest()[:8]
+    conventions['chat'] = f'solved examples are turns, template {digest}'
+  return TaskResult(task=task.name + '+chat' * (chat is not None), shots=shots,
+                    number=len(records), headline=task.headline, metrics=metrics, groups=groups,
+                    conventions=conventions), records
 
 
 def format_result(result) -> list[str]:

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
   from t5x_lite.evaluation.paired_items import matching_results
   if args.a.resolve() == args.b.resolve():
     raise UserError(f'{args.a} is compared with itself: name two')
-  names = _names_of(args.a, args.b)
+  names = names_of(args.a, args.b)
   found = [_compare(args, *paths, names) for paths in matching_results(args.a, args.b)]
   if args.json:
     print(format_json(found, indent=1))
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
   return 0
 
 
-def _names_of(*paths: pathlib.Path) -> list[str]:
+def names_of(*paths: pathlib.Path) -> list[str]:
   """Of the two runs; of two results of one run, of the files."""
   from t5x_lite.training.plots import display_names
   runs = [path.parents[1] if path.parent.name == 'evaluations' else path

@@ -98,7 +98,7 @@ class HarnessModel(TemplateLM):
     if not add_generation_prompt:
       raise UserError('answers that the prompt begins (gen_prefix) are not rendered')
     text = '\n'.join(f'[{m["role"]}] {m["content"]}' for m in chat_history)
-    self._rendered[text] = [self._reader.start_id, *self._chat.prompt(chat_history)]
+    self._rendered[text] = self._reader.framed(self._chat.prompt(chat_history))
     return text
 
   def chat_template(self, chat_template: bool | str = False) -> str | None:

@@ -39,8 +39,11 @@ class TextReader:
 
   def read(self, text: str) -> list[int]:
     """Ids of a text, with what begins it, and what ends it in the encoder of an encoder-decoder."""
-    ids = [*self.before, *self._inputs.encode(text)]
-    return ids + self.after if self.family == 'encoder_decoder' else ids
+    return self.framed(self._inputs.encode(text))
+
+  def framed(self, ids: Sequence[int]) -> list[int]:
+    """Ids with what begins every text, and what ends it in an encoder of an encoder-decoder."""
+    return [*self.before, *ids, *(self.after if self.family == 'encoder_decoder' else ())]
 
   def plain(self, text: str) -> list[int]:
     """Ids of a text alone, as a continuation."""

@@ -43,6 +43,11 @@ class VocabularyChat:
       rendered = self._template.render_prompt(found, self._tokens.tokens, self._tokens.control)
     except BadExample as error:
       raise UserError(f'the prompt {messages[-1]["content"]!r:.60}: {error}') from error
+    last = messages[-1]
+    if last['role'] == 'user' and ''.join(last['content'].split()) not in ''.join(
+        rendered.text.split()):
+      raise UserError(f'the chat template leaves out the question {last["content"]!r:.60}, or a '
+                      'part of it: name another template')
     ids, _ = self._tokens.encode(rendered)
     return list(ids[1:] if ids and ids[0] == self._tokenizer.start_id else ids)
 

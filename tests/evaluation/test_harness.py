@@ -1,6 +1,7 @@
 """lm-evaluation-harness scores a run as it scores the same model that was exported."""
 
 import gzip
+import json
 import os
 import pathlib
 import random
@@ -13,9 +14,13 @@ transformers = pytest.importorskip('transformers')
 lm_eval = pytest.importorskip('lm_eval')
 pytest.importorskip('accelerate')
 
+from lm_eval.api.model import LM  # noqa: E402
+
 from t5x_lite import cli  # noqa: E402
 from t5x_lite.commands import evaluate_harness  # noqa: E402
 from t5x_lite.core.errors import UserError  # noqa: E402
+from t5x_lite.evaluation.likelihood import Request  # noqa: E402
+from t5x_lite.evaluation.suites.tasks import TASKS as TASKS_OF_OURS  # noqa: E402
 
 PEER = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '/nonexistent')) / 'peers/lmeval'
 pytestmark = pytest.mark.skipif(not PEER.exists(), reason='T5X_LITE_TEST_DATA is not set')
@@ -103,6 +108,80 @@ def test_a_run_scores_as_its_export_does(runs, tasks, monkeypatch):
     for metric, value in wanted[name].items():
       if isinstance(value, float):
         assert results[name][metric] == pytest.approx(value, rel=1e-5, abs=1e-6), (name, metric)
+
+
+class Recorder(LM):
+  """A model of no answers, whose chat template writes a conversation as it was given."""
+
+  tokenizer_name = 'recorder'
+
+  def loglikelihood(self, requests, **unused):
+    return [(0.0, False)] * len(requests)
+
+  def loglikelihood_rolling(self, requests, **unused):
+    return [0.0] * len(requests)
+
+  def generate_until(self, requests, **unused):
+    return [''] * len(requests)
+
+  def apply_chat_template(self, chat_history, add_generation_prompt=True):
+    return json.dumps(chat_history)
+
+  def chat_template(self, chat_template=False):
+    return 'json'
+
+
+def test_conversations_are_those_of_the_harness(tasks):
+  """Solved examples as turns, what describes a task, and answers without the blank before them."""
+  named = {'arc': ('arc_challenge', 3), 'mmlu': ('mmlu', 5), 'mc1': ('truthfulqa_mc1', 0),
+           'gsm8k': ('gsm8k', 1)}
+  random.seed(0)
+  found = lm_eval.simple_evaluate(
+      model=Recorder(), tasks=[*named], task_manager=tasks, limit=LIMIT, bootstrap_iters=0,
+      log_samples=True, apply_chat_template=True, fewshot_as_multiturn=True)['samples']
+  for name, (own, shots) in named.items():
+    task, files = TASKS_OF_OURS[own], TASKS[name][1]
+    rows = {split: [json.loads(line) for line in gzip.decompress(
+        (PEER / f'docs50/{file}.jsonl.gz').read_bytes()).splitlines()]
+            for split, file in files.items()}
+    items = task.items(rows[task.split], rows[task.shots_split] if shots else [], shots)
+    for sample in found[name]:
+      item = items[sample['doc_id']]
+      conversation = json.dumps(item.messages(task.describes))
+      if name == 'gsm8k':
+        (asked, _), = sample['arguments']
+        assert asked == conversation
+      else:
+        assert [tuple(x) for x in sample['arguments']] == [
+            (conversation, choice) for choice in item.question.choices], name
+
+
+def test_a_chat_template_asks(runs, tmp_path, capsys):
+  """What is scored are the ids of the rendered conversation, and of the answers alone."""
+  (tmp_path / 'good.jinja').write_text('{% for m in messages %}{{ m.role }}: {{ m.content }}\n'
+                                       '{% endfor %}assistant:')
+  (tmp_path / 'eats.jinja').write_text('assistant:')
+  with gzip.open(PEER / 'docs50/arc_test.jsonl.gz', 'rt') as file:
+    rows = [json.loads(line) for line in file][:2]
+  (tmp_path / 'arc_easy_test.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  command = ['evaluate', str(runs[0]), '--tasks=arc_easy', f'--data={tmp_path}', '--chat',
+             '--max_length=256', '--json', '--fresh']
+  template = '--gin.InferConfig.chat_template='
+  assert cli.main([*command, f'{template}{tmp_path / "good.jinja"}']) == 0
+  result, = json.loads(capsys.readouterr().out)
+  assert result['task'] == 'arc_easy+chat' and 'are turns' in result['conventions']['chat']
+  model = evaluate_harness.load_run(str(runs[0]), 8, 256)[0]
+  kept = (runs[0] / 'evaluations/arc_easy+chat-0shot-0.jsonl').read_text().splitlines()
+  for row, line in zip(rows, map(json.loads, kept), strict=True):
+    text = f'user: Question: {row["question"]}\nAnswer:\nassistant:'
+    scored = model.score([Request(model.reader.read(text), model.reader.plain(choice))
+                          for choice in row['choices']['text']])
+    np.testing.assert_allclose(line['logprobs'], [s.total for s in scored], atol=1e-4)
+  for flags, message in (
+      ([f'{template}{tmp_path / "eats.jinja"}'], 'the chat template leaves out the question'),
+      ([], '--chat: the run was trained on no conversations')):
+    assert cli.main([*command, *flags]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_settings_of_what_is_written():

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from t5x_lite.core.errors import UserError
+from t5x_lite.data.source import Chat
 from t5x_lite.evaluation.likelihood import Request, Scored
 from t5x_lite.evaluation.results import Metric, mean_of
 from t5x_lite.evaluation.suites import parted
@@ -13,13 +15,23 @@ from t5x_lite.evaluation.suites.task import Item, Task
 from t5x_lite.evaluation.text_model import TextModel
 
 
-def answer_items(task: Task, items: Sequence[Item], model: TextModel) -> list[dict[str, Any]]:
-  """A record of each item under a model, as of results.write_result."""
+def answer_items(task: Task, items: Sequence[Item], model: TextModel, chat: Chat | None = None
+                 ) -> list[dict[str, Any]]:
+  """A record of each item under a model, as of results.write_result.
+
+  `chat` asks in conversations, in which solved examples are turns; None: in a plain text. Raises
+  UserError for a task that asks nothing.
+  """
+  if chat and task.kind not in ('choices', 'word', 'written'):
+    raise UserError(f'{task.name} is a text and no question to a chat template: leave --chat out')
   if task.kind == 'written':
-    outputs = model.write([item.context for item in items], task.until)
+    read = (lambda item: _ask(item, task, model, chat)) if chat else (
+        lambda item: model.reader.read(item.context))
+    outputs = model.write_after([read(item) for item in items], task.until)
     return [_record(task, item, output, {'output': output, 'target': item.question.target})
             for item, output in zip(items, outputs)]
-  requests = [_requests(task, item, model) for item in items]
+  requests = [_chat_requests(task, item, model, chat) if chat else _requests(task, item, model)
+              for item in items]
   flat = model.score([request for own in requests for request in own])
   records, start = [], 0
   for item, own in zip(items, requests):
@@ -27,6 +39,18 @@ def answer_items(task: Task, items: Sequence[Item], model: TextModel) -> list[di
     start += len(own)
     records.append(_of_scores(task, item, scored))
   return records
+
+
+def _ask(item: Item, task: Task, model: TextModel, chat: Chat) -> list[int]:
+  """Ids of the conversation up to where the model answers."""
+  return model.reader.framed(chat.prompt(item.messages(task.describes)))
+
+
+def _chat_requests(task: Task, item: Item, model: TextModel, chat: Chat) -> list[Request]:
+  """What is scored of an item; the template, not a blank, parts an answer from its question."""
+  context = _ask(item, task, model, chat)
+  answers = item.question.choices if task.kind == 'choices' else (item.question.target,)
+  return [Request(context, model.reader.plain(answer)) for answer in answers]
 
 
 def _requests(task: Task, item: Item, model: TextModel) -> list[Request]:

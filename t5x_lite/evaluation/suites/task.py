@@ -54,6 +54,17 @@ class Item(NamedTuple):
     solved = ''.join(f'{text}{answer}\n\n' for text, answer in self.shots)
     return f'{self.description}{solved}{self.question.text}'
 
+  def messages(self, describes: str) -> list[dict[str, str]]:
+    """The same as a conversation, each solved example a turn; the description is of the role
+    `describes`: a message of the 'system', or the beginning of the first one of the 'user'."""
+    turns = [(text, answer.strip()) for text, answer in self.shots] + [(self.question.text, None)]
+    system, description = [], self.description
+    if description and describes == 'system':
+      system, description = [{'role': 'system', 'content': description}], ''
+    turns[0] = description + turns[0][0], turns[0][1]
+    return system + [{'role': role, 'content': text} for turn in turns
+                     for role, text in zip(('user', 'assistant'), turn) if text is not None]
+
   @property
   def continuations(self) -> tuple[str, ...]:
     """What is scored after the context: a blank and a choice each."""
@@ -82,6 +93,7 @@ class Task:
     spare_shot: whether one example more is drawn than is shown, as lm-evaluation-harness does for
       a task without a test split.
     describe: (group) -> what stands before the examples.
+    describes: whose message that is in a conversation, 'system' or 'user'.
     until: strings that end what is written.
     prompts: whose they are.
     of_corpus: the records of all items -> the metrics, where these are no means of items.
@@ -99,6 +111,7 @@ class Task:
   first_shots: bool = False
   spare_shot: bool = False
   describe: Callable[[str], str] = lambda group: ''
+  describes: str = 'system'
   until: tuple[str, ...] = ()
   prompts: str = 'lm-evaluation-harness 0.4.13'
   of_corpus: Callable[[Sequence[Mapping[str, Any]]], dict[str, Metric]] | None = None

@@ -132,7 +132,7 @@ _ARC = dict(ask=ask_arc, split='test', score=score_choices, headline='acc_norm',
 _TRUTHFUL_QA = dict(
     data=DataSet(('truthfulqa_mc_v0', 'truthfulqa', 'truthful_qa'),
                  ('truthfulqa/truthful_qa', 'multiple_choice')),
-    split='validation', describe=lambda group: _TRUTHFUL)
+    split='validation', describe=lambda group: _TRUTHFUL, describes='user')
 TASKS = {task.name: task for task in (
     Task(name='arc_challenge', shots=25, **_ARC, data=DataSet(
         ('arc_challenge', 'ARC-Challenge'), ('allenai/ai2_arc', 'ARC-Challenge'))),
