@@ -19,6 +19,7 @@ TARGETS_LENGTH = 64
 BATCH_SIZE = 8
 STEPS = 1
 models.ModelConfig.num_layers = 1
+models.ModelConfig.scan_layers = True
 models.ModelConfig.embed_dim = 16
 models.ModelConfig.mlp_dim = 32
 models.ModelConfig.num_heads = 2
