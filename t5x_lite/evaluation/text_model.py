@@ -5,6 +5,9 @@ import copy
 import dataclasses
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.source import Source, row_lengths
 from t5x_lite.evaluation.answers import AnswerLog, answered
@@ -120,7 +123,10 @@ class TextModel:
     """The texts after ids."""
     if not asked:
       return
-    network, (params,) = unstack(self._network, [self._params], self._partitioner)
+    params = self._params
+    if self._network.config.scan_layers:   # what is taken apart is given up, and is scored by later
+      params = jax.tree.map(jnp.copy, params)
+    network, (params,) = unstack(self._network, [params], self._partitioner)
     generator = Generator(network, params, self._partitioner, self._data,
                           batch_size=self._batch_size, max_tokens=max_new,
                           frame=self._frame or ((), ()), end_ids=self._end_ids, decoding=sampling)

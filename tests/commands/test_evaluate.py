@@ -19,6 +19,7 @@ TARGETS_LENGTH = 64
 BATCH_SIZE = 8
 STEPS = 1
 models.ModelConfig.num_layers = 1
+models.ModelConfig.scan_layers = True
 models.ModelConfig.embed_dim = 16
 models.ModelConfig.mlp_dim = 32
 models.ModelConfig.num_heads = 2
@@ -99,6 +100,18 @@ def test_folders_that_are_no_runs(folder, capsys):
   assert 'is no run' in capsys.readouterr().err
   assert cli.main(['evaluate', str(folder / 'run'), '--tasks=arc_easy', '--data=nowhere']) == 1
   assert '--data=nowhere is no folder' in capsys.readouterr().err
+
+
+def test_tasks_are_written_and_scored_after_one_another(folder, capsys):
+  row = {'title': 'T', 'context': 'Rain fell.', 'question': 'What?', 'answers': {'text': ['Rain']}}
+  pair = {'translation': {'de': 'Nein.', 'en': 'No.'}}
+  for name, rows in (('squad_validation', [row]), ('wmt16_de-en_test', [pair, pair])):
+    (folder / f'{name}.jsonl').write_text(''.join(json.dumps(x) + '\n' for x in rows))
+  assert evaluate(folder, '--max_length=300', '--shots=0', task='squad,wmt16-en-de,arc_easy') == 0
+  out = capsys.readouterr().out
+  assert 'squad, 0 shots, 1 documents' in out and '* f1' in out
+  assert '* bleu' in out and 'bleu: nrefs:1|case:mixed|eff:no|tok:13a' in out
+  assert 'arc_easy, 0 shots, 4 documents' in out   # by the parameters that wrote before
 
 
 SUITES = """from t5x_lite import experiment

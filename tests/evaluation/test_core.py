@@ -43,7 +43,8 @@ ROWS = [
     ('copa', {'premise': 'I coughed.', 'choice1': 'I inhaled smoke.', 'question': 'cause',
               'choice2': 'I lowered my voice.', 'label': 0},
      {'query': 'I coughed, because', 'choices': ['i inhaled smoke.', 'i lowered my voice.'],
-      'gold': 0}, ['I coughed, because i inhaled smoke.', 'I coughed, because i lowered my voice.']),
+      'gold': 0},
+     ['I coughed, because i inhaled smoke.', 'I coughed, because i lowered my voice.']),
     ('openbook_qa', {'question_stem': 'Predators eat', 'answerKey': 'C', 'choices': {
         'text': ['lions', 'humans', 'bunnies', 'grass'], 'label': [*'ABCD']}},
      {'query': 'Predators eat', 'choices': ['lions', 'humans', 'bunnies', 'grass'], 'gold': 2},

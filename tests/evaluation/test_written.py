@@ -1,4 +1,4 @@
-"""Answers, summaries, translations: prompts as lm-evaluation-harness asks, published scores."""
+"""Written answers, summaries, translations: prompts of lm-evaluation-harness, published scores."""
 
 import gzip
 import json
@@ -72,7 +72,7 @@ def test_prompts_are_those_of_the_harness(tmp_path):
     ('rain rain', 2 / 3, 0), ('snow', 0, 0), ('', 0, 0), ('an', 0, 0)])
 def test_answers_are_scored_as_squad_does(output, f1, exact):
   assert scored('squad', PASSAGE, output) == {'f1': pytest.approx(f1), 'exact_match': exact}
-  from tasks.metrics import question_answering  # that of seqio's task, written apart from it
+  from tasks.metrics import question_answering  # of seqio's task, written apart from it
   theirs = question_answering.squad([PASSAGE['answers']['text']], [output])
   assert theirs == {'f1': pytest.approx(100 * f1), 'em': 100 * exact}
 
