@@ -1,4 +1,4 @@
-"""What a fine-tuning took of a model: scores and calibration before and after, on the same items."""
+"""What a fine-tuning took: scores and calibration on the same items, before and after."""
 
 from collections.abc import Sequence
 import pathlib
@@ -60,8 +60,8 @@ def as_markdown(rows: Sequence[TaxRow], names: tuple[str, str]) -> str:
   """A table: score before, after and their difference with its 95 % interval; ECE (15 bins of equal
   width), Brier score and negative log-likelihood before → after."""
   before, after = names
-  lines = [f'| task | shots | metric | {before} | {after} | change, 95 % | told apart | ECE | Brier '
-           '| NLL |', '|---|--:|---|--:|--:|--:|---|--:|--:|--:|']
+  lines = [f'| task | shots | metric | {before} | {after} | change, 95 % | told apart '
+           '| ECE | Brier | NLL |', '|---|--:|---|--:|--:|--:|---|--:|--:|--:|']
   for row in rows:
     change, scale = row.change, row.scale
     ends = ' to '.join(f'{scale * end:+.1f}' for end in change.interval)

@@ -151,3 +151,33 @@ def test_leaderboard(tmp_path, capsys):
   assert 'no such folder' in fails(capsys, 'leaderboard', tmp_path / 'none')
   assert 'name it alone' in fails(capsys, 'leaderboard', table, runs[0])
   assert 'no result of the suite' in fails(capsys, 'leaderboard', *runs, '--suite=open_llm_v1')
+
+
+def test_the_alignment_tax(tmp_path, capsys):
+  """Scores and calibration as `evaluate compare` and `calibration` have them, task by task."""
+  paths = write(tmp_path / 'lm', 0, 3.0), write(tmp_path / 'tuned', 1)
+  for run, seed in (('lm', 2), ('tuned', 3)):   # no multiple choice
+    path = write(tmp_path / run, seed, task='text')
+    items = [json.loads(line) for line in path.with_suffix('.jsonl').read_text().splitlines()]
+    path.with_suffix('.jsonl').write_text(''.join(json.dumps(
+        {name: item[name] for name in ('id', 'metrics')}) + '\n' for item in items))
+  runs = [tmp_path / name for name in ('lm', 'tuned')]
+  table = tmp_path / 'tax.md'
+  out = call(capsys, 'evaluate', 'tax', *runs, f'--output={table}')
+  assert out == table.read_text()
+  head, _, arc, text = [[cell.strip() for cell in line.split('|')[1:-1]]
+                        for line in out.splitlines()]
+  assert head[3:5] == ['lm', 'tuned'] and head[7:] == ['ECE', 'Brier', 'NLL']
+  (report,) = json.loads(call(capsys, 'evaluate', 'compare', *reversed(paths), '--json'))
+  low, high = (100 * end for end in report['interval'])
+  assert arc == [
+      'arc', '5', 'acc', f'{100 * report["mean_b"]:.1f}', f'{100 * report["mean_a"]:.1f}',
+      f'{100 * report["difference"]:+.1f} ({low:+.1f} to {high:+.1f})',
+      f'p = {report["mcnemar"]:.2g}',
+      *[' → '.join(f'{json.loads(call(capsys, "calibration", path, "--json"))[0][name]:.3f}'
+                   for path in paths) for name in ('ece', 'brier', 'nll')]]
+  assert text[0] == 'text' and text[6:] == ['no', '', '', '']
+  rows = json.loads(call(capsys, 'evaluate', 'tax', *runs, '--json'))
+  assert [row['task'] for row in rows] == ['arc', 'text'] and rows[1]['calibration'] is None
+  assert rows[0]['after'] - rows[0]['before'] == pytest.approx(report['difference'])
+  assert 'compared with itself' in fails(capsys, 'evaluate', 'tax', runs[0], runs[0])
