@@ -57,22 +57,32 @@ def run(args: argparse.Namespace) -> int:
   model, step = load_text_model(
       experiment, batch_size=args.batch_size, max_length=args.max_length, share=not args.separate,
       fresh=args.fresh, trusted_modules=args.trusted_modules)
-  results = []
+  first = is_first_process()   # which alone writes and prints
+  folder, results = RunFolder(experiment.folder).evaluations, []
   for task, shots, items in asked:
     result, records = evaluate(task, items, shots, model, limit=args.limit, chat=chat)
     result = dataclasses.replace(result, model=str(args.run), step=step)
-    path = write_result(RunFolder(experiment.folder).evaluations, result, records)
     results.append(result)
-    if not args.json:
-      print('\n'.join([*format_result(result), f'  {path}']))
+    if first:
+      path = write_result(folder, result, records)
+      if not args.json:
+        print('\n'.join([*format_result(result), f'  {path}']))
+  if not first:
+    return 0
   average = core.average(results) if 'core' in names else None
   if average:
-    core.write_average(RunFolder(experiment.folder).evaluations, average, step)
+    core.write_average(folder, average, step)
   if args.json:
     print(json.dumps([dataclasses.asdict(result) for result in results]))
   elif average:
     print(average)
   return 0
+
+
+def is_first_process() -> bool:
+  """Whether this is the one of the run's processes that writes."""
+  import jax
+  return jax.process_index() == 0
 
 
 def _items(task, args: argparse.Namespace):
@@ -98,7 +108,8 @@ def _load_chat(experiment):
 
 def load_text_model(experiment, *, batch_size: int, max_length: int | None, share: bool = True,
                     fresh: bool = False, trusted_modules: Sequence[str] = ()):
-  """(the TextModel of a run, its step); its answers are kept in the folder of its evaluations.
+  """(the TextModel of a run, its step); its answers are kept in the folder of its evaluations, but
+  for those of a run of several processes.
 
   `fresh` drops those that are there; the others are as of TextModel and infer.load_generator.
   """
@@ -117,10 +128,11 @@ def load_text_model(experiment, *, batch_size: int, max_length: int | None, shar
   frame = infer.frame_of(settings, data)
   facts = [digest_arrays(params)[0], max_length, data.fingerprint(), frame, settings.end_ids]
   path = RunFolder(experiment.folder).evaluations / f'answers-{step}.jsonl'
-  first = jax.process_index() == 0
-  if fresh and first:
-    path.unlink(missing_ok=True)
-  log = AnswerLog(path, hashlib.sha256(json.dumps(facts).encode()).hexdigest(), writes=first)
+  first, log = is_first_process(), None
+  if jax.process_count() == 1:   # several must compute the same, whatever one of them finds there
+    if fresh:
+      path.unlink(missing_ok=True)
+    log = AnswerLog(path, hashlib.sha256(json.dumps(facts).encode()).hexdigest())
   counter = Counter('requests', sys.stderr, silent=not first)
   return TextModel(network, params, partitioner, data, frame=frame, end_ids=settings.end_ids,
                    max_length=max_length, batch_size=batch_size, share=share, log=log,

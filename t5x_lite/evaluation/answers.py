@@ -22,19 +22,18 @@ class AnswerLog:
   Lines are only added. A last line that was cut off is left out, and said.
   """
 
-  def __init__(self, path: pathlib.Path, model: str, writes: bool = True):
+  def __init__(self, path: pathlib.Path, model: str):
     """Reads the file, if there is one.
 
     Args:
       path: of the file.
       model: identifies the model, its parameters and how it reads.
-      writes: whether this process adds to the file; of several one alone does.
     """
-    self.path, self._model, self._writes = path, model, writes
+    self.path, self._model = path, model
     self._known: dict[str, Any] = {}
     self._new: list[str] = []
     if path.is_file():
-      lines, cut = whole_lines(path, mend=writes)
+      lines, cut = whole_lines(path, mend=True)
       if cut:
         note(f'{path}: its last line was cut off, and is computed again')
       self._read(lines)
@@ -65,7 +64,7 @@ class AnswerLog:
 
   def flush(self) -> None:
     """Writes what was added."""
-    if self._new and self._writes:
+    if self._new:
       self.path.parent.mkdir(parents=True, exist_ok=True)
       with open(self.path, 'a', encoding='utf-8') as file:
         file.write(''.join(f'{line}\n' for line in self._new))

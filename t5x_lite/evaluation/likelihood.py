@@ -140,7 +140,7 @@ class Likelihood:
   def _prefix_cache(self, ids: np.ndarray, length: int):
     """A cache that holds a prefix, once for each part of a batch."""
     tokens, valid = left_pad([ids] * self._parts, 0)
-    put = self.partitioner.put_batch({'tokens': tokens, 'valid': valid})
+    put = self.partitioner.put_whole({'tokens': tokens, 'valid': valid})
     return self._read(self.params, put['tokens'], put['valid'], length=length)
 
   def _score_batch(self, contexts, rows, requests, sizes, cache, length) -> Found:
@@ -151,12 +151,12 @@ class Likelihood:
     row_of[:len(rows)] = [position for position, _ in rows]
     if cache is None and self._branches:
       batch = lay_out(contexts, continuations, row_of)
-      found = self._score_branches(self.params, self.partitioner.put_batch(batch))
+      found = self._score_branches(self.params, self.partitioner.put_whole(batch))
     else:
       batch = self._beside_cache(contexts, continuations, sizes.rows) | {'row_of': row_of}
       if cache is None:
         length = batch['tokens'].shape[1] + batch['targets'].shape[1]
-      found = self._score(self.params, self.partitioner.put_batch(batch), cache, length=length)
+      found = self._score(self.params, self.partitioner.put_whole(batch), cache, length=length)
     logprobs, best = jax.device_get(found)
     for n, (_, r) in enumerate(rows):
       count = len(continuations[n])

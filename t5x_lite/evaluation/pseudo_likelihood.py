@@ -69,4 +69,4 @@ class PseudoLikelihood:
     batch = {'encoder_input_tokens': np.where(chosen, self._mask, tokens).astype(np.int32),
              'encoder_target_tokens': tokens, 'encoder_loss_weights': chosen.astype(np.int32),
              'encoder_segment_ids': valid.astype(np.int32)}
-    return jax.device_get(self._score(self.params, self.partitioner.put_batch(batch), None))
+    return jax.device_get(self._score(self.params, self.partitioner.put_whole(batch), None))

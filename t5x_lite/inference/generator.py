@@ -266,7 +266,7 @@ class Generator:
     """Generated texts of each input, the best or first one alone or all in `outputs`."""
     prompts, batch = self.begin(inputs, framed)
     prompt, valid = left_pad(prompts, FILL, multiple=32 if self.continues else 1)
-    put = self.partitioner.put_batch(batch | {'prompt': prompt, 'valid': valid})
+    put = self.partitioner.put_whole(batch | {'prompt': prompt, 'valid': valid})
     args = self.params, put, put.pop('prompt'), put.pop('valid')
     if keys is None:
       ids, scores = jax.device_get(self._search(*args))
@@ -328,14 +328,14 @@ class Generator:
       spans = [[(0, len(ids))] if framed else text_spans(ids, self.inputs.eos_id)
                for ids in inputs]
       batch = text_features(inputs, spans, self.lengths['inputs'])
-    best, log_p, _ = jax.device_get(self._predict(self.params, self.partitioner.put_batch(batch)))
+    best, log_p, _ = jax.device_get(self._predict(self.params, self.partitioner.put_whole(batch)))
     return [self.labels[i] if self.labels else i for i in best[:, 0].tolist()], log_p[:, 0]
 
   def _fill(self, inputs: list[np.ndarray]):
     """Texts with every masked position filled in, and their log-likelihoods."""
     batch = self._encoder_batch(inputs)
     tokens = batch['encoder_input_tokens']
-    best, log_p, _ = jax.device_get(self._predict(self.params, self.partitioner.put_batch(batch)))
+    best, log_p, _ = jax.device_get(self._predict(self.params, self.partitioner.put_whole(batch)))
     masked = (tokens == self.inputs.mask_id) & (batch['encoder_segment_ids'] > 0)
     filled = np.where(masked, best, tokens)
     texts = [self._input_text(row[:len(ids)].tolist()) for row, ids in zip(filled, inputs)]

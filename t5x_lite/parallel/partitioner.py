@@ -100,6 +100,12 @@ class Partitioner:
     put = lambda x: jax.make_array_from_process_local_data(self.batch_sharding(x.ndim), x)
     return {name: put(x) for name, x in batch.items()}
 
+  def put_whole(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """A batch that every process has whole -> global arrays on the mesh."""
+    put = lambda x: jax.make_array_from_callback(
+        x.shape, self.batch_sharding(x.ndim), lambda part: x[part])
+    return {name: put(x) for name, x in batch.items()}
+
   def param_shardings(self, network: Network) -> dict:
     """Nested dict of NamedShardings, like the parameters of the network."""
     return jax.tree.map(lambda x, axes: self.sharding(axes, x.shape), network.shapes,

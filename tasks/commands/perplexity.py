@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     note(f'{left} documents have no token to predict and are left out')
   result = dataclasses.replace(
       make_result(name, records, model, args.stride), model=str(args.run), step=step)
+  if not evaluate.is_first_process():
+    return 0
   path = write_result(RunFolder(experiment.folder).evaluations, result, records)
   rows = [*language_modelling.as_rows(bands)]
   table = path.with_suffix('.positions.csv')
