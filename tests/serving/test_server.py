@@ -31,8 +31,7 @@ def start(run, *flags):
   process = subprocess.Popen(
       [sys.executable, '-m', 't5x_lite', 'serve', str(run), '--port=0', f'--slots={SLOTS}', *flags],
       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-      env=os.environ | {'T5X_LITE_API_KEY': KEY, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': re.sub(
-          r'--xla_force_host_platform_device_count=\d+', '', os.environ['XLA_FLAGS'])})
+      env=os.environ | {'T5X_LITE_API_KEY': KEY, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''})
   for line in process.stdout:
     if found := re.search(r'Serving http://127\.0\.0\.1:(\d+)/v1', line):
       return process, int(found[1])
