@@ -114,11 +114,11 @@ def test_tasks_are_written_and_scored_after_one_another(folder, capsys):
   assert 'arc_easy, 0 shots, 4 documents' in out   # by the parameters that wrote before
 
 
-SUITES = """from t5x_lite import experiment
-from t5x_lite.evaluation.suites import in_training
-experiment.Experiment.eval = @in_training.SuiteEval()
+SUITES = """from t5x_lite.evaluation.suites import in_training
+include 'runs/suites.gin'
+SUITES_DATA = '{folder}'
+in_training.SuiteEval.also = None
 in_training.SuiteEval.tasks = ('arc_easy', 'core')
-in_training.SuiteEval.data = '{folder}'
 in_training.SuiteEval.shots = 1
 in_training.SuiteEval.num_examples = 3
 in_training.SuiteEval.batch_size = 8
