@@ -75,8 +75,7 @@ def test_both_models_answer_both_sets_with_and_without_examples(executed):
       for shots in SHOTS:
         assert result(executed, model, task, shots)['number'] == QUESTIONS
   board = executed.printed("t5x_lite(f'leaderboard")
-  assert [line.split('|')[1].strip() for line in board.splitlines()
-          if re.match(r'\| (base|tuned) ', line)] != []
+  assert sorted(re.findall(r'^\| (base|tuned) ', board, re.MULTILINE)) == [*MODELS]
 
 
 @pytest.mark.slow
