@@ -87,10 +87,13 @@ def test_what_scores_bear_is_said(executed):
   cells = [[cell.strip() for cell in line.split('|')[1:3]] for line in tax.splitlines()[2:]]
   assert cells == [['arc_challenge', '0'], ['arc_challenge', '3'], ['arc_easy', '0'],
                    ['arc_easy', '3'], ['modules', '0']]
-  scores = [100 * result(executed, model, 'arc_easy', 3)['metrics']['acc_norm']['value']
+  scores = [100 * result(executed, model, 'arc_easy', 3)['metrics']['acc_norm'][0]
             for model in MODELS]
   assert [f'{score:.1f}' for score in scores] == [
       cell.strip() for cell in tax.splitlines()[5].split('|')[4:6]]
+  nats = [json.loads(line)['metrics']['nats'] for line in (
+      executed.folder / FOLDER / 'base' / f'evaluations/modules-0shot-{STEPS}.jsonl').open()]
+  assert tax.splitlines()[6].split('|')[4].strip() == f'{sum(nats) / len(nats):.1f}'
   assert f'{QUESTIONS} items; confidence' in executed.printed("t5x_lite(f'calibration")
   picture, = pictures(executed, "t5x_lite(f'calibration")
   assert len(picture) > 5_000
