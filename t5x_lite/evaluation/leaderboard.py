@@ -19,7 +19,8 @@ OPEN_LLM_V1 = {'arc_challenge': (25, 'acc_norm'), 'hellaswag': (10, 'acc_norm'),
                'mmlu': (5, 'acc_of_groups'), 'truthfulqa_mc2': (0, 'mc2')}
 AVERAGE = 'average'
 # What is in the names of metrics that are no fractions of 1.
-_NO_FRACTIONS = ('perplexity', 'ppl', 'bits', 'nll', 'loss', 'bleu', 'rouge', 'chrf', 'ter')
+_NO_FRACTIONS = (
+    'perplexity', 'ppl', 'bits', 'nats', 'nll', 'loss', 'bleu', 'rouge', 'chrf', 'ter')
 
 
 @dataclasses.dataclass(frozen=True)
