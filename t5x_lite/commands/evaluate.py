@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
   from t5x_lite.evaluation.suites.tasks import choose_tasks
   from t5x_lite.training.run_folder import RunFolder
   names = [*filter(None, map(str.strip, args.tasks.split(',')))]
+  if not names:
+    raise UserError('--tasks is empty: name some, or leave it out for open_llm_v1')
   tasks = choose_tasks(names, lambda rule: UserError(f'--tasks: {rule}'))
   if 'core' in names:
     tasks = core.keep_present(tasks, args.data and pathlib.Path(args.data))
@@ -57,6 +59,9 @@ def run(args: argparse.Namespace) -> int:
   model, step = load_text_model(
       experiment, batch_size=args.batch_size, max_length=args.max_length, share=not args.separate,
       fresh=args.fresh, trusted_modules=args.trusted_modules)
+  for task in tasks:
+    if task.kind == 'written':
+      model.check_writes(task.name)
   first = is_first_process()   # which alone writes and prints
   folder, results = RunFolder(experiment.folder).evaluations, []
   for task, shots, items in asked:
@@ -167,7 +172,8 @@ def evaluate(task, items, shots: int, model, limit: int | None = None, chat=None
 
 def format_result(result) -> list[str]:
   """Lines of a table of metrics."""
-  lines = [f'{result.task}, {result.shots} shots, {result.number} documents']
+  shots = f'{result.shots} shot' + 's' * (result.shots != 1)
+  lines = [f'{result.task}, {shots}, {result.number} documents']
   for name, (value, error) in result.metrics.items():
     mark = '*' if name == result.headline else ' '
     lines.append(f'{mark} {name:<24}{value:>12.4f}' + ('' if error is None else f' +- {error:.4f}'))

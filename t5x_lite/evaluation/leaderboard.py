@@ -87,6 +87,9 @@ def read_runs(folders: Sequence[pathlib.Path], names: Sequence[str], suite: bool
       suite.
   """
   rows, columns, plain = {}, {}, set()
+  if suite:   # all of them: a model that lacks one has no average
+    columns = {f'{task} ({shots}-shot {metric})': number
+               for number, (task, (shots, metric)) in enumerate(OPEN_LLM_V1.items())}
   for folder, name in zip(folders, names):
     rows[name] = {}
     for (task, shots), path in newest_results(folder).items():
@@ -95,7 +98,7 @@ def read_runs(folders: Sequence[pathlib.Path], names: Sequence[str], suite: bool
       result = read_result(path)
       metric = OPEN_LLM_V1[task][1] if suite else result.headline
       column = f'{task} ({shots}-shot {metric})'
-      columns[column] = list(OPEN_LLM_V1).index(task) if suite else 0
+      columns.setdefault(column, 0)
       value = _cell(path, result, metric)
       if is_fraction(metric):
         value = Metric(100 * value.value, None if value.error is None else 100 * value.error)

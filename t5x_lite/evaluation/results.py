@@ -75,12 +75,16 @@ def write_result(folder: pathlib.Path, result: TaskResult, items: Sequence[Mappi
 
 def read_result(path: pathlib.Path) -> TaskResult:
   """The TaskResult in a file of `write_result`; raises UserError for another file."""
+  if path.suffix == '.jsonl':
+    raise UserError(f'{path} has the items of a result: name {path.with_suffix(".json").name} '
+                    'beside it')
   try:
     fields = json.loads(path.read_text(encoding='utf-8'))
     metrics = {name: Metric(*value) for name, value in fields.pop('metrics').items()}
     return TaskResult(metrics=metrics, **fields)
   except (ValueError, TypeError, KeyError, AttributeError) as error:
-    raise UserError(f'{path} is no result of `t5x-lite evaluate`: {error}') from error
+    raise UserError(f'{path} is no result of `t5x-lite evaluate`, or was cut off: evaluate again '
+                    f'({error!r:.80})') from error
 
 
 def read_items(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -88,12 +92,17 @@ def read_items(path: pathlib.Path) -> list[dict[str, Any]]:
   file = path.with_suffix('.jsonl')
   if not file.is_file():
     raise UserError(f'{path} has no items: {file.name} is missing; evaluate again')
-  try:
-    lines = file.read_text(encoding='utf-8').split('\n')   # other line ends may be in a text
-    items = [json.loads(line) for line in lines if line]
-    return sorted(items, key=lambda item: item['id'])
-  except (ValueError, TypeError, KeyError) as error:
-    raise UserError(f'{file} has a line that is no item of an evaluation: {error}') from error
+  items = []
+  # Other line ends may be in a text.
+  for number, line in enumerate(file.read_text(encoding='utf-8').split('\n'), 1):
+    try:
+      if line:
+        items.append(json.loads(line))
+        _ = items[-1]['id']
+    except (ValueError, TypeError, KeyError) as error:
+      raise UserError(f'{file}:{number} is no item of an evaluation, or was cut off: evaluate '
+                      f'again ({error!r:.80})') from error
+  return sorted(items, key=lambda item: item['id'])
 
 
 def find_results(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -97,13 +97,7 @@ class TextModel:
     for a model that writes nothing, or has no room.
     """
     sampling = dataclasses.replace(sampling or Sampling(), stop=tuple(until))
-    encodes = self.reader.family == 'encoder_decoder'
-    room = self._data.lengths['inputs'] if encodes else self.max_length - max_new
-    if self.reader.family == 'encoder_only':
-      raise UserError('An encoder writes no answers: choose tasks that are scored')
-    if room < 1:
-      raise UserError(f'{max_new} new tokens leave no room in the {self.max_length} that the model '
-                      'reads: raise --max_length')
+    room = self._room(max_new)
     asked = [[*ids][-room:] for ids in contexts]
     key = lambda ids: self._log.key('write', ids, max_new, repr(sampling))
     known = {i: got[0] for i, ids in enumerate(asked)
@@ -118,6 +112,24 @@ class TextModel:
     if self._log:
       self._log.flush()
     return [known[i] for i in range(len(asked))]
+
+  def check_writes(self, task: str) -> None:
+    """Raises UserError, naming a task, where the model writes nothing or has no room for it."""
+    try:
+      self._room(NEW_TOKENS)
+    except UserError as error:
+      raise UserError(f'{task}: {error}') from error
+
+  def _room(self, max_new: int) -> int:
+    """Tokens of a context before so many new ones."""
+    if self.reader.family == 'encoder_only':
+      raise UserError('An encoder writes no answers: choose tasks that are scored')
+    encodes = self.reader.family == 'encoder_decoder'
+    room = self._data.lengths['inputs'] if encodes else self.max_length - max_new
+    if room < 1:
+      raise UserError(f'{max_new} new tokens leave no room in the {self.max_length} that the model '
+                      'reads: raise --max_length')
+    return room
 
   def _continue(self, asked, max_new, sampling):
     """The texts after ids."""

@@ -47,6 +47,10 @@ def run(args: argparse.Namespace) -> int:
   from t5x_lite.evaluation import contamination
   changes = {name: value for name in ('n', 'rule', 'threshold')
              if (value := getattr(args, name)) is not None}
+  if args.n is not None and args.n < 1:
+    raise UserError(f'--n={args.n}: give 1 or more')
+  if args.threshold is not None and not 0 < args.threshold <= 1:
+    raise UserError(f'--threshold={args.threshold:g}: give a share above 0 and at most 1')
   convention = dataclasses.replace(contamination.CONVENTIONS[args.convention], **changes)
   if 'threshold' in changes and convention.rule == 'any':
     raise UserError('--threshold is of the rules ngrams and words: name one by --rule')
@@ -60,6 +64,9 @@ def run(args: argparse.Namespace) -> int:
   items = contamination.make_items(records, fields, str(path))
   index = contamination.NgramIndex(items, convention.n)
   sources = _read_training(args, index)
+  if not index.num_words:
+    raise UserError('the training text is empty: name other files, or another field of them by '
+                    '--training_field')
   report = about | contamination.make_report(index, records, convention)
   report['fields'] = fields or [*contamination.DEFAULT_FIELDS]
   report['training'] |= sources

@@ -88,7 +88,8 @@ def test_what_is_out_of_range(folder, flags, message, capsys):
 
 
 @pytest.mark.parametrize('task, message', [
-    ('arc_esay', "did you mean 'arc_easy'"), ('mmlu', 'has no mmlu_test.jsonl'),
+    ('', '--tasks is empty: name some'), ('arc_esay', "did you mean 'arc_easy'"),
+    ('mmlu', 'has no mmlu_test.jsonl'),
     ('truthfulqa_mc1', 'has no truthfulqa_mc_v0_validation.jsonl')])
 def test_tasks_that_there_are_not(folder, task, message, capsys):
   assert evaluate(folder, task=task) == 1
@@ -109,6 +110,9 @@ def test_tasks_are_written_and_scored_after_one_another(folder, capsys):
     (folder / f'{name}.jsonl').write_text(''.join(json.dumps(x) + '\n' for x in rows))
   assert evaluate(folder, '--max_length=300', '--shots=0', task='squad,wmt16-en-de,arc_easy') == 0
   out = capsys.readouterr().out
+  assert evaluate(folder, '--max_length=200', '--shots=0', task='arc_easy,squad') == 1
+  refused = capsys.readouterr()   # before anything is scored
+  assert not refused.out and 'error: squad: 256 new tokens leave no room' in refused.err
   assert 'squad, 0 shots, 1 documents' in out and '* f1' in out
   assert '* bleu' in out and 'bleu: nrefs:1|case:mixed|eff:no|tok:13a' in out
   assert 'arc_easy, 0 shots, 4 documents' in out   # by the parameters that wrote before

@@ -226,11 +226,11 @@ def test_short_items_are_counted_apart_and_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('flags, message', [
-    (['--n=0'], 'Convention.n = 0: must be above 0'),
+    (['--n=0'], '--n=0: give 1 or more'),
     (['--rule=most'], "Convention.rule = 'most'"),
     (['--threshold=0.5'], '--threshold is of the rules ngrams and words'),
     (['--convention=palm', '--threshold=1.5'],
-     'Convention.threshold = 1.5: must be above 0 and at most 1'),
+     '--threshold=1.5: give a share above 0 and at most 1'),
     (['--fields=stem'], "items.jsonl: item 0 has no field 'stem'"),
     (['--training=none/*.txt'], "--training: no file matches 'none/*.txt'"),
     (['--gin_file=experiments/tiny_lm.gin'], 'files by --training, or a run by --gin_file'),
@@ -244,6 +244,15 @@ def test_mistakes_are_one_line(flags, message, tmp_path, capsys, monkeypatch):
   assert cli.main(['contamination', 'items.jsonl', '--training=train.jsonl', *flags]) == 1
   error = capsys.readouterr().err
   assert message in error and error.count('\n') == 1
+  assert not (tmp_path / 'contamination').exists()
+
+
+def test_training_text_that_is_empty_finds_nothing_clean(tmp_path, capsys):
+  (tmp_path / 'items.jsonl').write_text('{"question": "a b c d"}\n')
+  (tmp_path / 'train.txt').write_text('\n')
+  assert cli.main(['contamination', str(tmp_path / 'items.jsonl'),
+                   f'--training={tmp_path / "train.txt"}']) == 1
+  assert 'error: the training text is empty' in capsys.readouterr().err
   assert not (tmp_path / 'contamination').exists()
 
 

@@ -81,6 +81,8 @@ def test_a_model_that_lacks_a_task_has_no_average_and_comes_last(tmp_path):
   board = leaderboard.read_runs([part, full], ['part', 'full'])
   assert board.average('part') is None and board.ranked() == ['full', 'part']
   assert '| part | - | 99.0 ± 1.0 | - | - | - |' in leaderboard.to_markdown(board)
+  alone = leaderboard.read_runs([part], ['part'], suite=True)   # also where no other model has it
+  assert len(alone.columns) == 4 and alone.average('part') is None
 
 
 def test_perplexities_are_no_part_of_the_average(tmp_path):

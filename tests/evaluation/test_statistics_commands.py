@@ -83,7 +83,8 @@ def test_calibration_with_a_temperature(tmp_path, capsys):
   assert after['ece'] < before['ece'] and after['temperature'] > 1 == before['temperature']
   assert sum(row['number'] for row in after['reliability']) == 200
   assert 'name one that exists' in fails(capsys, 'calibration', tmp_path / 'nothing.json')
-  assert 'is no result of' in fails(capsys, 'calibration', test.with_suffix('.jsonl'))
+  assert f'name {test.name} beside it' in fails(
+      capsys, 'calibration', test.with_suffix('.jsonl'))
   assert 'fit the temperature on another part' in fails(
       capsys, 'calibration', test, '--fit', test)
 
