@@ -38,12 +38,14 @@ def main() -> None:
   add('--rounds', type=int, default=5)
   add('--documents', type=int, default=32, help='of a turn')
   add('--batch_size', type=int, default=32, help='of ours')
+  add('--max_length', type=int, help='tokens that both sides read; a prompt that is longer loses '
+      'its first ones, and then answers of unlike lengths share none (default: the positions)')
   add('--threads', type=int, default=os.cpu_count())
   add('--whole', action='store_true')
   add('--output', type=pathlib.Path)
   args = parser.parse_args()
   results = {'machine': machine(), 'model': describe(args.model), 'threads': args.threads,
-             'tasks': {}}
+             'max_length': args.max_length, 'tasks': {}}
   with tempfile.TemporaryDirectory() as folder:
     run = import_run(args.model, pathlib.Path(folder) / 'run')
     for name in args.tasks:
@@ -84,8 +86,8 @@ def ours(pipe, name: str, run: pathlib.Path, args: argparse.Namespace) -> None:
   from t5x_lite.experiment import gin_config
   task, items = items_of(name, args.data)
   experiment = gin_config.load_experiment([str(run / 'config.gin')], [], trains=False)[0]
-  model, _ = evaluate.load_text_model(experiment, batch_size=args.batch_size, max_length=None,
-                                      fresh=True)
+  model, _ = evaluate.load_text_model(experiment, batch_size=args.batch_size,
+                                      max_length=args.max_length, fresh=True)
   serve(pipe, lambda start, stop, _: [
       logprob for record in answer_items(task, items[start:stop], model)
       for logprob in record['logprobs']])
@@ -100,7 +102,8 @@ def theirs(pipe, name: str, run: pathlib.Path, args: argparse.Namespace) -> None
   from lm_eval.models.huggingface import HFLM
   _, items = items_of(name, args.data)
   model = HFLM(pretrained=transformers.AutoModelForCausalLM.from_pretrained(args.model),
-               tokenizer=transformers.AutoTokenizer.from_pretrained(args.model), batch_size=1)
+               tokenizer=transformers.AutoTokenizer.from_pretrained(args.model), batch_size=1,
+               max_length=args.max_length)
 
   def score(start: int, stop: int, batch_size: int) -> list[float]:
     model.batch_size_per_gpu = batch_size
@@ -175,7 +178,8 @@ def whole(name: str, run: pathlib.Path, args: argparse.Namespace) -> dict:
   out = subprocess.run(
       [sys.executable, '-m', 't5x_lite', 'evaluate', str(run), f'--tasks={name}', '--fresh',
        f'--data={args.data}', f'--limit={len(items)}', f'--batch_size={args.batch_size}',
-       '--json'], capture_output=True, text=True, check=True).stdout
+       '--json', *([f'--max_length={args.max_length}'] if args.max_length else [])],
+      capture_output=True, text=True, check=True).stdout
   spent = time.perf_counter() - begun
   result, = json.loads(out)
   return {'documents': len(items), 'seconds': round(spent, 1),
