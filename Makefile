@@ -16,7 +16,7 @@ TEST_STAMP = $(VENV)/installed-tests
 # training a fifth faster, for a third more memory.
 MALLOC = GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864
 
-.PHONY: quickstart test test-slow lint install clean
+.PHONY: quickstart test test-slow test-sweep lint install clean
 
 install: $(STAMP)
 
@@ -48,7 +48,11 @@ test: lint
 
 # The tests that train the experiments to their scores and try every README command: some minutes.
 test-slow: $(TEST_STAMP)
-	$(PYTEST) -m slow $(TESTS)
+	$(PYTEST) -m 'slow and not sweep' $(TESTS)
+
+# Simulations of intervals and random edits, by the hundred.
+test-sweep: $(TEST_STAMP)
+	$(PYTEST) -m 'slow and sweep' $(TESTS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -83,6 +83,7 @@ def test_random_overrides_are_taken_or_refused_in_one_line(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_ten_thousand_random_overrides_are_taken_or_refused_in_one_line(tmp_path):
   rng, began = random.Random(1), time.monotonic()
   for _ in range(10_000):

@@ -160,6 +160,7 @@ def draws(program, config, params, draft_params, name):
     ('temperature', 'model'), ('top_p', 'ngram'),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
         ('top_k', 'model'), ('min_p', 'ngram'), ('all', 'model')))])
+@pytest.mark.sweep
 def test_outputs_are_distributed_as_without_drafts(name, draft, config_of, random_params, forward):
   config = config_of['decoder']
   small = dataclasses.replace(config, mlp_dim=16)

@@ -184,6 +184,7 @@ def try_edit(seed, originals, tmp_path, partitioner):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_an_edited_folder_is_refused_in_one_line_or_read_as_transformers_reads_it(
     tmp_path_factory, tmp_path):
   originals = tmp_path_factory.mktemp('originals')

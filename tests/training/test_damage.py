@@ -101,6 +101,7 @@ def check(folder, what):
 
 
 @pytest.mark.parametrize('seed', [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.sweep
 def test_two_hundred_damages_never_give_a_wrong_value(seed, saved, tmp_path):
   outcomes = []
   for trial in range(200 if seed else 8):

@@ -294,6 +294,7 @@ def test_a_few_edits(name, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', FORMATS)
+@pytest.mark.sweep
 def test_random_byte_edits(name, folder):
   edits = EDITS * FORMATS[name][2] // TOTAL + 1
   taken = fuzz(name, folder, edits, seed=1)

@@ -60,6 +60,7 @@ def test_intervals_cover_at_a_few_seeds():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('count', SHAPES)
+@pytest.mark.sweep
 def test_intervals_cover_with_noise_that_sizes_share(count):
   """Three standard deviations of a count below 95 %: of more runs, at half the seeds."""
   seeds, least = (20, 16) if count == 6 else (10, 8)

@@ -66,6 +66,7 @@ def test_exact_curves_are_found_again(name, truth, constants):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('truth, preferred', [(exponential, 'exponential'), (sigmoid, 'sigmoid')])
+@pytest.mark.sweep
 def test_intervals_cover_the_truth(truth, preferred):
   """At 95 %, below all losses of the runs: of the law, and of a new run, without the form given."""
   inside, names, seeds = np.zeros(2), [], 20

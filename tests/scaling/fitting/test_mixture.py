@@ -104,6 +104,7 @@ def test_the_form_is_the_one_of_least_held_out_error():
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_intervals_cover_the_truth():
   """Of 15 swarms at 95 %: each share, the loss at the optimum found, and its gain."""
   best, inside, seeds = best_of(lambda r: truth(r) @ WEIGHTS), np.zeros(5), 15
@@ -145,6 +146,7 @@ def test_losses_that_the_shares_do_not_tell_are_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_noise_alone_is_refused_nearly_always():
   refused = 0
   for seed in range(5):

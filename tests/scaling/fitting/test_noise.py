@@ -79,12 +79,14 @@ def coverage(design, seeds, shared, own):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('design', DESIGNS)
+@pytest.mark.sweep
 def test_intervals_cover_with_noise_that_sizes_share(design):
   assert (coverage(DESIGNS[design], 20, 0.003, 0.0005) >= 18).all()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('design', DESIGNS)
+@pytest.mark.sweep
 def test_intervals_cover_with_independent_noise(design):
   """Three standard deviations of a count below 38 of 40."""
   assert (coverage(DESIGNS[design], 40, 0.0, 0.003) >= 34).all()
@@ -189,12 +191,14 @@ def test_runs_of_another_law_are_refused(truth):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('truth', TRUTHS)
+@pytest.mark.sweep
 def test_runs_of_another_law_are_refused_at_most_seeds(truth):
   assert refused(TRUTHS[truth], range(10)) >= 9
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('design', [isoflop, centred, fixed_sizes])
+@pytest.mark.sweep
 def test_runs_of_the_law_are_not_refused(design):
   """At a level of 2 %: at most two of thirty."""
   count = 0

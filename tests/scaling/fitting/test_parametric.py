@@ -143,6 +143,7 @@ def test_least_absolute_deviations_are_the_published_refit(lad, huber):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_the_whole_grid_finds_nothing_lower(chinchilla, huber, lad):
   assert parametric.fit_law(chinchilla).objective == pytest.approx(huber.objective, rel=1e-10)
   assert parametric.fit_law(chinchilla, 'lad').objective == pytest.approx(lad.objective, rel=1e-10)
@@ -241,6 +242,7 @@ def coverage(seeds):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_a_known_law_is_recovered_and_its_intervals_cover():
   near, covered = coverage(50)
   assert near.all(1).sum() >= 45, near.sum(0)

@@ -76,6 +76,7 @@ def predict(n, d, law, noise, rng, clusters=None, shared=0.0):
     pytest.param('besiroglu', 20.0, marks=pytest.mark.slow),
     pytest.param('hoffmann_3', 5.0, marks=pytest.mark.slow),
     pytest.param('hoffmann_3_unrounded', 20.0, marks=pytest.mark.slow)])
+@pytest.mark.sweep
 def test_the_default_predicts_within_a_percent_at_thirty_times_its_largest(name, ratio):
   """By the project's own fit, in 19 of 20 seeds of 0.3 % of noise; at a hundred times in 17.
 

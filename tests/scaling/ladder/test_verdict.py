@@ -79,6 +79,7 @@ def test_a_prediction_may_be_renewed_until_its_target_begins(ladder, trained):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_a_posterior_is_a_prediction_of_its_own(ladder, trained):
   pytest.importorskip('blackjax', reason='--bayes needs the extra bayes')
   plain, bayes = (verdict.predict_target(ladder, trained, bayes=bayes) for bayes in (False, True))

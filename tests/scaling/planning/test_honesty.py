@@ -45,6 +45,7 @@ def test_a_bounded_rate_is_in_the_plan_and_its_gin():
 @pytest.mark.parametrize('law', [
     'besiroglu', *(pytest.param(name, marks=pytest.mark.slow) for name, law in LAWS.items()
                    if hasattr(law.form, 'loss') and name != 'besiroglu')])
+@pytest.mark.sweep
 def test_no_loss_above_that_of_guessing(law):
   for flops in (2e12, 1e16, 1e18):
     try:

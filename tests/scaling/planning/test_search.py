@@ -51,6 +51,7 @@ def check_plan(plan: planner.Plan) -> None:
     (DEADLINES[i % 2::2], *case) for i, case in enumerate([
         *((flops, 'h100') for flops in BUDGETS), (5.76e23, 'a100_80'), (1e22, 'tpu_v5p'),
         (1e27, 'tpu_v6e')])])
+@pytest.mark.sweep
 def test_every_budget_and_deadline_has_a_mesh_that_divides_or_a_cure(deadlines, flops, hardware):
   """Half of the deadlines at each budget, the others at the next."""
   for deadline in deadlines:
@@ -145,6 +146,7 @@ REFUSED = [
 
 @pytest.mark.parametrize('fields', [*REFUSED[:3], *(
     pytest.param(fields, marks=pytest.mark.slow) for fields in REFUSED[3:])])
+@pytest.mark.sweep
 def test_each_cure_that_a_refusal_names_is_one(fields):
   request = Request(**fields)
   with pytest.raises(UserError) as error:

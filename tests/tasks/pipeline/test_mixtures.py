@@ -43,6 +43,7 @@ def drawn(name: str, number: int) -> dict[str, int]:
     pytest.param(dict(rates=(5.0, 0.5, 4.5)), [5, 0.5, 4.5], marks=pytest.mark.slow),
     (dict(rates=(1, 0, 3)), [1, 0, 3]),
 ])
+@pytest.mark.sweep
 def test_examples_are_drawn_by_their_rates(tasks, options, want):
   counts = drawn(Mixture(tasks=tasks, **options).register(), 2_000)
   got = [counts.get(task.name, 0) for task in tasks]

@@ -48,6 +48,7 @@ def accepts(shares: dict[str, float], counts: dict[str, int]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_llamas_mixture(tmp_path):
   names = ['COMMON_CRAWL', 'C4', 'GITHUB', 'WIKIPEDIA', 'BOOKS', 'ARXIV', 'STACK_EXCHANGE']
   for i, name in enumerate(names):
@@ -63,6 +64,7 @@ def test_llamas_mixture(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_the_mixture_of_t5s_supervised_tasks(monkeypatch):
   from tasks.datasets import glue, super_glue, t5
 
