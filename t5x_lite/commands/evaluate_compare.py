@@ -27,8 +27,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   from t5x_lite.core.strict_json import format_json
   from t5x_lite.evaluation.paired_items import matching_results
-  if args.a.resolve() == args.b.resolve():
-    raise UserError(f'{args.a} is compared with itself: name two')
   names = names_of(args.a, args.b)
   found = [_compare(args, *paths, names) for paths in matching_results(args.a, args.b)]
   if args.json:

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 
-from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
 
 EXAMPLE = 't5x-lite evaluate tax runs/lm runs/tuned'
@@ -23,8 +22,6 @@ def run(args: argparse.Namespace) -> int:
   from t5x_lite.core.files import check_writable, write_text
   from t5x_lite.core.strict_json import format_json
   from t5x_lite.evaluation.alignment_tax import alignment_tax, as_markdown
-  if args.before.resolve() == args.after.resolve():
-    raise UserError(f'{args.before} is compared with itself: name two')
   if args.output:
     check_writable(args.output)
   rows = alignment_tax(args.before, args.after)

@@ -15,8 +15,7 @@ import numpy as np
 
 from t5x_lite.inference.generate import left_pad, padded_length
 from t5x_lite.models import ModelConfig, Network
-
-TRUNK = 1   # the segment that every other one of its row sees
+from t5x_lite.models.attention.masks import TRUNK
 
 
 def can_branch(config: ModelConfig, platform: str) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from t5x_lite.evaluation.calibration import Bin, expected_error
 
 # A series differs in mark and dash as well, for whoever cannot tell colors apart.
-_STYLES = (('tab:blue', 'o', '-'), ('tab:orange', 's', '--'), ('tab:green', '^', '-.'),
+STYLES = (('tab:blue', 'o', '-'), ('tab:orange', 's', '--'), ('tab:green', '^', '-.'),
            ('tab:purple', 'D', ':'))
 
 
@@ -20,7 +20,7 @@ def draw_reliability(tables: Mapping[str, Sequence[Bin]]):
   axes, counts = figure.subplots(2, sharex=True, height_ratios=(3, 1))
   axes.plot((0, 1), (0, 1), color='gray', linewidth=0.8, label='perfect calibration')
   for i, (name, table) in enumerate(tables.items()):
-    color, marker, line = _STYLES[i % len(_STYLES)]
+    color, marker, line = STYLES[i % len(STYLES)]
     filled = [row for row in table if row.number]
     axes.plot([row.confidence for row in filled], [row.accuracy for row in filled], line,
               marker=marker, color=color, clip_on=False,

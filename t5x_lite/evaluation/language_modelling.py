@@ -1,6 +1,6 @@
 """Perplexity of documents, each of its own, and the loss by how much the model has read before."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,11 +28,11 @@ class Document(NamedTuple):
 class Band(NamedTuple):
   """The tokens before which the model has read at least `low` and at most `high` others.
 
-  `loss` is their mean, nats a token, `number` how many they are.
+  `loss` is their mean, nats a token, `tokens` how many they are.
   """
   low: int
   high: int
-  number: int
+  tokens: int
   loss: float
 
 
@@ -100,9 +100,3 @@ def _read_before(request: Request, length: int) -> np.ndarray:
   """int [tokens of the continuation]: how many are read before each."""
   size = len(request.continuation)
   return min(len(request.context), max(length - size + 1, 1)) + np.arange(size)
-
-
-def as_rows(bands: Sequence[Band]) -> Iterator[Mapping[str, Any]]:
-  """Of a table: `read_before` from `low` to `high`, `tokens`, `loss` in nats a token."""
-  for band in bands:
-    yield {'low': band.low, 'high': band.high, 'tokens': band.number, 'loss': band.loss}

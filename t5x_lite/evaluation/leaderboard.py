@@ -11,7 +11,7 @@ import pathlib
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.evaluation.paired_items import newest_results
-from t5x_lite.evaluation.results import Metric, TaskResult, read_result
+from t5x_lite.evaluation.results import Metric, TaskResult, mean_of_metrics, read_result
 
 # The suite of the Open LLM Leaderboard of 2023: {task: (shots, metric)}. Its average is the plain
 # mean; MMLU's accuracy is the mean over subjects, whatever their sizes.
@@ -46,9 +46,7 @@ class Leaderboard:
     cells = [self.rows[model].get(column) for column in averaged]
     if not cells or None in cells:
       return None
-    errors = [cell.error for cell in cells]
-    error = None if None in errors else math.sqrt(sum(e ** 2 for e in errors)) / len(errors)
-    return Metric(sum(cell.value for cell in cells) / len(cells), error)
+    return mean_of_metrics(cells)
 
   def ranked(self) -> list[str]:
     """The models, best average first, then those without one by name."""

@@ -74,8 +74,11 @@ def matching_results(a: pathlib.Path, b: pathlib.Path) -> list[tuple[pathlib.Pat
   A task of a folder is its name and number of shots, and stands for its newest step.
 
   Raises:
-    UserError: a path that is missing or without results, a file beside a folder, nothing shared.
+    UserError: one path twice, one that is missing or without results, a file beside a folder,
+      nothing shared.
   """
+  if a.resolve() == b.resolve():
+    raise UserError(f'{a} is compared with itself: name two')
   for path in (a, b):
     if not path.exists():
       raise UserError(f'{path}: no such file or folder; name a result, or the folder of a run')

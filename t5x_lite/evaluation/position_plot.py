@@ -3,11 +3,8 @@
 from collections.abc import Mapping, Sequence
 import math
 
+from t5x_lite.evaluation.calibration_plot import STYLES
 from t5x_lite.evaluation.language_modelling import Band
-
-# A series differs in mark and dash as well, for whoever cannot tell colors apart.
-_STYLES = (('tab:blue', 'o', '-'), ('tab:orange', 's', '--'), ('tab:green', '^', '-.'),
-           ('tab:purple', 'D', ':'))
 
 
 def draw_positions(series: Mapping[str, Sequence[Band]]):
@@ -19,7 +16,7 @@ def draw_positions(series: Mapping[str, Sequence[Band]]):
   from matplotlib.figure import Figure  # not pyplot, which has a state of its own
   figure = Figure(figsize=(5.6, 3.6), layout='constrained')
   axes = figure.subplots()
-  for (name, bands), (color, marker, line) in zip(series.items(), _STYLES * len(series)):
+  for (name, bands), (color, marker, line) in zip(series.items(), STYLES * len(series)):
     axes.plot([math.sqrt(band.low * band.high) for band in bands], [band.loss for band in bands],
               line, marker=marker, color=color, label=name)
   axes.set_xscale('log', base=2)

@@ -27,6 +27,13 @@ def mean_of(values: Sequence[float]) -> Metric:
   return Metric(float(values.mean()), error)
 
 
+def mean_of_metrics(metrics: Sequence[Metric]) -> Metric:
+  """The mean of independent metrics, such as tasks, with its error; None where one has none."""
+  errors = [metric.error for metric in metrics]
+  error = None if None in errors else math.sqrt(sum(e * e for e in errors)) / len(errors)
+  return Metric(float(np.mean([metric.value for metric in metrics])), error)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskResult:
   """Scores of one model on one task.

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
   if not evaluate.is_first_process():
     return 0
   path = write_result(RunFolder(experiment.folder).evaluations, result, records)
-  rows = [*language_modelling.as_rows(bands)]
+  rows = [band._asdict() for band in bands]
   table = path.with_suffix('.positions.csv')
   write_text(table, ''.join(','.join(map(str, row)) + '\n' for row in [rows[0], *(
       row.values() for row in rows)]))
@@ -100,7 +100,7 @@ def make_result(name: str, records, model, stride: int | None):
 def _format_bands(bands) -> str:
   lines = [f'  {"tokens read before":<24}{"tokens":>12}  nats a token']
   lines += [f'  {f"{band.low} – {band.high}" if band.low < band.high else f"{band.low}":<24}'
-            f'{band.number:>12,}  {band.loss:>12.4f}' for band in bands]
+            f'{band.tokens:>12,}  {band.loss:>12.4f}' for band in bands]
   return '\n'.join(lines)
 
 

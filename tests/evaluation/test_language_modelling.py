@@ -100,8 +100,8 @@ def test_bits_a_byte_of_five_documents_by_hand(model, peer):
   assert metrics['bits_per_byte'].value == pytest.approx(sum(nats) / math.log(2) / 117, rel=1e-5)
   assert metrics['word_perplexity'].value == pytest.approx(math.exp(sum(nats) / 8), rel=1e-4)
   tokens = sum(len(tokenizer(text)['input_ids']) for text in FIVE)
-  assert sum(band.number for band in bands) == tokens == sum(r['tokens'] for r in records)
-  assert sum(band.number * band.loss for band in bands) == pytest.approx(sum(nats), rel=1e-5)
+  assert sum(band.tokens for band in bands) == tokens == sum(r['tokens'] for r in records)
+  assert sum(band.tokens * band.loss for band in bands) == pytest.approx(sum(nats), rel=1e-5)
   with pytest.raises(UserError, match='no token to predict'):
     language_modelling.score_documents([Document('', '')], model)
 
@@ -156,7 +156,7 @@ def test_losses_by_position():
     for n, logprob in enumerate(scored.logprobs):
       wanted.setdefault((start + n).bit_length() - 1, []).append(-float(logprob))
   bands = language_modelling.by_position(requests, scores, 16)
-  assert [(band.low, band.high, band.number) for band in bands] == [
+  assert [(band.low, band.high, band.tokens) for band in bands] == [
       (1, 1, 2), (2, 3, 3), (4, 7, 4), (8, 15, 3), (16, 16, 1)]
   for band in bands:
     assert band.loss == pytest.approx(np.mean(wanted[band.low.bit_length() - 1]), rel=1e-5)

@@ -9,7 +9,6 @@ rows of the data sets of the hub become the same prompts.
 from collections.abc import Callable, Sequence
 import dataclasses
 import json
-import math
 import pathlib
 import random
 from typing import Any, NamedTuple
@@ -18,9 +17,9 @@ import numpy as np
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.files import write_text
-from t5x_lite.evaluation.results import Metric, TaskResult
+from t5x_lite.evaluation.results import Metric, TaskResult, mean_of_metrics
 from t5x_lite.evaluation.suites.documents import DataSet, Row, find_files, read_rows
-from t5x_lite.evaluation.suites.hellaswag import ask_hellaswag
+from t5x_lite.evaluation.suites.questions import ask_arc, ask_hellaswag, ask_lambada
 from t5x_lite.evaluation.suites.task import Item, Question, Task
 
 ORDER_SEED, SHOTS_SEED = 1337, 1234
@@ -87,10 +86,9 @@ def _of_hellaswag(row: Row) -> Row:
 
 
 def _of_arc(row: Row) -> Row:
-  choices, gold = row['choices'], row.get('gold')
-  if not isinstance(choices, list):
-    choices, gold = choices['text'], choices['label'].index(row['answerKey'])
-  return {'query': f'Question: {row["question"]}', 'choices': choices, 'gold': gold}
+  asked = ask_arc(row)
+  return {'query': asked.text.removesuffix('\nAnswer:'), 'choices': asked.choices,
+          'gold': asked.gold}
 
 
 def _of_copa(row: Row) -> Row:
@@ -122,8 +120,8 @@ def _of_winogrande(row: Row) -> Row:
 
 
 def _of_lambada(row: Row) -> Row:
-  context, _, word = row['text'].rpartition(' ')
-  return {'context': context, 'continuation': word}
+  asked = ask_lambada(row)
+  return {'context': asked.text, 'continuation': asked.target.removeprefix(' ')}
 
 
 def _score(baseline: float, item: Item, given: Any) -> dict[str, float]:
@@ -248,11 +246,7 @@ def average(results: Sequence[TaskResult]) -> Average | None:
   if not found:
     return None
   centred = [result.metrics['centred'] for result in found.values()]
-  errors = [metric.error for metric in centred]
-  error = None if None in errors else math.sqrt(sum(e * e for e in errors)) / len(errors)
   missing = tuple(name for name in TASKS if name not in found)
   changed = tuple(name for name, result in found.items()
                   if result.shots != TASKS[name].shots or 'limit' in result.conventions)
-  return Average(not missing and not changed,
-                 Metric(float(np.mean([metric.value for metric in centred])), error), missing,
-                 changed)
+  return Average(not missing and not changed, mean_of_metrics(centred), missing, changed)

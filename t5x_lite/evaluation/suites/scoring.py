@@ -9,7 +9,7 @@ import numpy as np
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.source import Chat
 from t5x_lite.evaluation.likelihood import Request, Scored
-from t5x_lite.evaluation.results import Metric, mean_of
+from t5x_lite.evaluation.results import Metric, mean_of, mean_of_metrics
 from t5x_lite.evaluation.suites import parted
 from t5x_lite.evaluation.suites.task import Item, Task
 from t5x_lite.evaluation.text_model import TextModel
@@ -119,9 +119,7 @@ def summarize(task: Task, records: Sequence[Mapping[str, Any]]
   own = {group: mean_of(values[names[0]][[g == group for g in groups]])
          for group in sorted(set(groups))}
   means = {group: metric.value for group, metric in own.items()}
-  errors = [metric.error for metric in own.values()]
-  spread = None if None in errors else math.sqrt(sum(e * e for e in errors)) / len(own)
-  return found | {f'{names[0]}_of_groups': Metric(float(np.mean([*means.values()])), spread)}, means
+  return found | {f'{names[0]}_of_groups': mean_of_metrics([*own.values()])}, means
 
 
 def perplexities(records: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:

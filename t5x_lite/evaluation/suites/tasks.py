@@ -11,17 +11,8 @@ import numpy as np
 from t5x_lite.core.dataclass_checks import nearest
 from t5x_lite.evaluation.suites import core, written
 from t5x_lite.evaluation.suites.documents import DataSet, Row
-from t5x_lite.evaluation.suites.hellaswag import ask_hellaswag
+from t5x_lite.evaluation.suites.questions import ask_arc, ask_hellaswag, ask_lambada
 from t5x_lite.evaluation.suites.task import Item, Question, Task, score_choices
-
-
-def ask_arc(row: Row) -> Question:
-  """Of ARC; `choices` may also be a list, with `gold`, the index of the right one."""
-  choices, gold = row['choices'], row.get('gold')
-  if not isinstance(choices, list):
-    choices, gold = choices['text'], choices['label'].index(row['answerKey'])
-  return Question(f'Question: {row["question"]}\nAnswer:', tuple(choices), gold,
-                  f' {choices[gold]}')
 
 
 def ask_mmlu(row: Row) -> Question:
@@ -74,13 +65,6 @@ def score_truthful_2(item: Item, logprobs: Sequence[float]) -> dict[str, float]:
   underflown probabilities, 0 by 0, this has a value."""
   p = np.exp(np.asarray(logprobs) - np.max(logprobs))
   return {'mc2': float(p[list(item.question.gold)].sum() / p.sum())}
-
-
-def ask_lambada(row: Row) -> Question:
-  """Of LAMBADA: the last word of a passage; rows may also have it apart, as `continuation`."""
-  text = row['text'] if 'text' in row else f'{row["context"]} {row["continuation"]}'
-  context, _, word = text.rpartition(' ')
-  return Question(context, answer=f' {word}', target=f' {word}')
 
 
 def ask_wikitext(row: Row) -> Question:

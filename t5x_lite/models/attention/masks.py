@@ -11,6 +11,8 @@ import numpy as np
 
 Index = int | jax.Array   # may be traced
 
+TRUNK = 1   # the segment that the others of a row go on from
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class Mask:
   # The first so many keys are of no segment and no position: every query sees them.
   num_shared: int = dataclasses.field(default=0, metadata={'static': True})
   causal: bool = dataclasses.field(metadata={'static': True})   # keys after the query are hidden
-  # Queries of all segments see the keys of segment 1, as texts that go on from one beginning.
+  # Queries of all segments see the keys of segment TRUNK, as texts that go on from one beginning.
   trunk: bool = dataclasses.field(default=False, metadata={'static': True})
   # Keys this many positions away or further are hidden (Mistral's w: a token sees itself and w - 1
   # before it); None: no limit.
@@ -62,7 +64,7 @@ class Mask:
     if self.q_segments_BL is not None:
       key_BS = keys(self.k_segments_BS)[:, None, :]
       same = queries(self.q_segments_BL)[:, :, None] == key_BS
-      seen = seen & (same | (key_BS == 1) if self.trunk else same)
+      seen = seen & (same | (key_BS == TRUNK) if self.trunk else same)
     if self.num_shared:
       seen = seen | (key_S < self.num_shared)[None, None, :]
     return seen[:, None]

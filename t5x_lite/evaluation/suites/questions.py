@@ -1,9 +1,18 @@
-"""Rows of HellaSwag as questions, which several suites ask."""
+"""Rows of data sets that several suites ask, as questions."""
 
 import re
 
 from t5x_lite.evaluation.suites.documents import Row
 from t5x_lite.evaluation.suites.task import Question
+
+
+def ask_arc(row: Row) -> Question:
+  """Of ARC; `choices` may also be a list, with `gold`, the index of the right one."""
+  choices, gold = row['choices'], row.get('gold')
+  if not isinstance(choices, list):
+    choices, gold = choices['text'], choices['label'].index(row['answerKey'])
+  return Question(f'Question: {row["question"]}\nAnswer:', tuple(choices), gold,
+                  f' {choices[gold]}')
 
 
 def ask_hellaswag(row: Row) -> Question:
@@ -21,3 +30,10 @@ def _of_wikihow(text: str) -> str:
   """Without the marks of WikiHow's texts."""
   text = re.sub(r'\[.*?\]', '', text.strip().replace(' [title]', '. '))
   return text.replace('  ', ' ')
+
+
+def ask_lambada(row: Row) -> Question:
+  """Of LAMBADA: the last word of a passage; rows may also have it apart, as `continuation`."""
+  text = row['text'] if 'text' in row else f'{row["context"]} {row["continuation"]}'
+  context, _, word = text.rpartition(' ')
+  return Question(context, answer=f' {word}', target=f' {word}')
