@@ -173,7 +173,7 @@ def _hooks(experiment, network, evaluator, partitioner, folder, saved, start, me
   writer = MetricWriter(folder, start, experiment.writers)
 
   def flops_of(batch) -> float:
-    rows = len(next(iter(batch.values()))) * jax.process_count()
+    rows = features.num_rows(batch) * jax.process_count()
     return rows * accounting.train_flops(
         experiment.model, *features.row_lengths(batch), network=network)
 

@@ -116,7 +116,7 @@ def forward_flops(config, inputs_length: int, targets_length: int, *, causal: bo
     return layers * flops + sum(_self_attention(config, layer, length, bidirectional, causal)
                                 for layer in range(layers))
 
-  head = 2 * config.embed_dim * config.vocab_size
+  head = 2 * config.embed_dim * (config.vocab_size + (config.head == 'value'))
   if config.family == 'decoder_only':
     flops = stack(config.num_layers, targets_length, False) + head * targets_length
     # Of a row's classes, or of one of its choices, whose number a config does not have.
@@ -173,6 +173,8 @@ def _products(network, inputs_length: int, targets_length: int) -> dict[str, int
     if path.startswith('encoder/') or '/cross/key/' in path or '/cross/value/' in path:
       return inputs_length
     if path.startswith('decoder/'):
+      return targets_length
+    if config.head == 'value':
       return targets_length
     return inputs_length if config.head == 'tagger' else 1
 

@@ -6,9 +6,14 @@
 A decoder that classifies reads the texts of an example as the segments of a row:
 `text_positions` [batch, texts], where the last token of each is, -1 for none, and `class_labels`
 [batch].
+
+In a batch of groups, such as a chosen and a rejected response to a prompt, the features of the
+decoder are [batch, responses, length], those of an encoder, which reads the prompt, [batch, length];
+`response_scores` [batch, responses] float32 says which is better, NaN where there is no response.
 """
 
 from collections.abc import Sequence
+import math
 from typing import Any
 
 import numpy as np
@@ -29,8 +34,14 @@ def num_tokens(batch: Batch):
 
 def row_lengths(batch: Batch) -> tuple[int, int]:
   """(encoder length, decoder length) of a batch; 0 for a side it lacks."""
-  length = lambda name: batch[name].shape[1] if name in batch else 0
+  length = lambda name: batch[name].shape[-1] if name in batch else 0
   return length('encoder_input_tokens'), length('decoder_input_tokens')
+
+
+def num_rows(batch: Batch) -> int:
+  """Rows of a batch, those of all responses in one of groups."""
+  side = 'decoder' if 'decoder_input_tokens' in batch else 'encoder'
+  return math.prod(batch[f'{side}_input_tokens'].shape[:-1])
 
 
 Span = tuple[int, int]   # start and end of a text in its row

@@ -18,7 +18,7 @@ Width = Annotated[int, Range(above=0, max=2 ** 24)]
 Layers = Annotated[int, Range(above=0, max=2 ** 12)]
 MAX_UNROLLED = 64   # layers
 HEADS = {'encoder_only': ('mlm', 'mlm_nsp', 'pooler', 'classifier', 'tagger'),
-         'decoder_only': ('classifier', 'choice'), 'encoder_decoder': ()}
+         'decoder_only': ('classifier', 'choice', 'value'), 'encoder_decoder': ('value',)}
 # Activations that the backward pass may keep rather than recompute (jax.ad_checkpoint names).
 CHECKPOINT_NAMES = ('query', 'key', 'value', 'attention', 'attention_out', 'mlp_hidden', 'mlp_out')
 
@@ -75,8 +75,10 @@ class ModelConfig:
   # as attention_softcap, of the logits (Gemma 2: 30)
   logits_softcap: Positive[float] | None = None
   # None: classifier if num_classes is set, else mlm of an encoder. A decoder's classifier or choice
-  # reads the last token of texts (GPT-1), beside the output layer.
-  head: Literal['mlm', 'mlm_nsp', 'pooler', 'classifier', 'tagger', 'choice'] | None = None
+  # reads the last token of texts (GPT-1), beside the output layer; `value` gives a number a token,
+  # which is a reward (InstructGPT) or the value of PPO.
+  head: Literal['mlm', 'mlm_nsp', 'pooler', 'classifier', 'tagger', 'choice',
+                'value'] | None = None
   num_classes: Width | None = None        # of the classifier (a row) or the tagger (a token)
   pooling: Literal['first', 'mean'] = 'first'      # what the pooler reads
   init_std: Positive[float] | None = 0.02   # None: 1/sqrt(fan in), embeddings of std 1 (T5)
@@ -147,13 +149,12 @@ class ModelConfig:
     elif self.num_decoder_layers is not None:
       raise FieldError(self, 'num_decoder_layers', 'only family encoder_decoder has two stacks')
     heads = HEADS[self.family]
-    if self.head is None and heads and self.num_classes is not None:
+    if self.head is None and 'classifier' in heads and self.num_classes is not None:
       self._set(head='classifier')
     elif self.head is None and self.family == 'encoder_only':
       self._set(head='mlm')
-    for name, given in (('head', self.head), ('num_classes', self.num_classes)):
-      if given is not None and not heads:
-        raise FieldError(self, name, f'family {self.family} has no head but the output layer')
+    if self.num_classes is not None and 'classifier' not in heads:
+      raise FieldError(self, 'num_classes', f'family {self.family} has no classes')
     if self.head is not None and self.head not in heads:
       raise FieldError(self, 'head', f'family {self.family} has {", ".join(heads)}')
     if (self.head in ('classifier', 'tagger')) != (self.num_classes is not None):
@@ -191,7 +192,7 @@ class ModelConfig:
   @property
   def classifies_texts(self) -> bool:
     """Whether a decoder has a head that reads the last token of texts."""
-    return self.family == 'decoder_only' and self.head is not None
+    return self.family == 'decoder_only' and self.head in ('classifier', 'choice')
 
   @property
   def has_classes(self) -> bool:

@@ -8,7 +8,7 @@ from t5x_lite.models.attention.masks import Mask
 from t5x_lite.models.cache import Cache, decode_context, empty_cache
 from t5x_lite.models.config import ModelConfig
 from t5x_lite.models.context import Context, segments_and_positions, valid_tokens
-from t5x_lite.models.heads import text_classifier, text_logits
+from t5x_lite.models.heads import text_classifier, text_logits, token_values, value_head
 from t5x_lite.models.outputs import Outputs
 from t5x_lite.models.stack import Stack
 
@@ -25,6 +25,7 @@ class DecoderOnly(nnx.Module):
     self.decoder = Stack(config, config.num_layers, bidirectional=False, cross=False,
                          shard=shard)
     self.classifier = text_classifier(config) if config.classifies_texts else None
+    self.value = value_head(config)
 
   def outputs(self, batch: dict[str, jax.Array], key: jax.Array | None = None, *,
               trunk: bool = False) -> Outputs:
@@ -51,7 +52,8 @@ class DecoderOnly(nnx.Module):
     if self.classifier is not None and 'text_positions' in batch:
       class_logits_BC = text_logits(self.classifier, self.config, x_BLD, batch['text_positions'],
                                     layers.subkey(key, 2))
-    return Outputs(x_BLD, self.embedder.head(), router_losses, class_logits_BC=class_logits_BC)
+    return Outputs(x_BLD, self.embedder.head(), router_losses, class_logits_BC=class_logits_BC,
+                   values_BL=token_values(self.value, x_BLD))
 
   def __call__(self, batch: dict[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
     """Float32 logits [batch, length, vocab]; arguments as in `outputs`."""

@@ -9,6 +9,7 @@ from t5x_lite.models.attention.masks import Mask
 from t5x_lite.models.cache import Cache, decode_context, empty_cache
 from t5x_lite.models.config import ModelConfig
 from t5x_lite.models.context import Context, segments_and_positions, valid_tokens
+from t5x_lite.models.heads import token_values, value_head
 from t5x_lite.models.outputs import Outputs
 from t5x_lite.models.stack import Stack
 
@@ -23,6 +24,7 @@ class EncoderDecoder(nnx.Module):
                          shard=shard)
     self.decoder = Stack(config, config.num_decoder_layers, bidirectional=False, cross=True,
                          shard=shard)
+    self.value = value_head(config)
 
   def _encode(self, batch, key):
     segments_BL, positions_BL = segments_and_positions(batch, 'encoder')
@@ -61,7 +63,8 @@ class EncoderDecoder(nnx.Module):
     x_BLD = self.embedder(batch['decoder_input_tokens'], positions_BL, layers.subkey(key, 1),
                           segments_BL=segments_BL)
     x_BLD, _, losses = self.decoder(x_BLD, context, key=layers.subkey(key, 2))
-    return Outputs(x_BLD, self.embedder.head(), jax.tree.map(jnp.add, encoder_losses, losses))
+    return Outputs(x_BLD, self.embedder.head(), jax.tree.map(jnp.add, encoder_losses, losses),
+                   values_BL=token_values(self.value, x_BLD))
 
   def __call__(self, batch: dict[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
     """Float32 logits [batch, decoder length, vocab]; arguments as in `outputs`."""

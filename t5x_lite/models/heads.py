@@ -1,4 +1,4 @@
-"""The heads of encoder-only models, and of decoders that classify texts.
+"""The heads of encoder-only models, and of decoders that classify or rate texts.
 
 Shape letters: see layers.py; P texts of a row, C classes.
 """
@@ -79,6 +79,22 @@ def text_logits(classifier: layers.Linear, config: ModelConfig, x_BLD: jax.Array
     return classifier(x_BPD.sum(1)).astype(jnp.float32)
   # Finite, so that a row of padding alone has a gradient of 0.
   return jnp.where(there_BP1, classifier(x_BPD).astype(jnp.float32), MASK_VALUE)[:, :, 0]
+
+
+def value_head(config: ModelConfig) -> layers.Linear | None:
+  """The linear layer of `token_values`, of a decoder that has one.
+
+  It has no bias, as transformers' *ForSequenceClassification has none.
+  """
+  if config.head != 'value':
+    return None
+  return layers.Linear({'norm': config.embed_dim}, {'classes': 1}, bias=False,
+                       std=(config.embed_dim + 1) ** -0.5)   # as lm-human-preferences
+
+
+def token_values(head: layers.Linear | None, x_BLD: jax.Array) -> jax.Array | None:
+  """A number a token, float32 [batch, length], of the last hidden states; None without a head."""
+  return None if head is None else head(x_BLD.astype(jnp.float32))[:, :, 0]
 
 
 def function_of(module: nnx.Module, *others) -> jax.tree_util.Partial:

@@ -12,6 +12,7 @@ class Outputs(NamedTuple):
   router_losses: dict[str, jax.Array] | None = None   # sums, of a mixture of experts
   next_sentence_logits_BC: jax.Array | None = None    # of BERT's second objective
   class_logits_BC: jax.Array | None = None    # float32, of a decoder's classifier or choice
+  values_BL: jax.Array | None = None          # float32, of a decoder's head of values
 
   def logits(self) -> jax.Array:
     """Float32 logits [batch, length, vocab or classes]."""

@@ -16,6 +16,9 @@ from t5x_lite.data.features import Batch, num_tokens
 from t5x_lite.models import Model
 
 
+_LOSS_WEIGHTS = ('encoder_loss_weights', 'decoder_loss_weights')
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LossSums:
@@ -49,28 +52,48 @@ class Objective(Protocol):
 
 
 def normalizers(batch: Batch) -> dict[str, jax.Array]:
-  """Loss weight of a batch for each of its `token`s, and for each `row` of examples.
+  """Loss weight of a batch for each of its `token`s, and for each `row` of examples; for each
+  `sequence`, a row with any loss weight, and each `group` of responses that has one.
 
   A loss that is a mean over tokens or rows is multiplied by these, so that dividing everything by
   the weight of the batch, as a step does, gives that mean.
   """
-  weight = sum(x.astype(jnp.float32).sum() for name, x in batch.items()
-               if name.endswith('_loss_weights'))
-  return {'token': weight / jnp.maximum(num_tokens(batch), 1),
-          'row': weight / jnp.maximum(rows_with_examples(batch).sum(), 1)}
+  weighted = [(x != 0).any(-1) for name, x in batch.items() if name in _LOSS_WEIGHTS]
+  weight = sum(x.astype(jnp.float32).sum() for name, x in batch.items() if name in _LOSS_WEIGHTS)
+  counts = {'token': num_tokens(batch), 'row': rows_with_examples(batch).sum(),
+            'sequence': sum(x.sum() for x in weighted),
+            'group': sum((x if x.ndim == 1 else x.any(1)).sum() for x in weighted)}
+  return {name: weight / jnp.maximum(count, 1) for name, count in counts.items()}
 
 
 def rows_with_examples(batch: Batch) -> jax.Array:
-  """1 for each row that holds an example, 0 for one of padding alone, [batch] float32."""
+  """1 for each row that holds an example, 0 for one of padding alone, [batch] float32, or [batch,
+  responses] of groups."""
   side = 'decoder' if 'decoder_input_tokens' in batch else 'encoder'
   segments_BL = batch.get(f'{side}_segment_ids')
   if segments_BL is None:
-    return jnp.ones(batch[f'{side}_input_tokens'].shape[0])
-  return (segments_BL > 0).any(1).astype(jnp.float32)
+    return jnp.ones(batch[f'{side}_input_tokens'].shape[:-1])
+  return (segments_BL > 0).any(-1).astype(jnp.float32)
 
 
-class _SharedForward:
-  """A model whose outputs on a batch are computed once, for all objectives of a step."""
+def rows_of_groups(batch: Batch) -> Batch:
+  """A batch of groups as one of rows [batch * responses, length], the responses of a prompt one
+  after the other; any other batch as it is."""
+  tokens = batch.get('decoder_input_tokens')
+  if tokens is None or tokens.ndim == 2:
+    return batch
+  responses = tokens.shape[1]
+  flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in batch.items()
+          if name.startswith('decoder_')}
+  return flat | {name: jnp.repeat(x, responses, axis=0) for name, x in batch.items()
+                 if name.startswith('encoder_')}
+
+
+class SharedForward:
+  """A model whose outputs on a batch are computed once, for all objectives of a step.
+
+  Those of a batch of groups are of its rows; see rows_of_groups.
+  """
 
   def __init__(self, model: Model):
     self._model, self._seen = model, []
@@ -82,7 +105,7 @@ class _SharedForward:
     for seen_batch, seen_key, outputs in self._seen:
       if seen_batch is batch and seen_key is key:
         return outputs
-    self._seen.append((batch, key, self._model.outputs(batch, key)))
+    self._seen.append((batch, key, self._model.outputs(rows_of_groups(batch), key)))
     return self._seen[-1][-1]
 
 
@@ -90,7 +113,7 @@ def add_objectives(objectives: Sequence[Objective]) -> Callable[..., LossSums]:
   """One objective, the sum of several, with the metrics of all. UserError if none applies."""
 
   def loss_fn(model, batch, key, normalizers):
-    shared = _SharedForward(model)
+    shared = SharedForward(model)
     parts = [part for objective in objectives
              if (part := objective(shared, batch, key, normalizers)) is not None]
     if not parts:

@@ -68,7 +68,8 @@ def _check_lengths(batch: Batch, data: Source, model: ModelConfig, where: str) -
     if tokens is None:
       continue
     shape = np.shape(tokens)
-    if len(shape) != 2 or shape[1] != length:
+    grouped = side == 'decoder' and 'response_scores' in batch
+    if len(shape) != 2 + grouped or shape[-1] != length:
       raise UserError(f'{where} gives {side}_input_tokens of shape {shape}, and lengths are '
                       f'{dict(data.lengths)}: rows must have {length} tokens')
     for name in (f'{side}_{part}' for part in (
