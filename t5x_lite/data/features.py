@@ -8,8 +8,9 @@ A decoder that classifies reads the texts of an example as the segments of a row
 [batch].
 
 In a batch of groups, such as a chosen and a rejected response to a prompt, the features of the
-decoder are [batch, responses, length], those of an encoder, which reads the prompt, [batch, length];
-`response_scores` [batch, responses] float32 says which is better, NaN where there is no response.
+decoder are [batch, responses, length], those of an encoder, which reads the prompt, [batch,
+length]; `response_scores` [batch, responses] float32 says which is better, NaN where there is no
+response.
 """
 
 from collections.abc import Sequence

@@ -15,7 +15,6 @@ from t5x_lite.core.errors import UserError
 from t5x_lite.data.features import Batch, num_tokens
 from t5x_lite.models import Model
 
-
 _LOSS_WEIGHTS = ('encoder_loss_weights', 'decoder_loss_weights')
 
 
