@@ -1,0 +1,48 @@
+"""The protocol of a reward: a number for each completion of a prompt."""
+
+from collections.abc import Callable, Sequence
+import math
+from typing import NamedTuple, Protocol, runtime_checkable
+
+
+class Completion(NamedTuple):
+  """What was written after a prompt.
+
+  Attributes:
+    prompt: the text that was asked.
+    text: what was written, without the end.
+    reference: what the data has as the answer; '' without one.
+    ended: whether it came to an end, not to the longest length.
+  """
+  prompt: str
+  text: str
+  reference: str
+  ended: bool
+
+
+class Rating(NamedTuple):
+  """A reward, finite; and why it is 0 where no reward could be found, else None."""
+  reward: float
+  fault: str | None = None
+
+
+Rater = Callable[[Sequence[Completion]], list[Rating]]
+
+
+@runtime_checkable
+class Reward(Protocol):
+  """Settings of a reward; a frozen dataclass with this method may be bound in gin."""
+
+  name: str   # in metrics and records
+
+  def make(self) -> Rater:
+    """The function that rates completions; UserError if what it needs is not there."""
+
+
+def rate(rater: Rater, completions: Sequence[Completion]) -> list[Rating]:
+  """What a rater says of completions; a reward that is no finite number is 0, and a fault."""
+  found = rater(completions)
+  if len(found) != len(completions):
+    raise ValueError(f'{len(completions)} completions were rated by {len(found)} numbers')
+  return [rating if math.isfinite(rating.reward) else
+          Rating(0.0, rating.fault or f'the reward is {rating.reward}') for rating in found]
