@@ -8,9 +8,10 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A room imports only rooms of lower floors, and files of its own.
 FLOORS = {
-    't5x_lite': (('core',), ('data', 'rewards'), ('models',), ('objectives', 'adaptation', 'parallel'),
-                 ('training',), ('inference', 'cost', 'interop'), ('evaluation', 'serving'),
-                 ('experiment',), ('commands',), ('cli',), ('__main__',)),
+    't5x_lite': (('core',), ('data',), ('models', 'rewards'),
+                 ('objectives', 'adaptation', 'parallel'), ('training',),
+                 ('inference', 'cost', 'interop'), ('evaluation', 'serving'), ('experiment',),
+                 ('commands',), ('cli',), ('__main__',)),
     'tasks': (('metrics', 'vocabularies'), ('preprocessors',), ('files',), ('instruction',),
               ('pipeline',), ('datasets',), ('commands',)),
     'scaling': (('laws',), ('figures',), ('fitting',), ('forms', 'kbit'), ('planning',),

@@ -59,6 +59,7 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
   from t5x_lite.experiment import gin_config
   from t5x_lite.training import initial_params, loop, resuming, source_checks
   from t5x_lite.training.checkpoints import Checkpoints
+  from t5x_lite.training.live_source import LiveSource, RunContext
   from t5x_lite.training.state import abstract_state
   from t5x_lite.training.step import make_train_step
   settings, data = experiment.train, experiment.data
@@ -81,11 +82,18 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
     progress.say(f'{folder.path} is already trained to step {start}')
     return Result(start, True, folder.evaluation_at(start))
   shard = jax.process_index(), jax.process_count()
-  batches = source_checks.checked(
-      data.batches(experiment.model, seed=experiment.seed, start=examples, shard=shard),
-      data, experiment.model, experiment.objectives, jax.process_count())
-  if start < settings.steps:
-    batches = itertools.chain([next(batches)], batches)
+  live = None
+  if isinstance(data, LiveSource):
+    live = data.open(RunContext(network, partitioner, folder, experiment.seed, examples, shard,
+                                progress.say))
+    batches = source_checks.checked_live(live, data, experiment.model, experiment.objectives,
+                                         jax.process_count())
+  else:
+    read = source_checks.checked(
+        data.batches(experiment.model, seed=experiment.seed, start=examples, shard=shard),
+        data, experiment.model, experiment.objectives, jax.process_count())
+    batches = loop.stream(
+        itertools.chain([next(read)], read) if start < settings.steps else read)
   evaluator = experiment.eval and experiment.eval.make(network, partitioner, data, experiment.seed)
 
   # The state before the first step.
@@ -102,11 +110,11 @@ def _train(experiment, config_gin: str, folder, mesh) -> Result:
       write_text(folder.chat_template, chat.source)
   meta_at = lambda step: meta | {'examples': examples + (step - start) * data.batch_size}
   hooks = _hooks(experiment, network, evaluator, partitioner, folder, saved, start, meta_at,
-                 progress)
+                 progress, live)
   step_fn = make_train_step(
       network, experiment.objectives, optimizer, partitioner, seed=experiment.seed,
       microbatches=settings.microbatches)
-  ended = loop.run(state, step_fn, loop.stream(batches), hooks, settings.steps,
+  ended = loop.run(state, step_fn, batches, hooks, settings.steps,
                    partitioner=partitioner, start=start)
   if ended.stopped_by is not None:
     progress.say(f'Stopped by {ended.stopped_by} after step {ended.step}: saved; the same command '
@@ -158,8 +166,8 @@ def _fresh_state(experiment, network, partitioner, optimizer, abstract, meta, pr
       init and init.step, init.missing_ok if init else (), meta, progress.say)
 
 
-def _hooks(experiment, network, evaluator, partitioner, folder, saved, start, meta_at, progress
-           ) -> list:
+def _hooks(experiment, network, evaluator, partitioner, folder, saved, start, meta_at, progress,
+           live) -> list:
   """The hooks of every run, then the experiment's own."""
   import jax
 
@@ -182,7 +190,8 @@ def _hooks(experiment, network, evaluator, partitioner, folder, saved, start, me
       hooks.LogMetrics(
           writer, progress, settings.log_every, flops_of=flops_of,
           learning_rate=getattr(experiment.optimizer, 'learning_rate', None),
-          peak_flops=hardware.peak_flops(devices[0].device_kind) * len(devices)),
+          peak_flops=hardware.peak_flops(devices[0].device_kind) * len(devices),
+          **({'metrics_of': live.metrics} if live else {})),
       hooks.StopIfNotFinite(settings.log_every, saved.finished_steps),
       hooks.SaveCheckpoints(saved, meta_at, settings.checkpoint_every, settings.eval_every),
   ]

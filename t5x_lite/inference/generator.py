@@ -17,7 +17,7 @@ from t5x_lite.data.source import Source
 from t5x_lite.inference.beam import Beams, make_beam_search
 from t5x_lite.inference.constrained import OutputConstraint
 from t5x_lite.inference.constraints import Constraint, ConstraintBuilder, constraint_rows
-from t5x_lite.inference.generate import left_pad, make_generate
+from t5x_lite.inference.generate import Generated, left_pad, make_generate
 from t5x_lite.inference.predict import make_predict
 from t5x_lite.inference.sampling import Sampling, sampling_rows
 from t5x_lite.inference.speculative import Draft, make_speculate
@@ -264,35 +264,45 @@ class Generator:
 
   def _continue(self, inputs: list[np.ndarray], keys: jax.Array | None, framed: bool):
     """Generated texts of each input, the best or first one alone or all in `outputs`."""
-    prompts, batch = self.begin(inputs, framed)
-    prompt, valid = left_pad(prompts, FILL, multiple=32 if self.continues else 1)
-    put = self.partitioner.put_whole(batch | {'prompt': prompt, 'valid': valid})
-    args = self.params, put, put.pop('prompt'), put.pop('valid')
     if keys is None:
-      ids, scores = jax.device_get(self._search(*args))
+      ids, scores = jax.device_get(self._search(*self._prompted(inputs, framed)))
     else:
-      rows = self._rows([self.decoding] * keys.size)
-      held = self._constraint and constraint_rows([self._constraint] * keys.size,
-                                                  self.config.vocab_size)
-      found = jax.device_get(self._generate(*args, rows, keys.reshape(-1), held))
+      found = self.sample(inputs, keys, framed)
       ids, scores = (x.reshape(*keys.shape, -1) for x in (found.tokens, found.logprobs))
       scores = scores.sum(-1)
     for rows, row_scores in zip(ids, scores.tolist()):
-      outputs = [self._output(row, score) for row, score in zip(rows.tolist(), row_scores)
+      outputs = [self.output(row, score) for row, score in zip(rows.tolist(), row_scores)
                  if score > -np.inf]   # a search may find fewer
       yield outputs[0] | ({'outputs': outputs} if len(rows) > 1 else {})
+
+  def _prompted(self, inputs: Sequence[Sequence[int]], framed: bool) -> tuple:
+    """(parameters, what `model.start` reads, prompts, where they are) of rows of input ids."""
+    prompts, batch = self.begin(inputs, framed)
+    prompt, valid = left_pad(prompts, FILL, multiple=32 if self.continues else 1)
+    put = self.partitioner.put_whole(batch | {'prompt': prompt, 'valid': valid})
+    return self.params, put, put.pop('prompt'), put.pop('valid')
+
+  def sample(self, inputs: Sequence[Sequence[int]], keys: jax.Array, framed: bool = False
+             ) -> Generated:
+    """What is drawn after each of rows of input ids, as NumPy arrays, the samples of a row one
+    after the other; `keys` [rows, samples] draw them."""
+    rows = self._rows([self.decoding] * keys.size)
+    held = self._constraint and constraint_rows([self._constraint] * keys.size,
+                                                self.config.vocab_size)
+    return jax.device_get(self._generate(*self._prompted(inputs, framed), rows, keys.reshape(-1),
+                                         held))
 
   def begin(self, inputs: Sequence[Sequence[int]], framed: bool = False
             ) -> tuple[list[np.ndarray], Batch]:
     """(what a decoder reads before it writes, what `model.start` reads) of rows of input ids."""
     first = np.asarray([self.targets.start_id], np.int32)
     if self.config.family == 'encoder_decoder':
-      return [first] * len(inputs), self._encoder_batch(inputs)
+      return [first] * len(inputs), self.encoder_batch(inputs)
     prompts = [np.asarray(ids, np.int32) if framed and len(ids) else
                np.concatenate([first, np.asarray(ids, np.int32)]) for ids in inputs]
     return prompts, {'decoder_input_tokens': np.zeros((len(inputs), 1), np.int32)}
 
-  def _output(self, ids: list[int], score: float) -> dict[str, Any]:
+  def output(self, ids: list[int], score: float) -> dict[str, Any]:
     """The record of new ids: the text up to what ends it, and whether anything does."""
     end = next((n for n, i in enumerate(ids) if i in self.end_ids), None)
     ids = ids[:self._longest if end is None else end + 1]
@@ -306,7 +316,7 @@ class Generator:
     """The most new tokens of an output."""
     return getattr(self.decoding, 'max_new_tokens', None) or self.max_tokens
 
-  def _encoder_batch(self, inputs: list[np.ndarray]) -> Batch:
+  def encoder_batch(self, inputs: list[np.ndarray]) -> Batch:
     """The encoder's features of unpacked rows, padded on the right to the inputs' length."""
     length = self.lengths['inputs']
     pad = lambda row: np.pad(row, (0, length - len(row)), constant_values=FILL)
@@ -323,7 +333,7 @@ class Generator:
   def _classify(self, inputs: list[np.ndarray], framed: bool):
     """Names of classes, or their numbers, and their log-likelihoods."""
     if self.config.family == 'encoder_only':
-      batch = self._encoder_batch(inputs)
+      batch = self.encoder_batch(inputs)
     else:   # a frame may end with another token, or none
       spans = [[(0, len(ids))] if framed else text_spans(ids, self.inputs.eos_id)
                for ids in inputs]
@@ -333,7 +343,7 @@ class Generator:
 
   def _fill(self, inputs: list[np.ndarray]):
     """Texts with every masked position filled in, and their log-likelihoods."""
-    batch = self._encoder_batch(inputs)
+    batch = self.encoder_batch(inputs)
     tokens = batch['encoder_input_tokens']
     best, log_p, _ = jax.device_get(self._predict(self.params, self.partitioner.put_whole(batch)))
     masked = (tokens == self.inputs.mask_id) & (batch['encoder_segment_ids'] > 0)

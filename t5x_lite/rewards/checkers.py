@@ -1,13 +1,13 @@
 """Rewards that check a completion: 1 where it is right, 0 where it is not."""
 
 import ast
-from collections.abc import Sequence
 import dataclasses
 from decimal import Decimal, InvalidOperation
 import re
 from typing import ClassVar
 
 from t5x_lite.core.dataclass_checks import FieldError, Positive, check_types
+from t5x_lite.data.source import Source
 from t5x_lite.rewards.reward import Completion, Rater, Rating
 
 # A number as it is written: a sign, thousands with commas, a fraction.
@@ -24,7 +24,7 @@ class ExactAnswer:
   def __post_init__(self):
     check_types(self)
 
-  def make(self) -> Rater:
+  def make(self, data: Source) -> Rater:
     """See Reward."""
     fold = lambda text: text.strip().casefold() if self.ignore_case else text.strip()
     return lambda completions: [
@@ -46,7 +46,7 @@ class NumericAnswer:
     if self.marker == '':
       raise FieldError(self, 'marker', 'is empty: leave it out')
 
-  def make(self) -> Rater:
+  def make(self, data: Source) -> Rater:
     """See Reward."""
     return lambda completions: [self._rate(one) for one in completions]
 
@@ -87,7 +87,7 @@ class Matches:
       raise FieldError(self, 'pattern', f'{self.pattern!r} is no regular expression: {error}'
                        ) from error
 
-  def make(self) -> Rater:
+  def make(self, data: Source) -> Rater:
     """See Reward."""
     return lambda completions: [
         Rating(float(self._compiled(one.reference).fullmatch(one.text) is not None))
@@ -109,7 +109,7 @@ class PythonExpression:
   def __post_init__(self):
     check_types(self)
 
-  def make(self) -> Rater:
+  def make(self, data: Source) -> Rater:
     """See Reward."""
     return lambda completions: [self._rate(one) for one in completions]
 
@@ -135,7 +135,7 @@ class Length:
   def __post_init__(self):
     check_types(self)
 
-  def make(self) -> Rater:
+  def make(self, data: Source) -> Rater:
     """See Reward."""
     return lambda completions: [
         Rating(max(0.0, 1 - abs(len(one.text) - self.target) / self.target))

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 import math
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from t5x_lite.data.source import Source
+
 
 class Completion(NamedTuple):
   """What was written after a prompt.
@@ -13,11 +15,14 @@ class Completion(NamedTuple):
     text: what was written, without the end.
     reference: what the data has as the answer; '' without one.
     ended: whether it came to an end, not to the longest length.
+    prompt_ids, ids: what the policy read and wrote, the end among them.
   """
   prompt: str
   text: str
-  reference: str
-  ended: bool
+  reference: str = ''
+  ended: bool = True
+  prompt_ids: Sequence[int] = ()
+  ids: Sequence[int] = ()
 
 
 class Rating(NamedTuple):
@@ -35,8 +40,11 @@ class Reward(Protocol):
 
   name: str   # in metrics and records
 
-  def make(self) -> Rater:
-    """The function that rates completions; UserError if what it needs is not there."""
+  def make(self, data: Source) -> Rater:
+    """The function that rates what a policy of this data writes.
+
+    Raises UserError if what it needs is not there, or does not fit the data.
+    """
 
 
 def rate(rater: Rater, completions: Sequence[Completion]) -> list[Rating]:

@@ -20,11 +20,12 @@ import tempfile
 from typing import ClassVar
 
 from t5x_lite.core.dataclass_checks import Count, FieldError, Positive, check_types
+from t5x_lite.data.source import Source
 from t5x_lite.rewards.reward import Completion, Rater, Rating
 
 _FENCED = re.compile(r'```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)', re.DOTALL)
-# Sets its limits, runs the program of stdin, then each test, and writes {the secret: results} to the
-# real stdout, which the program does not have.
+# Sets its limits, runs the program of stdin, then each test, and writes {the secret: results} to
+# the real stdout, which the program does not have.
 _DRIVER = r'''
 import io, json, os, resource, sys
 given = json.load(sys.stdin)
@@ -74,7 +75,7 @@ class UnitTests:
     if sys.platform not in ('linux', 'darwin'):
       raise FieldError(self, 'seconds', f'limits of a process are not set on {sys.platform}')
 
-  def make(self) -> Rater:
+  def make(self, data: Source) -> Rater:
     """See Reward."""
 
     def rater(completions: Sequence[Completion]) -> list[Rating]:

@@ -54,9 +54,12 @@ class LogMetrics(_StepLate):
 
   def __init__(self, writer: MetricWriter, progress: Progress, log_every: int, *,
                learning_rate: Callable[[Any], Any] | None,
-               flops_of: Callable[[Batch], float], peak_flops: float):
-    """Costs of a step: `flops_of` the global batch, and the peak of all devices."""
+               flops_of: Callable[[Batch], float], peak_flops: float,
+               metrics_of: Callable[[Batch], dict[str, float]] = lambda batch: {}):
+    """Costs of a step: `flops_of` the global batch, and the peak of all devices; `metrics_of` what
+    a batch says besides."""
     super().__init__(log_every)
+    self.metrics_of = metrics_of
     self.writer, self.progress = writer, progress
     self.learning_rate, self.flops_of, self.peak_flops = learning_rate, flops_of, peak_flops
 
@@ -82,6 +85,7 @@ class LogMetrics(_StepLate):
     if self.learning_rate is not None:
       values['learning_rate'] = float(self.learning_rate(np.int32(step - 1)))
     tokens = values.pop('tokens')
+    values |= self.metrics_of(batch)
     values |= {'seconds_per_step': seconds, 'tokens_per_second': tokens / seconds,
                'mfu': self.flops_of(batch) / seconds / self.peak_flops}
     self.writer.write(step, 'train', values)

@@ -66,6 +66,26 @@ class RunFolder:
     return self.path / 'chat_template.jinja'
 
   @property
+  def reference(self) -> pathlib.Path:
+    """The parameters at step 0 of a run that is held close to them."""
+    return self.path / 'reference'
+
+  @property
+  def reference_logprobs(self) -> pathlib.Path:
+    """Log-probabilities of the responses of the data under the policy at step 0."""
+    return self.path / 'reference_logprobs.npz'
+
+  @property
+  def rollouts(self) -> pathlib.Path:
+    """What the policy of a run wrote, a record a line."""
+    return self.path / 'rollouts.jsonl'
+
+  @property
+  def rollout_tensors(self) -> pathlib.Path:
+    """The rollouts that a run may resume from."""
+    return self.path / 'rollouts'
+
+  @property
   def evaluations(self) -> pathlib.Path:
     """Results on suites, their items, and the answers that they are made of."""
     return self.path / 'evaluations'

@@ -1,6 +1,6 @@
 """What a source gives, checked on its first batch before anything is compiled."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from t5x_lite.data.features import Batch
 from t5x_lite.data.source import Source, row_lengths
 from t5x_lite.models import ModelConfig
 from t5x_lite.objectives.language_model import CrossEntropy
+from t5x_lite.training.live_source import LiveBatches
+from t5x_lite.training.state import TrainState
 
 
 def checked(batches: Iterable[Batch], data: Source, model: ModelConfig, objectives: Sequence[Any],
@@ -24,6 +26,22 @@ def checked(batches: Iterable[Batch], data: Source, model: ModelConfig, objectiv
     yield batch
   raise UserError(f'{type(data).__name__}.batches ended after {number} batches: it must go on for '
                   'ever, such as by beginning anew')
+
+
+def checked_live(live: LiveBatches, data: Source, model: ModelConfig, objectives: Sequence[Any],
+                 shards: int = 1) -> Callable[[TrainState], Batch]:
+  """As `checked`, of batches that follow from the parameters."""
+  first = True
+
+  def next_batch(state: TrainState) -> Batch:
+    nonlocal first
+    batch = live(state)
+    if first:
+      check_batch(batch, data, model, objectives, shards)
+    first = False
+    return batch
+
+  return next_batch
 
 
 def check_batch(batch: Batch, data: Source, model: ModelConfig, objectives: Sequence[Any],

@@ -5,13 +5,14 @@ import math
 import pytest
 
 from t5x_lite.core.dataclass_checks import FieldError
+from t5x_lite.data.source import NoData
 from t5x_lite.rewards import checkers
 from t5x_lite.rewards.reward import Completion, Rating, Reward, rate
 
 
 def rewards(reward, *texts, reference='', prompt=''):
   assert isinstance(reward, Reward)
-  return [rating.reward for rating in rate(reward.make(), [
+  return [rating.reward for rating in rate(reward.make(NoData({})), [
       Completion(prompt, text, reference, True) for text in texts])]
 
 
@@ -36,7 +37,7 @@ def test_a_number_with_a_marker_is_the_first_one_after_it():
 
 
 def test_a_reference_without_a_number_is_a_fault():
-  found, = rate(checkers.NumericAnswer().make(), [Completion('', '5', 'five', True)])
+  found, = rate(checkers.NumericAnswer().make(NoData({})), [Completion('', '5', 'five', True)])
   assert found == Rating(0.0, "the reference 'five' has no number")
 
 

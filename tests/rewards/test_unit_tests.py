@@ -1,9 +1,10 @@
-"""Programs that are right, wrong, hang, crash, print, fork or write: none harms the one that asks."""
+"""Programs that are right, wrong, hang, crash, print or fork: none harms the one that asks."""
 
 import time
 
 import pytest
 
+from t5x_lite.data.source import NoData
 from t5x_lite.rewards.reward import Completion
 from t5x_lite.rewards.unit_tests import UnitTests
 
@@ -11,7 +12,7 @@ TESTS = 'assert double(2) == 4\nassert double(-1) == -2\nassert double("a") == "
 
 
 def rate(text, reference=TESTS, prompt='', **settings):
-  rating, = UnitTests(**settings).make()([Completion(prompt, text, reference, True)])
+  rating, = UnitTests(**settings).make(NoData({}))([Completion(prompt, text, reference, True)])
   return rating
 
 
