@@ -11,7 +11,7 @@ FLOORS = {
     't5x_lite': (('core',), ('data',), ('models', 'rewards'),
                  ('objectives', 'adaptation', 'parallel'), ('training',),
                  ('inference', 'cost', 'interop'), ('evaluation', 'serving'), ('experiment',),
-                 ('commands',), ('cli',), ('__main__',)),
+                 ('alignment',), ('commands',), ('cli',), ('__main__',)),
     'tasks': (('metrics', 'vocabularies'), ('preprocessors',), ('files',), ('instruction',),
               ('pipeline',), ('datasets',), ('commands',)),
     'scaling': (('laws',), ('figures',), ('fitting',), ('forms', 'kbit'), ('planning',),

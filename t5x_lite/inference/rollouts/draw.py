@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.data.features import Batch
-from t5x_lite.inference.generate import Generated
 from t5x_lite.inference.generator import Generator
 from t5x_lite.models import Network
 from t5x_lite.objectives.logprobs import token_logprobs
@@ -41,6 +40,8 @@ def draw(generator: Generator, inputs: Sequence[Sequence[int]], keys: jax.Array,
          ) -> Drawn:
   """Completions of rows of input ids; see Generator.sample.
 
+  What is written ends with its first end id, which is part of it, or has its full length.
+
   Args:
     generator: whose decoding is drawn at a temperature and not filtered.
     inputs: ids of each prompt.
@@ -48,43 +49,40 @@ def draw(generator: Generator, inputs: Sequence[Sequence[int]], keys: jax.Array,
     length: tokens of a decoder's row.
   """
   generated = generator.sample(inputs, keys)
-  prompts, _ = generator.begin(inputs)
-  samples = keys.shape[1]
-  batch, sampled_RL = decoder_rows([p for p in prompts for _ in range(samples)], generated,
-                                   generator.end_ids, length)
+  is_end = np.isin(generated.tokens, generator.end_ids)
+  sizes_R = np.where(is_end.any(1), is_end.argmax(1) + 1, is_end.shape[1])
+  ids = [row[:size] for row, size in zip(generated.tokens, sizes_R)]
+  prompts, samples = generator.begin(inputs)[0], keys.shape[1]
+  batch = decoder_rows([prompt for prompt in prompts for _ in range(samples)], ids, length)
+  sampled_RL = np.zeros((len(ids), length), np.float32)
+  sampled_RL[batch['decoder_loss_weights'] > 0] = np.concatenate(
+      [row[:size] for row, size in zip(generated.sampled_logprobs, sizes_R)])
   if generator.config.family == 'encoder_decoder':
     encoder = generator.encoder_batch([np.asarray(ids, np.int32) for ids in inputs])
     batch |= {name: np.repeat(x, samples, axis=0) for name, x in encoder.items()}
-  records = [generator.output(ids, 0.0) for ids in generated.tokens.tolist()]
-  targets, written = batch['decoder_target_tokens'], batch['decoder_loss_weights'] > 0
-  ids = [row[there].tolist() for row, there in zip(targets, written)]
-  return Drawn(batch, sampled_RL, ids, [record['output'] for record in records],
+  records = [generator.output(row, 0.0) for row in generated.tokens.tolist()]
+  return Drawn(batch, sampled_RL, [row.tolist() for row in ids],
+               [record['output'] for record in records],
                np.asarray([record['ended'] for record in records]))
 
 
-def decoder_rows(prompts: Sequence[np.ndarray], generated: Generated, end_ids: Sequence[int],
-                 length: int) -> tuple[Batch, np.ndarray]:
-  """(a decoder's features of prompts and what was written after them, its log-probabilities).
+def decoder_rows(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
+                 length: int) -> Batch:
+  """A decoder's features [rows, length] of prompts, with what begins them, and completions.
 
-  What was written ends with its first end id, which is part of it, or has its full length.
+  Padding is on the right; the loss weights are 1 on the tokens of the completions.
   """
-  rows = len(prompts)
-  batch = {f'decoder_{name}': np.zeros((rows, length), np.int32) for name in (
+  batch = {f'decoder_{name}': np.zeros((len(prompts), length), np.int32) for name in (
       'input_tokens', 'target_tokens', 'loss_weights', 'segment_ids', 'positions')}
-  sampled_RL = np.zeros((rows, length), np.float32)
-  is_end = np.isin(generated.tokens, end_ids)
-  longest = generated.tokens.shape[1]
-  sizes = np.where(is_end.any(1), is_end.argmax(1) + 1, longest)
-  for r, (prompt, size) in enumerate(zip(prompts, sizes)):
-    ids = np.concatenate([prompt, generated.tokens[r, :size]])
+  for r, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+    ids = np.concatenate([prompt, completion])
     first, last = len(prompt) - 1, len(ids) - 1
     batch['decoder_input_tokens'][r, :last] = ids[:-1]
     batch['decoder_target_tokens'][r, :last] = ids[1:]
     batch['decoder_loss_weights'][r, first:last] = 1
     batch['decoder_segment_ids'][r, :last] = 1
     batch['decoder_positions'][r, :last] = np.arange(last)
-    sampled_RL[r, first:last] = generated.sampled_logprobs[r, :size]
-  return batch, sampled_RL
+  return batch
 
 
 def make_score(network: Network, partitioner: Partitioner, temperature: float) -> Callable:

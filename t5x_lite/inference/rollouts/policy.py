@@ -88,10 +88,11 @@ class Policy:
         for r, one in enumerate(one for one in asked for _ in range(settings.group_size))]
     rewards_RF, faults = self._rate(completions)
     clock.lap('rating')
-    weights_F = np.asarray(settings.reward_weights or [1.0] * len(self._raters))
-    penalty_R = settings.truncation_penalty * ~drawn.ended
-    rewards_R = rewards_RF @ weights_F - penalty_R
-    scored = scored._replace(rewards_R=rewards_R.astype(np.float32))
+    weights = tuple(settings.reward_weights or [1.0] * len(self._raters))
+    if settings.truncation_penalty:   # a reward function more
+      rewards_RF = np.concatenate([rewards_RF, ~drawn.ended[:, None]], 1, dtype=np.float32)
+      weights = (*weights, -settings.truncation_penalty)
+    scored = scored._replace(rewards_RF=rewards_RF, reward_weights=weights)
     found = settings.estimator(scored, settings.group_size, self.estimator_state)
     self.estimator_state = found.state
     batch = drawn.batch | found.features
@@ -126,10 +127,10 @@ class Policy:
     if self._settings.mask_truncated:
       weights_RL = weights_RL * drawn.ended[:, None]
     return Scored(
-        rewards_R=None, weights_RL=weights_RL,
+        rewards_RF=None, reward_weights=(), weights_RL=weights_RL,
         logprobs_RL=logprobs_RL * (drawn.batch['decoder_loss_weights'] > 0),
         reference_logprobs_RL=reference_RL,
-        values_RL=None if values_RL is None else values_RL * weights_RL, ended_R=drawn.ended)
+        values_RL=None if values_RL is None else values_RL * weights_RL)
 
   def _rate(self, completions: Sequence[Completion]) -> tuple[np.ndarray, list[str | None]]:
     """(rewards [rows, functions], why a row has a fault); of several processes, one rates."""

@@ -1,0 +1,1 @@
+"""What alignment asks of other runs: their models as rewards."""
