@@ -156,7 +156,7 @@ def _sppo_hard(t: Terms) -> jax.Array:
 
 
 def _apo_zero(t: Terms) -> jax.Array:
-  """APO (D'Oosterlinck et al. 2024, equation 7): the chosen is better than what the model writes."""
+  """APO (D'Oosterlinck et al. 2024, equation 7): the chosen beats what the model writes."""
   return (jax.nn.sigmoid(-t.beta * t.pairs.chosen_ratio)
           + jax.nn.sigmoid(t.beta * t.pairs.rejected_ratio))
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from t5x_lite.core.errors import UserError
-from t5x_lite.objectives.preference.paired import (
-    LOSSES, OF_RATIOS, SMOOTHED, Divergence, Pairs, divergence_score, paired_loss)
+from t5x_lite.objectives.preference import paired
+from t5x_lite.objectives.preference.paired import LOSSES, SMOOTHED, Pairs, paired_loss
 
 PEERS = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '/nonexistent')) / 'peers/losses'
 needs_data = pytest.mark.skipif(not PEERS.exists(), reason='T5X_LITE_TEST_DATA is not set')
@@ -101,8 +101,8 @@ def test_cdpo_is_that_of_the_last_release_of_trl_that_had_it(dpo, beta, smoothin
 
 
 @pytest.mark.parametrize('name,divergence', [
-    (name, divergence) for name in LOSSES for divergence in get_args(Divergence)
-    if name not in OF_RATIOS or divergence == 'reverse_kl'])
+    (name, divergence) for name in LOSSES for divergence in get_args(paired.Divergence)
+    if name not in paired.OF_RATIOS or divergence == 'reverse_kl'])
 def test_a_gradient_is_that_of_finite_differences(name, divergence):
   logprobs, reference, lengths = draw_pairs()
   smoothing = 0.1 if name in SMOOTHED else 0.0
@@ -148,10 +148,10 @@ def test_ipo_is_of_tokens_and_ipo_sum_of_responses():
 
 def test_alpha_has_both_kl_divergences_as_its_ends():
   x = np.linspace(-3, 3, 7, dtype=np.float32)
-  np.testing.assert_allclose(divergence_score(x, 'alpha', 1.0), x)
-  np.testing.assert_allclose(divergence_score(x, 'alpha', 0.0), 1 - np.exp(-x), rtol=1e-5)
-  np.testing.assert_allclose(divergence_score(x, 'alpha', 0.0),
-                             divergence_score(x, 'forward_kl', 0.0), rtol=1e-5)
+  np.testing.assert_allclose(paired.divergence_score(x, 'alpha', 1.0), x)
+  np.testing.assert_allclose(paired.divergence_score(x, 'alpha', 0.0), 1 - np.exp(-x), rtol=1e-5)
+  np.testing.assert_allclose(paired.divergence_score(x, 'alpha', 0.0),
+                             paired.divergence_score(x, 'forward_kl', 0.0), rtol=1e-5)
 
 
 @pytest.mark.parametrize('name', LOSSES)
