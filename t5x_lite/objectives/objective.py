@@ -52,7 +52,9 @@ class Objective(Protocol):
 
 def normalizers(batch: Batch) -> dict[str, jax.Array]:
   """Loss weight of a batch for each of its `token`s, and for each `row` of examples; for each
-  `sequence`, a row with any loss weight, and each `group` of responses that has one.
+  `sequence`, a row with any loss weight, and each `group` of responses that has one; for each
+  `pair` of responses of which one is better, each token of the `chosen`, which are first, and each
+  of `pretraining`.
 
   A loss that is a mean over tokens or rows is multiplied by these, so that dividing everything by
   the weight of the batch, as a step does, gives that mean.
@@ -62,6 +64,12 @@ def normalizers(batch: Batch) -> dict[str, jax.Array]:
   counts = {'token': num_tokens(batch), 'row': rows_with_examples(batch).sum(),
             'sequence': sum(x.sum() for x in weighted),
             'group': sum((x if x.ndim == 1 else x.any(1)).sum() for x in weighted)}
+  if 'response_scores' in batch:
+    scores_BK = batch['response_scores']
+    counts['pair'] = (scores_BK[:, :, None] > scores_BK[:, None, :]).sum()
+    counts['chosen'] = (batch['decoder_loss_weights'][:, 0] != 0).sum()
+  if 'pretraining_decoder_loss_weights' in batch:
+    counts['pretraining'] = batch['pretraining_decoder_loss_weights'].astype(jnp.float32).sum()
   return {name: weight / jnp.maximum(count, 1) for name, count in counts.items()}
 
 

@@ -99,7 +99,7 @@ def _sigmoid(t: Terms) -> jax.Array:
 
 
 def _sigmoid_norm(t: Terms) -> jax.Array:
-  """DPO of log ratios a token, as Tulu 3 (Lambert et al. 2024, section 5.1.2)."""
+  """DPO of log ratios a token, as Tulu 3 (Lambert et al. 2024)."""
   return smoothed_log_loss(t.beta * t.mean_score_difference())
 
 
