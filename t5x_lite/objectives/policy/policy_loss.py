@@ -47,11 +47,11 @@ class PolicyLoss:
   not what is trained; `kl` to the reference if the batch has it; and of `clip`
   `clip_ratio/{low,high}`, shares of tokens, or sequences, whose gradient the bound stops.
   """
-  surrogate: Literal['clip', 'cispo', 'sapo'] = 'clip'
+  surrogate: Literal['clip', 'cispo', 'sapo'] = 'clip'   # see objectives/policy/surrogates.py
   ratio: surrogates.RatioLevel = 'token'     # of a token, or of a sequence: the mean or the sum
   average: surrogates.Average = 'token'      # what the loss is a mean over
   clip_low: Fraction = 0.2                   # the ratio is bounded to 1 - clip_low, 1 + clip_high
-  clip_high: NonNegative[float] = 0.2
+  clip_high: NonNegative[float] = 0.2        # DAPO: 0.28
   # The largest ratio: of cispo; of clip where the advantage is negative (dual clip, trl's delta).
   max_ratio: Positive[float] | None = None
   gate_temperatures: tuple[Positive[float], Positive[float]] = (1.0, 1.05)   # of sapo: A > 0, A < 0
@@ -78,20 +78,24 @@ class PolicyLoss:
                    *['reference_logprobs'] * (self.beta > 0))
     mask_BL = completion_mask(batch)
     logprobs_BL = jnp.where(mask_BL > 0, token_logprobs(model, batch, self.temperature), 0)
-    old_BL, advantages_BL = batch['old_logprobs'], batch['advantages']
-    ratio = surrogates.importance_ratio(logprobs_BL, old_BL, mask_BL, self.ratio)
-    loss_BL = surrogates.surrogate_loss(self.surrogate, ratio, advantages_BL, logprobs_BL,
-                                        self._bounds())
-    metrics = self._metrics(logprobs_BL, ratio, batch, mask_BL)
+    (loss, count), ratio = self.loss_of(logprobs_BL, batch)
+    total = loss if self.average == 'token' else normalizers['sequence'] * loss
+    metrics = self._metrics(logprobs_BL, ratio, batch, mask_BL) | {'loss': (loss, count)}
+    return LossSums(total, mask_BL.sum(), metrics)
+
+  def loss_of(self, logprobs: jax.Array, batch: Batch
+              ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+    """((sum, what divides it), ratio) of log-probabilities of the targets, [batch, length]."""
+    mask_BL = completion_mask(batch)
+    ratio = surrogates.importance_ratio(logprobs, batch['old_logprobs'], mask_BL, self.ratio)
+    bounds = surrogates.Bounds(self.clip_low, self.clip_high, self.max_ratio,
+                               self.gate_temperatures)
+    loss_BL = surrogates.surrogate_loss(self.surrogate, ratio, batch['advantages'], logprobs,
+                                        bounds)
     if self.beta:
       loss_BL = loss_BL + self.beta * surrogates.kl_estimate(
-          logprobs_BL, batch['reference_logprobs'], self.kl)
-    loss, count = surrogates.aggregate(loss_BL, mask_BL, self.average, self.max_new_tokens)
-    total = loss if self.average == 'token' else normalizers['sequence'] * loss
-    return LossSums(total, mask_BL.sum(), metrics | {'loss': (loss, count)})
-
-  def _bounds(self):
-    return surrogates.Bounds(self.clip_low, self.clip_high, self.max_ratio, self.gate_temperatures)
+          logprobs, batch['reference_logprobs'], self.kl)
+    return surrogates.aggregate(loss_BL, mask_BL, self.average, self.max_new_tokens), ratio
 
   def _metrics(self, logprobs_BL, ratio, batch, mask_BL):
     log_ratio_BL = (logprobs_BL - batch['old_logprobs']) * mask_BL

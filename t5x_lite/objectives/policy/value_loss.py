@@ -23,7 +23,7 @@ class ValueLoss:
   tokens: `value_loss`, without the coefficient, `value_clip`, a share, and `values`. Defaults are
   those of lm-human-preferences and trl.
   """
-  coefficient: NonNegative[float] = 0.1
+  coefficient: NonNegative[float] = 0.1   # factor of the loss
   clip: Positive[float] | None = 0.2   # how far from the old values they count; None: anywhere
 
   def __post_init__(self):

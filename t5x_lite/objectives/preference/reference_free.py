@@ -80,7 +80,7 @@ class CPO:
   log-probability that the loss reads.
   """
   loss: Literal['sigmoid', 'hinge', 'ipo'] = 'sigmoid'   # ipo is of log-probabilities a token
-  beta: Positive[float] = 0.1
+  beta: Positive[float] = 0.1         # factor of the difference of log-probabilities
   label_smoothing: _Smoothing = 0.0   # share of labels that are wrong, of sigmoid
   nll: NonNegative[float] = 1.0       # factor of the chosen's cross-entropy, a mean over tokens
 
@@ -107,7 +107,7 @@ class SimPO:
 
   Defaults are the paper's for Llama 3. Metrics as groups.paired_sums.
   """
-  beta: Positive[float] = 2.0
+  beta: Positive[float] = 2.0         # factor of the log-probability a token
   gamma: NonNegative[float] = 1.0     # the difference of rewards that is aimed at; half of beta
   label_smoothing: _Smoothing = 0.0   # share of labels that are wrong (trl)
   alpha: float = 0.0                  # AlphaPO's, whose reward is of (1 - p^-alpha) / alpha
@@ -135,7 +135,7 @@ class ORPO:
   of the completion, as in the paper; trl's is of the prompt's tokens too. Defaults are
   the paper's. Metrics as groups.paired_sums, and `log_odds_ratio`.
   """
-  beta: Positive[float] = 0.1     # lambda of the paper
+  beta: Positive[float] = 0.1     # factor of the odds ratio's loss, lambda of the paper
   nll: NonNegative[float] = 1.0   # factor of the chosen's cross-entropy, a mean over tokens
 
   def __post_init__(self):

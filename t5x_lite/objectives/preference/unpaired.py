@@ -57,11 +57,11 @@ class KTO:
   dropped out. Metrics: `loss`, `kl`, the baseline, and `rewards/{chosen,rejected}` and
   `logps/{chosen,rejected}`, means over good and over bad responses. Defaults are trl's.
   """
-  loss: Literal['kto', 'apo_zero_unpaired'] = 'kto'
-  beta: Positive[float] = 0.1
+  loss: Literal['kto', 'apo_zero_unpaired'] = 'kto'   # the second has no baseline
+  beta: Positive[float] = 0.1               # strength of the pull to the reference
   # So that weight * number of the good is 1 to 4/3 of that of the bad ones, says the paper.
   desirable_weight: NonNegative[float] = 1.0
-  undesirable_weight: NonNegative[float] = 1.0
+  undesirable_weight: NonNegative[float] = 1.0   # of bad responses
 
   def __post_init__(self):
     check_types(self)
