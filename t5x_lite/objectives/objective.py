@@ -65,9 +65,10 @@ def normalizers(batch: Batch) -> dict[str, jax.Array]:
             'sequence': sum(x.sum() for x in weighted),
             'group': sum((x if x.ndim == 1 else x.any(1)).sum() for x in weighted)}
   if 'response_scores' in batch:
-    scores_BK = batch['response_scores']
+    there_BKL = batch['decoder_loss_weights'] != 0
+    scores_BK = jnp.where(there_BKL.any(-1), batch['response_scores'], jnp.nan)
     counts['pair'] = (scores_BK[:, :, None] > scores_BK[:, None, :]).sum()
-    counts['chosen'] = (batch['decoder_loss_weights'][:, 0] != 0).sum()
+    counts['chosen'] = there_BKL[:, 0].sum()
   if 'pretraining_decoder_loss_weights' in batch:
     counts['pretraining'] = batch['pretraining_decoder_loss_weights'].astype(jnp.float32).sum()
   return {name: weight / jnp.maximum(count, 1) for name, count in counts.items()}

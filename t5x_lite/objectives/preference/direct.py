@@ -33,7 +33,7 @@ class DirectPreference:
   # Share of labels that are wrong, of cdpo, robust, exo_pair and aot.
   label_smoothing: Annotated[float, Range(min=0, below=0.5)] = 0.0
   divergence: Divergence = 'reverse_kl'      # f-DPO's f, of losses of the difference of scores
-  alpha: float = 0.5                         # of divergence `alpha`, as in trl
+  alpha: Annotated[float, Range(min=0, max=2)] = 0.5   # of divergence `alpha`: 1 is reverse_kl
   nll: NonNegative[float] = 0.0              # factor of the chosen's cross-entropy (RPO, trl's sft)
 
   def __post_init__(self):

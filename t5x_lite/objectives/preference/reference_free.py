@@ -110,7 +110,8 @@ class SimPO:
   beta: Positive[float] = 2.0         # factor of the log-probability a token
   gamma: NonNegative[float] = 1.0     # the difference of rewards that is aimed at; half of beta
   label_smoothing: _Smoothing = 0.0   # share of labels that are wrong (trl)
-  alpha: float = 0.0                  # AlphaPO's, whose reward is of (1 - p^-alpha) / alpha
+  # AlphaPO's, whose reward is of (1 - p^-alpha) / alpha; 0: of log p
+  alpha: Annotated[float, Range(min=-10, max=10)] = 0.0
   nll: NonNegative[float] = 0.0       # factor of the chosen's cross-entropy: above 0, CPO-SimPO
 
   def __post_init__(self):
