@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.core.dataclass_checks import Positive, check_types
+from t5x_lite.core.errors import UserError
 from t5x_lite.data.features import Batch
 from t5x_lite.models import Model
 from t5x_lite.objectives.language_model import CrossEntropy
 from t5x_lite.objectives.objective import LossSums
-from t5x_lite.objectives.policy.rollout_features import check_rollouts
 
 PREFIX = 'pretraining_'
 
@@ -31,7 +31,9 @@ class PretrainingMix:
 
   def __call__(self, model: Model, batch: Batch, key: jax.Array | None,
                normalizers: dict[str, jax.Array]) -> LossSums:
-    check_rollouts(batch, 'PretrainingMix', f'{PREFIX}decoder_loss_weights')
+    if f'{PREFIX}decoder_loss_weights' not in batch:
+      raise UserError(f'PretrainingMix reads `{PREFIX}decoder_loss_weights`, which the data does '
+                      'not have: give Experiment.data a source of text beside the rollouts')
     text = {name.removeprefix(PREFIX): x for name, x in batch.items() if name.startswith(PREFIX)}
     sums = CrossEntropy().sums(model, text, key)
     return LossSums(self.gamma * normalizers['pretraining'] * sums.total, jnp.float32(0), {

@@ -11,16 +11,16 @@ import jax.numpy as jnp
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.features import Batch
 
-_CURES = {'reference_logprobs': 'give the rollouts a reference, or set PolicyLoss.beta = 0',
-          'old_values': "give the rollouts values: advantages 'gae'",
-          'returns': "give the rollouts values: advantages 'gae'"}
+_CURES = {'reference_logprobs': 'set Rollouts.reference = True, or PolicyLoss.beta = 0',
+          'old_values': 'set Rollouts.estimator = @estimators.ValueEstimator()',
+          'returns': 'set Rollouts.estimator = @estimators.ValueEstimator()'}
 
 
 def check_rollouts(batch: Batch, objective: str, *features: str) -> None:
   """Raises UserError, one line with the cure, if a batch is not one of rollouts with these."""
   missing = [name for name in features if name not in batch]
   if missing:
-    cure = _CURES.get(missing[0], 'set Experiment.data to a source of rollouts')
+    cure = _CURES.get(missing[0], 'set Experiment.data = @source.Rollouts()')
     raise UserError(f'{objective} reads `{missing[0]}`, which the data does not have: {cure}')
 
 

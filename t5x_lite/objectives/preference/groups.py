@@ -18,7 +18,7 @@ from t5x_lite.objectives.objective import LossSums
 
 _CURES = {
     'response_scores': 'set Experiment.data = @preference_data.PreferenceData()',
-    'reference_logprobs': 'give Experiment.data a reference, whose log-probabilities it adds'}
+    'reference_logprobs': 'set Experiment.data = @reference_logprobs.WithReference()'}
 
 
 class Responses(NamedTuple):

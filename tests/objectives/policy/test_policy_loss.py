@@ -298,10 +298,10 @@ def test_pretraining_is_gamma_times_the_mean_of_its_tokens():
 
 
 @pytest.mark.parametrize('objective,message', [
-    (PolicyLoss(), 'PolicyLoss reads `old_logprobs`, which the data does not have: set '
-     'Experiment.data to a source of rollouts'),
-    (ValueLoss(), 'ValueLoss reads `old_values`, which the data does not have: give the rollouts '
-     'values'),
+    (PolicyLoss(), r'PolicyLoss reads `old_logprobs`, which the data does not have: set '
+     r'Experiment.data = @source.Rollouts\(\)'),
+    (ValueLoss(), r'ValueLoss reads `old_values`, which the data does not have: set '
+     r'Rollouts.estimator = @estimators.ValueEstimator\(\)'),
     (PretrainingMix(), 'PretrainingMix reads `pretraining_decoder_loss_weights`')])
 def test_a_batch_that_is_none_of_rollouts_is_one_line(objective, message):
   batch = rows(np.ones((1, 3)))
@@ -314,7 +314,7 @@ def test_a_reference_or_values_that_there_are_not_are_one_line():
   batch = rows(np.ones((1, 3)), **{name: np.zeros((1, 3), np.float32) for name in (
       'old_logprobs', 'advantages', 'old_values', 'returns')})
   model = LogitsModel(jnp.zeros((1, 3, 4)))
-  with pytest.raises(UserError, match='give the rollouts a reference, or set PolicyLoss.beta = 0'):
+  with pytest.raises(UserError, match='set Rollouts.reference = True, or PolicyLoss.beta = 0'):
     PolicyLoss(beta=0.1)(model, batch, None, normalizers(batch))
   with pytest.raises(UserError, match="the model has none of: set ModelConfig.head = 'value'"):
     ValueLoss()(model, batch, None, normalizers(batch))

@@ -275,8 +275,8 @@ def test_at_the_reference_dpo_is_log_2_and_kto_one_half():
 
 
 @pytest.mark.parametrize('objective,dropped,message', [
-    (DirectPreference(), 'reference_logprobs', 'DirectPreference reads `reference_logprobs`, which '
-     'the data does not have: give Experiment.data a reference'),
+    (DirectPreference(), 'reference_logprobs', r'DirectPreference reads `reference_logprobs`, '
+     r'which the data does not have: set Experiment.data = @reference_logprobs.WithReference\(\)'),
     (SimPO(), 'response_scores', r'SimPO reads `response_scores`, which the data does not have: '
      r'set Experiment.data = @preference_data.PreferenceData\(\)'),
     (ORPO(), None, 'ORPO reads groups of 2 responses, and the data has groups of 3: set '
