@@ -25,7 +25,8 @@ class LossSums:
 
   Attributes:
     total: what is minimised.
-    weight: what `total` is divided by, once, over the global batch.
+    weight: what `total` is divided by, once, over the global batch: the loss weight of the batch,
+      or 0 of an objective that is added to others.
     metrics: name -> (sum, weight), logged as sum / weight.
   """
 
@@ -132,7 +133,8 @@ def add_objectives(objectives: Sequence[Objective]) -> Callable[..., LossSums]:
                       f'data: add one that does, such as {cure}')
     total, weight, metrics = parts[0].total, parts[0].weight, dict(parts[0].metrics)
     for part in parts[1:]:
-      total, weight, metrics = total + part.total, weight + part.weight, metrics | part.metrics
+      total, metrics = total + part.total, metrics | part.metrics
+      weight = jnp.maximum(weight, part.weight)   # the same of all that have one
     return LossSums(total, weight, metrics)
 
   return loss_fn

@@ -11,17 +11,19 @@ import pytest
 
 from t5x_lite import models
 from t5x_lite.objectives.logprobs import token_logprobs
-from t5x_lite.objectives.objective import SharedForward
+from t5x_lite.objectives.objective import SharedForward, add_objectives, normalizers
 from t5x_lite.objectives.policy.policy_loss import PolicyLoss
 from t5x_lite.objectives.policy.pretraining_mix import PretrainingMix
 from t5x_lite.objectives.policy.value_loss import ValueLoss
 from t5x_lite.objectives.preference.direct import DirectPreference
+from t5x_lite.objectives.preference.reference_free import SimPO
 from t5x_lite.objectives.preference.reward_model import RewardModel
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.training.state import abstract_params
 from t5x_lite.training.step import loss_and_gradients
 from tests.conftest import CONFIGS, VOCAB
+from tests.objectives.logits_model import LogitsModel
 
 ROWS, RESPONSES, LENGTH, PROMPT = 8, 2, 9, 3
 
@@ -58,6 +60,25 @@ def make_batch(family, params, network, groups):
   noise = rng.normal(size=(2, *shape)).astype(np.float32) * mask
   return batch | {'old_logprobs': logprobs, 'reference_logprobs': logprobs, 'old_values': values,
                   'advantages': jnp.asarray(noise[0]), 'returns': jnp.asarray(noise[1])}
+
+
+def test_the_losses_of_objectives_add_up_as_means():
+  """Each is a mean over its own pairs or tokens, whatever else is minimised."""
+  scores = np.tile(np.float32([1, 0]), (2, 1))
+  mask = jnp.array([[[0, 1, 1], [0, 1, 0]], [[0, 1, 0], [0, 1, 1]]])
+  ones = jnp.ones(mask.shape, jnp.int32)
+  batch = {'decoder_input_tokens': ones, 'decoder_target_tokens': ones,
+           'decoder_segment_ids': ones, 'decoder_loss_weights': mask,
+           'response_scores': jnp.asarray(scores), 'reference_logprobs': jnp.ones((2, 2))}
+  model = LogitsModel(jax.random.normal(jax.random.key(0), (4, 3, 5)))
+  model.config = CONFIGS['decoder']
+
+  def loss(*objectives):
+    sums = add_objectives(objectives)(model, batch, None, normalizers(batch))
+    return float(sums.total / sums.weight)
+
+  parts = DirectPreference(), DirectPreference(loss='bco_pair'), SimPO()
+  assert loss(*parts) == pytest.approx(sum(map(loss, parts)), rel=1e-6)
 
 
 @pytest.mark.slow

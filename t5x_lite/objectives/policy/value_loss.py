@@ -16,7 +16,7 @@ from t5x_lite.objectives.policy.rollout_features import check_rollouts, completi
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValueLoss:
-  """PPO's loss of values, a mean over tokens, beside a PolicyLoss.
+  """PPO's loss of values, a mean over tokens.
 
   Of a model with ModelConfig.head = 'value', whose value at a position is of the target there, and
   a batch of rollouts with `old_values` and `returns`. Nothing is dropped out. Metrics, means over
@@ -42,4 +42,4 @@ class ValueLoss:
                                                   batch['returns'], self.clip)
     metrics = {name: surrogates.aggregate(x_BL, mask_BL, 'token') for name, x_BL in {
         'value_loss': loss_BL, 'value_clip': clipped_BL, 'values': values_BL}.items()}
-    return LossSums(self.coefficient * metrics['value_loss'][0], jnp.float32(0), metrics)
+    return LossSums(self.coefficient * metrics['value_loss'][0], mask_BL.sum(), metrics)
