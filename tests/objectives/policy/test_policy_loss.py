@@ -197,6 +197,19 @@ def test_ratios_of_tokens_and_sequences_by_hand():
   assert np.isfinite(surrogates.importance_ratio(1e4 * now, old, mask, 'sequence_sum')).all()
 
 
+def test_rloo_and_gspo_are_means_over_sequences_of_one_clipped_ratio_each():
+  """-mean min(r A, clip(r) A), r the product of a response's ratios (trl's RLOO) or their mean."""
+  logprobs, batch = draw_rollouts(seed=2)
+  mask, log_ratio = batch['decoder_loss_weights'], logprobs - batch['old_logprobs']
+  sums, lengths = (log_ratio * mask).sum(1), mask.sum(1)
+  advantages = batch['advantages'][:, 0]
+  for level, ratio in (('sequence_sum', np.exp(sums)), ('sequence_mean', np.exp(sums / lengths))):
+    want = -np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.2) * advantages).mean()
+    with jax.enable_x64(True):
+      got = loss_of(PolicyLoss(ratio=level, average='sequence'), jnp.asarray(logprobs), batch)
+    assert float(got) == pytest.approx(want, rel=1e-6)
+
+
 def test_averages_by_hand():
   """Losses 1, 1 and 4 of rows of two tokens and one; the third row has none."""
   loss = jnp.array([[1.0, 1.0, 7.0], [4.0, 7.0, 7.0], [7.0, 7.0, 7.0]])
