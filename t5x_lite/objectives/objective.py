@@ -25,7 +25,8 @@ class LossSums:
 
   Attributes:
     total: what is minimised.
-    weight: what `total` is divided by, once, over the global batch.
+    weight: what `total` is divided by, once, over the global batch: the loss weight of the batch,
+      or 0 of an objective that is added to others.
     metrics: name -> (sum, weight), logged as sum / weight.
   """
 
@@ -52,7 +53,9 @@ class Objective(Protocol):
 
 def normalizers(batch: Batch) -> dict[str, jax.Array]:
   """Loss weight of a batch for each of its `token`s, and for each `row` of examples; for each
-  `sequence`, a row with any loss weight, and each `group` of responses that has one.
+  `sequence`, a row with any loss weight, and each `group` of responses that has one; for each
+  `pair` of responses of which one is better, each token of the `chosen`, which are first, and each
+  of `pretraining`.
 
   A loss that is a mean over tokens or rows is multiplied by these, so that dividing everything by
   the weight of the batch, as a step does, gives that mean.
@@ -62,6 +65,13 @@ def normalizers(batch: Batch) -> dict[str, jax.Array]:
   counts = {'token': num_tokens(batch), 'row': rows_with_examples(batch).sum(),
             'sequence': sum(x.sum() for x in weighted),
             'group': sum((x if x.ndim == 1 else x.any(1)).sum() for x in weighted)}
+  if 'response_scores' in batch:
+    there_BKL = batch['decoder_loss_weights'] != 0
+    scores_BK = jnp.where(there_BKL.any(-1), batch['response_scores'], jnp.nan)
+    counts['pair'] = (scores_BK[:, :, None] > scores_BK[:, None, :]).sum()
+    counts['chosen'] = there_BKL[:, 0].sum()
+  if 'pretraining_decoder_loss_weights' in batch:
+    counts['pretraining'] = batch['pretraining_decoder_loss_weights'].astype(jnp.float32).sum()
   return {name: weight / jnp.maximum(count, 1) for name, count in counts.items()}
 
 
@@ -123,7 +133,8 @@ def add_objectives(objectives: Sequence[Objective]) -> Callable[..., LossSums]:
                       f'data: add one that does, such as {cure}')
     total, weight, metrics = parts[0].total, parts[0].weight, dict(parts[0].metrics)
     for part in parts[1:]:
-      total, weight, metrics = total + part.total, weight + part.weight, metrics | part.metrics
+      total, metrics = total + part.total, metrics | part.metrics
+      weight = jnp.maximum(weight, part.weight)   # the same of all that have one
     return LossSums(total, weight, metrics)
 
   return loss_fn

@@ -93,6 +93,7 @@ def test_normalizers_count_rows_with_a_loss_and_groups_with_such_a_row():
   found, weight = normalizers(batch), float(batch['decoder_loss_weights'].sum())
   assert weight == 6 + 3 + 6 + 6
   assert {n: float(x) for n, x in found.items()} == pytest.approx(
-      {'token': weight / 42, 'row': weight / 5, 'sequence': weight / 4, 'group': weight / 2})
+      {'token': weight / 42, 'row': weight / 5, 'sequence': weight / 4, 'group': weight / 2,
+       'pair': weight / 2, 'chosen': weight / 12})
   alone = normalizers(rows_of_groups(batch))
   assert float(alone['group']) == float(alone['sequence']) == pytest.approx(weight / 4)

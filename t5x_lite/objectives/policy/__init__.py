@@ -1,0 +1,1 @@
+"""Objectives that raise the rewards of what a policy has written."""

@@ -1,0 +1,1 @@
+"""Objectives that learn from which response to a prompt is better."""
