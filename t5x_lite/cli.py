@@ -50,6 +50,9 @@ COMMANDS = {
     'questionnaire': (
         't5x_lite.commands.questionnaire',
         'tabulate the answers of people on systems, with intervals and tests'),
+    'rollouts': (
+        't5x_lite.commands.rollouts',
+        'show what a policy wrote while it was trained on rewards: curves and completions'),
     'evaluate page': (
         't5x_lite.commands.evaluate_page',
         'show the items of a result, or of two: choices, probabilities, right and wrong'),

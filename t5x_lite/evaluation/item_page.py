@@ -4,15 +4,13 @@ The items are JSON in the page, which its script writes out as text: nothing of 
 """
 
 from collections.abc import Mapping, Sequence
-import html
-import json
 import math
 import pathlib
-import re
 from typing import Any
 
 import numpy as np
 
+from t5x_lite.core import html_page
 from t5x_lite.core.errors import UserError
 from t5x_lite.evaluation.results import TaskResult
 
@@ -26,13 +24,7 @@ def render_page(parts: Sequence[tuple[TaskResult, Sequence[Mapping[str, Any]]]])
   Raises UserError for results of different tasks or items.
   """
   first = parts[0][0]
-  title = f'{first.task}, {first.shots} shots'
-  data = json.dumps(page_data(parts), ensure_ascii=True, allow_nan=False)
-  for char in '<>&':
-    data = data.replace(char, f'\\u{ord(char):04x}')   # ends no element that holds it
-  page = _TEMPLATE.read_text(encoding='utf-8')
-  values = {'TITLE': html.escape(title), 'DATA': data}
-  return re.sub('__(TITLE|DATA)__', lambda match: values[match[1]], page)
+  return html_page.render_page(_TEMPLATE, f'{first.task}, {first.shots} shots', page_data(parts))
 
 
 def page_data(parts: Sequence[tuple[TaskResult, Sequence[Mapping[str, Any]]]]) -> dict[str, Any]:

@@ -54,8 +54,8 @@ class RolloutBatches:
     return batch | {'rollout': np.full(len(rows), number, np.int32)}
 
   def metrics(self, batch: Batch) -> dict[str, float]:
-    """See LiveBatches: of the rollout that the batch is part of."""
-    return self._stats[int(batch['rollout'][0])]
+    """See LiveBatches: of the rollout that the batch is part of, as `rollout/NAME`."""
+    return {f'rollout/{name}': x for name, x in self._stats[int(batch['rollout'][0])].items()}
 
   def _begin(self, state: TrainState, number: int, step: int) -> None:
     """Keeps the reference, and opens the files of the run."""

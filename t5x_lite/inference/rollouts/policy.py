@@ -157,7 +157,7 @@ class Policy:
     stats = {'reward': scored.rewards_R.mean(), 'reward_std': scored.rewards_R.std(),
              'completion_tokens': written_RL.sum(1).mean(), 'ended': drawn.ended.mean(),
              'faults': sum(fault is not None for fault in faults), 'sampling_mismatch': mismatch,
-             'rollout_entropy': -scored.logprobs_RL[written_RL].mean()}
+             'entropy': -scored.logprobs_RL[written_RL].mean()}
     if len(self._raters) > 1:
       stats |= {f'reward/{name}': rewards_RF[:, f].mean() for f, name in enumerate(self._raters)}
     if scored.reference_logprobs_RL is not None:

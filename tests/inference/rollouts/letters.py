@@ -86,7 +86,8 @@ class Follower:
     for _ in range(steps):
       batch = self.batches(self.state)
       self.state, sums = self._step(self.state, self.partitioner.put_batch(batch))
-      self.seen.append((batch, jax.device_get(sums), self.batches.metrics(batch)))
+      self.seen.append((batch, jax.device_get(sums), {
+          name.removeprefix('rollout/'): x for name, x in self.batches.metrics(batch).items()}))
     return self
 
   def metric(self, step, name):
