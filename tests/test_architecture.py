@@ -12,7 +12,7 @@ FLOORS = {
                  ('training',), ('inference', 'cost', 'interop'), ('evaluation', 'serving'),
                  ('experiment',), ('commands',), ('cli',), ('__main__',)),
     'tasks': (('metrics', 'vocabularies'), ('preprocessors',), ('files',), ('instruction',),
-              ('pipeline',), ('datasets',), ('commands',)),
+              ('pipeline',), ('preferences',), ('datasets',), ('commands',)),
     'scaling': (('laws',), ('figures',), ('fitting',), ('forms', 'kbit'), ('planning',),
                 ('ladder',), ('app',), ('commands',)),
 }
