@@ -23,7 +23,9 @@ from tasks.vocabularies.seqio_tokenizer import SeqioTokenizer
 TOO_LONG = ('refuse', 'drop')
 WITHOUT_PREFERENCE = 'without two responses of which one is better'
 LEFT_OUT, DROPPED = 'left out', 'left out as too long'
-_BUFFER = 1024   # sources draw in an order over all rows; this parts the pairs of one row
+_BUFFER = 256   # sources draw in an order over all rows; this parts the pairs of one row
+
+_NAMES = {'inputs': 'a prompt', 'targets': 'a response'}
 
 Ids = list[int]
 
@@ -141,8 +143,13 @@ class ComparisonEncoder:
       raise BadExample(f'{maker.template.name} writes a conversation in another way than its '
                        f'prompt for an answer, which has {len(asked)} tokens, of which {shared} '
                        'begin the conversation: name another template')
+    control = {*maker.tokens.control.values()}
     own = lambda ids: vocabularies.seqio_ids(self._vocabulary, ids).tolist()
-    return own(asked[:shared]), [own((before + answer)[shared:]) for before, answer in found]
+    return own(asked[:shared]), [own((before + _up_to_end(answer, control))[shared:])
+                                 for before, answer in found]
 
 
-_NAMES = {'inputs': 'a prompt', 'targets': 'a response'}
+def _up_to_end(answer: Ids, control: set[int]) -> Ids:
+  """Without the white space that a template has after its end token, within its marks."""
+  last = max(i for i, token in enumerate(answer) if token in control)
+  return answer[:last + 1]

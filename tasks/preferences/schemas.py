@@ -113,7 +113,7 @@ def _alpaca(row: Row, chat: bool) -> Comparison:
 
 def _scored(row: Row, chat: bool) -> Comparison:
   responses, scores = _list(row, 'responses'), _list(row, 'scores')
-  if all(isinstance(response, list) for response in responses):
+  if responses and all(isinstance(response, list) for response in responses):
     before = row['prompt'] if isinstance(row['prompt'], list) else []
     found = [_openai(before, {**row, 'response': response}, 'response') for response in responses]
     return _last_answers(found, _numbers(scores))
