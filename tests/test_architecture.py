@@ -13,7 +13,7 @@ FLOORS = {
                  ('inference', 'cost', 'interop'), ('evaluation', 'serving'), ('experiment',),
                  ('alignment',), ('commands',), ('cli',), ('__main__',)),
     'tasks': (('metrics', 'vocabularies'), ('preprocessors',), ('files',), ('instruction',),
-              ('pipeline',), ('datasets',), ('commands',)),
+              ('pipeline',), ('preferences',), ('datasets',), ('commands',)),
     'scaling': (('laws',), ('figures',), ('fitting',), ('forms', 'kbit'), ('planning',),
                 ('ladder',), ('app',), ('commands',)),
 }

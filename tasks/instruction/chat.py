@@ -55,8 +55,8 @@ class VocabularyChat:
 def chat_of(task: seqio.Task | seqio.Mixture) -> VocabularyChat | None:
   """By the template that a task, or all of a mixture's that have one, are trained on; or None."""
   members = getattr(task, 'tasks', [task])
-  templates = {member.source.template.source: member.source.template for member in members
-               if hasattr(member.source, 'template')}
+  found = [getattr(member.source, 'template', None) for member in members]
+  templates = {template.source: template for template in found if template is not None}
   if len(templates) != 1:
     return None
   (template,) = templates.values()

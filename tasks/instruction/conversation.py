@@ -80,7 +80,7 @@ class Conversation:
       raise BadExample(f'no assistant turn among {len(self.messages)} message(s), so there is '
                        'nothing to learn: remove the row, or set skip_bad = True')
     for text in _texts([message.as_dict() for message in self.messages] + [*self.tools]):
-      _check_text(text)
+      check_text(text)
 
   def to_json(self) -> str:
     """As `from_json` reads it."""
@@ -122,7 +122,8 @@ def _texts(value: Any) -> list[str]:
   return []
 
 
-def _check_text(text: str) -> None:
+def check_text(text: str) -> None:
+  """Raises BadExample for what no text for interchange has."""
   if found := RESERVED.search(text):
     raise BadExample(f'{shorten(repr(text))} has the noncharacter U+{ord(found[0]):04X}, which no '
                      'text has: remove it')

@@ -65,21 +65,24 @@ def encode_conversations(dataset: tf.data.Dataset, sequence_length, output_featu
   """
   encoder = encoding.encoder(sequence_length, output_features)
   names = sorted(output_features)
+  dtypes = [output_features[name].dtype for name in names]
 
   @tf.autograph.experimental.do_not_convert
   def encode(text, place):
     found = encoder(text.decode(), place.decode())
     flat = [np.concatenate([example[name] for example in found]) if found else np.zeros(0)
             for name in names]
-    sizes = [np.asarray([len(example[name]) for example in found]) for name in names]
-    return [x.astype(np.int32) for x in (*flat, *sizes)]
+    sizes = [np.asarray([len(example[name]) for example in found], np.int32) for name in names]
+    return [*(x.astype(dtype.as_numpy_dtype) for x, dtype in zip(flat, dtypes)), *sizes]
 
   def read(example):
-    found = tf.numpy_function(encode, [example['conversation'], example['place']], [tf.int32] * 4)
+    found = tf.numpy_function(encode, [example['conversation'], example['place']],
+                              dtypes + [tf.int32] * len(names))
     flat = [tf.ensure_shape(x, [None]) for x in found]
-    ragged = {name: tf.RaggedTensor.from_row_lengths(flat[i], flat[2 + i], validate=False)
+    ragged = {name: tf.RaggedTensor.from_row_lengths(flat[i], flat[len(names) + i],
+                                                      validate=False)
               for i, name in enumerate(names)}
-    number = tf.cast(tf.size(flat[2]), tf.int64)
+    number = tf.cast(tf.size(flat[-1]), tf.int64)
     return tf.data.Dataset.range(number).map(
         lambda k: {name: rows[k] for name, rows in ragged.items()})
 

@@ -13,6 +13,8 @@ from tasks.instruction.conversation import Conversation
 WITHOUT_ANSWER = 'without an answer that MessageTrees keeps'
 EMPTY_ANSWER = 'with an answer of no text'
 TOO_LONG = ('refuse', 'cut_turns', 'cut_answers')
+_DONE = ('cut between turns', 'cut in an answer', 'left out in part', 'left out', WITHOUT_ANSWER,
+         EMPTY_ANSWER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +36,18 @@ class Report:
     counts: of each thing that was done, once a conversation however often that is read.
   """
 
-  def __init__(self):
+  def __init__(self, noun: str = 'conversations', done: Sequence[str] = _DONE):
+    """
+    Args:
+      noun: what is counted, in messages.
+      done: what may be done to it.
+    """
+    self._noun, self._done = noun, tuple(done)
     self.begin()
 
   def begin(self) -> None:
     """Forgets what was said: another run begins."""
-    self.counts = dict.fromkeys((
-        'cut between turns', 'cut in an answer', 'left out in part', 'left out',
-        WITHOUT_ANSWER, EMPTY_ANSWER), 0)
+    self.counts = dict.fromkeys(self._done, 0)
     self._seen = set()
 
   def add(self, what: str, place: Hashable, why: str = '') -> None:
@@ -52,7 +58,7 @@ class Report:
     self.counts[what] += 1
     number = self.counts[what]
     if str(number).strip('0') == '1':
-      print(f'conversations {what}: {number} so far, the last {place}{why}', file=sys.stderr)
+      print(f'{self._noun} {what}: {number} so far, the last {place}{why}', file=sys.stderr)
 
 
 class ExampleMaker:

@@ -42,8 +42,22 @@ class MessageTrees:
         path = path[:-1]
       if path:   # paths that differ in a last question alone are one
         found.setdefault(tuple(id(message) for message in path), path)
-    return [Conversation(tuple(Message(_ROLES[m['role']], m['text']) for m in path))
-            for path in found.values()]
+    return [Conversation(_messages(path)) for path in found.values()]
+
+  def rankings(self, root: Any) -> list[tuple[tuple[Message, ...], list[tuple[str, float]]]]:
+    """(messages up to a question, [(an answer, its rank)]) for each with ranked answers.
+
+    Answers without a rank are left out; `paths` says which questions are reached, as of
+    `conversations`, and a lower rank is better. Raises BadExample as that.
+    """
+    found = {}
+    for path in self._walk(root, []):
+      for i, message in enumerate(path):
+        ranked = [(reply['text'], float(reply['rank'])) for reply in self._kept_replies(message)
+                  if reply.get('rank') is not None]
+        if message['role'] == 'prompter' and ranked:
+          found.setdefault(id(message), (_messages(path[:i + 1]), ranked))
+    return [*found.values()]
 
   def _walk(self, message: Any, before: Sequence[Mapping]) -> Iterator[list[Mapping]]:
     _check(message)
@@ -52,8 +66,7 @@ class MessageTrees:
         yield [*before]
       return
     path = [*before, message]
-    replies = [reply for reply in message.get('replies') or () if _check(reply) is None]
-    kept = [reply for reply in replies if self._keeps(reply)]
+    kept = self._kept_replies(message)
     if not kept:
       yield path
       return
@@ -61,6 +74,10 @@ class MessageTrees:
     rank = lambda reply: unranked if reply.get('rank') is None else reply['rank']
     for reply in kept if self.paths == 'all' else [min(kept, key=rank)]:
       yield from self._walk(reply, path)
+
+  def _kept_replies(self, message: Mapping) -> list[Mapping]:
+    replies = [reply for reply in message.get('replies') or () if _check(reply) is None]
+    return [reply for reply in replies if self._keeps(reply)]
 
   def _keeps(self, message: Mapping) -> bool:
     rank = message.get('rank')
@@ -72,6 +89,10 @@ class MessageTrees:
         or (message.get('review_count') or 0) < self.min_reviews
         or self.accepted_only and message.get('review_result') is False
         or not self.synthetic and message.get('synthetic'))
+
+
+def _messages(path: Sequence[Mapping]) -> tuple[Message, ...]:
+  return tuple(Message(_ROLES[m['role']], m['text']) for m in path)
 
 
 def _check(message: Any) -> None:

@@ -80,7 +80,8 @@ def _has(*names: str) -> Callable[[Row], bool]:
   return lambda row: all(name in row for name in names)
 
 
-def _text(row: Row, name: str) -> str:
+def text_field(row: Row, name: str) -> str:
+  """A field that is a text. Raises BadExample."""
   value = row.get(name)
   if not isinstance(value, str):
     kind = 'is missing' if name not in row else f'must be a string, got {_kind(value)}'
@@ -93,7 +94,7 @@ def _kind(value: Any) -> str:
 
 
 def _optional(row: Row, name: str) -> str:
-  return '' if row.get(name) is None else _text(row, name)
+  return '' if row.get(name) is None else text_field(row, name)
 
 
 def _role(value: Any, known: Mapping[str, str], number: int) -> str:
@@ -160,7 +161,7 @@ def _sharegpt(row: Row) -> list[Conversation]:
   found = _list(row, 'conversations')
   if all('role' in message for message in found):   # of OpenAI, under another name
     return [Conversation(_openai_messages(found), _tools(row))]
-  messages = [Message('system', _text(row, 'system'))] if row.get('system') else []
+  messages = [Message('system', text_field(row, 'system'))] if row.get('system') else []
   for number, message in enumerate(found, 1):
     role = _role(message.get('from'), _SHAREGPT_ROLES, number)
     value = _content(message.get('value'), number)
@@ -186,7 +187,7 @@ def _function_calls(value: str | None, number: int) -> tuple[Any, ...]:
 
 def _instructed(row: Row, *, extra: str, answer: str) -> list[Conversation]:
   """An instruction with its input, after what was said before."""
-  messages = [Message('system', _text(row, 'system'))] if row.get('system') else []
+  messages = [Message('system', text_field(row, 'system'))] if row.get('system') else []
   history = row.get('history') or []
   if not isinstance(history, list) or not all(
       isinstance(turn, list) and len(turn) == 2 and all(isinstance(x, str) for x in turn)
@@ -194,10 +195,11 @@ def _instructed(row: Row, *, extra: str, answer: str) -> list[Conversation]:
     raise bad_row("field 'history' must be a list of [question, answer]")
   for question, reply in history:
     messages += [Message('user', question), Message('assistant', reply)]
-  instruction, given = _text(row, 'instruction'), _optional(row, extra)
+  instruction, given = text_field(row, 'instruction'), _optional(row, extra)
   fields = {'instruction': instruction, 'input': given} if given else {}
   content = f'{instruction}\n\n{given}' if given else instruction
-  messages += [Message('user', content, fields=fields), Message('assistant', _text(row, answer))]
+  messages += [Message('user', content, fields=fields),
+               Message('assistant', text_field(row, answer))]
   return [Conversation(tuple(messages))]
 
 
@@ -212,14 +214,15 @@ def _pair(prompt: str, completion: str) -> Callable[[Row], list[Conversation]]:
     if isinstance(row[prompt], list) and isinstance(row[completion], list):
       return [Conversation(_openai_messages(_list(row, prompt) + _list(row, completion)),
                            _tools(row))]
-    return [Conversation((Message('user', _text(row, prompt)),
-                          Message('assistant', _text(row, completion))))]
+    return [Conversation((Message('user', text_field(row, prompt)),
+                          Message('assistant', text_field(row, completion))))]
   return read
 
 
 def _t0(row: Row) -> list[Conversation]:
-  completion = _text(row, 'completion').removesuffix(_END)
-  return [Conversation((Message('user', _text(row, 'prompt')), Message('assistant', completion)))]
+  completion = text_field(row, 'completion').removesuffix(_END)
+  return [Conversation((Message('user', text_field(row, 'prompt')),
+                        Message('assistant', completion)))]
 
 
 # In the order in which a row is tried.

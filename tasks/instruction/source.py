@@ -21,7 +21,12 @@ class ConversationSource(IndexedSource):
 
   Attributes:
     template: by which conversations are written.
+    without: what a row is counted as of which nothing is left to learn, as Report has it.
+    nothing: what no row of a split has, then, and the cure.
   """
+
+  without = WITHOUT_ANSWER
+  nothing = 'has an answer that MessageTrees keeps: name other files, or let it keep more'
 
   def __init__(self, indices: Mapping[str, FileIndex], encoding: Encoding):
     super().__init__(indices)
@@ -58,12 +63,11 @@ class ConversationSource(IndexedSource):
       texts, place = _row(rows, i)
       empty = empty and not texts
       if not texts:
-        self._encoding.report.add(WITHOUT_ANSWER, Place(place))
+        self._encoding.report.add(self.without, Place(place))
       for text in texts:
         encode(text, place)
     if empty and not any(_row(rows, i)[0] for i in range(len(rows))):
-      raise UserError(f'{rows.paths[0]}: none of {len(rows)} row(s) of {split} has an answer that '
-                      'MessageTrees keeps: name other files, or let it keep more')
+      raise UserError(f'{rows.paths[0]}: none of {len(rows)} row(s) of {split} {self.nothing}')
 
 
 def register(name: str, objective: str, indices: Mapping[str, FileIndex], encoding: Encoding

@@ -4,6 +4,7 @@ import numpy as np
 import seqio
 
 from t5x_lite.core.dataclass_checks import FieldError
+from t5x_lite.core.errors import UserError
 from t5x_lite.data.features import Batch, text_features, text_spans
 from t5x_lite.models import ModelConfig
 from tasks.pipeline import packing as packings
@@ -21,9 +22,12 @@ from tasks.vocabularies import model_ids, start_id
 def feature_converter(task, model: ModelConfig, packing: str) -> seqio.FeatureConverter:
   """The converter of a task for a model.
 
-  Raises UserError for a head that no task trains, or if just one of the two is of sentence pairs,
-  or of texts that a decoder classifies.
+  Raises UserError for a head that no task trains, if just one of the two is of sentence pairs, or
+  of texts that a decoder classifies, or for a task of comparisons.
   """
+  if 'response_lengths' in task.output_features:
+    raise UserError(f'task {task.name!r} compares responses: read it by a '
+                    'tasks.preferences.PreferenceData in place of the DataConfig')
   if model.head in ('pooler', 'tagger'):
     raise FieldError(model, 'head', 'no task trains it: set head to mlm, mlm_nsp or classifier')
   pairs = 'next_sentence_label' in task.output_features

@@ -15,7 +15,7 @@ from tasks.vocabularies.seqio_tokenizer import SeqioTokenizer
 
 # Features that no length is given for: as long as another one, or a single id.
 _LENGTH_OF = {'token_types': 'inputs', 'targets_loss_weights': 'targets',
-              'next_sentence_label': None}
+              'next_sentence_label': None, 'response_lengths': None, 'response_scores': None}
 
 
 def get_task(data: Any) -> seqio.Task | seqio.Mixture:
@@ -27,7 +27,7 @@ def get_task(data: Any) -> seqio.Task | seqio.Mixture:
     pairs = ", or ConversationTask.objective to 'text_to_text', which has inputs" if (
         'targets_loss_weights' in task.output_features and 'inputs' in data.lengths) else ''
     raise UserError(f'Task {task.name!r} has the features {", ".join(given)}: set '
-                    f'DataConfig.{needs}, and no other length{pairs}')
+                    f'{type(data).__name__}.{needs}, and no other length{pairs}')
   return task
 
 

@@ -28,24 +28,16 @@ from tasks.pipeline.imports import import_seqio
 PACKING = ('best_fit', 'greedy', 'none')   # greedy is seqio's own
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig(Source):
-  """A seqio task or mixture as a source of batches."""
-  task: Any                          # name of a seqio task or mixture; or a FileTask or Mixture
-  targets_length: Length             # longest targets, in tokens
-  inputs_length: Length | None = None   # longest inputs; None: the task has only targets
-  batch_size: Count                  # rows of a global batch
-  task_module: ModuleName = 'tasks.datasets.stdlib'   # its import registers `task`
-  split: str = 'train'               # of the task
-  packing: str = 'best_fit'          # of several examples in a row: one of PACKING
-  vocabulary: Path | None = None     # a SentencePiece .model, tokenizer.json or rank file
-  data_dir: Path | None = None       # where TFDS keeps data; None: TFDS's own default
-  cache_dir: Path | None = None      # of t5x-lite data cache; None: tokenise while training
+class TaskSource(Source):
+  """What sources over a seqio task or mixture share, whatever they make of its examples.
 
-  def __post_init__(self):
+  A frozen dataclass that is one has the fields `task`, `targets_length`, `inputs_length`,
+  `batch_size`, `task_module`, `split`, `vocabulary` and `data_dir`, as DataConfig has them.
+  """
+
+  def check_task(self) -> None:
+    """Raises FieldError for fields of other types, or a task that cannot be registered."""
     check_types(self)
-    if self.packing not in PACKING:
-      raise FieldError(self, 'packing', f'{self.packing!r}; {nearest(self.packing, PACKING)}')
     if not isinstance(self.task, str) and not hasattr(self.task, 'register'):
       raise FieldError(self, 'task', 'expected the name of a seqio task or mixture, or a FileTask')
 
@@ -59,6 +51,53 @@ class DataConfig(Source):
   def name(self) -> str:
     """Name of the task or mixture, for people: a FileTask's own name is a hash of its content."""
     return self.task if isinstance(self.task, str) else self.task.label
+
+  def display_name(self, name: str) -> str:
+    """A task's name, for people: less the hashes of files and of another vocabulary than its own,
+    so that it is the same in every run."""
+    if self.vocabulary is not None:
+      name = name.rsplit('__', 1)[0]
+    return re.sub(r'_[0-9a-f]{12}$', '', name)
+
+  def splits(self) -> list[str]:
+    """See Source."""
+    return _stream().splits(self)
+
+  def tokenizer(self, feature: str = 'inputs') -> Tokenizer:
+    """See Source."""
+    return _stream().tokenizer(self, feature)
+
+  def chat(self, template: str | None = None) -> Chat | None:
+    """See Source; raises UserError as tasks.instruction.named_templates.load_template."""
+    return _stream().chat(self, template)
+
+  def fingerprint(self) -> str:
+    """See Source; of the vocabulary of the task's text."""
+    return _stream().fingerprint(self)
+
+  def data_digest(self) -> str | None:
+    """See Source; of the files of FileTasks, alone or in a Mixture."""
+    return None if isinstance(self.task, str) else self.task.data_digest(self.split)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(TaskSource):
+  """A seqio task or mixture as a source of batches."""
+  task: Any                          # name of a seqio task or mixture; or a FileTask or Mixture
+  targets_length: Length             # longest targets, in tokens
+  inputs_length: Length | None = None   # longest inputs; None: the task has only targets
+  batch_size: Count                  # rows of a global batch
+  task_module: ModuleName = 'tasks.datasets.stdlib'   # its import registers `task`
+  split: str = 'train'               # of the task
+  packing: str = 'best_fit'          # of several examples in a row: one of PACKING
+  vocabulary: Path | None = None     # a SentencePiece .model, tokenizer.json or rank file
+  data_dir: Path | None = None       # where TFDS keeps data; None: TFDS's own default
+  cache_dir: Path | None = None      # of t5x-lite data cache; None: tokenise while training
+
+  def __post_init__(self):
+    self.check_task()
+    if self.packing not in PACKING:
+      raise FieldError(self, 'packing', f'{self.packing!r}; {nearest(self.packing, PACKING)}')
 
   @property
   def rate_schedule(self) -> list[tuple[int, tuple[float, ...]]]:
@@ -75,43 +114,20 @@ class DataConfig(Source):
     """See Source."""
     return _stream().num_texts(self)
 
-  def display_name(self, name: str) -> str:
-    """A task's name, for people: less the hashes of files and of another vocabulary than its own,
-    so that it is the same in every run."""
-    if self.vocabulary is not None:
-      name = name.rsplit('__', 1)[0]
-    return re.sub(r'_[0-9a-f]{12}$', '', name)
-
   def batches(self, model: ModelConfig, *, seed: int, start: int = 0,
               shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
     """See Source; raises UserError if the task is unknown, does not fit the model, or is empty."""
     return closed_at_exit(
         _stream().batches(self, model, seed=seed, start=start, shard=shard))
 
-  def splits(self) -> list[str]:
-    """See Source."""
-    return _stream().splits(self)
-
   def examples(self, split: str, limit: int | None = None, seed: int = 0
                ) -> Iterator[dict[str, Any]]:
     """See Source; raises UserError for a task without inputs."""
     return closed_at_exit(_stream().examples(self, split, limit, seed))
 
-  def tokenizer(self, feature: str = 'inputs') -> Tokenizer:
-    """See Source."""
-    return _stream().tokenizer(self, feature)
-
-  def chat(self, template: str | None = None) -> Chat | None:
-    """See Source; raises UserError as tasks.instruction.named_templates.load_template."""
-    return _stream().chat(self, template)
-
-  def fingerprint(self) -> str:
-    """See Source; of the vocabulary of the task's text."""
-    return _stream().fingerprint(self)
-
   def data_digest(self) -> str | None:
     """See Source; of the files of FileTasks, alone or in a Mixture, and of the cache."""
-    parts = [] if isinstance(self.task, str) else [self.task.data_digest(self.split)]
+    parts = [super().data_digest()]
     if self.cache_dir is not None:
       parts.append(_stream().cache_digest(self))
     parts = [part for part in parts if part is not None]

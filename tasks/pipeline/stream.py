@@ -74,7 +74,7 @@ def batches(data: Any, model: ModelConfig, *, seed: int, start: int = 0,
   for part in parts:
     check_split(part, data)
     if start == 0 and data.cache_dir is None:
-      _check_rows(part, data)
+      check_rows(part, data)
     # Repeating nothing for ever would never come back, so one pass is asked for an example first.
     first = _rows(part, data, model, shuffle=False, num_epochs=1).take(1)
     with one_line.user_errors():
@@ -95,7 +95,7 @@ def batches(data: Any, model: ModelConfig, *, seed: int, start: int = 0,
       yield model_batch({name: x[rows] for name, x in batch.items()}, task)
 
 
-def _check_rows(part: seqio.Task | seqio.Mixture, data: Any) -> None:
+def check_rows(part: seqio.Task | seqio.Mixture, data: Any) -> None:
   """Has those sources that can check their rows before training do so; raises UserError."""
   for task in getattr(part, 'tasks', [part]):
     if hasattr(task.source, 'check') and data.split in task.splits:
