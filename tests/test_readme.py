@@ -29,7 +29,8 @@ DOCUMENTS = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/architecture.
              'docs/adaptation.md', 'docs/export.md', 'docs/scaling.md', 'docs/seams.md',
              'docs/data.md', 'docs/instruction.md', 'docs/settings.md', 'docs/quantization.md',
              'docs/contamination.md', 'docs/evaluation.md', 'docs/generation.md',
-             'docs/objectives.md', 'docs/serving.md', 'docs/statistics.md',
+             'docs/objectives.md', 'docs/preferences.md', 'docs/rewards.md', 'docs/serving.md',
+             'docs/statistics.md',
              'docs/troubleshooting.md', 'docs/trust.md', 'benchmarks/README.md']
 SMALL = {
     'train': '--gin.STEPS=2 --gin.BATCH_SIZE=8 --gin.ModelConfig.num_layers=1 '
