@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import numpy as np
 
-from t5x_lite.core.dataclass_checks import Count, FieldError, Path, Step, check_types
+from t5x_lite.core.dataclass_checks import Count, FieldError, Path, Range, Step, check_types
 from t5x_lite.core.paths import local_path
 from t5x_lite.data.features import Batch
 from t5x_lite.data.source import Source, row_lengths
@@ -17,6 +17,9 @@ from t5x_lite.objectives.preference.reward_model import response_rewards
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.rewards.reward import Completion, Rater, Rating
 from t5x_lite.training.run_folder import RunFolder
+
+
+_Number = Annotated[float, Range(min=-1e6, max=1e6)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +32,8 @@ class RewardRun:
   model_dir: Path            # the folder of a run with ModelConfig.head = 'value'
   step: Step | None = None   # its checkpoint; None: the newest
   batch_size: Count = 32     # completions at a time
-  shift: float = 0.0         # taken off, such as the mean reward of demonstrations (InstructGPT)
-  scale: float = 1.0         # multiplies what is left
+  shift: _Number = 0.0       # taken off, such as the mean reward of demonstrations (InstructGPT)
+  scale: _Number = 1.0       # multiplies what is left
 
   def __post_init__(self):
     check_types(self)

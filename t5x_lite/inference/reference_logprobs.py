@@ -37,7 +37,7 @@ class WithReference(WrappedSource):
   groups that are put together of a batch, as KTO's, and for adapters, which share their base.
   """
   data: Source               # of groups, with `groups(model, split)`, as PreferenceData has it
-  cached: bool = True
+  cached: bool = True        # computed once, before the first step; False: of each batch
   cache: Path | None = None   # the file; None: MODEL_DIR/reference_logprobs.npz
 
   def __post_init__(self):

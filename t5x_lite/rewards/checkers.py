@@ -19,7 +19,7 @@ _LONGEST = 100_000   # characters of an expression that are parsed
 class ExactAnswer:
   """1 if a completion is the reference answer, but for space around it."""
   name: ClassVar[str] = 'exact_answer'
-  ignore_case: bool = False
+  ignore_case: bool = False   # whether letters of both cases are the same
 
   def __post_init__(self):
     check_types(self)
@@ -39,7 +39,7 @@ class NumericAnswer:
   text where there is no marker. A completion without a number has 0.
   """
   name: ClassVar[str] = 'numeric_answer'
-  marker: str | None = None
+  marker: str | None = None   # after which the number is; None: the last number of the text
 
   def __post_init__(self):
     check_types(self)
@@ -77,7 +77,7 @@ class Matches:
   `{reference}` in the pattern stands for the reference answer, as it is.
   """
   name: ClassVar[str] = 'matches'
-  pattern: str
+  pattern: str   # a regular expression, with {reference} or without
 
   def __post_init__(self):
     check_types(self)
@@ -130,7 +130,7 @@ class PythonExpression:
 class Length:
   """The closeness of a completion to a length: 1 at `target` characters, 0 at none and at twice."""
   name: ClassVar[str] = 'length'
-  target: Positive[float]
+  target: Positive[float]   # characters
 
   def __post_init__(self):
     check_types(self)

@@ -134,14 +134,14 @@ class ValueEstimator:
   lm-human-preferences (Ziegler et al. 2019) 0.2, adapted to a target of 6 nats over a horizon of
   10,000 completions, with whitened rewards.
   """
-  kl_coefficient: NonNegative[float] = 0.05
+  kl_coefficient: NonNegative[float] = 0.05  # of the KL to the reference, at each token
   kl_estimator: Literal['k1', 'k3'] = 'k1'   # see advantages.kl_penalties
   kl_target: Positive[float] | None = None   # nats a completion; None: the coefficient is constant
-  kl_horizon: Positive[float] = 10_000.0     # completions
-  gamma: _Discount = 1.0
-  lam: _Discount = 0.95
-  whiten_rewards: bool = False
-  whiten_advantages: bool = True
+  kl_horizon: Positive[float] = 10_000.0     # completions in which the coefficient adapts
+  gamma: _Discount = 1.0                     # what a reward is worth a token earlier
+  lam: _Discount = 0.95                      # of GAE: 0 trusts the values, 1 what was rewarded
+  whiten_rewards: bool = False               # to a variance of 1, with their mean
+  whiten_advantages: bool = True             # to a mean of 0 and a variance of 1
 
   def __post_init__(self):
     check_types(self)
