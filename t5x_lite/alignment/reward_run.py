@@ -18,7 +18,6 @@ from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.rewards.reward import Completion, Rater, Rating
 from t5x_lite.training.run_folder import RunFolder
 
-
 _Number = Annotated[float, Range(min=-1e6, max=1e6)]
 
 
