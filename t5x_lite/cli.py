@@ -50,6 +50,12 @@ COMMANDS = {
     'questionnaire': (
         't5x_lite.commands.questionnaire',
         'tabulate the answers of people on systems, with intervals and tests'),
+    'instruct-gpt': (
+        't5x_lite.commands.instruct_gpt',
+        'train on demonstrations, compare, train a reward model and a policy, with a plan'),
+    'rate': (
+        't5x_lite.commands.rate',
+        'write several completions of each prompt, rated: comparison data'),
     'rollouts': (
         't5x_lite.commands.rollouts',
         'show what a policy wrote while it was trained on rewards: curves and completions'),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -122,3 +123,71 @@ def test_a_reward_model_of_another_tokenizer_or_without_values_is_refused(rater,
   with pytest.raises(FieldError, match='and the policy another: train a reward model on the '
                      'vocabulary of the policy'):
     RewardRun(model_dir=str(rater)).make(Other(**DATA))
+
+
+def test_completions_are_rated_as_rows_of_comparisons(start, tmp_path, capsys):
+  rate_file = lambda name, *flags: cli.main([
+      'rate', str(start), '--gin_file=experiments/grpo_addition.gin', '--gin.BATCH_SIZE=16',
+      '--gin.Rollouts.group_size=4', f'--output={tmp_path / name}', *flags])
+  assert rate_file('all.jsonl', '--prompts=6') == 0
+  assert '6 prompts, 24 responses, mean reward 0' in capsys.readouterr().out
+  rows = [json.loads(line) for line in (tmp_path / 'all.jsonl').read_text().splitlines()]
+  prompts = [e['inputs'] for e in DataConfig(**DATA).examples('train', 6)]
+  assert [row['prompt'] for row in rows] == prompts
+  for row in rows:
+    answer = str(eval(row['prompt'][:-1]))
+    assert row['scores'] == [float(text.strip() == answer) for text in row['responses']]
+  assert rate_file('distinct.jsonl', '--prompts=6', '--distinct') == 0
+  fewer = [json.loads(line) for line in (tmp_path / 'distinct.jsonl').read_text().splitlines()]
+  want = [sorted({text for text in row['responses'] if text.strip()}) for row in rows]
+  assert [sorted(row['responses']) for row in fewer] == [row for row in want if len(row) > 1]
+  capsys.readouterr()
+  assert rate_file('all.jsonl') == 1
+  assert 'exists and is not overwritten' in capsys.readouterr().err
+  assert cli.main(['rate', str(start), '--gin_file=experiments/dpo_addition.gin',
+                   '--gin.PREFERENCES=x', f'--output={tmp_path / "new.jsonl"}']) == 1
+  assert 'what prompts and rewards are is of Rollouts' in capsys.readouterr().err
+
+
+SEQUENCE = ['--sft=sft.gin', '--judge=judge.gin', '--reward_model=reward_model.gin',
+            '--ppo=ppo.gin', '--prompts=6']
+
+
+@pytest.mark.slow
+def test_the_sequence_runs_from_one_command_and_goes_on_where_it_was_stopped(
+    start, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  small = ['models.ModelConfig.embed_dim = 32', 'models.ModelConfig.num_layers = 1',
+           'models.ModelConfig.mlp_dim = 32', 'WARMUP_STEPS = 1', 'BATCH_SIZE = 16', 'STEPS = 3']
+  judged = ['checkers.Length.target = 3.0', 'REWARDS = (@checkers.Length(),)',
+            'source.Rollouts.group_size = 4']
+  for name, base, more in (
+      ('sft', 'addition', ['evaluator.EvalConfig.num_examples = 8']),
+      ('judge', 'grpo_addition', judged),
+      ('reward_model', 'reward_addition', ['BATCH_SIZE = 4']),
+      ('ppo', 'ppo_reward_addition', ['rewards.RewardEval.num_examples = 16',
+                                      'rewards.RewardEval.batch_size = 16'])):
+    (tmp_path / f'{name}.gin').write_text('\n'.join([
+        'from __gin__ import dynamic_registration', 'from t5x_lite import models',
+        'from t5x_lite.evaluation import rewards', 'from t5x_lite.inference.rollouts import source',
+        'from t5x_lite.rewards import checkers', 'from tasks.pipeline import evaluator',
+        f"include 'experiments/{base}.gin'", *small, *more]) + '\n')
+  assert cli.main(['instruct-gpt', 'runs', *SEQUENCE, '--plan']) == 0
+  assert not (tmp_path / 'runs').exists()
+  told = capsys.readouterr().out
+  for line in ('1. demonstrations: 3 steps of 16 rows (sft.gin)',
+               '2. comparisons: 4 responses to 6 prompts, judged by length (judge.gin)',
+               'runs/sft and runs/comparisons.jsonl -> runs/reward_model',
+               'runs/sft and runs/reward_model -> runs/ppo'):
+    assert line in told
+  assert cli.main(['instruct-gpt', 'runs', *SEQUENCE]) == 0
+  records = [json.loads(line) for line in
+             (tmp_path / 'runs/ppo/metrics.jsonl').read_text().splitlines()]
+  assert {'reward/exact_answer', 'reward/reward_model'} <= records[-1].keys()
+  before = (tmp_path / 'runs/sft/metrics.jsonl').read_bytes()
+  shutil.rmtree(tmp_path / 'runs/ppo')
+  capsys.readouterr()
+  assert cli.main(['instruct-gpt', 'runs', *SEQUENCE]) == 0
+  told = capsys.readouterr().out
+  assert told.count('(done)') == 3 and '4 of 4: policy' in told and '1 of 4' not in told
+  assert (tmp_path / 'runs/sft/metrics.jsonl').read_bytes() == before

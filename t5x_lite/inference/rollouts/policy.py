@@ -46,6 +46,24 @@ class Rollout:
   state: dict[str, float]
 
 
+@dataclasses.dataclass(frozen=True)
+class Completed:
+  """Completions of prompts and their rewards.
+
+  Attributes:
+    drawn, completions: as rows, and as rewards read them.
+    rewards_RF: float32, by each function; `reward_weights` of these.
+    faults: why a completion could not be rated, or None.
+    seconds: {'seconds/PART': so many}.
+  """
+  drawn: draw.Drawn
+  completions: list[Completion]
+  rewards_RF: np.ndarray
+  reward_weights: tuple[float, ...]
+  faults: list[str | None]
+  seconds: dict[str, float]
+
+
 class Policy:
   """Draws rollouts by the parameters of states of a run.
 
@@ -76,12 +94,22 @@ class Policy:
   def rollout(self, number: int, asked: Sequence[dict[str, Any]], state: TrainState,
               reference: ReferencePolicy | None) -> Rollout:
     """The rollout of examples, each with `ids`, `inputs` and `targets`."""
-    settings, clock = self._settings, _Clock()
     params = all_params(state)
+    done = self.complete(number, asked, params)
+    clock = _Clock(done.seconds)
+    scored = self._scored(done, params, state, reference)
+    clock.lap('scoring')
+    found = self._settings.estimator(scored, self._settings.group_size, self.estimator_state)
+    self.estimator_state = found.state
+    batch = done.drawn.batch | found.features
+    stats = self._stats(scored, done) | found.stats | clock.seconds
+    return Rollout(batch, stats, self._records(number, done, scored, found.features), found.state)
+
+  def complete(self, number: int, asked: Sequence[dict[str, Any]], params: Any) -> Completed:
+    """The completions of examples, rated; `number` is that of the rollout."""
+    settings, clock = self._settings, _Clock({})
     drawn = self._draw(number, asked, params)
     clock.lap('generating')
-    scored = self._scored(drawn, params, state, reference)
-    clock.lap('scoring')
     completions = [
         Completion(_text(one['inputs']), drawn.texts[r], _text(one['targets']),
                    bool(drawn.ended[r]), one['ids'], drawn.ids[r])
@@ -92,13 +120,7 @@ class Policy:
     if settings.truncation_penalty:   # a reward function more
       rewards_RF = np.concatenate([rewards_RF, ~drawn.ended[:, None]], 1, dtype=np.float32)
       weights = (*weights, -settings.truncation_penalty)
-    scored = scored._replace(rewards_RF=rewards_RF, reward_weights=weights)
-    found = settings.estimator(scored, settings.group_size, self.estimator_state)
-    self.estimator_state = found.state
-    batch = drawn.batch | found.features
-    stats = self._stats(scored, drawn, rewards_RF, faults) | found.stats | clock.seconds
-    return Rollout(batch, stats, self._records(
-        number, completions, scored, rewards_RF, faults, found.features), found.state)
+    return Completed(drawn, completions, rewards_RF, weights, faults, clock.seconds)
 
   def _draw(self, number: int, asked: Sequence[dict[str, Any]], params: Any) -> draw.Drawn:
     """Completions of all prompts; a step's number of them is asked at a time."""
@@ -116,9 +138,10 @@ class Policy:
                       sum((part.ids for part in parts), []),
                       sum((part.texts for part in parts), []), join(part.ended for part in parts))
 
-  def _scored(self, drawn: draw.Drawn, params: Any, state: TrainState,
+  def _scored(self, done: Completed, params: Any, state: TrainState,
               reference: ReferencePolicy | None) -> Scored:
-    """What the parameters, and those of the reference, say of the tokens; no rewards yet."""
+    """What the parameters, and those of the reference, say of the tokens, and the rewards."""
+    drawn = done.drawn
     score = lambda params: draw.score_in_parts(
         self._score, self._run.partitioner, params, drawn.batch, self._settings.batch_size)
     weights_RL = drawn.batch['decoder_loss_weights'].astype(np.float32)
@@ -127,7 +150,7 @@ class Policy:
     if self._settings.mask_truncated:
       weights_RL = weights_RL * drawn.ended[:, None]
     return Scored(
-        rewards_RF=None, reward_weights=(), weights_RL=weights_RL,
+        rewards_RF=done.rewards_RF, reward_weights=done.reward_weights, weights_RL=weights_RL,
         logprobs_RL=logprobs_RL * (drawn.batch['decoder_loss_weights'] > 0),
         reference_logprobs_RL=reference_RL,
         values_RL=None if values_RL is None else values_RL * weights_RL)
@@ -145,8 +168,8 @@ class Policy:
       rewards_RF = np.asarray(multihost_utils.broadcast_one_to_all(rewards_RF))
     return rewards_RF, faults
 
-  def _stats(self, scored: Scored, drawn: draw.Drawn, rewards_RF: np.ndarray,
-             faults: Sequence[str | None]) -> dict[str, float]:
+  def _stats(self, scored: Scored, done: Completed) -> dict[str, float]:
+    drawn = done.drawn
     written_RL = drawn.batch['decoder_loss_weights'] > 0
     apart = np.abs(scored.logprobs_RL - drawn.sampled_logprobs_RL)[written_RL]
     mismatch = float(np.exp(apart.astype(np.float64)).mean())
@@ -156,21 +179,21 @@ class Policy:
            f'p| is {mismatch:.4g}, above {MISMATCH}')
     stats = {'reward': scored.rewards_R.mean(), 'reward_std': scored.rewards_R.std(),
              'completion_tokens': written_RL.sum(1).mean(), 'ended': drawn.ended.mean(),
-             'faults': sum(fault is not None for fault in faults), 'sampling_mismatch': mismatch,
-             'entropy': -scored.logprobs_RL[written_RL].mean()}
+             'faults': sum(fault is not None for fault in done.faults),
+             'sampling_mismatch': mismatch, 'entropy': -scored.logprobs_RL[written_RL].mean()}
     if len(self._raters) > 1:
-      stats |= {f'reward/{name}': rewards_RF[:, f].mean() for f, name in enumerate(self._raters)}
+      stats |= {f'reward/{name}': done.rewards_RF[:, f].mean()
+                for f, name in enumerate(self._raters)}
     if scored.reference_logprobs_RL is not None:
       log_ratio_RL = (scored.logprobs_RL - scored.reference_logprobs_RL).astype(np.float64)
       stats |= {'kl': log_ratio_RL[written_RL].mean(), 'kl_sequence': log_ratio_RL.sum(1).mean()}
     return {name: float(x) for name, x in stats.items()}
 
-  def _records(self, number: int, completions: Sequence[Completion], scored: Scored,
-               rewards_RF: np.ndarray, faults: Sequence[str | None], features: Batch
+  def _records(self, number: int, done: Completed, scored: Scored, features: Batch
                ) -> list[dict[str, Any]]:
     """A record of each completion, as rollouts.jsonl has them."""
     records = []
-    for r, one in enumerate(completions):
+    for r, one in enumerate(done.completions):
       written_L = scored.weights_RL[r] > 0
       record = {'rollout': number, 'prompt': one.prompt, 'completion': one.text,
                 'reward': float(scored.rewards_R[r]), 'tokens': int(written_L.sum()),
@@ -178,9 +201,10 @@ class Policy:
       if one.reference:
         record['reference'] = one.reference
       if len(self._raters) > 1:
-        record['rewards'] = {name: float(rewards_RF[r, f]) for f, name in enumerate(self._raters)}
-      if faults[r] is not None:
-        record['fault'] = faults[r]
+        record['rewards'] = {name: float(done.rewards_RF[r, f])
+                             for f, name in enumerate(self._raters)}
+      if done.faults[r] is not None:
+        record['fault'] = done.faults[r]
       if scored.reference_logprobs_RL is not None:
         record['kl'] = float((scored.logprobs_RL[r] - scored.reference_logprobs_RL[r]).sum())
       if written_L.any():
@@ -192,8 +216,9 @@ class Policy:
 class _Clock:
   """Seconds of the parts of a rollout."""
 
-  def __init__(self):
-    self.seconds, self._last = {}, time.monotonic()
+  def __init__(self, seconds: dict[str, float]):
+    """`seconds` of parts that are over."""
+    self.seconds, self._last = dict(seconds), time.monotonic()
 
   def lap(self, name: str) -> None:
     now = time.monotonic()
