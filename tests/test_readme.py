@@ -127,6 +127,23 @@ def test_every_command_of_the_export_page_runs(tmp_path, run):
   assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
+def test_every_command_of_the_pages_on_preferences_and_rewards_runs(tmp_path, run):
+  small = SMALL['train'].partition(' --gin.Eval')[0]
+  first = 't5x-lite train --gin_file=experiments/tiny_lm.gin --gin.MODEL_DIR=runs/lm'
+  pages = [_read(f'docs/{name}.md') for name in ('preferences', 'rewards')]
+  for info, body in _blocks(pages[0]):
+    if ' ' in info:
+      (tmp_path / info.partition(' ')[2]).write_text(body)
+  for command in [first, *_commands(pages[0]), *_commands(pages[1])]:
+    size = f' {small}' if ' train ' in command else ''
+    size = size.replace('=8', '=2') if 'reward.gin' in command or 'dpo.gin' in command else size
+    done = run(command + size, tmp_path)
+    assert done.returncode == 0, f'$ {command}{size}\n{done.stdout}\n{done.stderr}'
+  assert (tmp_path / 'rated.jsonl').is_file()
+  assert (tmp_path / 'rollouts.html').is_file()
+
+
 def test_the_glossary_of_gin_is_gin(tmp_path):
   (body,) = [body for info, body in _blocks(_read('README.md')) if info == 'gin']
   path = tmp_path / 'glossary.gin'

@@ -7,6 +7,7 @@ import json
 import pathlib
 from typing import Any
 
+from t5x_lite.core.console import note
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
 from t5x_lite.interop.json_files import read_object, read_optional
@@ -23,13 +24,15 @@ class ExportSource:
 
   Attributes:
     run: its folder.
-    experiment: of its config.gin.
+    experiment: of its config.gin, without a head of values.
     kept: the folder of files that came with the imported run that this is, or that it started
       from; None where there was none.
+    has_values: whether the run has such a head, which is not exported.
   """
   run: Any
   experiment: Any
   kept: pathlib.Path | None
+  has_values: bool = False
 
   @property
   def vocabulary(self) -> str | None:
@@ -49,15 +52,20 @@ class ExportSource:
     import jax
 
     from t5x_lite.core import trees
+    from t5x_lite.models import build_network
     from t5x_lite.parallel.mesh import MeshConfig
     from t5x_lite.training.initial_params import load_params
     folder = self.experiment.folder
-    network, partitioner = self.experiment.build_network(
+    experiment = _with_head(self.experiment, 'value') if self.has_values else self.experiment
+    network, partitioner = experiment.build_network(
         MeshConfig(data=1, fsdp=jax.device_count()).make())
     if added := [path for path in trees.flatten(network.shapes) if network.is_added(path)]:
       raise UserError(f'{folder} has parameters that no model of transformers has: '
                       f'{trees.summarize(added)}: its adaptation is not exported')
     params, step = load_params(folder, network, partitioner, step)
+    if self.has_values:
+      network = build_network(self.experiment.model, partitioner)
+      params = {name: x for name, x in params.items() if name != 'value'}
     return network, params, step
 
   @functools.cached_property
@@ -114,7 +122,15 @@ def open_source(model_dir: pathlib.Path, trusted_modules: Sequence[str] = ()) ->
   from t5x_lite.training.run_folder import RunFolder
   run = RunFolder(model_dir)
   experiment = gin_config.load_described([str(run.require_config())], (), trusted_modules)
-  return ExportSource(run, experiment, _imported_files(run, experiment))
+  has_values = experiment.model.head == 'value'
+  if has_values:
+    note(f'{model_dir} has a head of values, which writes nothing and is left out')
+    experiment = _with_head(experiment, None)
+  return ExportSource(run, experiment, _imported_files(run, experiment), has_values)
+
+
+def _with_head(experiment: Any, head: str | None) -> Any:
+  return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, head=head))
 
 
 def _imported_files(run, experiment) -> pathlib.Path | None:

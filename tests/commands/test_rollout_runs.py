@@ -191,3 +191,12 @@ def test_the_sequence_runs_from_one_command_and_goes_on_where_it_was_stopped(
   told = capsys.readouterr().out
   assert told.count('(done)') == 3 and '4 of 4: policy' in told and '1 of 4' not in told
   assert (tmp_path / 'runs/sft/metrics.jsonl').read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_policy_with_a_head_of_values_is_exported_without_it(rater, tmp_path, capsys):
+  transformers = pytest.importorskip('transformers')
+  assert cli.main(['export', f'--from={rater}', f'--to={tmp_path / "hf"}']) == 0
+  assert 'has a head of values, which writes nothing and is left out' in capsys.readouterr().err
+  model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'hf')
+  assert type(model).__name__ == 'LlamaForCausalLM'
