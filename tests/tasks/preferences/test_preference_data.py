@@ -93,19 +93,18 @@ def test_the_order_follows_from_the_seed_and_not_from_the_processes(make):
   data = make(PAIRS, batch_size=5)
   whole = take(data, 6)
   assert same(whole, take(data, 6)) and not same(whole, take(data, 6, seed=1))
-  for count in (2, 3, 5):
-    parts = [take(data, 6, shard=(i, count)) for i in range(count)]
-    for step, batch in enumerate(whole):
-      for i in range(count):
-        assert same([parts[i][step]], [{name: x[i::count] for name, x in batch.items()}])
+  for i in range(2):
+    part = take(data, 6, shard=(i, 2))   # of 5 groups one process has 3, the other 2
+    assert same(part, [{name: x[i::2] for name, x in batch.items()} for batch in whole])
 
 
-@pytest.mark.parametrize('rows, objective', [(PAIRS, 'pairs'), (RANKED, 'ranking'),
-                                             (THUMBS, 'thumbs')])
+@pytest.mark.parametrize('rows, objective', [
+    (THUMBS, 'thumbs'), pytest.param(PAIRS, 'pairs', marks=pytest.mark.slow),
+    pytest.param(RANKED, 'ranking', marks=pytest.mark.slow)])
 def test_resuming_reads_on(make, rows, objective):
   data = make(rows, objective, batch_size=3)
   whole = take(data, 8)
-  for start in (1, 4, 7):
+  for start in (1, 7):
     assert same(take(data, 8 - start, start=3 * start), whole[start:])
     assert same(take(data, 8 - start, start=3 * start, shard=(1, 2)),
                 [{name: x[1::2] for name, x in batch.items()} for batch in whole[start:]])
