@@ -87,6 +87,7 @@ def ours(pipe, name: str, run: pathlib.Path, args: argparse.Namespace) -> None:
   experiment = gin_config.load_experiment([str(run / 'config.gin')], [], trains=False)[0]
   model, _ = evaluate.load_text_model(experiment, batch_size=args.batch_size,
                                       max_length=args.max_length, fresh=True)
+  model._log = None   # every answer is computed, each time it is asked for
   serve(pipe, lambda start, stop, _: [
       logprob for record in answer_items(task, items[start:stop], model)
       for logprob in record['logprobs']])
