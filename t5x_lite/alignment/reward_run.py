@@ -9,9 +9,8 @@ import numpy as np
 
 from t5x_lite.core.dataclass_checks import Count, FieldError, Path, Range, Step, check_types
 from t5x_lite.core.paths import local_path
-from t5x_lite.data.features import Batch
+from t5x_lite.data.features import Batch, decoder_rows
 from t5x_lite.data.source import Source, row_lengths
-from t5x_lite.inference.rollouts.draw import decoder_rows
 from t5x_lite.models import ModelConfig, Network
 from t5x_lite.objectives.preference.reward_model import response_rewards
 from t5x_lite.parallel.partitioner import Partitioner

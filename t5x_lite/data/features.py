@@ -45,6 +45,25 @@ def num_rows(batch: Batch) -> int:
   return math.prod(batch[f'{side}_input_tokens'].shape[:-1])
 
 
+def decoder_rows(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
+                 length: int) -> Batch:
+  """A decoder's features [rows, length] of prompts, with what begins them, and completions.
+
+  Padding is on the right; the loss weights are 1 on the tokens of the completions.
+  """
+  batch = {f'decoder_{name}': np.zeros((len(prompts), length), np.int32) for name in (
+      'input_tokens', 'target_tokens', 'loss_weights', 'segment_ids', 'positions')}
+  for r, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+    ids = np.concatenate([prompt, completion])
+    first, last = len(prompt) - 1, len(ids) - 1
+    batch['decoder_input_tokens'][r, :last] = ids[:-1]
+    batch['decoder_target_tokens'][r, :last] = ids[1:]
+    batch['decoder_loss_weights'][r, first:last] = 1
+    batch['decoder_segment_ids'][r, :last] = 1
+    batch['decoder_positions'][r, :last] = np.arange(last)
+  return batch
+
+
 Span = tuple[int, int]   # start and end of a text in its row
 
 

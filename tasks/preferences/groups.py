@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from t5x_lite.core.errors import UserError
-from t5x_lite.data.features import Batch
+from t5x_lite.data.features import Batch, decoder_rows
 
 _SIDE = ('input_tokens', 'target_tokens', 'loss_weights', 'segment_ids', 'positions')
 
@@ -142,16 +142,10 @@ def batch_groups(groups: Sequence[Group], shape: GroupShape, number: int) -> Bat
       batch['encoder_segment_ids'][b, :size] = 1
       batch['encoder_positions'][b, :size] = np.arange(size)
     batch['response_scores'][b, :len(group.scores)] = group.scores
-    before = group.prompt[:0] if shape.encoder else group.prompt
-    for k, response in enumerate(group.responses):
-      row = np.concatenate([before, response])
-      end = len(row)
-      batch['decoder_input_tokens'][b, k, 0] = shape.start_id
-      batch['decoder_input_tokens'][b, k, 1:end] = row[:-1]
-      batch['decoder_target_tokens'][b, k, :end] = row
-      batch['decoder_loss_weights'][b, k, len(before):end] = 1
-      batch['decoder_segment_ids'][b, k, :end] = 1
-      batch['decoder_positions'][b, k, :end] = np.arange(end)
-      if 'decoder_causal_attention' in batch:   # with the position that predicts the first token
-        batch['decoder_causal_attention'][b, k, :size + 1] = 1
+    before = [shape.start_id, *(() if shape.encoder else group.prompt)]
+    rows = decoder_rows([before] * len(group.responses), group.responses, L)
+    for name, x in rows.items():
+      batch[name][b, :len(x)] = x
+    if 'decoder_causal_attention' in batch:   # with the position that predicts the first token
+      batch['decoder_causal_attention'][b, :len(group.responses), :size + 1] = 1
   return batch

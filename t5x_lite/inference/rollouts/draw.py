@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.data.features import Batch
+from t5x_lite.data.features import Batch, decoder_rows
 from t5x_lite.inference.generator import Generator
 from t5x_lite.models import Network
 from t5x_lite.objectives.logprobs import token_logprobs
@@ -64,25 +64,6 @@ def draw(generator: Generator, inputs: Sequence[Sequence[int]], keys: jax.Array,
   return Drawn(batch, sampled_RL, [row.tolist() for row in ids],
                [record['output'] for record in records],
                np.asarray([record['ended'] for record in records]))
-
-
-def decoder_rows(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
-                 length: int) -> Batch:
-  """A decoder's features [rows, length] of prompts, with what begins them, and completions.
-
-  Padding is on the right; the loss weights are 1 on the tokens of the completions.
-  """
-  batch = {f'decoder_{name}': np.zeros((len(prompts), length), np.int32) for name in (
-      'input_tokens', 'target_tokens', 'loss_weights', 'segment_ids', 'positions')}
-  for r, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-    ids = np.concatenate([prompt, completion])
-    first, last = len(prompt) - 1, len(ids) - 1
-    batch['decoder_input_tokens'][r, :last] = ids[:-1]
-    batch['decoder_target_tokens'][r, :last] = ids[1:]
-    batch['decoder_loss_weights'][r, first:last] = 1
-    batch['decoder_segment_ids'][r, :last] = 1
-    batch['decoder_positions'][r, :last] = np.arange(last)
-  return batch
 
 
 def make_score(network: Network, partitioner: Partitioner, temperature: float) -> Callable:

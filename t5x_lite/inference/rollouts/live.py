@@ -78,8 +78,8 @@ class RolloutBatches:
   def _draw(self, number: int, state: TrainState) -> Rollout:
     settings = self._settings
     per_rollout = settings.batch_size * settings.minibatches // settings.group_size
-    asked = [self._prompt(number * per_rollout + i) for i in range(per_rollout)]
-    rollout = self._policy.rollout(number, asked, state, self._reference)
+    rollout = self._policy.rollout(number, self._ask(number * per_rollout, per_rollout), state,
+                                   self._reference)
     saved = Checkpoints(self._run.folder.path).steps()
     oldest = (saved[0] if saved else 0) // self._steps - 1   # whose state the next may go on from
     self._store.save(number, rollout.batch | {
@@ -101,12 +101,12 @@ class RolloutBatches:
     self._policy.estimator_state = part(_STATE)
     return Rollout(batch, part(_STAT), [], part(_STATE))
 
-  def _prompt(self, index: int) -> dict[str, Any]:
-    """The example of a global index: each pass over the prompts has an order of its own."""
-    passed, place = divmod(index, len(self._prompts))
-    order = np.random.default_rng((self._run.seed, _PROMPTS, passed)).permutation(
-        len(self._prompts))
-    return self._prompts[order[place]]
+  def _ask(self, start: int, number: int) -> list[dict[str, Any]]:
+    """The examples from a global index on: each pass over the prompts has an order of its own."""
+    passes, places = np.divmod(start + np.arange(number), len(self._prompts))
+    order = {passed: np.random.default_rng((self._run.seed, _PROMPTS, passed)).permutation(
+        len(self._prompts)) for passed in range(passes[0], passes[-1] + 1)}
+    return [self._prompts[order[passed][place]] for passed, place in zip(passes.tolist(), places)]
 
 
 def _read_prompts(settings: Any, run: RunContext) -> list[dict[str, Any]]:
