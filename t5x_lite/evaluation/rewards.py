@@ -8,9 +8,7 @@ import numpy as np
 
 from t5x_lite.core.dataclass_checks import Count, FieldError, NonNegative, Step, check_types
 from t5x_lite.data.source import Source, row_lengths
-from t5x_lite.inference.generator import Generator
-from t5x_lite.inference.rollouts.draw import draw, row_keys
-from t5x_lite.inference.sampling import Sampling
+from t5x_lite.inference.rollouts.draw import draw, make_writer, row_keys
 from t5x_lite.models import Network
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.rewards.reward import Completion, Reward, rate
@@ -40,11 +38,8 @@ class RewardEval:
       raise FieldError(self, 'split', f'{data.name} has {", ".join(data.splits())}')
     examples = list(data.examples(self.split, self.num_examples, seed))
     raters = [(reward.name, reward.make(data)) for reward in self.rewards]
-    chat = data.chat()
-    generator = Generator(
-        network, None, partitioner, data, batch_size=self.batch_size, seed=seed,
-        decoding=Sampling(temperature=self.temperature), end_ids=chat.end_ids if chat else ())
-
+    generator = make_writer(network, partitioner, data, batch_size=self.batch_size, seed=seed,
+                            temperature=self.temperature)
     length = row_lengths(data.lengths, network.config)[1]
 
     def evaluate(params: Any, step: int) -> dict[str, float]:

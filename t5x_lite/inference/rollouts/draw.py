@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.data.features import Batch, decoder_rows
+from t5x_lite.data.source import Source
 from t5x_lite.inference.generator import Generator
+from t5x_lite.inference.sampling import Sampling
 from t5x_lite.models import Network
 from t5x_lite.objectives.logprobs import token_logprobs
 from t5x_lite.objectives.objective import SharedForward
@@ -34,6 +36,16 @@ class Drawn(NamedTuple):
   ids: list[list[int]]
   texts: list[str]
   ended: np.ndarray
+
+
+def make_writer(network: Network, partitioner: Partitioner, data: Source, *, batch_size: int,
+                temperature: float, samples: int = 1, seed: int = 0) -> Generator:
+  """A Generator, without parameters yet, of completions that nothing filters; they end as the
+  answers of the data's conversations do, if it has such."""
+  chat = data.chat()
+  return Generator(network, None, partitioner, data, batch_size=batch_size, samples=samples,
+                   decoding=Sampling(temperature=temperature), seed=seed,
+                   end_ids=chat.end_ids if chat else ())
 
 
 def draw(generator: Generator, inputs: Sequence[Sequence[int]], keys: jax.Array, length: int

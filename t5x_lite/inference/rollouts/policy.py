@@ -18,11 +18,9 @@ from t5x_lite.core.dataclass_checks import FieldError
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.features import Batch
 from t5x_lite.data.source import row_lengths
-from t5x_lite.inference.generator import Generator
 from t5x_lite.inference.reference_policy import ReferencePolicy
 from t5x_lite.inference.rollouts import draw
 from t5x_lite.inference.rollouts.estimators import Scored
-from t5x_lite.inference.sampling import Sampling
 from t5x_lite.rewards.reward import Completion, rate
 from t5x_lite.training.live_source import RunContext
 from t5x_lite.training.state import TrainState, all_params
@@ -79,11 +77,9 @@ class Policy:
       raise FieldError(settings, 'group_size', f'leaves {self._prompts} prompts a step, which the '
                        f'{run.partitioner.batch_parts} parts of the mesh do not divide: lower it, '
                        'or raise the batch size')
-    chat = settings.chat()
-    self._generator = Generator(
-        run.network, None, run.partitioner, settings.prompts, batch_size=self._prompts,
-        decoding=Sampling(temperature=settings.temperature), samples=settings.group_size,
-        seed=run.seed, end_ids=chat.end_ids if chat else ())
+    self._generator = draw.make_writer(
+        run.network, run.partitioner, settings.prompts, batch_size=self._prompts,
+        temperature=settings.temperature, samples=settings.group_size, seed=run.seed)
     self._score = draw.make_score(run.network, run.partitioner, settings.temperature)
     self._raters = {_label(settings.rewards, i): reward.make(settings.prompts)
                     for i, reward in enumerate(settings.rewards)}
