@@ -1,12 +1,16 @@
 """seqio tasks of problems whose answers can be checked. Importing this registers:
 
 two_digit_addition   '12+34=' -> '46', all 8,100 sums of two numbers of two digits
+careless_addition    the same problems, each as 16 people answer it who are right one time in four:
+                     the demonstrations of which a policy is made that rewards then improve
 
 They are made for rollouts (inference/rollouts), whose rewards check what a policy writes, and to
 train the policies that these begin with.
 """
 
+from collections.abc import Callable
 import hashlib
+import random
 
 import seqio
 import tensorflow as tf
@@ -29,21 +33,34 @@ def split_of(problem: str) -> str:
   return 'train' if int.from_bytes(digest, 'big') % _PARTS else 'validation'
 
 
-def _dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
-  found = [pair for pair in sums() if split_of(pair[0]) == split]
-  ds = tf.data.Dataset.from_tensor_slices(
-      {'inputs': [a for a, _ in found], 'targets': [b for _, b in found]})
-  return ds.shuffle(len(found), seed=seed) if shuffle_files else ds
+def careless_answers(problem: str, answer: str) -> list[str]:
+  """What 16 people say: half are off by 1 or -1, half by 10 or -10; always the same of a problem."""
+  draw = random.Random(problem)
+  errors = [draw.choice((-1, 0, 0, 1)) + draw.choice((-10, 0, 0, 10)) for _ in range(16)]
+  return [str(int(answer) + error) for error in errors]
 
 
-_SIZES = {split: sum(split_of(problem) == split for problem, _ in sums())
-          for split in ('train', 'validation')}
+def _register(name: str, answers: Callable[[str, str], list[str]]) -> None:
+  """The task of all sums, with the answers that are given to a problem and its sum."""
+  def examples(split: str) -> tuple[list[str], list[str]]:
+    pairs = [(problem, given) for problem, answer in sums() if split_of(problem) == split
+             for given in answers(problem, answer)]
+    return tuple(map(list, zip(*pairs)))
 
-seqio.TaskRegistry.add(
-    'two_digit_addition',
-    source=seqio.FunctionDataSource(_dataset, splits=('train', 'validation'),
-                                    num_input_examples=_SIZES),
-    preprocessors=pretraining.PREPROCESSORS['text_to_text'],
-    output_features=pretraining.output_features('text_to_text', VOCABULARY),
-    metric_fns=(metrics.exact_match,),
-)
+  def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
+    inputs, targets = examples(split)
+    ds = tf.data.Dataset.from_tensor_slices({'inputs': inputs, 'targets': targets})
+    return ds.shuffle(len(inputs), seed=seed) if shuffle_files else ds
+
+  sizes = {split: len(examples(split)[0]) for split in ('train', 'validation')}
+  seqio.TaskRegistry.add(
+      name,
+      source=seqio.FunctionDataSource(dataset, splits=tuple(sizes), num_input_examples=sizes),
+      preprocessors=pretraining.PREPROCESSORS['text_to_text'],
+      output_features=pretraining.output_features('text_to_text', VOCABULARY),
+      metric_fns=(metrics.exact_match,),
+  )
+
+
+_register('two_digit_addition', lambda problem, answer: [answer])
+_register('careless_addition', careless_answers)
