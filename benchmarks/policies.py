@@ -1,7 +1,7 @@
 """Policies that learn sums from rewards: PPO, RLOO and GRPO of several seeds, and DPO beside them.
 
-    python benchmarks/policies.py --folder runs/policies --output benchmarks/results/policies.json \\
-        --picture docs/rewards.png
+    python benchmarks/policies.py --folder runs/policies --picture docs/rewards.png \\
+        --output benchmarks/results/policies.json
 
 All start from one model of careless demonstrations (experiments/addition.gin), of which one answer
 in four is right. Given are the share of right answers, drawn at temperature 1, to the 810 sums that
@@ -46,7 +46,8 @@ def right(model: pathlib.Path, output: pathlib.Path, split: str, *flags: str) ->
   if not output.exists():
     run('rate', str(model), '--gin_file=experiments/grpo_addition.gin', f'--output={output}',
         f"--gin.Rollouts.split='{split}'", *flags)
-  scores = [score for line in output.read_text().splitlines() for score in json.loads(line)['scores']]
+  rows = map(json.loads, output.read_text().splitlines())
+  scores = [score for row in rows for score in row['scores']]
   return round(sum(scores) / len(scores), 4)
 
 

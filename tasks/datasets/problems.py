@@ -34,7 +34,7 @@ def split_of(problem: str) -> str:
 
 
 def careless_answers(problem: str, answer: str) -> list[str]:
-  """What 16 people say: half are off by 1 or -1, half by 10 or -10; always the same of a problem."""
+  """What 16 people say, half of whom are off by 1 or -1, and half by 10 or -10."""
   draw = random.Random(problem)
   errors = [draw.choice((-1, 0, 0, 1)) + draw.choice((-10, 0, 0, 10)) for _ in range(16)]
   return [str(int(answer) + error) for error in errors]
