@@ -36,7 +36,9 @@ MODULES = (
     't5x_lite.adaptation.llama_adapter', 't5x_lite.inference.constrained',
     't5x_lite.inference.speculative', 't5x_lite.inference.reference_logprobs',
     't5x_lite.inference.rollouts.source', 't5x_lite.inference.rollouts.estimators',
+    't5x_lite.inference.rollouts.with_pretraining',
     't5x_lite.rewards.checkers', 't5x_lite.rewards.unit_tests', 't5x_lite.alignment.reward_run',
+    't5x_lite.alignment.classifier_run', 't5x_lite.alignment.endpoint_judge',
     't5x_lite.evaluation.suites.in_training', 't5x_lite.evaluation.rewards',
     't5x_lite.evaluation.preferences',
     't5x_lite.adaptation.quantization.quantized')

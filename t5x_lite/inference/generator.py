@@ -323,6 +323,14 @@ class Generator:
     return {'encoder_input_tokens': np.stack([pad(ids) for ids in inputs]),
             'encoder_segment_ids': np.stack([pad(np.ones_like(ids)) for ids in inputs])}
 
+  def class_batch(self, inputs: list[np.ndarray], framed: bool = False) -> Batch:
+    """What a model with classes reads of rows of input ids."""
+    if self.config.family == 'encoder_only':
+      return self.encoder_batch(inputs)
+    spans = [[(0, len(ids))] if framed else text_spans(ids, self.inputs.eos_id)
+             for ids in inputs]   # a frame may end with another token, or none
+    return text_features(inputs, spans, self.lengths['inputs'])
+
   def _check_length(self, prompt: int):
     limit = self.config.max_length
     if limit is not None and prompt + self.max_tokens > limit:
@@ -332,12 +340,7 @@ class Generator:
 
   def _classify(self, inputs: list[np.ndarray], framed: bool):
     """Names of classes, or their numbers, and their log-likelihoods."""
-    if self.config.family == 'encoder_only':
-      batch = self.encoder_batch(inputs)
-    else:   # a frame may end with another token, or none
-      spans = [[(0, len(ids))] if framed else text_spans(ids, self.inputs.eos_id)
-               for ids in inputs]
-      batch = text_features(inputs, spans, self.lengths['inputs'])
+    batch = self.class_batch(inputs, framed)
     best, log_p, _ = jax.device_get(self._predict(self.params, self.partitioner.put_whole(batch)))
     return [self.labels[i] if self.labels else i for i in best[:, 0].tolist()], log_p[:, 0]
 

@@ -97,6 +97,56 @@ def test_a_run_that_is_killed_goes_on_from_its_checkpoint(start, tmp_path, monke
   assert text('run') == text('whole')
 
 
+PTX = """from __gin__ import dynamic_registration
+from t5x_lite.evaluation import rewards
+from t5x_lite.rewards import checkers
+from tasks import files
+from tasks.pipeline import seqio_data
+
+include 'models/tiny_decoder.gin'
+include 'runs/ppo_ptx.gin'
+include 'hardware/cpu.gin'
+
+TASK = 'two_digit_addition'
+seqio_data.DataConfig.task_module = 'tasks.datasets.problems'
+REWARDS = (@checkers.Length(),)
+checkers.Length.target = 3.0
+INPUTS_LENGTH = 7
+TARGETS_LENGTH = 4
+LEARNING_RATE = 1e-2
+TEXT = @files.FileTask()
+TEXT_LENGTH = 24
+files.FileTask.train = 'text.txt'
+files.FileTask.validation = 'text.txt'
+rewards.RewardEval.num_examples = 8
+rewards.RewardEval.batch_size = 8
+"""
+
+
+@pytest.mark.slow
+def test_a_policy_with_text_beside_is_resumed_as_if_it_had_not_stopped(
+    start, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'text.txt').write_text(''.join(f'{i} is a number of text {i % 7}.\n'
+                                             for i in range(300)))
+  (tmp_path / 'ptx.gin').write_text(PTX)
+  flags = ['train', '--gin_file=ptx.gin', f'--gin.INIT_FROM={start}', *TINY, '--gin.STEPS=4',
+           '--gin.TrainConfig.checkpoint_every=2', '--gin.TrainConfig.log_every=1']
+  assert cli.main([*flags, '--gin.MODEL_DIR=whole']) == 0
+  shutil.copytree('whole', 'run')
+  shutil.rmtree('run/checkpoints/4')
+  assert cli.main([*flags, '--gin.MODEL_DIR=run']) == 0
+  timed = lambda name: 'seconds' in name or name in ('tokens_per_second', 'mfu')
+  read = lambda run: [{k: v for k, v in json.loads(line).items() if not timed(k)}
+                      for line in (tmp_path / run / 'metrics.jsonl').read_text().splitlines()]
+  assert read('run') == read('whole')
+  losses = [r['pretraining_loss'] for r in read('run') if r['kind'] == 'train']
+  assert len(losses) == 4 and losses[0] > 2 and losses[3] < losses[0] - 0.1
+  weights = lambda run: [path.read_bytes() for path in sorted(
+      (tmp_path / run / 'rollouts').glob('*.npz'))]
+  assert weights('run') == weights('whole') != []
+
+
 def test_the_model_of_a_run_rates_ids_one_by_one_as_in_a_batch(rater):
   data = DataConfig(**DATA)
   tokens = data.tokenizer('targets')

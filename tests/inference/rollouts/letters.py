@@ -61,23 +61,25 @@ class Follower:
   """A run on rollouts, a step at a time.
 
   Attributes:
-    batches: of the source; `state`; `seen`: (host batch, loss sums, statistics of the rollout)
-      of each step.
+    run_context, batches: of the source, which `wrap` may make of Rollouts.
+    state, seen: the state, and (host batch, loss sums, statistics of the rollout) of each step.
   """
 
   def __init__(self, folder, config, objectives, estimator, *, devices=1, rate=1e-3, seed=0,
-               microbatches=1, state=None, start=0, prompts=Prompts(), **settings):
-    self.source = Rollouts(prompts=prompts, rewards=(Vowels(),), estimator=estimator,
-                           **dict(group_size=4) | settings)
+               microbatches=1, state=None, start=0, prompts=Prompts(), wrap=lambda source: source,
+               **settings):
+    self.source = wrap(Rollouts(prompts=prompts, rewards=(Vowels(),), estimator=estimator,
+                                **dict(group_size=4) | settings))
     self.partitioner = partitioner_of(devices)
     self.network = models.build_network(config, self.partitioner)
     optimizer = optax.adam(rate)
     shardings = shardings_of(abstract_state(self.network, optimizer, self.partitioner))
     self.state = state or jax.jit(lambda: init_state(self.network, optimizer, seed),
                                   out_shardings=shardings)()
-    self.batches = self.source.open(RunContext(
+    self.run_context = RunContext(
         self.network, self.partitioner, RunFolder(folder), seed, start * prompts.batch_size,
-        (0, 1), print))
+        (0, 1), print)
+    self.batches = self.source.open(self.run_context)
     self._step = make_train_step(self.network, objectives, optimizer, self.partitioner, seed=seed,
                                  microbatches=microbatches)
     self.seen = []
