@@ -33,7 +33,7 @@ DOCUMENTS = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/architecture.
              'docs/statistics.md',
              'docs/troubleshooting.md', 'docs/trust.md', 'benchmarks/README.md']
 SMALL = {
-    'train': '--gin.STEPS=2 --gin.BATCH_SIZE=8 --gin.ModelConfig.num_layers=1 '
+    'train': '--gin.STEPS=2 --gin.WARMUP_STEPS=1 --gin.BATCH_SIZE=8 --gin.ModelConfig.num_layers=1 '
              '--gin.EvalConfig.num_examples=4',
     'eval': '--gin.EvalConfig.num_examples=4',
     'infer': '--gin.InferConfig.num_examples=4 --gin.InferConfig.max_tokens=4',
