@@ -1,78 +1,76 @@
 """A run that classifies texts as a reward: what it says of a class, and what it cannot rate."""
 
+import functools
 import json
 import math
 
 import numpy as np
 import pytest
 
-from t5x_lite import cli
 from t5x_lite.alignment.classifier_run import ClassifierRun
-from t5x_lite.commands import infer
+from t5x_lite.commands import infer, train
 from t5x_lite.core.dataclass_checks import FieldError
 from t5x_lite.data.source import NoData
 from t5x_lite.experiment import gin_config
 from t5x_lite.rewards.reward import Completion, Reward, rate
 
-TINY = ['--gin.ModelConfig.embed_dim=32', '--gin.ModelConfig.num_layers=1',
-        '--gin.ModelConfig.mlp_dim=32', '--gin.BATCH_SIZE=16', '--gin.WARMUP_STEPS=1']
+TINY = ['BATCH_SIZE=16', 'STEPS=1', 'WARMUP_STEPS=1', 'ModelConfig.embed_dim=32',
+        'ModelConfig.num_layers=1', 'ModelConfig.mlp_dim=32', 'ModelConfig.vocab_size=384',
+        'ModelConfig.init_std=0.3',   # texts differ in what is said of them
+        'INPUTS_LENGTH=24', "FileTask.labels=('low', 'high')", 'Experiment.eval=None']
 TEXTS = ['good', 'fine and good', 'bad', 'a bad one', '', 'neither']
 
 
 @pytest.fixture(scope='module')
 def classifier(tmp_path_factory):
-  """Of texts with 'good' or 'bad', by bytes, 24 at most."""
+  """The folder of a run of one step: by bytes, 24 at most."""
   folder = tmp_path_factory.mktemp('classifier')
-  rng = np.random.default_rng(0)
-  rows = []
-  for i in range(64):
-    label = i % 2
-    words = [*rng.choice(['a', 'one', 'film', 'so'], 2), ('bad', 'good')[label]]
-    rows.append({'sentence': ' '.join(rng.permutation(words)), 'label': ('low', 'high')[label]})
+  rows = [{'sentence': f'{i} {("bad", "good")[i % 2]}', 'label': ('low', 'high')[i % 2]}
+          for i in range(16)]
   (folder / 'rows.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  assert cli.main([
-      'train', '--gin_file=experiments/classify_files.gin', f'--gin.MODEL_DIR={folder / "run"}',
-      f'--gin.TRAIN={folder / "rows.jsonl"}', f'--gin.VALIDATION={folder / "rows.jsonl"}', *TINY,
-      '--gin.STEPS=60', '--gin.INPUTS_LENGTH=24', "--gin.FileTask.labels=('low', 'high')",
-      '--gin.ModelConfig.vocab_size=384', '--gin.LEARNING_RATE=1e-2']) == 0
+  path = folder / 'rows.jsonl'
+  train.train(*gin_config.load_experiment(['experiments/classify_files.gin'], [
+      f"MODEL_DIR='{folder / 'run'}'", f"TRAIN='{path}'", f"VALIDATION='{path}'", *TINY]))
   return folder / 'run'
 
 
-def ratings(reward, *completions):
-  assert isinstance(reward, Reward)
-  return rate(reward.make(NoData({})), [Completion(*one) for one in completions])
+@pytest.fixture(scope='module')
+def rater(classifier):
+  """(settings) -> what rates (prompt, completion) pairs."""
+  @functools.cache
+  def make(**settings):
+    reward = ClassifierRun(**dict(model_dir=str(classifier), label='high', batch_size=4) | settings)
+    assert isinstance(reward, Reward)
+    made = reward.make(NoData({}))
+    return lambda *pairs: rate(made, [Completion(*pair) for pair in pairs])
+  return make
 
 
-def test_a_reward_is_the_probability_that_infer_has_of_the_class(classifier):
+def test_a_reward_is_the_probability_that_infer_has_of_the_class(classifier, rater):
   """t5x-lite infer names the likeliest of two classes and its log-likelihood."""
-  run = gin_config.load_experiment([str(classifier / 'config.gin')], [], trains=False)[0]
+  run = gin_config.load_experiment([str(classifier / 'config.gin')], ['InferConfig.batch_size=8'],
+                                   trains=False)[0]
   generator, _ = infer.load_generator(run)
   want = [math.exp(got['score']) if got['output'] == 'high' else 1 - math.exp(got['score'])
           for got in generator(TEXTS)]
-  reward = ClassifierRun(model_dir=str(classifier), label='high', batch_size=4)
-  parts = [('', text) for text in TEXTS[:-1]] + [('nei', 'ther')]
-  found = ratings(reward, *parts)
-  assert [one.reward for one in found] == pytest.approx(want, abs=1e-5)
-  assert want[0] > 0.9 and want[2] < 0.1, 'it has learnt the classes'
-  other = ratings(ClassifierRun(model_dir=str(classifier), label='low'), *parts)
-  assert [one.reward for one in other] == pytest.approx([1 - p for p in want], abs=1e-5)
-  odds = ratings(ClassifierRun(model_dir=str(classifier), label='high', measure='log_odds'), *parts)
-  assert [one.reward for one in odds] == pytest.approx(
-      [math.log(p / (1 - p)) for p in want], abs=1e-2)
+  assert np.std(want) > 0.01, 'texts differ'
+  pairs = [('', text) for text in TEXTS[:-1]] + [('nei', 'ther')]
+  rewards = lambda **settings: [one.reward for one in rater(**settings)(*pairs)]
+  assert rewards() == pytest.approx(want, abs=1e-5)
+  assert rewards(label='low') == pytest.approx([1 - p for p in want], abs=1e-5)
+  assert rewards(measure='log_odds') == pytest.approx(
+      [math.log(p / (1 - p)) for p in want], abs=1e-4)
 
 
-def test_the_template_says_what_is_classified(classifier):
-  reward = lambda template: ClassifierRun(model_dir=str(classifier), label='high',
-                                          template=template)
-  alone, = ratings(reward('{completion}'), ('bad bad ', 'good'))
-  assert alone == ratings(reward('{prompt}{completion}'), ('', 'good'))[0]
-  assert ratings(reward('a {completion} one'), ('', 'bad')) == ratings(
-      reward('{completion}'), ('', 'a bad one'))
+def test_the_template_says_what_is_classified(rater):
+  whole, alone = rater(), rater(template='a {completion} one')
+  assert whole(('a bad', ' one')) == whole(('', 'a bad one')) == alone(('is not read', 'bad'))
+  braces, = whole(('{completion}', ' of {prompt}'))
+  assert braces == whole(('', '{completion} of {prompt}'))[0] != whole(('', ' of  of '))[0]
 
 
-def test_a_text_that_is_too_long_is_a_fault_and_no_other_is(classifier):
-  whole, long = ratings(ClassifierRun(model_dir=str(classifier), label='high'),
-                        ('', 'x' * 20), ('', 'x' * 60))
+def test_a_text_that_is_too_long_is_a_fault_and_no_other_is(rater):
+  whole, long = rater()(('', 'x' * 20), ('', 'x' * 60))
   assert whole.fault is None and long.reward == 0
   assert 'tokens longer than the classifier reads' in long.fault
 
@@ -82,8 +80,8 @@ def test_what_is_no_classifier_or_no_class_is_refused(classifier, tmp_path):
     ClassifierRun(model_dir=str(classifier), label='good').make(NoData({}))
   with pytest.raises(FieldError, match='has no {completion}'):
     ClassifierRun(model_dir=str(classifier), label='high', template='{prompt}')
-  assert cli.main(['train', '--gin_file=experiments/addition.gin', *TINY, '--gin.STEPS=1',
-                   f'--gin.MODEL_DIR={tmp_path / "lm"}', '--gin.EvalConfig.num_examples=8']) == 0
+  (tmp_path / 'config.gin').write_text(
+      f"include 'experiments/addition.gin'\nMODEL_DIR = '{tmp_path}'\n")
   with pytest.raises(FieldError, match='has no classes: it is to be a run with '
                      'ModelConfig.num_classes'):
-    ClassifierRun(model_dir=str(tmp_path / 'lm'), label='high').make(NoData({}))
+    ClassifierRun(model_dir=str(tmp_path), label='high').make(NoData({}))

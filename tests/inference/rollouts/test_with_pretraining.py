@@ -1,6 +1,7 @@
 """Text of pretraining beside rollouts: what a step reads, on meshes, in parts, and after a stop."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from tests.conftest import CONFIGS
 from tests.inference.rollouts.letters import Follower, Prompts, Vowels
 
 LENGTH = 9
-CONFIG = dataclasses.replace(CONFIGS['decoder'], head='value')
+CONFIG = dataclasses.replace(CONFIGS['decoder'], head='value', num_layers=1)
 OBJECTIVES = (PolicyLoss(), ValueLoss(), PretrainingMix(gamma=2.0))
 
 
@@ -54,13 +55,25 @@ def follow(folder, text=Text(), **settings):
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  return follow(tmp_path_factory.mktemp('whole')).run(4)
+  """A run of four steps; `states` are copies of its state and folder before each of them."""
+  run, folder = follow(tmp_path_factory.mktemp('whole')), tmp_path_factory.mktemp('states')
+  run.states = []
+  for step in range(4):
+    run.states.append((jax.device_get(run.state), folder / str(step)))
+    shutil.copytree(run.run_context.folder.path, folder / str(step))
+    run.run(1)
+  return run
+
+
+def state_of(whole, step):
+  """The state before a step, of arrays that a step may take the memory of."""
+  return jax.tree.map(jax.numpy.array, whole.states[step][0])
 
 
 def test_a_step_reads_a_batch_of_rollouts_and_the_next_one_of_text(whole, tmp_path):
   """The rollout of the first two steps is that of a run without text."""
-  alone = Follower(tmp_path, CONFIG, OBJECTIVES[:2], ValueEstimator(), group_size=1,
-                   epochs=2).run(1)
+  context = dataclasses.replace(whole.run_context, folder=RunFolder(tmp_path))
+  alone = whole.source.source.open(context)(state_of(whole, 0))
   text = Text().batches(CONFIG, seed=0)
   for step, (batch, _, stats) in enumerate(whole.seen):
     want = next(text)
@@ -71,7 +84,7 @@ def test_a_step_reads_a_batch_of_rollouts_and_the_next_one_of_text(whole, tmp_pa
       np.testing.assert_array_equal(found[name], x, err_msg=f'{name} of step {step}')
     assert 'reward' in stats and batch['rollout'].tolist() == [step // 2] * 16
   first = whole.seen[0][0]
-  for name, x in alone.seen[0][0].items():
+  for name, x in alone.items():
     np.testing.assert_array_equal(first[name], x, err_msg=name)
 
 
@@ -91,12 +104,11 @@ def test_a_mesh_and_microbatches_learn_the_same(changes, whole, tmp_path):
     assert whole.metric(0, name) == pytest.approx(other.metric(0, name), abs=1e-5), name
 
 
-@pytest.mark.parametrize('stop', [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('stop', [2, 3])
 def test_a_run_that_is_stopped_and_resumed_is_the_same_bit_for_bit(stop, whole, tmp_path):
   """Between two rollouts, and within one."""
-  first = follow(tmp_path).run(stop)
-  saved = jax.tree.map(np.asarray, jax.device_get(first.state))
-  again = follow(tmp_path, start=stop, state=jax.tree.map(jax.numpy.asarray, saved)).run(4 - stop)
+  shutil.copytree(whole.states[stop][1], tmp_path / 'run')
+  again = follow(tmp_path / 'run', start=stop, state=state_of(whole, stop)).run(4 - stop)
   for (batch, sums, _), (want, want_sums, _) in zip(again.seen, whole.seen[stop:], strict=True):
     assert batch.keys() == want.keys()
     for name in batch:
@@ -111,7 +123,7 @@ def test_shards_are_rows_of_the_same_batches(whole, tmp_path):
   for index in range(2):
     run = dataclasses.replace(whole.run_context, shard=(index, 2), folder=RunFolder(tmp_path / str(
         index)))
-    batch = whole.source.open(run)(follow(tmp_path / f'state{index}').state)
+    batch = whole.source.open(run)(state_of(whole, 0))
     for name, x in batch.items():
       np.testing.assert_array_equal(x, whole_batch[name][index::2], err_msg=name)
 
