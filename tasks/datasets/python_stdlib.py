@@ -31,6 +31,11 @@ _FEATURES = {
         'code': tfds.features.Text(),
         'operator': tfds.features.ClassLabel(names=stdlib_sources.OPERATORS),
     },
+    'expressions': {
+        'module': tfds.features.Text(),
+        'beginning': tfds.features.Text(),
+        'rest': tfds.features.Text(),
+    },
 }
 
 
@@ -41,7 +46,8 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
   and methods that have a docstring: `module`, `name` (qualified), `code` (without the
   docstring), `docstring` (its first line), `package` (first component of `module`) and
   `package_rank` (0 for the package with most functions in the training split). Config `operators`
-  holds pieces of code without one of their operators: `module`, `code`, `operator`.
+  holds pieces of code without one of their operators: `module`, `code`, `operator`. Config
+  `expressions` holds short expressions in two parts: `module`, `beginning`, `rest`.
 
   A module and all that is of it are in one split, chosen by a hash of the module's name: 90 %
   train, 5 % validation, 5 % test.
@@ -52,6 +58,7 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
       tfds.core.BuilderConfig(name='modules', description='Whole modules.'),
       tfds.core.BuilderConfig(name='functions', description='Functions with a docstring.'),
       tfds.core.BuilderConfig(name='operators', description='Code without an operator.'),
+      tfds.core.BuilderConfig(name='expressions', description='Expressions in two parts.'),
   ]
   # Nothing is downloaded. TFDS would look for checksums beside this file, by way of a package
   # (importlib_resources) that it does not depend upon.
@@ -73,7 +80,8 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
     examples = {split: [] for split in SPLITS}
     # Syntax trees are large: a module is turned into examples before the next one is read.
     extract = {'modules': _module_examples, 'functions': _function_examples,
-               'operators': _operator_examples}[self.builder_config.name]
+               'operators': _operator_examples,
+               'expressions': _expression_examples}[self.builder_config.name]
     for module in stdlib_sources.read_modules(stdlib_sources.library_root()):
       examples[stdlib_sources.split_of(module.name)].extend(extract(module))
     if self.builder_config.name == 'functions':
@@ -132,7 +140,7 @@ def prepared_builder(config: str, data_dir: str | None = None) -> PythonStdlib:
   to finish gives it the final name, and the others use that one.
 
   Args:
-    config: 'modules', 'functions' or 'operators'.
+    config: 'modules', 'functions', 'operators' or 'expressions'.
     data_dir: TFDS's data directory; None is its default, which TFDS_DATA_DIR sets.
 
   Raises:
@@ -176,6 +184,12 @@ def _operator_examples(module: stdlib_sources.Module):
   for gap in stdlib_sources.operator_gaps(module):
     yield f'{module.path}:{gap.offset}', {
         'module': module.name, 'code': gap.code, 'operator': gap.operator}
+
+
+def _expression_examples(module: stdlib_sources.Module):
+  for index, found in enumerate(stdlib_sources.cut_expressions(module)):
+    yield f'{module.path}:{index}', {
+        'module': module.name, 'beginning': found.beginning, 'rest': found.rest}
 
 
 def _add_package_ranks(examples) -> None:

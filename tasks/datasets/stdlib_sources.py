@@ -1,4 +1,4 @@
-"""The running interpreter's standard library as text: its modules and documented functions.
+"""The running interpreter's standard library as text: its modules, functions and expressions.
 
 Python only: no TensorFlow, no TFDS.
 """
@@ -20,6 +20,8 @@ OPERATORS = ('==', '!=', '<', '<=', '>', '>=', '+', '-', '*', '/', '//', '%', '&
 GAP = '<?>'   # stands for an operator that is taken out
 _BEFORE, _AFTER = 80, 40   # characters of code around a gap
 _GAPS = 100                # of a module at most
+SHORTEST, LONGEST = 12, 32   # bytes of an expression
+_EXPRESSIONS = 50            # of a module at most
 _SKIPPED_FOLDERS = frozenset({'site-packages', 'dist-packages', '__pycache__'})
 
 
@@ -57,6 +59,20 @@ class Gap:
   offset: int
   code: str
   operator: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Expression:
+  """An expression on one line, with a name in it, in two parts; `line` is of its module.
+
+  Its `beginning` is no expression, and a letter more makes none of it: a bracket or a string is to
+  be closed.
+  """
+
+  module: str
+  line: int
+  beginning: str
+  rest: str
 
 
 def library_root() -> pathlib.Path:
@@ -119,6 +135,43 @@ def operator_gaps(module: Module) -> Iterator[Gap]:
     end, operator = found[start]
     before, after = module.text[max(0, start - _BEFORE):start], module.text[end:end + _AFTER]
     yield Gap(module.name, start, f'{before}{GAP}{after}', operator)
+
+
+def cut_expressions(module: Module) -> Iterator[Expression]:
+  """Yields expressions that are statements, results or assigned, each once in a module.
+
+  Of SHORTEST to LONGEST bytes of ASCII, _EXPRESSIONS of them at most: they, and where each is cut,
+  are picked by hashes of their texts.
+  """
+  lines = module.text.encode().split(b'\n')
+  found = {}
+  for node in ast.walk(module.tree):
+    value = getattr(node, 'value', None)
+    if (isinstance(node, (ast.Expr, ast.Return, ast.Assign, ast.AnnAssign, ast.AugAssign))
+        and value and value.lineno == value.end_lineno
+        and SHORTEST <= value.end_col_offset - value.col_offset <= LONGEST
+        and any(isinstance(part, ast.Name) for part in ast.walk(value))):
+      text = lines[value.lineno - 1][value.col_offset:value.end_col_offset]
+      if text.isascii() and is_expression(text.decode()):
+        found.setdefault(text.decode(), value.lineno)
+  digest = lambda text: hashlib.md5(text.encode()).digest()
+  for text in sorted(sorted(found, key=digest)[:_EXPRESSIONS], key=found.get):
+    places = [n for n in range(len(text) // 4, 3 * len(text) // 4 + 1)
+              if not is_expression(text[:n]) and not is_expression(text[:n] + 'x')]
+    if places:   # a.b.c has none
+      n = places[int.from_bytes(digest(text), 'big') % len(places)]
+      yield Expression(module.name, found[text], text[:n], text[n:])
+
+
+def is_expression(text: str) -> bool:
+  """Whether a text is one well-formed expression."""
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      ast.parse(text.strip(), mode='eval')
+    return True
+  except (SyntaxError, ValueError):
+    return False
 
 
 def _operators(text: str) -> Iterator[tuple[int, int, str]]:
