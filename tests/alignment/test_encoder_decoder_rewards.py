@@ -148,5 +148,6 @@ def test_a_reward_model_rates_what_a_t5_policy_writes(start, tmp_path):
         values_of, params, one.prompt_ids, one.ids, tokens.start_id), abs=1e-4)
   assert rated
   for one in rated[:4]:
-    assert one['reward'] == pytest.approx(value_at_the_end(
-        values_of, params, prompts[one['prompt']], ids_of(one['text']), tokens.start_id), abs=1e-4)
+    prompt, ids = prompts[one['prompt']], ids_of(one['completion'])
+    assert one['reward'] == pytest.approx(
+        value_at_the_end(values_of, params, prompt, ids, tokens.start_id), abs=1e-4)

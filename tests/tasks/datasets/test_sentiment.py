@@ -62,7 +62,7 @@ def test_a_policy_is_rewarded_by_a_classifier_of_whole_sentences(sst2, tmp_path)
   openings = {' '.join(s.split()[:4]) for s in SENTENCES if len(s.split()) > 7}
   assert len(written) == 8 and {one['prompt'] for one in written} <= openings
   reward = ClassifierRun(model_dir=str(runs['classifier']), label='1', template='{completion}')
-  whole = [Completion('', one['prompt'] + one['text']) for one in written]
+  whole = [Completion('', one['prompt'] + one['completion']) for one in written]
   want = [one.reward for one in rate(reward.make(NoData({})), whole)]
   assert [one['reward'] for one in written] == pytest.approx(want, abs=1e-5)
   assert 0 < min(want) and max(want) < 1 and np.std(want) > 1e-3
