@@ -24,9 +24,7 @@ STEPS = 12
 NEW_TOKENS, PROMPTS, SAMPLES = 64, 8, 8
 CASES = {   # flags of gin
     'tiny': (),
-    'M, scanned': ('ModelConfig.embed_dim=512', 'ModelConfig.num_layers=8',
-                   'ModelConfig.num_heads=8', 'ModelConfig.mlp_dim=1408',
-                   'ModelConfig.scan_layers=True'),
+    'scanned': ('ModelConfig.scan_layers=True',),
 }
 
 
@@ -55,6 +53,7 @@ def load(folder: pathlib.Path, name: str, flags: Sequence[str]):
   own = ['STEPS=1'] if name == 'start' else [
       f'STEPS={STEPS}', f"INIT_FROM='{folder / 'start'}'", f'BATCH_SIZE={PROMPTS * SAMPLES}',
       f'Rollouts.group_size={SAMPLES}', 'Rollouts.epochs=1', 'TrainConfig.log_every=1',
+      'WARMUP_STEPS=1',
       'RewardEval.num_examples=8', 'RewardEval.batch_size=8', f'TARGETS_LENGTH={NEW_TOKENS}']
   adapter = ['runs/lora.gin'] if name == 'lora' else []
   return gin_config.load_experiment([f'experiments/{file}.gin', *adapter], [

@@ -20,11 +20,11 @@ def test_people_are_right_one_time_in_four_and_else_off_by_one_in_a_digit_or_bot
 
 def test_the_tasks_ask_the_same_problems_of_a_split():
   tasks = [seqio.TaskRegistry.get(name) for name in ('two_digit_addition', 'careless_addition')]
+  right, careless = (
+      [(one['inputs'].decode(), one['targets'].decode()) for one in
+       task.source.get_dataset('validation', shuffle=False).as_numpy_iterator()] for task in tasks)
   for split in ('train', 'validation'):
-    right, careless = (
-        [(one['inputs'].decode(), one['targets'].decode()) for one in
-         task.source.get_dataset(split, shuffle=False).as_numpy_iterator()] for task in tasks)
-    assert len(careless) == 16 * len(right)
-    assert tasks[1].source.num_input_examples(split) == len(careless)
-    assert [problem for problem, _ in careless[::16]] == [problem for problem, _ in right]
-    assert all(int(answer) == eval(problem[:-1]) for problem, answer in right)
+    sizes = [task.source.num_input_examples(split) for task in tasks]
+    assert sizes[1] == 16 * sizes[0]
+  assert [problem for problem, _ in careless[::16]] == [problem for problem, _ in right]
+  assert len(careless) == sizes[1] and all(int(y) == eval(x[:-1]) for x, y in right)
