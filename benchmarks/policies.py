@@ -4,7 +4,7 @@
         --output benchmarks/results/policies.json
 
 All start from one model of careless demonstrations (experiments/addition.gin), of which one answer
-in four is right. Given are the share of right answers, drawn at temperature 1, to the 810 sums that
+in four is right. Given are the share of right answers, drawn at temperature 1, to the 803 sums that
 no training has seen, KL divergences from the start in nats a completion, and the curves. DPO learns
 from answers of the start to all problems of training, by which of them is right. What has been
 trained is not trained again.
@@ -14,8 +14,6 @@ import argparse
 import json
 import pathlib
 import re
-import subprocess
-import sys
 
 from speed import machine
 from trainings import last_metrics, run, train
@@ -81,8 +79,7 @@ def main() -> None:
     args.output.write_text(text + '\n')
   if args.picture:
     runs = [str(folder / f'{method}_{seed}') for method in METHODS for seed in range(args.seeds)]
-    subprocess.run([sys.executable, '-m', 't5x_lite', 'plot', *runs, '--metric=rollout/reward',
-                    f'--output={args.picture}'], check=True)
+    run('plot', *runs, '--metric=rollout/reward', f'--output={args.picture}')
 
 
 if __name__ == '__main__':

@@ -53,8 +53,8 @@ def load(folder: pathlib.Path, name: str, flags: Sequence[str]):
   own = ['STEPS=1'] if name == 'start' else [
       f'STEPS={STEPS}', f"INIT_FROM='{folder / 'start'}'", f'BATCH_SIZE={PROMPTS * SAMPLES}',
       f'Rollouts.group_size={SAMPLES}', 'Rollouts.epochs=1', 'TrainConfig.log_every=1',
-      'WARMUP_STEPS=1',
-      'RewardEval.num_examples=8', 'RewardEval.batch_size=8', f'TARGETS_LENGTH={NEW_TOKENS}']
+      'WARMUP_STEPS=1', 'RewardEval.num_examples=8', 'RewardEval.batch_size=8',
+      f'TARGETS_LENGTH={NEW_TOKENS}']
   adapter = ['runs/lora.gin'] if name == 'lora' else []
   return gin_config.load_experiment([f'experiments/{file}.gin', *adapter], [
       f"MODEL_DIR='{folder / name}'", *flags, *own], ())
@@ -63,13 +63,13 @@ def load(folder: pathlib.Path, name: str, flags: Sequence[str]):
 def trained(folder: pathlib.Path, name: str, flags: Sequence[str]) -> tuple:
   """(experiment, metrics of its steps, bytes of live arrays at each rollout) of a run of GRPO."""
   from t5x_lite.commands.train import train
+  from t5x_lite.training.run_folder import RunFolder
   experiment, gin = load(folder, name, flags)
   watch = Watch()
   experiment = dataclasses.replace(experiment, data=dataclasses.replace(
       experiment.data, rewards=(watch,)))
   train(experiment, gin)
-  lines = (folder / name / 'metrics.jsonl').read_text().splitlines()
-  steps = [one for one in map(json.loads, lines) if one['kind'] == 'train']
+  steps = [one for one in RunFolder(folder / name).read_metrics() if one['kind'] == 'train']
   return experiment, steps, watch.live
 
 
@@ -86,8 +86,6 @@ def shares(steps: list[dict]) -> dict[str, float]:
 
 def beside_infer(experiment, folder: pathlib.Path, rounds: int) -> list[float]:
   """Quartiles of the time of `infer` over that of the policy's generator."""
-  import jax
-
   from t5x_lite.inference.generator import Generator
   from t5x_lite.inference.rollouts import draw
   from t5x_lite.inference.sampling import Sampling
@@ -107,11 +105,10 @@ def beside_infer(experiment, folder: pathlib.Path, rounds: int) -> list[float]:
 
   def seconds(call) -> float:
     begin = time.perf_counter()
-    jax.block_until_ready(call())
+    call()   # what it returns is on the host
     return time.perf_counter() - begin
 
-  sides = (lambda: draw.draw(policy, inputs, keys, length).batch,
-           lambda: [one['output'] and 0 for one in infer.from_ids(inputs)])
+  sides = (lambda: draw.draw(policy, inputs, keys, length), lambda: list(infer.from_ids(inputs)))
   for side in sides:
     side()
   ratios = []

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import re
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 
 from t5x_lite.core.dataclass_checks import Count, FieldError, Path, Step, check_types
 from t5x_lite.core.paths import local_path
+from t5x_lite.core.templates import fill
 from t5x_lite.data.features import Batch
 from t5x_lite.data.source import Source
 from t5x_lite.inference.generator import Generator
@@ -68,7 +68,8 @@ class ClassifierRun:
     scores_of = make_scores(network, partitioner, labels.index(self.label), self.measure)
 
     def rater(completions: Sequence[Completion]) -> list[Rating]:
-      reads = [reader.read(self._text(one)) for one in completions]
+      reads = [reader.read(fill(self.template, prompt=one.prompt, completion=one.text))
+               for one in completions]
       found = []
       for start in range(0, len(reads), self.batch_size):
         part = [np.asarray(read.ids, np.int32) for read in reads[start:start + self.batch_size]]
@@ -80,11 +81,6 @@ class ClassifierRun:
               for score, read in zip(found, reads)]
 
     return rater
-
-  def _text(self, one: Completion) -> str:
-    """What is classified: braces in its texts stand for themselves."""
-    values = {'prompt': one.prompt, 'completion': one.text}
-    return re.sub(r'\{(prompt|completion)\}', lambda match: values[match[1]], self.template)
 
 
 def make_scores(network: Network, partitioner: Partitioner, label: int, measure: Measure

@@ -17,6 +17,7 @@ from t5x_lite.core.dataclass_checks import (
   check_types,
 )
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.templates import fill
 from t5x_lite.data.source import Source
 from t5x_lite.evaluation.chat_client import ChatClient
 from t5x_lite.rewards.reward import Completion, Rater, Rating
@@ -109,6 +110,4 @@ class EndpointJudge:
 
   def render(self, one: Completion) -> str:
     """What the judge is asked of a completion: braces in its texts stand for themselves."""
-    values = {'prompt': one.prompt, 'completion': one.text, 'reference': one.reference}
-    return re.sub(r'\{(prompt|completion|reference)\}', lambda match: values[match[1]],
-                  self.prompt)
+    return fill(self.prompt, prompt=one.prompt, completion=one.text, reference=one.reference)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.files import whole_lines, write_text
+from t5x_lite.core.templates import fill
 
 # What Zheng et al. 2023 ask of their judge in figure 5, in other words.
 PROMPT = '''\
@@ -66,8 +67,7 @@ def render_prompt(template: str, pair: Pair, swapped: bool) -> str:
   first, second = pair.output_a, pair.output_b
   if swapped:
     first, second = second, first
-  values = dict(zip(_SLOTS, (pair.prompt, first, second)))
-  return re.sub(r'\{(prompt|answer_a|answer_b)\}', lambda match: values[match[1]], template)
+  return fill(template, prompt=pair.prompt, answer_a=first, answer_b=second)
 
 
 def check_template(template: str, where: str) -> None:

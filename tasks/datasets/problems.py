@@ -20,6 +20,7 @@ from tasks.preprocessors import pretraining
 
 VOCABULARY = vocabularies.BYTE_VOCABULARY
 _PARTS = 10   # of all problems, one of which is for validation
+_PEOPLE = 16  # who answer a problem
 
 
 def sums() -> list[tuple[str, str]]:
@@ -36,23 +37,21 @@ def split_of(problem: str) -> str:
 def careless_answers(problem: str, answer: str) -> list[str]:
   """What 16 people say, half of whom are off by 1 or -1, and half by 10 or -10."""
   draw = random.Random(problem)
-  errors = [draw.choice((-1, 0, 0, 1)) + draw.choice((-10, 0, 0, 10)) for _ in range(16)]
+  errors = [draw.choice((-1, 0, 0, 1)) + draw.choice((-10, 0, 0, 10)) for _ in range(_PEOPLE)]
   return [str(int(answer) + error) for error in errors]
 
 
-def _register(name: str, answers: Callable[[str, str], list[str]]) -> None:
-  """The task of all sums, with the answers that are given to a problem and its sum."""
-  def examples(split: str) -> tuple[list[str], list[str]]:
+def _register(name: str, answers: Callable[[str, str], list[str]], number: int) -> None:
+  """The task of all sums, with so many answers that are given to a problem and its sum."""
+  def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
     pairs = [(problem, given) for problem, answer in sums() if split_of(problem) == split
              for given in answers(problem, answer)]
-    return tuple(map(list, zip(*pairs)))
-
-  def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
-    inputs, targets = examples(split)
+    inputs, targets = map(list, zip(*pairs))
     ds = tf.data.Dataset.from_tensor_slices({'inputs': inputs, 'targets': targets})
     return ds.shuffle(len(inputs), seed=seed) if shuffle_files else ds
 
-  sizes = {split: len(examples(split)[0]) for split in ('train', 'validation')}
+  sizes = {split: number * sum(split_of(problem) == split for problem, _ in sums())
+           for split in ('train', 'validation')}
   seqio.TaskRegistry.add(
       name,
       source=seqio.FunctionDataSource(dataset, splits=tuple(sizes), num_input_examples=sizes),
@@ -62,5 +61,5 @@ def _register(name: str, answers: Callable[[str, str], list[str]]) -> None:
   )
 
 
-_register('two_digit_addition', lambda problem, answer: [answer])
-_register('careless_addition', careless_answers)
+_register('two_digit_addition', lambda problem, answer: [answer], 1)
+_register('careless_addition', careless_answers, _PEOPLE)

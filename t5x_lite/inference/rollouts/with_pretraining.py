@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import dataclasses
+import itertools
 
 from t5x_lite.core.dataclass_checks import FieldError, check_types
 from t5x_lite.data.features import Batch
@@ -63,13 +64,12 @@ class MixedBatches:
   """The batches of rollouts, each with the next one of text; see LiveBatches."""
 
   def __init__(self, live: LiveBatches, text: Iterator[Batch]):
-    self._live, self._text = live, text
-    self._next: Batch | None = next(text)   # what is wrong with the text is said now
+    first = next(text)   # what is wrong with the text is said now
+    self._live, self._text = live, itertools.chain([first], text)
 
   def __call__(self, state: TrainState) -> Batch:
     """See LiveBatches."""
-    text = self._next if self._next is not None else next(self._text)
-    self._next = None
+    text = next(self._text)
     return self._live(state) | {PREFIX + name: x for name, x in text.items()}
 
   def metrics(self, batch: Batch) -> dict[str, float]:

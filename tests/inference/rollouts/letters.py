@@ -101,3 +101,14 @@ class Follower:
 
   def params(self):
     return [np.asarray(x) for x in jax.tree.leaves(self.state['params'])]
+
+
+def assert_goes_on_as(again, whole, stop):
+  """A run that began at step `stop` is bit for bit what the whole one was from there."""
+  for (batch, sums, _), (want, want_sums, _) in zip(again.seen, whole.seen[stop:], strict=True):
+    assert batch.keys() == want.keys()
+    for name in batch:
+      np.testing.assert_array_equal(batch[name], want[name], err_msg=name)
+    jax.tree.map(np.testing.assert_array_equal, sums, want_sums)
+  for one, other in zip(again.params(), whole.params(), strict=True):
+    np.testing.assert_array_equal(one, other)

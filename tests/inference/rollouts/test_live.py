@@ -18,7 +18,14 @@ from t5x_lite.objectives.policy.value_loss import ValueLoss
 from t5x_lite.rewards.reward import Rating
 from t5x_lite.training.run_folder import RunFolder
 from tests.conftest import CONFIGS
-from tests.inference.rollouts.letters import INPUTS, TARGETS, Follower, Prompts, Vowels
+from tests.inference.rollouts.letters import (
+  INPUTS,
+  TARGETS,
+  Follower,
+  Prompts,
+  Vowels,
+  assert_goes_on_as,
+)
 
 GRPO = dict(objectives=(PolicyLoss(beta=0.04),), estimator=GroupEstimator())
 PPO = dict(objectives=(PolicyLoss(), ValueLoss()), estimator=ValueEstimator(), group_size=1,
@@ -119,13 +126,7 @@ def test_a_run_that_is_stopped_and_resumed_is_the_same_bit_for_bit(method, stop,
   first.run(3)   # killed after the checkpoint
   again = Follower(tmp_path / 'run', **settings, start=stop,
                    state=jax.tree.map(jax.numpy.asarray, saved)).run(10 - stop)
-  for (batch, sums, _), (want, want_sums, _) in zip(again.seen, whole.seen[stop:], strict=True):
-    assert batch.keys() == want.keys()
-    for name in batch:
-      np.testing.assert_array_equal(batch[name], want[name], err_msg=name)
-    jax.tree.map(np.testing.assert_array_equal, sums, want_sums)
-  for one, other in zip(again.params(), whole.params(), strict=True):
-    np.testing.assert_array_equal(one, other)
+  assert_goes_on_as(again, whole, stop)
   assert records_of(tmp_path / 'run') == records_of(tmp_path / 'whole')
 
 

@@ -1,0 +1,1 @@
+from tests.evaluation.test_judge import endpoint  # noqa: F401
