@@ -41,7 +41,7 @@ class Watch:
 
     def rater(completions):
       self.live.append(sum(x.nbytes for x in jax.live_arrays()))
-      return [Rating(float(one.ids[0] % 2)) for one in completions]
+      return [Rating(float(one.ids[0] % 2 == 0)) for one in completions]   # the end is odd
 
     return rater
 
@@ -80,7 +80,8 @@ def shares(steps: list[dict]) -> dict[str, float]:
   total = statistics.median(one['seconds_per_step'] for one in warm)
   found = {name: statistics.median(part(one, name) / one['seconds_per_step'] for one in warm)
            for name in ('generating', 'scoring', 'rating')}
-  return {'seconds': round(total, 4), **{name: round(x, 3) for name, x in found.items()},
+  tokens = statistics.median(one['rollout/completion_tokens'] for one in warm)
+  return {'seconds': round(total, 4), 'tokens': tokens, **{name: round(x, 3) for name, x in found.items()},
           'update': round(1 - sum(found.values()), 3)}
 
 
@@ -93,12 +94,12 @@ def beside_infer(experiment, folder: pathlib.Path, rounds: int) -> list[float]:
   from t5x_lite.training.initial_params import load_params
   network, partitioner = experiment.build_network(experiment.mesh.make())
   data = experiment.data
-  params, _ = load_params(folder, network, partitioner, None, data.fingerprint())
+  read = lambda: load_params(folder, network, partitioner, None, data.fingerprint())[0]
   inputs = [one['ids'] for one in data.examples('train', PROMPTS, 0)]
   policy = draw.make_writer(network, partitioner, data.prompts, batch_size=PROMPTS,
-                            temperature=1.0, samples=SAMPLES).with_params(params)
+                            temperature=1.0, samples=SAMPLES).with_params(read())
   length = policy.max_tokens + max(map(len, inputs)) + 1
-  flat, (flat_params,) = unstack(network, [params], partitioner)
+  flat, (flat_params,) = unstack(network, [read()], partitioner)   # frees what it reads
   infer = Generator(flat, flat_params, partitioner, data.prompts, batch_size=PROMPTS,
                     samples=SAMPLES, decoding=Sampling(temperature=1.0))
   keys = draw.row_keys(0, range(PROMPTS), SAMPLES, 0)
