@@ -81,7 +81,8 @@ def shares(steps: list[dict]) -> dict[str, float]:
   found = {name: statistics.median(part(one, name) / one['seconds_per_step'] for one in warm)
            for name in ('generating', 'scoring', 'rating')}
   tokens = statistics.median(one['rollout/completion_tokens'] for one in warm)
-  return {'seconds': round(total, 4), 'tokens': tokens, **{name: round(x, 3) for name, x in found.items()},
+  return {'seconds': round(total, 4), 'tokens': tokens,
+          **{name: round(x, 3) for name, x in found.items()},
           'update': round(1 - sum(found.values()), 3)}
 
 
