@@ -4,7 +4,7 @@ A scan copies the parameters of a block, and its cache, before it multiplies by 
 that is nothing; of a token at a time it is as much as all else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -14,6 +14,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from t5x_lite.models.config import MAX_UNROLLED
 from t5x_lite.models.layers import Shard
 from t5x_lite.models.network import Network, build_network
+
+Parts = Callable[[jax.Array], tuple[jax.Array, ...]]   # of a stacked array, one a block
 
 
 def unstack(network: Network, params: Sequence[dict], shard: Shard) -> tuple[Network, list[dict]]:
@@ -28,9 +30,7 @@ def unstack(network: Network, params: Sequence[dict], shard: Shard) -> tuple[Net
     params: trees that `network` binds.
     shard: of the new network.
   """
-  config = network.config
-  layers = max(config.num_layers, config.num_decoder_layers or 0)
-  if not config.scan_layers or layers > MAX_UNROLLED:
+  if not _comes_apart(network):
     return network, [*params]
   taken: dict[int, tuple[jax.Array, ...]] = {}
   stacked = []   # whose ids are those of `taken`
@@ -42,18 +42,43 @@ def unstack(network: Network, params: Sequence[dict], shard: Shard) -> tuple[Net
       x.delete()
     return taken[id(x)]
 
-  def walk(tree: Any) -> Any:
-    if not isinstance(tree, dict):
-      return tree
-    return {name: _blocks(node, parts) if name == 'blocks' else walk(node)
-            for name, node in tree.items()}
-
   assembled = [network.assemble(tree, None) for tree in params]
-  unrolled = build_network(dataclasses.replace(config, scan_layers=False), shard)
-  return unrolled, [walk(tree) for tree in assembled]
+  return _unrolled(network, shard), [_walk(tree, parts) for tree in assembled]
 
 
-def _blocks(stacked: Any, parts) -> dict[int, Any]:
+def unstacking(network: Network, shard: Shard) -> Network:
+  """The network of the same parameters, which takes its blocks apart where it is bound.
+
+  In a compiled function that writes many tokens that is once, and the parts, as large as the
+  blocks, are held only while it runs. The network itself comes back where `unstack` leaves it.
+  """
+  if not _comes_apart(network):
+    return network
+  unrolled = _unrolled(network, shard)
+  return dataclasses.replace(
+      network, config=unrolled.config, graphdef=unrolled.graphdef,
+      assemble=lambda params, key: _walk(network.assemble(params, key), tuple))
+
+
+def _comes_apart(network: Network) -> bool:
+  config = network.config
+  layers = max(config.num_layers, config.num_decoder_layers or 0)
+  return config.scan_layers and layers <= MAX_UNROLLED
+
+
+def _unrolled(network: Network, shard: Shard) -> Network:
+  return build_network(dataclasses.replace(network.config, scan_layers=False), shard)
+
+
+def _walk(tree: Any, parts: Parts) -> Any:
+  """An assembled tree with the blocks of each stack apart."""
+  if not isinstance(tree, dict):
+    return tree
+  return {name: _blocks(node, parts) if name == 'blocks' else _walk(node, parts)
+          for name, node in tree.items()}
+
+
+def _blocks(stacked: Any, parts: Parts) -> dict[int, Any]:
   """{block: its parameters}; leaves that stand for arrays are made of those of the block."""
   arrays, structure = jax.tree.flatten(stacked)
   return {i: structure.unflatten(block) for i, block in enumerate(zip(*map(parts, arrays)))}

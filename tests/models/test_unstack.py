@@ -12,7 +12,7 @@ from t5x_lite.adaptation.quantization.quantized import Quantized
 from t5x_lite.core import trees
 from t5x_lite.models import build_network
 from t5x_lite.models.layers import unsharded
-from t5x_lite.models.unstack import unstack
+from t5x_lite.models.unstack import unstack, unstacking
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.training.state import quantize_frozen
@@ -39,6 +39,9 @@ def test_logits_are_those_of_the_scanned_model(configs, kind, codes):
     network = Quantized(format=codes, block=16, double=True).adapt(network)
     params = quantize_frozen(network, params)
   want = logits(network, params)
+  within = unstacking(network, unsharded)   # of the same parameters, apart where they are bound
+  assert not within.config.scan_layers
+  np.testing.assert_allclose(logits(within, params), want, atol=2e-5)
   other, (apart,) = unstack(network, [params], unsharded)
   assert not other.config.scan_layers
   np.testing.assert_allclose(logits(other, apart), want, atol=2e-5)
@@ -68,6 +71,9 @@ def test_blocks_keep_their_shards(configs):
   network = build_network(dataclasses.replace(configs['decoder'], scan_layers=True), mesh)
   params = jax.device_put(network.init(jax.random.key(0)), mesh.param_shardings(network))
   want = logits(network, params)
+  within = unstacking(network, unsharded)   # of the same parameters, apart where they are bound
+  assert not within.config.scan_layers
+  np.testing.assert_allclose(logits(within, params), want, atol=2e-5)
   other, (apart,) = unstack(network, [params], mesh)
   np.testing.assert_allclose(logits(other, apart), want, atol=2e-5)
   wanted = trees.flatten(mesh.param_shardings(other))

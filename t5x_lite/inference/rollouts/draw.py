@@ -16,6 +16,7 @@ from t5x_lite.data.source import Source
 from t5x_lite.inference.generator import Generator
 from t5x_lite.inference.sampling import Sampling
 from t5x_lite.models import Network
+from t5x_lite.models.unstack import unstacking
 from t5x_lite.objectives.logprobs import token_logprobs
 from t5x_lite.objectives.objective import SharedForward
 from t5x_lite.parallel.partitioner import Partitioner
@@ -43,7 +44,8 @@ def make_writer(network: Network, partitioner: Partitioner, data: Source, *, bat
   """A Generator, without parameters yet, of completions that nothing filters; they end as the
   answers of the data's conversations do, if it has such."""
   chat = data.chat()
-  return Generator(network, None, partitioner, data, batch_size=batch_size, samples=samples,
+  return Generator(unstacking(network, partitioner), None, partitioner, data,
+                   batch_size=batch_size, samples=samples,
                    decoding=Sampling(temperature=temperature), seed=seed,
                    end_ids=chat.end_ids if chat else ())
 
