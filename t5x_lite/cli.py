@@ -50,6 +50,9 @@ COMMANDS = {
     'questionnaire': (
         't5x_lite.commands.questionnaire',
         'tabulate the answers of people on systems, with intervals and tests'),
+    'dialogue simulate': (
+        't5x_lite.commands.dialogue_simulate',
+        'let simulated users talk to a system: success, pass^k, why goals fail'),
     'instruct-gpt': (
         't5x_lite.commands.instruct_gpt',
         'train on demonstrations, compare, train a reward model and a policy, with a plan'),
