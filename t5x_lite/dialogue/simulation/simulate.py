@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 import dataclasses
 import random
-from typing import Protocol
 
 from t5x_lite.core.dataclass_checks import Count, Seed, check_types
-from t5x_lite.dialogue.schema import Act, Dialogue, Turn
-from t5x_lite.dialogue.simulation.database import DONT_CARE, REFERENCE, Database
+from t5x_lite.dialogue.schema import Dialogue, Turn
+from t5x_lite.dialogue.simulation import judging
+from t5x_lite.dialogue.simulation.database import Database
 from t5x_lite.dialogue.simulation.goals import Wish, goals_by_domain, message
 from t5x_lite.dialogue.simulation.language import Language
 from t5x_lite.dialogue.simulation.systems import System
-from t5x_lite.dialogue.simulation.user import AgendaUser, Heard, UserConfig
+from t5x_lite.dialogue.simulation.user import AgendaUser, UserConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,15 +46,6 @@ class Outcome:
   @property
   def success(self) -> bool:
     return not self.failures
-
-
-class Speaks(Protocol):
-  """What a simulated user is."""
-  heard: dict[str, Heard]
-  lost_patience: bool
-
-  def reply(self, acts: Sequence[Act]) -> list[Act]:
-    """See AgendaUser."""
 
 
 def simulate(goals: Sequence[Sequence[Wish]], database: Database, system: System,
@@ -108,30 +99,10 @@ class _Talk:
     self._turns.append(turn)
 
   def outcome(self, database: Database) -> Outcome:
-    failures = [reason for wish in self._wishes
-                for reason in _failures(wish, self._user.heard.get(wish.domain), database)]
+    dialogue = self.dialogue()
+    heard = judging.heard_in(dialogue, dialogue.domains)
+    failures = judging.failures(self._wishes, heard, database)
     inform = not any('offer' in reason for reason in failures)
     if failures and self._user.lost_patience:
       failures.append('lost patience')
-    return Outcome(self.dialogue(), self._goal, inform, tuple(failures),
-                   (len(self._turns) + 1) // 2)
-
-
-def _failures(wish: Wish, heard: Heard | None, database: Database) -> list[str]:
-  """Why a wish is not fulfilled; for one that nothing can fulfil it is enough to be told so."""
-  domain = database[wish.domain]
-  say = lambda reason: f'{reason} ({wish.domain})'
-  if not domain.query(wish.final.inform):
-    return [] if heard is not None and heard.nothing else [say('not told that there is none')]
-  entity = domain.by_name.get(heard.name) if heard is not None else None
-  if entity is None:
-    return [say('no offer')]
-  wrong = [slot for slot, value in wish.final.inform.items()
-           if value not in (DONT_CARE, entity[slot])]
-  if wrong:
-    return [say(f'offer of another {slot}') for slot in wrong]
-  asked = [*wish.final.request, *[REFERENCE] * bool(wish.final.book)]
-  return [say('not booked' if slot == REFERENCE else f'{slot} not told') for slot in asked
-          if slot not in heard.told] + [
-              say(f'wrong {slot}') for slot in wish.final.request
-              if slot in heard.told and heard.told[slot] != entity[slot]]
+    return Outcome(dialogue, self._goal, inform, tuple(failures), (len(self._turns) + 1) // 2)

@@ -8,6 +8,7 @@ from t5x_lite.core.dataclass_checks import Count, Fraction, check_types
 from t5x_lite.dialogue.schema import Act
 from t5x_lite.dialogue.simulation.database import DONT_CARE, REFERENCE
 from t5x_lite.dialogue.simulation.goals import Wish
+from t5x_lite.dialogue.simulation.judging import Heard
 
 BYE = Act('bye')
 
@@ -22,25 +23,10 @@ class UserConfig:
     check_types(self)
 
 
-@dataclasses.dataclass
-class Heard:
-  """What the system has told of a domain.
-
-  Attributes:
-    name: of the last offer; None: nothing was offered.
-    told: {slot: value} of what was asked for, since that offer.
-    nothing: whether the last search found nothing.
-  """
-  name: str | None = None
-  told: dict[str, str] = dataclasses.field(default_factory=dict)
-  nothing: bool = False
-
-
 class AgendaUser:
   """Says what its goal needs, one domain after the other, and answers what it is asked.
 
   Attributes:
-    heard: {domain: Heard}, of those that it has come to.
     lost_patience: whether it left for that.
   """
 
@@ -52,7 +38,6 @@ class AgendaUser:
     self._open: dict[str, list[Act]] = {}   # what was asked for and has no answer, by its slot
     self._asked_of: set[str] = set()  # slots that the system has asked for
     self._idle = 0
-    self.heard: dict[str, Heard] = {}
     self.lost_patience = False
 
   def reply(self, acts: Sequence[Act]) -> list[Act]:
@@ -77,7 +62,7 @@ class AgendaUser:
     self._wish, self._changed = wish, wish.first == wish.final
     self._inform = dict(wish.first.inform)
     self._asked_of, self._open = set(), {}
-    self.heard[wish.domain] = Heard()
+    self._heard = Heard()
     act = lambda intent, slot, value='': Act(intent, wish.domain, slot, value)
     self._asks = {slot: [act('request', slot)] for slot in wish.final.request}
     if wish.final.book:
@@ -95,6 +80,7 @@ class AgendaUser:
         said[0].intent == 'book' or self._draw.random() < self._config.more):
       said.append(self._agenda.pop())
     self._open |= {slot: acts for slot, acts in self._asks.items() if acts[0] in said}
+    self._heard.books |= REFERENCE in self._open
     return said
 
   def _hear(self, acts: Sequence[Act]) -> bool:
@@ -113,42 +99,36 @@ class AgendaUser:
     return is_new
 
   def _on_offer(self, act: Act) -> bool:
-    heard = self.heard[self._wish.domain]
-    is_new = heard.name != act.value
-    if is_new:
-      self.heard[self._wish.domain] = Heard(act.value)
-      for slot in heard.told:   # was told of another entity
-        self._push(*self._asks[slot])
+    name, told = self._heard.name, self._heard.told
+    self._heard.hear(act)
+    is_new = act.value != name
+    if is_new:   # what was told was of another
+      self._push(*(one for slot in told for one in self._asks.get(slot, ())))
     return self._change() or is_new
 
   def _on_inform(self, act: Act) -> bool:
-    heard = self.heard[self._wish.domain]
     if act.slot in self._inform:   # what is offered is like that
       if self._inform[act.slot] not in (DONT_CARE, act.value):
         self._push(Act('inform', self._wish.domain, act.slot, self._inform[act.slot]))
       return False
-    if act.slot not in self._wish.final.request or heard.name is None:
-      return False
-    is_new = act.slot not in heard.told
-    heard.told[act.slot] = act.value
-    self._open.pop(act.slot, None)
-    self._agenda = [one for one in self._agenda
-                    if (one.intent, one.slot) != ('request', act.slot)]
-    return is_new
+    return self._answered(act)
 
   def _on_booked(self, act: Act) -> bool:
-    if REFERENCE not in self._open or self.heard[self._wish.domain].name is None:
+    return self._answered(act)
+
+  def _answered(self, act: Act) -> bool:
+    known = {*self._heard.told}
+    self._heard.hear(act)
+    if act.slot not in self._asks or act.slot not in self._heard.told:
       return False
-    del self._open[REFERENCE]
-    self.heard[self._wish.domain].told[REFERENCE] = act.value
-    return True
+    self._open.pop(act.slot, None)
+    self._agenda = [one for one in self._agenda if one not in self._asks[act.slot]]
+    return act.slot not in known
 
   def _on_nothing(self, act: Act) -> bool:
-    del act
-    self.heard[self._wish.domain] = Heard(nothing=True)
-    if self._change():
-      return True
-    self._agenda, self._open = [], {}   # gives the domain up
+    self._heard.hear(act)
+    if not self._change():
+      self._agenda, self._open = [], {}   # gives the domain up
     return True
 
   def _change(self) -> bool:
