@@ -53,6 +53,9 @@ COMMANDS = {
     'dialogue simulate': (
         't5x_lite.commands.dialogue_simulate',
         'let simulated users talk to a system: success, pass^k, why goals fail'),
+    'dialogue talk': (
+        't5x_lite.commands.dialogue_talk',
+        'open a page on which people talk to systems and rate them'),
     'instruct-gpt': (
         't5x_lite.commands.instruct_gpt',
         'train on demonstrations, compare, train a reward model and a policy, with a plan'),
