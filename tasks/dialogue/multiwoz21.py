@@ -66,6 +66,8 @@ def _span(text: str, name: str, slot: str, value: str, first: int, last: int) ->
 
 def alternatives(value: Any) -> tuple[str, ...]:
   """The values that an annotation accepts; none of those by which it says that there is none."""
+  if value in _NONE:   # nearly all are, of all slots of all domains
+    return ()
   values = value if isinstance(value, list) else re.split(r'[|<>]', str(value))
   values = [str(one).strip() for one in values]
   return tuple(dict.fromkeys(
