@@ -23,6 +23,8 @@ KINDS = {
 _NAMED = 5   # dialogues of a line of a report
 _NUMBERS = {word: str(number) for number, word in enumerate(
     'zero one two three four five six seven eight nine ten'.split())}
+# Values that stand for words which are not in them.
+_FIGURATIVE = ('yes', 'no', 'none', 'free', 'true', 'false', 'dontcare')
 _STEM = 4    # letters by which 'moderate' is in 'moderately', and 'centre' is 'center'
 
 
@@ -135,7 +137,7 @@ def _span_faults(turn: Turn, schema: Schema) -> Iterator[tuple[str, str]]:
       yield 'span outside', f'{span.domain}-{span.slot} {span.start}:{span.end}'
       continue
     text, said = turn.text[span.start:span.end], values.get((span.domain, span.slot), ())
-    if said and not any(_says(text, value) for value in said):
+    if said and not any(says(text, value) for value in said):
       yield 'span without value', f'{span.domain}-{span.slot} {text!r}'
   for (domain, slot), said in values.items():
     known = domain in schema and schema[domain].slots.get(slot)
@@ -143,17 +145,15 @@ def _span_faults(turn: Turn, schema: Schema) -> Iterator[tuple[str, str]]:
       continue
     for value in said:
       match = re.search(rf'(?<!\w){re.escape(value)}(?!\w)', turn.text, re.IGNORECASE)
-      if match and not any(span.start < match.end() and match.start() < span.end
-                           for span in turn.spans):
+      marked = match and any(span.start < match.end() and match.start() < span.end
+                             for span in turn.spans)
+      if match and not marked and value.lower() not in _FIGURATIVE:
         yield 'missing span', f'{domain}-{slot} {value!r}'
 
 
-def _says(text: str, value: str) -> bool:
-  """Whether a text is a value: in other letters, inflected, as a number, or in part.
-
-  A value that stands for words which are not in it, such as yes or dontcare, may be said anyhow.
-  """
-  if value.lower() in ('yes', 'no', 'none', 'free', 'true', 'false', 'dontcare'):
+def says(text: str, value: str) -> bool:
+  """Whether a text is a value: in other letters, inflected, as a number, or in part."""
+  if value.lower() in _FIGURATIVE:
     return True
   words = [[_NUMBERS.get(word, word) for word in re.findall(r'\w+', one.lower())]
            for one in (text, value)]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import re
 from typing import Any
 
+from t5x_lite.dialogue.faults import says
 from t5x_lite.dialogue.schema import Act, Dialogue, Goal, Span, State, Turn
 from tasks.dialogue.multiwoz_names import slot_name
 
@@ -48,19 +49,24 @@ def _act(name: str, slot: str, value: Any) -> Act:
 
 
 def _span(text: str, name: str, slot: str, value: str, first: int, last: int) -> Span:
-  """Of tokens, both ends included; of characters the value's own, without a full stop behind it.
+  """Of tokens, both ends included; of characters without a full stop behind the value.
 
-  Tokens that the text does not have are beyond its end.
+  Tokens of the first releases are those of a text that was tokenised afterwards: where those of
+  this one say something else, the value is where it stands nearest. Tokens that the text does not
+  have are beyond its end.
   """
   domain = name.lower().partition('-')[0]
   tokens = [match.span() for match in re.finditer(r'\S+', text)]
+  start, end = len(text), len(text) + 1
   if 0 <= first <= last < len(tokens):
     start, end = tokens[first][0], tokens[last][1]
-    at = text[start:end].lower().find(value.lower()) if value else -1
-    if at >= 0:
-      start, end = start + at, start + at + len(value)
-  else:
-    start, end = len(text), len(text) + 1
+    before, match, after = text[start:end].lower().partition(value.lower())
+    if match and not re.search(r'\w', before + after):
+      start, end = start + len(before), end - len(after)
+  if not says(text[start:end], value):
+    found = [match.span() for match in re.finditer(
+        rf'(?<!\w){re.escape(value)}(?!\w)', text, re.IGNORECASE)]
+    start, end = min(found, key=lambda place: abs(place[0] - start), default=(start, end))
   return Span(start, end, domain, slot_name(domain, slot))
 
 
