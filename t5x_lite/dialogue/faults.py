@@ -137,7 +137,7 @@ def _span_faults(turn: Turn, schema: Schema) -> Iterator[tuple[str, str]]:
       yield 'span outside', f'{span.domain}-{span.slot} {span.start}:{span.end}'
       continue
     text, said = turn.text[span.start:span.end], values.get((span.domain, span.slot), ())
-    if said and not any(says(text, value) for value in said):
+    if said and not any(_says(text, value) for value in said):
       yield 'span without value', f'{span.domain}-{span.slot} {text!r}'
   for (domain, slot), said in values.items():
     known = domain in schema and schema[domain].slots.get(slot)
@@ -151,7 +151,7 @@ def _span_faults(turn: Turn, schema: Schema) -> Iterator[tuple[str, str]]:
         yield 'missing span', f'{domain}-{slot} {value!r}'
 
 
-def says(text: str, value: str) -> bool:
+def _says(text: str, value: str) -> bool:
   """Whether a text is a value: in other letters, inflected, as a number, or in part."""
   if value.lower() in _FIGURATIVE:
     return True

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 import re
 from typing import Any
 
-from t5x_lite.dialogue.faults import says
 from t5x_lite.dialogue.schema import Act, Dialogue, Goal, Span, State, Turn
 from tasks.dialogue.multiwoz_names import slot_name
 
 _NONE = ('', 'not mentioned', 'none')
 _DONT_CARE = ('dontcare', "don't care", "do n't care", 'dont care', "do nt care")
+_NEAR = 30   # characters that tokens are out of place, at most
 
 
 def read_dialogue(record: Mapping[str, Any]) -> Dialogue:
@@ -51,9 +51,9 @@ def _act(name: str, slot: str, value: Any) -> Act:
 def _span(text: str, name: str, slot: str, value: str, first: int, last: int) -> Span:
   """Of tokens, both ends included; of characters without a full stop behind the value.
 
-  Tokens of the first releases are those of a text that was tokenised afterwards: where those of
-  this one say something else, the value is where it stands nearest. Tokens that the text does not
-  have are beyond its end.
+  In files as they were first published the tokens are those of a text that was tokenised
+  afterwards: where a value is not in its tokens, it is where it stands near them. Tokens that the
+  text does not have are beyond its end.
   """
   domain = name.lower().partition('-')[0]
   tokens = [match.span() for match in re.finditer(r'\S+', text)]
@@ -63,10 +63,11 @@ def _span(text: str, name: str, slot: str, value: str, first: int, last: int) ->
     before, match, after = text[start:end].lower().partition(value.lower())
     if match and not re.search(r'\w', before + after):
       start, end = start + len(before), end - len(after)
-  if not says(text[start:end], value):
-    found = [match.span() for match in re.finditer(
-        rf'(?<!\w){re.escape(value)}(?!\w)', text, re.IGNORECASE)]
-    start, end = min(found, key=lambda place: abs(place[0] - start), default=(start, end))
+  if value.lower() not in text[start:end].lower():
+    near = [match.span() for match in re.finditer(
+        rf'(?<!\w){re.escape(value)}(?!\w)', text, re.IGNORECASE)
+        if abs(match.start() - start) <= _NEAR]
+    start, end = min(near, key=lambda place: abs(place[0] - start), default=(start, end))
   return Span(start, end, domain, slot_name(domain, slot))
 
 
