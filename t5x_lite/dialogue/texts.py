@@ -77,6 +77,21 @@ def results_text(results: Mapping[str, int] | None) -> str:
       f'{domain} {number}' for domain, number in sorted((results or {}).items())) or _EMPTY
 
 
+def end_to_end_text(state: State, results: Mapping[str, int] | None, response: str) -> str:
+  """What an end-to-end model writes: a line each of state, results and response.
+
+  A system that has the first asks its database, and lets the model go on from its own second.
+  """
+  return f'state: {state_text(state)}\nresults: {results_text(results)}\nresponse: {response}'
+
+
+def parse_end_to_end(text: str) -> tuple[State, str]:
+  """(state, response) of what such a model wrote; empty where it wrote none."""
+  lines = {name: rest.strip() for name, _, rest in (
+      line.partition(':') for line in text.splitlines())}
+  return parse_state(lines.get('state', '')), lines.get('response', '')
+
+
 def schema_text(schema: Schema, domains: Collection[str]) -> str:
   """A line for each domain with its slots, their descriptions and values.
 
