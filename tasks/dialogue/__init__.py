@@ -3,7 +3,7 @@
 Importing this loads no TensorFlow, so that gin can read it anywhere.
 """
 
-import tasks.files  # noqa: F401, whose formats dialogues are read from
 from tasks.dialogue.dialogue_task import DialogueTask
+import tasks.files  # noqa: F401, whose formats dialogues are read from
 
 __all__ = ['DialogueTask']

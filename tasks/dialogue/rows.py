@@ -12,7 +12,7 @@ from t5x_lite.core.errors import UserError
 from t5x_lite.data.files.templates import BadExample
 from t5x_lite.dialogue.schema import Dialogue, Turn, from_json
 from t5x_lite.dialogue.texts import end_to_end_text, state_text, turn_text
-from tasks.instruction.conversation import Conversation, Message
+from tasks.instruction.conversation import Conversation, Message, bad_row
 
 # What is written of the turns so far, and how an instruction asks for it.
 TARGETS = {
@@ -41,6 +41,8 @@ def conversations(dialogue: Dialogue, target: str, rows: str, delexicalised: boo
 
   Raises BadExample for turns that do not alternate.
   """
+  if any(turn.speaker != ('user', 'system')[i % 2] for i, turn in enumerate(dialogue.turns)):
+    raise bad_row(f'dialogue {dialogue.id!r} has turns that do not alternate, the user first')
   tagged = delexicalised and target != 'state'
   answers = [_answer(target, turn, following, tagged) if turn.speaker == 'user' else None
              for turn, following in zip(dialogue.turns, (*dialogue.turns[1:], None))]

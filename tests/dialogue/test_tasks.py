@@ -1,0 +1,168 @@
+"""Dialogues as conversations, and as a run reads them: from files, published folders, generated."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from t5x_lite.core.errors import UserError
+from t5x_lite.data.files.templates import BadExample
+from t5x_lite.dialogue import texts
+from t5x_lite.dialogue.schema import Dialogue, Span, Turn, json_lines
+from t5x_lite.experiment import gin_config
+from tasks.dialogue import DialogueTask
+from tasks.dialogue.generated import DOMAIN, generate
+from tasks.dialogue.rows import TARGETS, conversations
+
+DATA = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '/nonexistent'))
+DIALOGUE = Dialogue('d', (
+    Turn('user', 'An inn?', state={'inn': {}}),
+    Turn('system', 'Try The Swan.', spans=(Span(4, 12, 'inn', 'name'),), results={'inn': 2}),
+    Turn('user', 'For  9.', state={'inn': {'time': ('9',)}}),
+    Turn('system', 'Done.'),
+    Turn('user', 'Bye.')))
+
+
+def _shown(target, rows='turns', delexicalised=True):
+  return [[f'{m.role[0]}: {m.content}' for m in one.messages]
+          for one in conversations(DIALOGUE, target, rows, delexicalised)]
+
+
+def test_responses_and_states_follow_the_turns_before():
+  assert _shown('response') == [
+      ['u: An inn?', 'a: Try [value_name].'],
+      ['u: An inn?', 'a: Try [value_name].', 'u: For 9.', 'a: Done.']]
+  assert _shown('response', delexicalised=False)[0][1] == 'a: Try The Swan.'
+  assert _shown('state') == [   # before a state values stand as they were said
+      ['u: An inn?', 'a: none'],
+      ['u: An inn?', 'a: Try The Swan.', 'u: For 9.', 'a: inn time = 9']]
+
+
+def test_end_to_end_answers_have_state_results_and_response():
+  first, second = _shown('end_to_end')
+  assert first[1] == 'a: state: none\nresults: inn 2\nresponse: Try [value_name].'
+  assert second[1] == 'a: Try [value_name].'   # as a dialogue goes on without what was thought
+  assert second[-1] == 'a: state: inn time = 9\nresults: none\nresponse: Done.'
+  assert texts.parse_end_to_end(second[-1].removeprefix('a: ')) == (
+      {'inn': {'time': ('9',)}}, 'Done.')
+  assert texts.parse_end_to_end('nothing') == ({}, '')
+  (whole,) = _shown('end_to_end', 'dialogue')
+  assert whole == ['u: An inn?', first[1], 'u: For 9.', second[-1]]
+
+
+def test_instructions_have_the_turns_as_input():
+  _, second = conversations(DIALOGUE, 'response', 'instruction', True)
+  asked, answer = second.messages
+  assert asked.fields == {'instruction': TARGETS['response'],
+                          'input': 'user: An inn?\nsystem: Try [value_name].\nuser: For 9.'}
+  assert asked.content == '\n\n'.join(asked.fields.values()) and answer.content == 'Done.'
+
+
+@pytest.mark.parametrize('rows', ['turns', 'instruction', 'dialogue'])
+def test_turns_that_do_not_alternate_are_refused(rows):
+  broken = dataclasses.replace(DIALOGUE, turns=DIALOGUE.turns[1:])
+  with pytest.raises(BadExample, match="dialogue 'd' has turns that do not alternate"):
+    conversations(broken, 'response', rows, True)
+
+
+def test_importing_loads_neither_tensorflow_nor_seqio():
+  code = ('import sys; from tasks import dialogue; from tasks.dialogue import generated, reading\n'
+          "dialogue.DialogueTask(train='x'); generated.generate(1)\n"
+          "assert not {'tensorflow', 'seqio', 'jax'} & set(sys.modules)")
+  subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.parametrize('fields, message', [
+    ({'target': 'answer'}, 'target.*choose from|target.*did you mean'),
+    ({'form': 'multiwoz'}, 'form.*multiwoz21'),
+    ({'rows': 'dialogue', 'target': 'state'}, "rows.*'dialogue' is for the objective lm"),
+    ({'validation': 1.5}, 'validation.*share'), ({'train': ''}, 'train.*non-empty'),
+    ({'name': '1x'}, 'name.*letters'),
+])
+def test_fields_that_are_wrong(fields, message):
+  with pytest.raises(UserError, match=message):
+    DialogueTask(**{'train': 'x.jsonl'} | fields)
+
+
+@pytest.fixture
+def inputs_and_targets():
+  """(task or name, split) -> its examples as (inputs, targets), in order."""
+  def read(task, split='train'):
+    base = gin_config.load_described(['experiments/tiny_lm.gin'])
+    data = dataclasses.replace(base.data, task=task, task_module='tasks.datasets.dialogues',
+                               targets_length=1024, inputs_length=1024, packing='none')
+    return [(one['inputs_pretokenized'], one['targets_pretokenized'])
+            for one in data.examples(split, limit=40)]
+  return read
+
+
+def _decoded(name, split='train', length=2048):
+  """The texts of a task's examples, and what of them is trained on."""
+  import seqio
+  task = seqio.get_mixture_or_task(name)
+  vocabulary = task.output_features['targets'].vocabulary
+  found = []
+  for one in task.get_dataset({name: length for name in task.output_features}, split,
+                              shuffle=False).as_numpy_iterator():
+    ids = one['targets']
+    kept = one.get('targets_loss_weights', ids > -1) > 0
+    decode = lambda ids: vocabulary.decode(ids.tolist())
+    found.append((decode(ids), decode(ids[kept])))
+  return found
+
+
+def test_a_file_of_dialogues_is_a_task(tmp_path):
+  path = tmp_path / 'dialogues.jsonl'
+  path.write_text(json_lines([DIALOGUE, *generate(9)]))
+  name = DialogueTask(train=str(path)).register()
+  assert name.startswith('dialogues_response_')
+  texts_, answers = zip(*_decoded(name))
+  assert len(answers) == 2 + sum(len(one.turns) // 2 for one in generate(9))
+  assert answers[0].startswith('Try [value_name].') and 'An inn?' in texts_[0]
+  whole = DialogueTask(train=str(path), rows='dialogue', target='end_to_end', validation=0.3)
+  name = whole.register()
+  sizes = [len(_decoded(name, split)) for split in ('train', 'validation')]
+  assert sum(sizes) == 10 and min(sizes) > 0
+  assert whole.data_digest('train') != DialogueTask(
+      train=str(path), template='chatml').data_digest('train')
+  path.write_text(json.dumps({'id': 'x'}) + '\n')
+  with pytest.raises(UserError, match="dialogues.jsonl:1.*dialogue 'x' is not in the schema"):
+    DialogueTask(train=str(path)).register()
+
+
+@pytest.mark.skipif(not DATA.exists(), reason='T5X_LITE_TEST_DATA is not set')
+def test_a_published_file_is_a_task(tmp_path, monkeypatch):
+  monkeypatch.setenv('T5X_LITE_CACHE', str(tmp_path))
+  task = DialogueTask(train=str(DATA / 'multiwoz21/v21_original_examples.json'),
+                      form='multiwoz21', target='state')
+  answers = [answer for _, answer in _decoded(task.register())]
+  assert len(answers) == 31   # of 62 turns those of users
+  assert any(answer.startswith('taxi departure = ') for answer in answers)
+  assert len([*(tmp_path / 'files').glob('dialogues_*.jsonl')]) == 1
+
+
+def test_generated_dialogues_are_tasks(monkeypatch):
+  from tasks.datasets import dialogues
+  monkeypatch.setitem(dialogues.DIALOGUES, 'test', 3)
+  third = generate(3, seed=2)
+  turns = [turn for one in third for turn in one.turns]
+  answers = [answer for _, answer in _decoded('generated_response', 'test')]
+  assert [answer.split('[')[0] for answer in answers[:1]] != ['']
+  assert len(answers) == len(turns) // 2
+  states = [turn.state for turn in turns if turn.state is not None]
+  for name in ('generated_state', 'generated_state_instruct', 'generated_state_pairs'):
+    found = [texts.parse_state(answer.removesuffix('</s>'))
+             for _, answer in _decoded(name, 'test')]
+    assert [{**one[DOMAIN]} for one in found] == [{**one[DOMAIN]} for one in states], name
+  ends = [texts.parse_end_to_end(answer) for _, answer in
+          _decoded('generated_end_to_end_instruct', 'test')]
+  assert [{**state[DOMAIN]} for state, _ in ends] == [{**one[DOMAIN]} for one in states]
+
+
+def test_a_run_reads_batches_of_generated_dialogues(inputs_and_targets):
+  found = inputs_and_targets('generated_response_pairs', 'validation')
+  assert len(found) == 40 and all(inputs and targets for inputs, targets in found)
