@@ -8,9 +8,9 @@ generated_response, generated_state, generated_end_to_end   the turns so far -> 
 
 import seqio
 
+from tasks.dialogue.encoding import TurnEncoding
 from tasks.dialogue.rows import TARGETS
 from tasks.dialogue.source import GeneratedSource
-from tasks.instruction.encoding import Encoding
 from tasks.instruction.named_templates import load_template
 
 TEMPLATE = 'zephyr'   # of text and the end of text alone, so that any vocabulary has its tokens
@@ -19,7 +19,7 @@ DIALOGUES = {'train': 2000, 'validation': 200, 'test': 200}
 
 def _register(target: str, suffix: str, rows: str, objective: str) -> None:
   template = load_template(TEMPLATE)
-  parts = Encoding(template=template, turns='last', too_long='cut_turns').task_parts(objective)
+  parts = TurnEncoding(template=template, too_long='cut_turns').task_parts(objective)
   seqio.TaskRegistry.add(f'generated_{target}{suffix}', **parts,
                          source=GeneratedSource(DIALOGUES, template, target, rows))
 

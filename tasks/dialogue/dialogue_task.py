@@ -78,14 +78,15 @@ class DialogueTask:
              template.source)
 
     def add(name):
-      from tasks.dialogue import source
-      from tasks.instruction.encoding import Encoding
+      from tasks.dialogue import encoding, source
       for split, found in indices.items():
         if split == 'train' or not splits.share_of(self):   # else of the same files
           splits.report_skipped(self, split, found, 'dialogue')
-      source.register(name, self.objective, indices, Encoding(
-          template=template, turns='every' if self.rows == 'dialogue' else 'last',
-          too_long=self.too_long, skip_bad=self.skip_bad))
+      whole = self.rows == 'dialogue'
+      make = encoding.Encoding if whole else encoding.TurnEncoding
+      source.register(name, self.objective, indices, make(
+          template=template, turns='every' if whole else 'last', too_long=self.too_long,
+          skip_bad=self.skip_bad))
 
     return splits.register(self.label, facts, indices, add)
 
