@@ -158,11 +158,18 @@ COMMANDS = {
     'scaling app': (
         'scaling.commands.app',
         'serve a local web page that plans runs from a budget and fits laws to a CSV file'),
+    'dialogue convert': (
+        'tasks.commands.dialogue_convert',
+        'write dialogues of a public corpus in one schema, and name those with faults'),
+    'dialogue generate': (
+        'tasks.commands.dialogue_generate',
+        'write made-up dialogues of a known automaton, in the same schema'),
     'quickstart': (
         't5x_lite.commands.quickstart',
         'train, evaluate and sample a small model of Python\'s own source'),
 }
 GROUPS = {'data': 'show or tokenise what a run reads',
+          'dialogue': 'read, make, score and explore task-oriented dialogues',
           'scaling': 'plan runs from a compute budget, and fit scaling laws to runs'}
 
 
