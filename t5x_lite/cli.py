@@ -74,6 +74,9 @@ COMMANDS = {
     'contamination': (
         'tasks.commands.contamination',
         'find the items of an evaluation in training text, and the score without them'),
+    'dialogue discover': (
+        't5x_lite.commands.dialogue_discover',
+        'find the states of dialogues and the automaton they follow: figures, picture, page'),
     'infer': (
         't5x_lite.commands.infer',
         'write the outputs of a trained model for a file or a task'),
@@ -157,6 +160,7 @@ COMMANDS = {
         'train, evaluate and sample a small model of Python\'s own source'),
 }
 GROUPS = {'data': 'show or tokenise what a run reads',
+          'dialogue': 'analyse task-oriented dialogues',
           'scaling': 'plan runs from a compute budget, and fit scaling laws to runs'}
 
 
