@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from t5x_lite.core.errors import UserError
 from t5x_lite.dialogue.schema import Dialogue, Speaker, Turn
 
 # Texts -> [n, d]: TF-IDF here, or any sentence encoder.
@@ -75,6 +76,8 @@ def fit_tfidf(texts: Sequence[str], dimensions: int = 100, seed: int = 0) -> Enc
   from sklearn.feature_extraction.text import TfidfVectorizer
   from sklearn.pipeline import make_pipeline
   from sklearn.preprocessing import Normalizer
+  if not any(re.search(TOKEN, text) for text in texts):
+    raise UserError(f'{len(texts)} texts have no word of two letters: give dialogues in words')
   words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=TOKEN)
   matrix = words.fit_transform(texts)
   svd = TruncatedSVD(min(dimensions, *matrix.shape), random_state=seed)
@@ -100,6 +103,8 @@ def fit_annotations(turns: Sequence[Turn], kinds: Sequence[Annotation]
   """Counts of what is annotated of each turn, [n, d], of length 1, or 0 where nothing is."""
   from sklearn.feature_extraction.text import CountVectorizer
   from sklearn.preprocessing import normalize
+  if not any(annotation_names(turn, kinds) for turn in turns):
+    raise UserError(f'no turn has {", ".join(kinds)} annotated: leave them out')
   counter = CountVectorizer(analyzer=lambda turn: annotation_names(turn, kinds))
   counter.fit(turns)
   return lambda turns: normalize(counter.transform(turns).toarray().astype(float))
