@@ -47,6 +47,8 @@ def test_equal_states_are_one_and_share_what_follows():
   np.testing.assert_array_equal(found.tied_counts()[1], [0, 0, 0, 2, 3, 0])
   np.testing.assert_array_equal(found.tied_counts()[2], [0, 0, 0, 2, 3, 0])
   np.testing.assert_array_equal(found.tied_counts()[5], found.counts[5])
+  kinds = ['user', 'system', 'system', 'user', 'system']
+  assert automaton.minimise(found.edges, kinds).tolist() == [0, 1, 1, 2, 3]
 
 
 def futures(edges, state, length):

@@ -16,10 +16,15 @@ NASTY = '</script><img src=x onerror="1"> $x^2$ "quoted" \\ <b>'
 
 
 def make_structure(k=9, seed=0):
-  """States of both sides, with random paths; the last two are equal."""
+  """States of both sides, each followed by a few that were drawn for it."""
   rng = np.random.default_rng(seed)
-  paths = [[0, *rng.integers(1, k - 2, rng.integers(2, 7)).tolist(), int(rng.integers(k - 2, k))]
-           for _ in range(200)]
+  following = [rng.choice(k, min(4, k - 1), replace=False) for _ in range(k)]
+  paths = []
+  for _ in range(40 * k):
+    path = [int(rng.integers(0, 2))]
+    while rng.random() < 0.8:
+      path.append(int(rng.choice(following[path[-1]])))
+    paths.append(path)
   states = tuple(graph.State(
       f'{"us"[i % 2]}{i}', ('user', 'system')[i % 2], NASTY if i == 1 else f'text {i}',
       (f'word{i}', 'other'), sum(path.count(i) for path in paths), i / k, (NASTY, f'example {i}'))

@@ -3,7 +3,7 @@
 K states. Matrices of transitions are [K + 1, K + 1]: row K is START, column K is END.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 import dataclasses
 
 import numpy as np
@@ -63,11 +63,14 @@ class Automaton:
     return tied
 
 
-def find_automaton(counts: np.ndarray, min_probability: float = 0.05, min_count: int = 2
-                   ) -> Automaton:
-  """Prunes transitions that are rare, by both thresholds, and minimises what is left."""
+def find_automaton(counts: np.ndarray, min_probability: float = 0.05, min_count: int = 2,
+                   kinds: Sequence[Hashable] | None = None) -> Automaton:
+  """Prunes transitions that are rare, by both thresholds, and minimises what is left.
+
+  `kinds` of the states, such as who speaks, are never merged with each other.
+  """
   kept = trim(counts * ((probabilities(counts) >= min_probability) & (counts >= min_count)))
-  return Automaton(kept, minimise(kept > 0))
+  return Automaton(kept, minimise(kept > 0, kinds))
 
 
 def trim(counts: np.ndarray) -> np.ndarray:
@@ -87,23 +90,28 @@ def _reached(edges: np.ndarray, first: np.ndarray) -> np.ndarray:
   return found
 
 
-def minimise(edges: np.ndarray) -> np.ndarray:
+def minimise(edges: np.ndarray, kinds: Sequence[Hashable] | None = None) -> np.ndarray:
   """The block of each state, [k], after which the same sequences of states may follow to END.
 
   The automaton reads the states of a dialogue: an edge to a state is labelled by that state, so
   that it is deterministic. Blocks are the states of the minimal deterministic automaton, by Moore's
-  refinement: first by whether END may follow, then, until nothing changes, by which states follow
-  and their blocks. Blocks are numbered by their first state; a state without edges is in none: -1.
+  refinement: first by whether END may follow (and by kind), then, until nothing changes, by which
+  states follow and their blocks. Blocks are numbered by their first state; a state without edges is
+  in none: -1.
   """
   k = len(edges) - 1
-  alive = edges[:k].any(axis=1)
-  blocks = np.where(alive, edges[:k, k], -1)
+  alive = np.flatnonzero(edges[:k].any(axis=1))
+  kinds = [None] * k if kinds is None else kinds
+  blocks = _numbered({i: (bool(edges[i, k]), kinds[i]) for i in alive})
   while True:
-    rows = [(int(blocks[i]), *(int(blocks[j]) if edges[i, j] else -1 for j in range(k)))
-            for i in range(k)]
-    numbers = {row: number for number, row in enumerate(dict.fromkeys(
-        row for row, living in zip(rows, alive) if living))}
-    refined = np.array([numbers[row] if living else -1 for row, living in zip(rows, alive)], int)
-    if len(numbers) == len(set(blocks[alive].tolist())):
-      return refined
+    refined = _numbered({i: (blocks[i], *((j, blocks[j]) for j in alive if edges[i, j]))
+                         for i in alive})
+    if refined == blocks:
+      return np.array([blocks.get(i, -1) for i in range(k)], int)
     blocks = refined
+
+
+def _numbered(keys: dict[int, Hashable]) -> dict[int, int]:
+  """Each key as a number, in order of appearance."""
+  numbers = {key: number for number, key in enumerate(dict.fromkeys(keys.values()))}
+  return {i: numbers[key] for i, key in keys.items()}

@@ -101,7 +101,8 @@ def discover(dialogues: Sequence[Dialogue], config: StructureConfig = StructureC
     held_places += [(u.dialogue, u.index, first + s) for u, s in side.assign(held_out)]
   paths, held_paths = _paths(places, len(dialogues)), _paths(held_places, len(held_out))
   counts = automata.count_transitions(paths, len(states))
-  found = automata.find_automaton(counts, config.min_probability, config.min_count)
+  found = automata.find_automaton(counts, config.min_probability, config.min_count,
+                                  [state.speaker for state in states])
   return Structure(
       states=tuple(states), paths=paths, counts=counts, automaton=found,
       graph=to_graph(found, states),
