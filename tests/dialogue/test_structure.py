@@ -85,7 +85,8 @@ def known():
   """(dialogues of a known automaton, what was found in them)."""
   dialogues = make_dialogues(300, seed=0, noise=NOISE)
   held_out = make_dialogues(100, seed=1, noise=NOISE)
-  return dialogues, discover(dialogues, StructureConfig(k=6, min_probability=0.1, starts=8), held_out)
+  config = StructureConfig(k=6, min_probability=0.1, starts=8)
+  return dialogues, discover(dialogues, config, held_out)
 
 
 def edges_by_act(dialogues, found):
@@ -121,7 +122,8 @@ def test_clusters_that_differ_in_wording_alone_are_one_state_of_the_minimal_auto
   blocks = {}
   for dialogue, path in zip(dialogues, found.paths):
     for turn, state in zip(dialogue.turns, path):
-      blocks.setdefault((turn.speaker, turn.acts[0].intent), set()).add(found.automaton.blocks[state])
+      act = turn.speaker, turn.acts[0].intent
+      blocks.setdefault(act, set()).add(found.automaton.blocks[state])
   assert len(found.states) == 24 > len(found.graph.nodes) - 2
   assert len(blocks['system', 'bye']) == len(blocks['user', 'bye']) == 1
 

@@ -43,7 +43,7 @@ def test_a_node_is_a_block_and_an_edge_the_sum_of_its_transitions():
   assert [(n.name, n.states, n.size, n.text) for n in found.nodes] == [
       ('START', (), 0, ''), ('a', (0,), 4, 'A'), ('b c', (1, 2), 4, 'C'), ('END', (), 0, '')]
   assert found.nodes[2].position == pytest.approx((0.5 + 3 * 0.9) / 4)
-  assert found.edges == (graph.Edge(0, 1, 4, 1.0), graph.Edge(1, 2, 4, 1.0), graph.Edge(2, 3, 4, 1.0))
+  assert found.edges == tuple(graph.Edge(i, i + 1, 4, 1.0) for i in range(3))
   assert graph.lines_of(found.nodes[2]) == ['b c · 4', 'c', 'C']
 
 

@@ -6,7 +6,7 @@ from t5x_lite.dialogue.schema import Turn
 
 
 def act_label(turn: Turn) -> str:
-  """The intents of a turn with their domains, without slots: 'restaurant-inform+restaurant-request'.
+  """The intents of a turn with their domains, without slots: 'hotel-inform+hotel-request'.
 
   '' where nothing is annotated, which is a label too.
   """

@@ -10,10 +10,10 @@ from t5x_lite.core.dataclass_checks import Count, FieldError, Fraction, Positive
 from t5x_lite.core.errors import UserError
 from t5x_lite.dialogue.schema import Dialogue, Speaker
 from t5x_lite.dialogue.structure import automaton as automata
+from t5x_lite.dialogue.structure import features
 from t5x_lite.dialogue.structure.agreement import act_label, agreement
 from t5x_lite.dialogue.structure.cluster_number import Choice, Criterion, choose_k
-from t5x_lite.dialogue.structure.features import (
-    Annotation, Encoder, Utterance, fit_annotations, fit_tfidf, utterances)
+from t5x_lite.dialogue.structure.features import Annotation, Encoder, Utterance
 from t5x_lite.dialogue.structure.graph import Graph, State, to_graph
 from t5x_lite.dialogue.structure.held_out import coverage, perplexities
 from t5x_lite.dialogue.structure.kmeans import Clusters, kmeans, nearest, squared_distances
@@ -133,7 +133,7 @@ class _Side:
 
 
 def _utterances(dialogues, speaker: Speaker, config: StructureConfig) -> list[Utterance]:
-  return utterances(dialogues, speaker, config.context, config.mask, config.length)
+  return features.utterances(dialogues, speaker, config.context, config.mask, config.length)
 
 
 def _fit_side(dialogues: Sequence[Dialogue], speaker: Speaker, config: StructureConfig,
@@ -141,8 +141,9 @@ def _fit_side(dialogues: Sequence[Dialogue], speaker: Speaker, config: Structure
   said = _utterances(dialogues, speaker, config)
   if not said:
     raise UserError(f'{len(dialogues)} dialogues have no utterance of the {speaker}: give some')
-  encode = encoder or fit_tfidf([u.context for u in said], seed=config.seed)
-  annotate = config.annotations and fit_annotations([u.turn for u in said], config.annotations)
+  encode = encoder or features.fit_tfidf([u.context for u in said], seed=config.seed)
+  annotate = config.annotations and features.fit_annotations(
+      [u.turn for u in said], config.annotations)
 
   def embed(some: Sequence[Utterance]) -> np.ndarray:
     text = np.asarray(encode([u.context for u in some]), float)
@@ -169,8 +170,8 @@ def _states(side: _Side, dialogues: Sequence[Dialogue]) -> list[State]:
   centers, labels = side.clusters.centers, side.clusters.labels
   distances = squared_distances(side.points, centers)[np.arange(len(labels)), labels]
   # Of the utterance alone, also where a context was clustered.
-  alone = [u.context for u in utterances(dialogues, side.speaker, 1, side.config.mask,
-                                         side.config.length)]
+  config = dataclasses.replace(side.config, context=1)
+  alone = [u.context for u in _utterances(dialogues, side.speaker, config)]
   texts = frequent_texts(alone, distances, labels, len(centers))
   words = class_tfidf(alone, labels, len(centers))
   place = np.array([u.index / max(len(dialogues[u.dialogue].turns[:side.config.length]) - 1, 1)

@@ -70,7 +70,7 @@ class Graph:
 
 def to_graph(automaton: Automaton, states: Sequence[State]) -> Graph:
   """The nodes and edges of an automaton of these states."""
-  k, number = len(states), int(automaton.blocks.max(initial=-1)) + 1
+  number = int(automaton.blocks.max(initial=-1)) + 1
   nodes = [Node(START, '', '', (), 0, 0.0)]
   for block in range(number):
     members = np.flatnonzero(automaton.blocks == block)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from t5x_lite.dialogue.structure.automaton import (
-    Automaton, Paths, count_transitions, probabilities)
+from t5x_lite.dialogue.structure.automaton import Automaton, Paths, count_transitions
+from t5x_lite.dialogue.structure.automaton import probabilities as smoothed
 
 
 def coverage(automaton: Automaton, paths: Paths) -> float:
@@ -24,10 +24,10 @@ def perplexities(counts: np.ndarray, automaton: Automaton, paths: Paths, smoothi
      'uniform': k + 1}.
   """
   seen = count_transitions(paths, len(counts) - 1)
-  models = {'automaton': probabilities(automaton.tied_counts(), smoothing),
-            'bigram': probabilities(counts, smoothing),
+  models = {'automaton': smoothed(automaton.tied_counts(), smoothing),
+            'bigram': smoothed(counts, smoothing),
             'unigram': np.broadcast_to(
-                probabilities(counts.sum(axis=0, keepdims=True), smoothing), counts.shape),
+                smoothed(counts.sum(axis=0, keepdims=True), smoothing), counts.shape),
             'uniform': np.full(counts.shape, 1 / len(counts))}
   return {name: float(np.exp(-(seen * np.log(p)).sum() / seen.sum()))
           for name, p in models.items()}
