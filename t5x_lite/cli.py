@@ -50,6 +50,15 @@ COMMANDS = {
     'questionnaire': (
         't5x_lite.commands.questionnaire',
         'tabulate the answers of people on systems, with intervals and tests'),
+    'dialogue discover': (
+        't5x_lite.commands.dialogue_discover',
+        'find the states of dialogues and the automaton they follow: figures, picture, page'),
+    'dialogue simulate': (
+        't5x_lite.commands.dialogue_simulate',
+        'let simulated users talk to a system: success, pass^k, why goals fail'),
+    'dialogue talk': (
+        't5x_lite.commands.dialogue_talk',
+        'open a page on which people talk to systems and rate them'),
     'instruct-gpt': (
         't5x_lite.commands.instruct_gpt',
         'train on demonstrations, compare, train a reward model and a policy, with a plan'),
@@ -74,9 +83,6 @@ COMMANDS = {
     'contamination': (
         'tasks.commands.contamination',
         'find the items of an evaluation in training text, and the score without them'),
-    'dialogue discover': (
-        't5x_lite.commands.dialogue_discover',
-        'find the states of dialogues and the automaton they follow: figures, picture, page'),
     'infer': (
         't5x_lite.commands.infer',
         'write the outputs of a trained model for a file or a task'),
