@@ -166,7 +166,7 @@ COMMANDS = {
         'train, evaluate and sample a small model of Python\'s own source'),
 }
 GROUPS = {'data': 'show or tokenise what a run reads',
-          'dialogue': 'analyse task-oriented dialogues',
+          'dialogue': 'simulate task-oriented dialogues, talk in them, find their structure',
           'scaling': 'plan runs from a compute budget, and fit scaling laws to runs'}
 
 

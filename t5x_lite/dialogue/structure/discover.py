@@ -67,7 +67,9 @@ class Structure:
     counts: of transitions, as automaton.py has them.
     automaton, graph: pruned and minimised.
     scores: {speaker: {k: score}} where k was chosen.
-    agreement: {speaker: {'nmi': …}} with the annotated acts; empty where there are none.
+    agreement: {speaker: {'nmi': …}} of the states with the annotated acts; empty where there are
+      none. 'nodes_nmi' is that of the nodes of the graph, where paraphrases may have come together;
+      a state that was pruned counts as it is.
     entropy: bits: 'transition', of what follows a state, and 'marginal', of a state alone.
     held_out: 'coverage' and 'perplexity' of dialogues that were held out; empty without.
   """
@@ -107,7 +109,8 @@ def discover(dialogues: Sequence[Dialogue], config: StructureConfig = StructureC
       states=tuple(states), paths=paths, counts=counts, automaton=found,
       graph=to_graph(found, states),
       scores={side.speaker: side.choice.scores for side in sides if side.choice},
-      agreement={side.speaker: scores for side in sides if (scores := _agreement(side))},
+      agreement={side.speaker: scores for side in sides if (
+          scores := _agreement(side, found.blocks[[s.speaker == side.speaker for s in states]]))},
       entropy={'transition': automata.transition_entropy(counts),
                'marginal': automata.marginal_entropy(counts)},
       held_out={'coverage': coverage(found, held_paths), 'perplexity': perplexities(
@@ -195,6 +198,11 @@ def _paths(places: Sequence[tuple[int, int, int]], number: int) -> tuple[tuple[i
   return tuple(map(tuple, paths))
 
 
-def _agreement(side: _Side) -> dict[str, float]:
+def _agreement(side: _Side, blocks: np.ndarray) -> dict[str, float]:
+  """Of the side's states, and of the blocks that they are in, with the acts."""
   acts = [act_label(u.turn) for u in side.utterances]
-  return agreement(acts, side.clusters.labels) if any(acts) else {}
+  if not any(acts):
+    return {}
+  nodes = np.where(blocks >= 0, blocks, -1 - np.arange(len(blocks)))
+  return agreement(acts, side.clusters.labels) | {
+      'nodes_nmi': agreement(acts, nodes[side.clusters.labels])['nmi']}
