@@ -33,7 +33,7 @@ def choose_k(points: np.ndarray, ks: Sequence[int], by: Criterion,
   train = points if by == 'silhouette' else points[~folds]
   scores = {}
   for k in ks:
-    clusters = kmeans(train, k, starts=starts, seed=seed, room=max(ks))
+    clusters = kmeans(train, k, starts=starts, seed=seed, room=min(max(ks), len(train)))
     scores[k] = silhouette(points, clusters.labels, seed) if by == 'silhouette' else (
         mixture_log_likelihood(train, clusters, points[folds]))
   return Choice(k=max(scores, key=scores.get), scores=scores)

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from t5x_lite.dialogue.structure.automaton import Automaton, Paths, count_transitions
-from t5x_lite.dialogue.structure.automaton import probabilities as smoothed
+from t5x_lite.dialogue.structure import automaton as automata
+from t5x_lite.dialogue.structure.automaton import Automaton, Paths
 
 
 def coverage(automaton: Automaton, paths: Paths) -> float:
   """Share of the transitions, with START and END, that are edges of the automaton."""
-  counts = count_transitions(paths, len(automaton.blocks))
+  counts = automata.count_transitions(paths, len(automaton.blocks))
   return float(counts[automaton.edges].sum() / counts.sum())
 
 
@@ -23,11 +23,11 @@ def perplexities(counts: np.ndarray, automaton: Automaton, paths: Paths, smoothi
      'bigram': by all transitions, 'unigram': by the frequency of the states alone,
      'uniform': k + 1}.
   """
-  seen = count_transitions(paths, len(counts) - 1)
-  models = {'automaton': smoothed(automaton.tied_counts(), smoothing),
-            'bigram': smoothed(counts, smoothing),
+  seen = automata.count_transitions(paths, len(counts) - 1)
+  models = {'automaton': automata.probabilities(automaton.tied_counts(), smoothing),
+            'bigram': automata.probabilities(counts, smoothing),
             'unigram': np.broadcast_to(
-                smoothed(counts.sum(axis=0, keepdims=True), smoothing), counts.shape),
+                automata.probabilities(counts.sum(axis=0, keepdims=True), smoothing), counts.shape),
             'uniform': np.full(counts.shape, 1 / len(counts))}
   return {name: float(np.exp(-(seen * np.log(p)).sum() / seen.sum()))
           for name, p in models.items()}
