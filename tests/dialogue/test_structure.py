@@ -85,7 +85,7 @@ def known():
   """(dialogues of a known automaton, what was found in them)."""
   dialogues = make_dialogues(300, seed=0, noise=NOISE)
   held_out = make_dialogues(100, seed=1, noise=NOISE)
-  config = StructureConfig(k=6, min_probability=0.1, starts=8)
+  config = StructureConfig(k=6, min_probability=0.1, starts=4)
   return dialogues, discover(dialogues, config, held_out)
 
 
@@ -168,7 +168,7 @@ def test_the_command_writes_json_dot_pictures_and_a_page(tmp_path, capsys):
   path, more = tmp_path / 'talks.jsonl', tmp_path / 'more.jsonl'
   path.write_text(json_lines(make_dialogues(60, seed=4)))
   more.write_text(json_lines(make_dialogues(20, seed=5)))
-  argv = ['dialogue', 'discover', str(path), f'--held_out={more}', '--speaker=system', '--k=5-7',
+  argv = ['dialogue', 'discover', str(path), f'--held_out={more}', '--speaker=system', '--k=5-6',
           f'--output={tmp_path / "out"}']
   assert cli.main(argv) == 0
   out, err = capsys.readouterr()
@@ -177,7 +177,7 @@ def test_the_command_writes_json_dot_pictures_and_a_page(tmp_path, capsys):
   assert {file.name for file in (tmp_path / 'out').iterdir()} == {
       f'structure.{suffix}' for suffix in ('json', 'dot', 'png', 'svg', 'html')}
   record = json.loads((tmp_path / 'out/structure.json').read_text())
-  assert set(record['figures']['scores']['system']) == {'5', '6', '7'}
+  assert set(record['figures']['scores']['system']) == {'5', '6'}
   k = len(record['states'])
   assert len(record['dialogues']) == 60 and set(record['dialogues']['0']) <= {
       f's{i}' for i in range(k)}
