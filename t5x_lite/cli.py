@@ -50,6 +50,9 @@ COMMANDS = {
     'questionnaire': (
         't5x_lite.commands.questionnaire',
         'tabulate the answers of people on systems, with intervals and tests'),
+    'dialogue discover': (
+        't5x_lite.commands.dialogue_discover',
+        'find the states of dialogues and the automaton they follow: figures, picture, page'),
     'dialogue simulate': (
         't5x_lite.commands.dialogue_simulate',
         'let simulated users talk to a system: success, pass^k, why goals fail'),
@@ -169,7 +172,7 @@ COMMANDS = {
         'train, evaluate and sample a small model of Python\'s own source'),
 }
 GROUPS = {'data': 'show or tokenise what a run reads',
-          'dialogue': 'read, make, score and explore task-oriented dialogues',
+          'dialogue': 'read, make, simulate, score and explore task-oriented dialogues',
           'scaling': 'plan runs from a compute budget, and fit scaling laws to runs'}
 
 
