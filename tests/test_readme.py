@@ -158,6 +158,21 @@ def test_the_glossary_of_gin_is_gin(tmp_path):
   assert objective.z_loss == 1e-4
 
 
+def test_the_experiments_of_the_page_on_preferences_are_gin(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for info, body in _blocks(_read('docs/preferences.md')):
+    if ' ' in info:
+      pathlib.Path(info.partition(' ')[2]).write_text(body)
+  found = {}
+  for name in ('reward', 'dpo', 'kto', 'orpo'):
+    experiment, _ = gin_config.load_experiment([f'{name}.gin'], ['MODEL_DIR=run', 'INIT_FROM=lm'])
+    (objective,) = experiment.objectives
+    found[name] = type(objective).__name__, type(experiment.data).__name__
+  assert found == {'reward': ('RewardModel', 'PreferenceData'),
+                   'dpo': ('DirectPreference', 'WithReference'), 'kto': ('KTO', 'WithReference'),
+                   'orpo': ('ORPO', 'PreferenceData')}
+
+
 def test_make_quickstart_is_a_command():
   done = subprocess.run(['make', '-n', 'quickstart'], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr

@@ -25,8 +25,8 @@ def run(args: argparse.Namespace) -> int:
   write_text(output, rollout_page.render_page(folder.path.resolve().name, records))
   rows = rollout_page.summarize(records)
   for row in (rows[0], rows[-1]):
-    values = '  '.join(f'{name} {row[name]:.4g}' for name in ('reward', 'kl', 'tokens', 'ended')
-                       if name in row)
+    values = '  '.join(f'{name} {row[name]:.4g}' for name in (
+        'reward', 'kl', 'tokens', 'ended', 'faults') if name in row)
     print(f'rollout {row["rollout"]}  {values}')
   print(f'{len(records)} completions of {len(rows)} rollouts: {output}')
   return 0

@@ -55,7 +55,7 @@ class RewardEval:
       metrics = {'completion_tokens': np.mean([len(one.ids) for one in completions]),
                  'ended': np.mean([one.ended for one in completions])}
       for name, rater in raters:
-        rewards = np.asarray([rating.reward for rating in rate(rater, completions)])
+        rewards = np.asarray([rating.reward for rating in rate(rater, completions, name)])
         metrics |= {f'reward/{name}': rewards.mean(),
                     f'reward/{name}_stderr': rewards.std(ddof=1) / len(rewards) ** 0.5}
       return {name: float(x) for name, x in metrics.items()}

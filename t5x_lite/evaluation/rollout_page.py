@@ -17,6 +17,8 @@ _CURVES = ('reward', 'kl', 'tokens', 'ended', 'faults')
 
 def read_rollouts(path: pathlib.Path) -> list[dict[str, Any]]:
   """The records of a rollouts.jsonl, in order; UserError if there are none, or one is no record."""
+  if not path.parent.is_dir():
+    raise UserError(f'{path.parent} is no folder of a run')
   if not path.is_file():
     raise UserError(f'{path.parent} has no {path.name}: name a run that was trained on rollouts')
   records = []

@@ -72,6 +72,10 @@ class ReferenceBatches:
     self._read = self._data.batches(run.network.config, seed=run.seed, start=run.start,
                                     shard=run.shard)
     self._next = next(self._read)   # what is wrong with the data is said now
+    there_BK = (self._next['decoder_loss_weights'] > 0).any(-1)
+    if settings.cached and np.isnan(self._next['response_scores'][there_BK]).any():
+      raise FieldError(settings, 'cached', 'must be False for thumbs, whose prompts have the '
+                       'response of another in each batch anew')
     self._logprobs_of: Callable[[TrainState, Batch], np.ndarray] | None = None
 
   def __call__(self, state: TrainState) -> Batch:
@@ -135,9 +139,8 @@ class ReferenceBatches:
     found_BK = np.zeros(batch['response_scores'].shape, np.float32)
     for (b, k), digest in response_digests(batch):
       if digest not in table:
-        raise UserError(f'{file} lacks a response of the data, which has changed, or puts groups '
-                        'together anew: remove the file and start a new run, or set '
-                        'WithReference.cached = False')
+        raise UserError(f'{file} lacks a response of the data, which has changed since: remove the '
+                        'file and start a new run, or set WithReference.cached = False')
       found_BK[b, k] = table[digest]
     return found_BK
 

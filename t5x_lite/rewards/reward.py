@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 import math
+import reprlib
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from t5x_lite.core.errors import UserError
 from t5x_lite.data.source import Source
 
 
@@ -47,10 +49,16 @@ class Reward(Protocol):
     """
 
 
-def rate(rater: Rater, completions: Sequence[Completion]) -> list[Rating]:
-  """What a rater says of completions; a reward that is no finite number is 0, and a fault."""
+def rate(rater: Rater, completions: Sequence[Completion], name: str = 'reward'
+         ) -> list[Rating]:
+  """What the rater of a reward says of completions; what is no finite number is 0, and a fault.
+
+  Raises UserError, with the name of the reward, where it says no Rating for each.
+  """
   found = rater(completions)
-  if len(found) != len(completions):
-    raise ValueError(f'{len(completions)} completions were rated by {len(found)} numbers')
+  if not isinstance(found, list) or len(found) != len(completions) or not all(
+      isinstance(one, Rating) and isinstance(one.reward, (int, float)) for one in found):
+    raise UserError(f'the reward {name!r} gave {reprlib.repr(found)} for {len(completions)} '
+                    'completions: a rater returns a list, a Rating(number) for each')
   return [rating if math.isfinite(rating.reward) else
           Rating(0.0, rating.fault or f'the reward is {rating.reward}') for rating in found]

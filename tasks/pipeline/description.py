@@ -16,6 +16,7 @@ from tasks import vocabularies
 from tasks.pipeline import caching, one_line, schedules, trimming
 from tasks.pipeline.converters import feature_converter, model_batch
 from tasks.pipeline.provider import check_split, feature_lengths, get_task
+from tasks.pipeline.seqio_data import DataConfig
 
 SAMPLE = 500     # examples of the source that are read of each member
 NUM_RENDERED = 5
@@ -63,6 +64,9 @@ def describe(experiment: Experiment) -> list[Member]:
   Raises UserError as provider.get_task, provider.check_split and caching.use_cache.
   """
   data = experiment.data
+  if not isinstance(data, DataConfig):
+    raise UserError(f'the data is {type(data).__name__}, and data describe shows rows of a '
+                    'DataConfig: what is wrong with others is said before the first step')
   provider = get_task(data)
   check_split(provider, data)
   caching.use_cache(provider, data)

@@ -94,6 +94,10 @@ def _pair(row: Row, chat: bool) -> Comparison:
   prompt, answers = row.get('prompt'), [row[name] for name in ('chosen', 'rejected')]
   if all(isinstance(answer, str) for answer in answers):
     return _texts(prompt, answers, _CHOSEN, row)
+  kind = 'a text' if isinstance(answers[0], str) else 'a list of messages'
+  for name, answer in zip(('chosen', 'rejected'), answers):
+    if not isinstance(answer, (str, list)) or type(answer) is not type(answers[0]):
+      raise bad_row(f'field {name!r} must be {kind}, got {shorten(repr(answer))}')
   before = prompt if isinstance(prompt, list) else []   # a text is repeated in them
   return _last_answers([_openai(before, row, name) for name in ('chosen', 'rejected')], _CHOSEN)
 

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from t5x_lite.core.dataclass_checks import FieldError
+from t5x_lite.core.errors import UserError
 from t5x_lite.data.source import NoData
 from t5x_lite.rewards import checkers
 from t5x_lite.rewards.reward import Completion, Rating, Reward, rate
@@ -70,3 +71,10 @@ def test_the_reward_of_a_length_falls_on_both_sides():
 def test_a_reward_that_is_no_number_is_0_and_a_fault(value):
   found, = rate(lambda completions: [Rating(value)], [Completion('', '', '', True)])
   assert found == Rating(0.0, f'the reward is {value}')
+
+
+@pytest.mark.parametrize('given', [[1.0, 0.0], None, [Rating(1.0)], ['a', 'b'],
+                                   [Rating('1'), Rating(0.0)]])
+def test_what_is_no_rating_of_each_is_refused_with_the_reward_named(given):
+  with pytest.raises(UserError, match="the reward 'mine' gave .* for 2 completions: a rater"):
+    rate(lambda completions: given, [Completion('', 'a'), Completion('', 'b')], 'mine')

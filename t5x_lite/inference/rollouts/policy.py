@@ -85,7 +85,7 @@ class Policy:
                     for i, reward in enumerate(settings.rewards)}
     self._length = row_lengths(settings.lengths, run.network.config)[1]
     self.estimator_state = settings.estimator.initial_state
-    self._warned = False
+    self._warned = self._faulty = False   # what is said once
 
   def rollout(self, number: int, asked: Sequence[dict[str, Any]], state: TrainState,
               reference: ReferencePolicy | None) -> Rollout:
@@ -111,6 +111,11 @@ class Policy:
                    bool(drawn.ended[r]), one['ids'], drawn.ids[r])
         for r, one in enumerate(one for one in asked for _ in range(settings.group_size))]
     rewards_RF, faults = self._rate(completions)
+    fault = next(filter(None, faults), None)
+    if fault is not None and not self._faulty:
+      self._faulty = True
+      note(f'{len(faults) - faults.count(None)} of {len(faults)} completions could not be rated, '
+           f'and have a reward of 0, such as by {fault}: rollout/faults counts them')
     clock.lap('rating')
     weights = tuple(settings.reward_weights or [1.0] * len(self._raters))
     if settings.truncation_penalty:   # a reward function more
@@ -157,7 +162,7 @@ class Policy:
     faults: list[str | None] = [None] * len(completions)
     if jax.process_index() == 0:
       for f, (name, rater) in enumerate(self._raters.items()):
-        for r, rating in enumerate(rate(rater, completions)):
+        for r, rating in enumerate(rate(rater, completions, name)):
           rewards_RF[r, f] = rating.reward
           faults[r] = faults[r] or rating.fault and f'{name}: {rating.fault}'
     if jax.process_count() > 1:
