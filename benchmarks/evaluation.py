@@ -36,7 +36,7 @@ def main() -> None:
   add('--tasks', nargs='+', choices=TASKS, default=[*TASKS])
   add('--rounds', type=int, default=5)
   add('--documents', type=int, default=32, help='of a turn')
-  add('--batch_size', type=int, default=32, help='of ours')
+  add('--batch_size', type=int, default=4, help='of ours')
   add('--max_length', type=int, help='tokens that both sides read; a prompt that is longer loses '
       'its first ones, and then answers of unlike lengths share none (default: the positions)')
   add('--threads', type=int, default=os.cpu_count())

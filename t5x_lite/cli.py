@@ -50,6 +50,15 @@ COMMANDS = {
     'questionnaire': (
         't5x_lite.commands.questionnaire',
         'tabulate the answers of people on systems, with intervals and tests'),
+    'dialogue discover': (
+        't5x_lite.commands.dialogue_discover',
+        'find the states of dialogues and the automaton they follow: figures, picture, page'),
+    'dialogue simulate': (
+        't5x_lite.commands.dialogue_simulate',
+        'let simulated users talk to a system: success, pass^k, why goals fail'),
+    'dialogue talk': (
+        't5x_lite.commands.dialogue_talk',
+        'open a page on which people talk to systems and rate them'),
     'instruct-gpt': (
         't5x_lite.commands.instruct_gpt',
         'train on demonstrations, compare, train a reward model and a policy, with a plan'),
@@ -152,11 +161,18 @@ COMMANDS = {
     'scaling app': (
         'scaling.commands.app',
         'serve a local web page that plans runs from a budget and fits laws to a CSV file'),
+    'dialogue convert': (
+        'tasks.commands.dialogue_convert',
+        'write dialogues of a public corpus in one schema, and name those with faults'),
+    'dialogue generate': (
+        'tasks.commands.dialogue_generate',
+        'write made-up dialogues of a known automaton, in the same schema'),
     'quickstart': (
         't5x_lite.commands.quickstart',
         'train, evaluate and sample a small model of Python\'s own source'),
 }
 GROUPS = {'data': 'show or tokenise what a run reads',
+          'dialogue': 'read, make, simulate, score and explore task-oriented dialogues',
           'scaling': 'plan runs from a compute budget, and fit scaling laws to runs'}
 
 

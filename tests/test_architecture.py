@@ -10,8 +10,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLOORS = {
     't5x_lite': (('core',), ('data',), ('models', 'rewards'),
                  ('objectives', 'adaptation', 'parallel'), ('training',),
-                 ('inference', 'cost', 'interop'), ('evaluation', 'serving'), ('dialogue',), ('experiment',),
-                 ('alignment',), ('commands',), ('cli',), ('__main__',)),
+                 ('inference', 'cost', 'interop'), ('evaluation', 'serving'), ('dialogue',),
+                 ('experiment',), ('alignment',), ('commands',), ('cli',), ('__main__',)),
     'tasks': (('metrics', 'vocabularies'), ('preprocessors',), ('files',), ('instruction',),
               ('pipeline',), ('preferences', 'dialogue'), ('datasets',), ('commands',)),
     'scaling': (('laws',), ('figures',), ('fitting',), ('forms', 'kbit'), ('planning',),

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
       raise UserError(f'--{name}={getattr(args, name)}: give from {low} to {high}')
   key = _read_key(args.key_file)
   experiment = served_model.load_experiment(args)
-  listener = _bind(args.host, args.port)   # a port that is taken is said before the model is read
+  listener = bind(args.host, args.port)   # a port that is taken is said before the model is read
   with listener:
     served = served_model.load_served(
         experiment, slots=args.slots, context=args.context, max_queue=args.queue,
@@ -65,7 +65,7 @@ def _read_key(file: str | None) -> str | None:
   return key
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
   """A socket that refuses connections until it listens: nobody waits while the model compiles."""
   listener = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET)
   try:

@@ -1,0 +1,1 @@
+"""Task-oriented dialogues: their data, scores, structure and simulation."""

@@ -1,0 +1,1 @@
+"""Users who want something, systems that help them, and what comes of it."""

@@ -1,0 +1,108 @@
+"""Users and systems talk, many dialogues side by side, and what came of each is judged."""
+
+from collections.abc import Sequence
+import dataclasses
+import random
+
+from t5x_lite.core.dataclass_checks import Count, Seed, check_types
+from t5x_lite.dialogue.schema import Dialogue, Turn
+from t5x_lite.dialogue.simulation import judging
+from t5x_lite.dialogue.simulation.database import Database
+from t5x_lite.dialogue.simulation.goals import Wish, goals_by_domain, message
+from t5x_lite.dialogue.simulation.language import Language
+from t5x_lite.dialogue.simulation.systems import System
+from t5x_lite.dialogue.simulation.user import AgendaUser, UserConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimulationConfig:
+  """How dialogues are held."""
+  user: UserConfig = dataclasses.field(default_factory=UserConfig)
+  trials: Count = 1         # dialogues of each goal
+  max_turns: Count = 40     # of the user
+  batch_size: Count = 256   # dialogues at a time
+  seed: Seed = 0
+
+  def __post_init__(self):
+    check_types(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What came of a dialogue.
+
+  Attributes:
+    goal: its number among the goals.
+    inform: whether what was offered last has what was wanted, in all domains.
+    failures: why it is no success, such as 'phone not told (restaurant)'; none: it is one.
+    turns: of the user.
+  """
+  dialogue: Dialogue
+  goal: int
+  inform: bool
+  failures: tuple[str, ...]
+  turns: int
+
+  @property
+  def success(self) -> bool:
+    return not self.failures
+
+
+def simulate(goals: Sequence[Sequence[Wish]], database: Database, system: System,
+             config: SimulationConfig) -> list[Outcome]:
+  """The outcomes of `trials` dialogues of each goal, in the order of the goals.
+
+  A dialogue depends on its goal, its trial and the seed alone, whatever the batch size, where the
+  system's turns do.
+  """
+  language = Language(database)
+  jobs = [(goal, trial) for goal in range(len(goals)) for trial in range(config.trials)]
+  found = []
+  for start in range(0, len(jobs), config.batch_size):
+    talks = [_Talk(goals[goal], goal, trial, language, config)
+             for goal, trial in jobs[start:start + config.batch_size]]
+    live = talks
+    while live := [talk for talk in live if talk.user_speaks()]:
+      for talk, turn in zip(live, system.reply([talk.dialogue() for talk in live]), strict=True):
+        talk.system_speaks(turn)
+    found += [talk.outcome(database) for talk in talks]
+  return found
+
+
+class _Talk:
+  """A dialogue that is being held."""
+
+  def __init__(self, wishes: Sequence[Wish], goal: int, trial: int, language: Language,
+               config: SimulationConfig):
+    self._wishes, self._goal, self._language, self._config = wishes, goal, language, config
+    self._draw = random.Random(f'{config.seed} {goal} {trial}')
+    self._user = AgendaUser(wishes, config.user, self._draw)
+    self._turns: list[Turn] = []
+    self._id = f'{goal}-{trial}'
+
+  def dialogue(self) -> Dialogue:
+    return Dialogue(self._id, tuple(self._turns), tuple(wish.domain for wish in self._wishes),
+                    goals_by_domain(self._wishes), message(self._wishes))
+
+  def user_speaks(self) -> bool:
+    """Adds the user's turn; returns whether the dialogue goes on."""
+    acts = self._user.reply(self._turns[-1].acts if self._turns else ())
+    if len(self._turns) == 2 * self._config.max_turns:   # the last answer is heard
+      return False
+    self._turns.append(self._language.say('user', acts, self._draw))
+    return acts[-1].intent != 'bye'
+
+  def system_speaks(self, turn: Turn) -> None:
+    if not turn.acts:
+      acts = self._language.understand('system', turn.text, self.dialogue())
+      turn = dataclasses.replace(turn, acts=tuple(acts))
+    self._turns.append(turn)
+
+  def outcome(self, database: Database) -> Outcome:
+    dialogue = self.dialogue()
+    heard = judging.heard_in(dialogue, dialogue.domains)
+    failures = judging.failures(self._wishes, heard, database)
+    inform = not any('offer' in reason for reason in failures)
+    if failures and self._user.lost_patience:
+      failures.append('lost patience')
+    return Outcome(dialogue, self._goal, inform, tuple(failures), (len(self._turns) + 1) // 2)

@@ -1,0 +1,1 @@
+"""People talk to systems, and say what they think of them."""

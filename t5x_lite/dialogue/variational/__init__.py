@@ -1,0 +1,1 @@
+"""Latent variables of utterances and dialogues, by variational inference."""
