@@ -1,28 +1,30 @@
 """Inform and Success: are the offered venues right, and is all told that was asked for?"""
 
 from collections.abc import Mapping, Sequence
-import re
 
 from t5x_lite.dialogue.scoring.database import Database
 
-TAGS = {'postcode': 'POST', 'id': 'TRAINID'}
 VENUES = ('restaurant', 'hotel', 'attraction')
-SLOTS = {'arriveby': 'arrive', 'leaveat': 'leave'}
+TOLD = ('PHONE', 'ADDRESS', 'POST', 'TRAINID')   # tags that count wherever the domain is active
 
 
-def tags_of(response: str) -> set[str]:
-  """NAME, PHONE, … of the slots in brackets in a delexicalised response."""
-  names = (tag.lower().rsplit('_', 1)[-1] for tag in re.findall(r'\[([\w ]+)\]', response))
-  return {TAGS.get(name, name.upper()) for name in names}
+def active_domains(states: Sequence[Mapping[str, Mapping[str, str]]]) -> list[list[str]]:
+  """The domain that each turn is about, or none, where it is not predicted: that of new values.
 
-
-def active_domains(turns: Sequence[Mapping]) -> list[list[str]]:
-  """Of each turn: as predicted, or else the domains whose state changed last."""
-  found, before = [], {}
-  for turn in turns:
-    changed = [domain for domain, slots in turn['state'].items() if slots != before.get(domain, {})]
-    found.append(turn.get('active_domains', changed or (found[-1] if found else [])))
-    before = turn['state']
+  Of several with new values it is the one before, if among them, else the one of most slots. A turn
+  without new values stays; where the turn before had several, it goes to the first other of them.
+  """
+  found, current, others, before = [], None, [], {}
+  for state in states:
+    changed = [domain for domain, slots in state.items()
+               if slots.items() - before.get(domain, {}).items()]
+    if changed and current not in changed:
+      current = max(changed, key=lambda domain: len(state[domain]))
+    elif not changed:
+      waiting = [domain for domain in others if domain in state and domain != current]
+      current = waiting[0] if len(others) > 1 and waiting else current
+    found.append([current] if current else [])
+    others, before = changed, state
   return found
 
 
@@ -31,17 +33,18 @@ def inform_and_success(
 ) -> tuple[dict[str, bool], dict[str, bool]]:
   """{domain or 'total': whether met}, of Inform and Success; none of Success without Inform."""
   offered, told = {domain: frozenset() for domain in goal}, {domain: set() for domain in goal}
-  for turn, active, bookings in zip(turns, active_domains(turns), booked, strict=True):
-    tags = tags_of(turn['response'])
+  for turn, bookings in zip(turns, booked, strict=True):
+    response, state = turn.response, turn.state
     for domain in goal:
-      if domain not in active:
+      if domain not in turn.active:
         continue
-      if domain in VENUES and 'NAME' in tags or domain == 'train' and 'TRAINID' in tags:
-        found = database.query(domain, _slots(turn['state'].get(domain, {})))
+      if (domain in VENUES and 'NAME' in response or
+          domain == 'train' and 'TRAINID' in response):
+        found = database.query(domain, state[domain]) if domain in state else frozenset()
         if not offered[domain] or not offered[domain] <= found:
           offered[domain] = found
-      told[domain] |= tags & {'PHONE', 'ADDRESS', 'POST', 'TRAINID'}
-      if 'REFERENCE' in tags and domain in bookings:
+      told[domain].update(tag for tag in TOLD if tag in response)
+      if 'REFERENCE' in response and domain in bookings:
         told[domain].add('REFERENCE')
   inform = {}
   for domain, wanted in goal.items():
@@ -54,8 +57,3 @@ def inform_and_success(
     return inform, {}
   success = {domain: set(wanted['requestable']) <= told[domain] for domain, wanted in goal.items()}
   return inform, success | {'total': all(success.values())}
-
-
-def _slots(state: Mapping[str, str]) -> dict[str, str]:
-  plain = {slot.replace(' ', ''): value.lower() for slot, value in state.items()}
-  return {SLOTS.get(slot, slot): value for slot, value in plain.items()}
