@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from t5x_lite.core.errors import UserError
-from t5x_lite.dialogue.scoring.normalisation import SLOTS, normal_slots
+from t5x_lite.dialogue.scoring.normalisation import SLOTS, normal_slots, similarity
 
 DOMAINS = ('restaurant', 'hotel', 'attraction', 'train')
 FUZZY = ('name', 'food', 'departure', 'destination')   # compared by partial ratio
@@ -47,7 +47,6 @@ class Database:
     return frozenset(self._entries[domain][i][key] for i in found)
 
   def _find(self, domain: str, slot: str, value: str) -> frozenset[int]:
-    from rapidfuzz import fuzz
     entries = self._entries[domain]
     everything = frozenset(range(len(entries)))
     if value in ANY or slot not in entries[0]:
@@ -57,7 +56,7 @@ class Database:
     elif slot == 'leave':
       meets = lambda entry: _minutes(entry) >= _minutes(value)
     elif slot in FUZZY:
-      meets = lambda entry: round(fuzz.partial_ratio(entry, value)) >= SIMILAR
+      meets = lambda entry: similarity(entry, value) >= SIMILAR
     else:
       meets = lambda entry: entry == value
     return frozenset(i for i in everything if entries[i][slot] == '?' or meets(entries[i][slot]))

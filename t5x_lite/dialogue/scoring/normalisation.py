@@ -21,12 +21,18 @@ _TAG = re.compile(r'\[([\w\s]+)\](?:-?e?s)?')
 SLOTS = {'arriveby': 'arrive', 'leaveat': 'leave'}
 TIMES = ('arrive', 'leave', 'time')
 NAMES = ('name', 'departure', 'destination')
-# What users and systems say, as the database has it.
+# As the database, or the public evaluator, has what systems write.
 VALUES = {
     'type': {'guest house': 'guesthouse', 'swimming pool': 'swimmingpool',
-             'night club': 'nightclub'},
+             'night club': 'nightclub', 'mutliple sports': 'multiple sports'},
+    'food': {'portugese': 'portuguese', 'brazilian': 'portuguese',
+             'modern american': 'north american'},
     'parking': {'free': 'yes'}, 'internet': {'free': 'yes'},
-}
+    **dict.fromkeys(NAMES, {
+        'cafe uno': 'caffe uno', 'christ college': "christ's college",
+        'parkside pools': 'parkside swimming pool', 'restaurant 1 7': 'restaurant one seven',
+        'restaurant 2 two': 'restaurant two two', "rosa's": 'rosas bed and breakfast',
+        'the junction': 'junction theatre'})}
 
 
 @functools.cache
@@ -78,8 +84,20 @@ def _value(slot: str, text: str) -> str:
 def _time(text: str) -> str:
   """HH:MM where the text is a time of day, such as '5 pm'; else the text."""
   words = {'morning': '08:00', 'noon': '12:00', 'lunch': '12:00', 'afternoon': '13:00'}
-  match = re.fullmatch(r'(?:by |after )?\s*(\d?\d)\s*:?\s*(\d\d)?\s*([ap])?\.?m?[.,?]?', text)
+  match = re.fullmatch(r'(?:by |after )?\s*(\d?\d)(?:\s*:?\s*(\d\d))?\s*(?:([ap])\.?m\.?)?[.,?]?', text)
   if match is None:
     return words.get(text, text)
   hours, minutes, half = match.groups()
   return f'{int(hours) + 12 * (half == "p"):02}:{minutes or "00"}'
+
+
+@functools.cache
+def similarity(a: str, b: str) -> int:
+  """In percent, of the shorter text and the part of the longer one, as long, that is most like it.
+
+  rapidfuzz's own partial_ratio also compares shorter parts, at the ends.
+  """
+  from rapidfuzz import fuzz
+  short, long = sorted((a, b), key=len)
+  return round(max(fuzz.ratio(short, long[start:start + len(short)])
+                   for start in range(len(long) - len(short) + 1)))
