@@ -32,7 +32,7 @@ class Database:
       except (OSError, ValueError) as error:
         raise UserError(f'{path}: is no file of JSON that can be read: name a folder with '
                         f'{", ".join(f"{name}_db.json" for name in DOMAINS)}') from error
-    self._match = functools.cache(self._find)
+    self._match, self._query = functools.cache(self._find), functools.cache(self._find_all)
 
   def query(self, domain: str, constraints: Mapping[str, str]) -> frozenset[str]:
     """Identifiers of the venues, or trains, that meet {slot: value}.
@@ -40,8 +40,11 @@ class Database:
     Trains arrive by, and leave from, a time; 'dontcare' and slots of no column, such as those of a
     booking, constrain nothing; an entry's '?' meets any value.
     """
+    return self._query(domain, frozenset(normal_slots(constraints).items()))
+
+  def _find_all(self, domain: str, constraints: frozenset[tuple[str, str]]) -> frozenset[str]:
     found = frozenset(range(len(self._entries[domain])))
-    for slot, value in normal_slots(constraints).items():
+    for slot, value in constraints:
       found &= self._match(domain, slot, value)
     key = 'trainid' if domain == 'train' else 'id'
     return frozenset(self._entries[domain][i][key] for i in found)
@@ -68,6 +71,7 @@ def _columns(row: Mapping[str, Any], ignored: Container[str]) -> dict[str, Any]:
   return {SLOTS.get(slot, slot): row[name] for name, slot in names.items()}
 
 
+@functools.cache
 def _minutes(time: str) -> int:
   """Since midnight; 0 of what is no HH:MM."""
   match = re.match(r'(\d\d):(\d\d)', time)
