@@ -42,8 +42,8 @@ SERVE = ['starlette>=0.46,<2', 'uvicorn>=0.30,<1', 'prometheus-client>=0.20,<1']
 # Files for llama.cpp, by the package of its authors: one small wheel, which needs PyYAML, tqdm and
 # requests.
 GGUF = ['gguf>=0.19,<0.21']
-# Scores of dialogue systems: fuzzy matches of venues' names, one wheel that needs nothing.
-DIALOGUE = ['rapidfuzz>=3.9,<4']
+# Scores of dialogue systems: Moses' tokens, by which their published lexical richness is counted.
+DIALOGUE = ['sacremoses>=0.1.1,<0.3']
 # lm-evaluation-harness itself, for all its tasks; torch and transformers are no part of it.
 EVAL = ['lm_eval>=0.4.13,<0.5']
 TEST = ['pytest>=8,<10', 'pytest-xdist>=3.6,<4', 'hypothesis>=6.100,<7', 'ruff>=0.6,<1',

@@ -9,6 +9,8 @@ import difflib
 import functools
 import re
 
+from t5x_lite.core.errors import UserError
+
 TAGS = {   # how they are written, less a domain or `value_` before
     'ADDRESS': 'address', 'AREA': 'area', 'FOOD': 'food', 'NAME': 'name', 'PHONE': 'phone',
     'TIME': 'time booktime duration arrive arriveby leave leaveat', 'DAY': 'day bookday',
@@ -39,7 +41,10 @@ VALUES = {
 
 @functools.cache
 def _moses():
-  from sacremoses import MosesDetokenizer, MosesTokenizer
+  try:
+    from sacremoses import MosesDetokenizer, MosesTokenizer
+  except ModuleNotFoundError:
+    raise UserError("scores of dialogues need sacremoses: pip install -e '.[dialogue]'") from None
   return MosesTokenizer(lang='en'), MosesDetokenizer(lang='en')
 
 

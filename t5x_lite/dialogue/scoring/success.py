@@ -1,11 +1,26 @@
 """Inform and Success: are the offered venues right, and is all told that was asked for?"""
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 
 from t5x_lite.dialogue.scoring.database import Database
 
 VENUES = ('restaurant', 'hotel', 'attraction')
 TOLD = ('PHONE', 'ADDRESS', 'POST', 'TRAINID')   # tags that count wherever the domain is active
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictedTurn:
+  """What a system answers, normalised.
+
+  Attributes:
+    response: delexicalised.
+    state: {domain: {slot: value}} that it believes in.
+    active: the domains that it talks about.
+  """
+  response: str
+  state: Mapping[str, Mapping[str, str]]
+  active: tuple[str, ...]
 
 
 def active_domains(states: Sequence[Mapping[str, Mapping[str, str]]]) -> list[list[str]]:
@@ -29,7 +44,8 @@ def active_domains(states: Sequence[Mapping[str, Mapping[str, str]]]) -> list[li
 
 
 def inform_and_success(
-    turns: Sequence[Mapping], goal: Mapping, booked: Sequence[Sequence[str]], database: Database
+    turns: Sequence[PredictedTurn], goal: Mapping, booked: Sequence[Sequence[str]],
+    database: Database
 ) -> tuple[dict[str, bool], dict[str, bool]]:
   """{domain or 'total': whether met}, of Inform and Success; none of Success without Inform."""
   offered, told = {domain: frozenset() for domain in goal}, {domain: set() for domain in goal}
