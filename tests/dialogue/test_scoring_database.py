@@ -7,11 +7,12 @@ import pytest
 from t5x_lite.core.errors import UserError
 from t5x_lite.dialogue.scoring.database import Database
 
-pytest.importorskip('rapidfuzz', reason='rapidfuzz is not installed: pip install rapidfuzz')
 ENTRIES = {
-    'restaurant': [{'name': 'pizza hut city centre', 'food': 'italian', 'area': 'centre'},
-                   {'name': 'curry garden', 'food': 'indian', 'area': '?'}],
-    'hotel': [{'name': 'alpha', 'stars': '4'}], 'attraction': [{'name': 'abbey', 'area': 'east'}],
+    'restaurant': [{'id': '1', 'name': 'pizza hut city centre', 'food': 'italian',
+                    'area': 'centre'},
+                   {'id': '2', 'name': 'curry garden', 'food': 'indian', 'area': '?'}],
+    'hotel': [{'id': '3', 'name': 'alpha', 'stars': '4', 'price': {'single': '50'}}],
+    'attraction': [{'id': '4', 'name': 'abbey', 'area': 'east', 'openhours': 'always'}],
     'train': [{'trainID': 'TR1', 'leaveAt': '05:00', 'arriveBy': '05:51'},
               {'trainID': 'TR2', 'leaveAt': '07:00', 'arriveBy': '07:51'}]}
 
@@ -24,15 +25,17 @@ def database(tmp_path):
 
 
 @pytest.mark.parametrize('domain, constraints, found', [
-    ('restaurant', {}, {'pizza hut city centre', 'curry garden'}),
-    ('restaurant', {'name': 'pizza hut'}, {'pizza hut city centre'}),
-    ('restaurant', {'area': 'north'}, {'curry garden'}),
-    ('restaurant', {'area': 'dontcare', 'food': 'italian'}, {'pizza hut city centre'}),
-    ('hotel', {'stars': '4', 'people': '2'}, {'alpha'}),
+    ('restaurant', {}, {'1', '2'}),
+    ('restaurant', {'name': 'pizza hut'}, {'1'}),
+    ('restaurant', {'area': 'north'}, {'2'}),
+    ('restaurant', {'area': 'dontcare', 'food': 'italian'}, {'1'}),
+    ('hotel', {'stars': '4', 'people': '2', 'price': 'cheap'}, {'3'}),
     ('hotel', {'stars': '3'}, set()),
     ('train', {'leave': '05:00'}, {'TR1', 'TR2'}),
     ('train', {'leave': '05:01'}, {'TR2'}),
-    ('train', {'arrive': '05 : 51'}, {'TR1'})])
+    ('train', {'arriveBy': '05 : 51'}, {'TR1'}),
+    ('train', {'arrive': '6 pm'}, {'TR1', 'TR2'}),
+    ('train', {'arrive': 'soon'}, set())])
 def test_entries_meet_all_constraints(database, domain, constraints, found):
   assert database.query(domain, constraints) == found
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from t5x_lite.dialogue.scoring.success import active_domains, inform_and_success, tags_of
+from t5x_lite.dialogue.scoring.success import PredictedTurn, active_domains, inform_and_success
 
 GOAL = {'hotel': {'informable': {'stars': '4'}, 'requestable': ['PHONE', 'REFERENCE']}}
 
@@ -12,23 +12,32 @@ class Venues:
     return frozenset({'alpha'} if constraints.get('stars') == '4' else {'alpha', 'beta'})
 
 
-def score(response, stars='4', booked=('hotel',)):
-  turn = {'response': response, 'state': {'hotel': {'stars': stars}}}
+def score(response, stars='4', booked=('hotel',), active=('hotel',)):
+  turn = PredictedTurn(response, {'hotel': {'stars': stars}}, active)
   return inform_and_success([turn], GOAL, [list(booked)], Venues())
 
 
 @pytest.mark.parametrize('found, inform, success', [
-    (score('[hotel_name] , [value_phone] , [reference]'), True, True),
-    (score('[hotel_name] , [value_phone] , [reference]', booked=()), True, False),
-    (score('[hotel_name] , [reference]'), True, False),
-    (score('[hotel_name] , [value_phone] , [reference]', stars='3'), False, None),
-    (score('[value_phone] , [reference]'), False, None)])
+    (score('NAME, PHONE, REFERENCE'), True, True),
+    (score('NAME, PHONE, REFERENCE', booked=()), True, False),
+    (score('NAME, REFERENCE'), True, False),
+    (score('NAME, PHONE, REFERENCE', stars='3'), False, None),
+    (score('NAME, PHONE, REFERENCE', active=('taxi',)), False, None),
+    (score('PHONE, REFERENCE'), False, None)])
 def test_a_dialogue_meets_its_goal(found, inform, success):
   assert (found[0]['total'], found[1].get('total')) == (inform, success)
 
 
-def test_tags_and_active_domains():
-  assert tags_of('[value_postcode] of [Train_ID]') == {'POST', 'TRAINID'}
-  turns = [{'state': {'hotel': {'area': 'east'}}}, {'state': {'hotel': {'area': 'east'}}},
-           {'state': {'hotel': {'area': 'east'}, 'taxi': {'leave': '5:00'}}}]
-  assert active_domains(turns) == [['hotel'], ['hotel'], ['taxi']]
+def test_a_train_that_nobody_offered_is_missed_only_where_its_number_is_asked_for():
+  turns = [PredictedTurn('hello', {}, ('train',))]
+  for wanted, met in (([], True), (['TRAINID'], False)):
+    goal = {'train': {'informable': {'day': 'monday'}, 'requestable': wanted}}
+    assert inform_and_success(turns, goal, [[]], Venues())[0] == {'train': met, 'total': met}
+
+
+def test_active_domains_are_those_of_new_values():
+  hotel, taxi = {'area': 'east'}, {'leave': '05:00', 'departure': 'abbey'}
+  more = {**hotel, 'stars': '4'}
+  states = [{}, {'hotel': hotel}, {'hotel': hotel}, {'hotel': more, 'taxi': taxi},
+            {'hotel': hotel, 'taxi': taxi}, {'hotel': hotel, 'taxi': taxi, 'train': hotel}]
+  assert active_domains(states) == [[], ['hotel'], ['hotel'], ['hotel'], ['taxi'], ['train']]

@@ -91,11 +91,13 @@ def _value(slot: str, text: str) -> str:
 def _time(text: str) -> str:
   """HH:MM where the text is a time of day, such as '5 pm'; else the text."""
   words = {'morning': '08:00', 'noon': '12:00', 'lunch': '12:00', 'afternoon': '13:00'}
-  match = re.fullmatch(r'(?:by |after )?\s*(\d?\d)(?:\s*:?\s*(\d\d))?\s*(?:([ap])\.?m\.?)?[.,?]?', text)
+  match = re.fullmatch(
+      r'(?:by |after )?\s*(\d?\d)(?:\s*:?\s*(\d\d))?\s*(?:([ap])\.?m\.?)?[.,?]?', text)
   if match is None:
     return words.get(text, text.removesuffix('am'))
   hours, minutes, half = match.groups()
-  return f'{int(hours) + 12 * (half == "p"):02}:{minutes or "00"}'
+  hours = int(hours) % 12 + 12 if half == 'p' else int(hours)
+  return f'{hours:02}:{minutes or "00"}'
 
 
 @functools.cache
