@@ -26,7 +26,8 @@ def test_slots_and_values_are_those_of_the_database():
 
 
 @pytest.mark.parametrize('text, time', [
-    ('12 pm', '12:00'), ('12:30 p.m.', '12:30'), ('noon', '12:00'), ('after 13:45', '13:45'), ('7am', '07:00')])
+    ('12 pm', '12:00'), ('12:30 p.m.', '12:30'), ('noon', '12:00'), ('after 13:45', '13:45'),
+    ('7am', '07:00')])
 def test_times_of_day(text, time):
   assert normal_slots({'time': text}) == {'time': time}
 
