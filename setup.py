@@ -42,11 +42,13 @@ SERVE = ['starlette>=0.46,<2', 'uvicorn>=0.30,<1', 'prometheus-client>=0.20,<1']
 # Files for llama.cpp, by the package of its authors: one small wheel, which needs PyYAML, tqdm and
 # requests.
 GGUF = ['gguf>=0.19,<0.21']
+# Scores of dialogue systems: Moses' tokens, by which their published lexical richness is counted.
+DIALOGUE = ['sacremoses>=0.1.1,<0.3']
 # lm-evaluation-harness itself, for all its tasks; torch and transformers are no part of it.
 EVAL = ['lm_eval>=0.4.13,<0.5']
 TEST = ['pytest>=8,<10', 'pytest-xdist>=3.6,<4', 'hypothesis>=6.100,<7', 'ruff>=0.6,<1',
         'tiktoken>=0.9,<1', 'selenium>=4.20,<5', 'jsonschema>=4.18,<5', *APP, *BAYES,
-        *CONSTRAIN, *GGUF, *SERVE, 'openai>=2,<4', *ORACLE,
+        *CONSTRAIN, *DIALOGUE, *GGUF, *SERVE, 'openai>=2,<4', *ORACLE,
         *(f'{x}; python_version < "3.12"' for x in (*EVAL, 'accelerate>=1,<2'))]
 NOTEBOOKS = ['nbclient>=0.10,<1', 'nbformat>=5.10,<6', 'ipykernel>=6.29,<8']
 
@@ -71,7 +73,7 @@ setup(
     install_requires=REQUIRES,
     extras_require={
         'test': TEST + NOTEBOOKS, 'notebooks': NOTEBOOKS, 'app': APP, 'bayes': BAYES,
-        'constrain': CONSTRAIN, 'eval': EVAL, 'gguf': GGUF, 'serve': SERVE,
+        'constrain': CONSTRAIN, 'dialogue': DIALOGUE, 'eval': EVAL, 'gguf': GGUF, 'serve': SERVE,
         'tensorboard': ['tensorboard>=2.17,<3'], 'wandb': ['wandb>=0.17,<1'],
         'trackio': ['trackio>=0.3,<1'],
         'tpu': ['jax[tpu]'], 'gpu': ['jax[cuda12]'],

@@ -53,6 +53,9 @@ COMMANDS = {
     'dialogue discover': (
         't5x_lite.commands.dialogue_discover',
         'find the states of dialogues and the automaton they follow: figures, picture, page'),
+    'dialogue score': (
+        't5x_lite.commands.dialogue_score',
+        'score predictions on MultiWOZ: Inform, Success, states, BLEU, richness'),
     'dialogue simulate': (
         't5x_lite.commands.dialogue_simulate',
         'let simulated users talk to a system: success, pass^k, why goals fail'),

@@ -28,7 +28,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/architecture.md',
              'docs/adaptation.md', 'docs/export.md', 'docs/scaling.md', 'docs/seams.md',
              'docs/data.md', 'docs/instruction.md', 'docs/settings.md', 'docs/quantization.md',
-             'docs/contamination.md', 'docs/evaluation.md', 'docs/generation.md',
+             'docs/contamination.md', 'docs/dialogue.md', 'docs/evaluation.md',
+             'docs/generation.md',
              'docs/objectives.md', 'docs/preferences.md', 'docs/rewards.md', 'docs/serving.md',
              'docs/statistics.md',
              'docs/troubleshooting.md', 'docs/trust.md', 'benchmarks/README.md']

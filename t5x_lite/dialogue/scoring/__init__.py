@@ -1,0 +1,1 @@
+"""Corpus metrics of task-oriented dialogue systems."""

@@ -1,0 +1,78 @@
+"""The database of MultiWOZ: which venues and trains meet the constraints of a domain."""
+
+from collections.abc import Container, Mapping
+import functools
+import json
+import pathlib
+import re
+from typing import Any
+
+from t5x_lite.core.errors import UserError
+from t5x_lite.dialogue.scoring.normalisation import SLOTS, normal_slots, similarity
+
+DOMAINS = ('restaurant', 'hotel', 'attraction', 'train')
+FUZZY = ('name', 'food', 'departure', 'destination')   # compared by partial ratio
+SIMILAR = 90   # the partial ratio, in percent, from which on two values are one
+# Columns that no state constrains: prose, and prices in other units than 'cheap'.
+IGNORED = {'restaurant': ('location', 'introduction', 'signature'), 'attraction': (
+    'location', 'openhours'), 'hotel': ('location', 'price', 'takesbookings'), 'train': ()}
+ANY = ('dontcare', "don't care", 'dont care', "do n't care", 'do not care', 'not mentioned')
+
+
+class Database:
+  """The entries of every domain, from a folder of files such as hotel_db.json."""
+
+  def __init__(self, folder: pathlib.Path):
+    self._entries = {}
+    for domain in DOMAINS:
+      path = folder / f'{domain}_db.json'
+      try:
+        rows = json.loads(path.read_text(encoding='utf-8'))
+        self._entries[domain] = [_columns(row, IGNORED[domain]) for row in rows]
+      except (OSError, ValueError) as error:
+        raise UserError(f'{path}: is no file of JSON that can be read: name a folder with '
+                        f'{", ".join(f"{name}_db.json" for name in DOMAINS)}') from error
+    self._match, self._query = functools.cache(self._find), functools.cache(self._find_all)
+
+  def query(self, domain: str, constraints: Mapping[str, str]) -> frozenset[str]:
+    """Identifiers of the venues, or trains, that meet {slot: value}.
+
+    Trains arrive by, and leave from, a time; 'dontcare' and slots of no column, such as those of a
+    booking, constrain nothing; an entry's '?' meets any value.
+    """
+    return self._query(domain, frozenset(normal_slots(constraints).items()))
+
+  def _find_all(self, domain: str, constraints: frozenset[tuple[str, str]]) -> frozenset[str]:
+    found = frozenset(range(len(self._entries[domain])))
+    for slot, value in constraints:
+      found &= self._match(domain, slot, value)
+    key = 'trainid' if domain == 'train' else 'id'
+    return frozenset(self._entries[domain][i][key] for i in found)
+
+  def _find(self, domain: str, slot: str, value: str) -> frozenset[int]:
+    entries = self._entries[domain]
+    everything = frozenset(range(len(entries)))
+    if value in ANY or slot not in entries[0]:
+      return everything
+    if slot == 'arrive':
+      meets = lambda entry: _minutes(entry) <= _minutes(value)
+    elif slot == 'leave':
+      meets = lambda entry: _minutes(entry) >= _minutes(value)
+    elif slot in FUZZY:
+      meets = lambda entry: similarity(entry, value) >= SIMILAR
+    else:
+      meets = lambda entry: entry == value
+    return frozenset(i for i in everything if entries[i][slot] == '?' or meets(entries[i][slot]))
+
+
+def _columns(row: Mapping[str, Any], ignored: Container[str]) -> dict[str, Any]:
+  """The row of a database by the names of slots."""
+  names = {name: name.lower().replace(' ', '') for name in row if name not in ignored}
+  return {SLOTS.get(slot, slot): row[name] for name, slot in names.items()}
+
+
+@functools.cache
+def _minutes(time: str) -> int:
+  """Since midnight; 0 of what is no HH:MM."""
+  match = re.match(r'(\d\d):(\d\d)', time)
+  return 60 * int(match[1]) + int(match[2]) if match else 0
