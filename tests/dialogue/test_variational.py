@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import normalized_mutual_info_score
 
 from t5x_lite.dialogue.variational import latents
 from t5x_lite.dialogue.variational.vae import VaeConfig, fit_vae
+from t5x_lite.dialogue.variational.vrnn import VrnnConfig, bag_turns, fit_vrnn
 
 RNG = np.random.default_rng(0)
 
@@ -135,3 +137,70 @@ def test_an_autoencoder_is_a_projection_on_the_same_plane(plane):
   weights = np.asarray(fitted.params['decoder'][0]['kernel'])
   own = np.linalg.svd(weights, full_matrices=False)[2]
   assert np.linalg.svd(own @ pca.T, compute_uv=False).min() > 0.999
+
+
+ACTS, WORDS = 5, 60   # of a side
+
+
+def planted(seed, number=400):
+  """(dialogues of ids of words, the acts of their turns) of a Markov chain of acts; three words in
+  ten are those of no act."""
+  rng = np.random.default_rng(seed)
+  transitions = rng.dirichlet(np.full(ACTS, 0.3), size=(2, ACTS))
+  words = np.full((2, ACTS, WORDS), 0.3 / WORDS)
+  for side in range(2):
+    for act in range(ACTS):
+      words[side, act, rng.choice(WORDS, 6, replace=False)] += 0.7 / 6
+  dialogues, acts = [], []
+  for _ in range(number):
+    act, said, done = rng.integers(ACTS), [], []
+    for n in range(rng.integers(8, 15)):
+      act = rng.choice(ACTS, p=transitions[n % 2, act]) if n else act
+      said.append(rng.choice(WORDS, 8, p=words[n % 2, act]))
+      done.append(act + ACTS * (n % 2))
+    dialogues.append(said)
+    acts.append(done)
+  return dialogues, acts
+
+
+def flat(lists):
+  return [*itertools.chain(*lists)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', range(3))
+def test_a_vrnn_recovers_a_planted_chain_of_acts(seed):
+  dialogues, acts = planted(seed)
+  counts, lengths = bag_turns(dialogues, WORDS)
+  fitted = fit_vrnn(counts, lengths, VrnnConfig(user_states=8, system_states=8, seed=seed))
+  states = fitted.states(counts, lengths)
+  assert [len(one) for one in states] == [len(one) for one in acts]
+  assert normalized_mutual_info_score(flat(acts), flat(states)) > 0.8
+  assert fitted.history['kl'][-100:].mean() > 0.3           # the states say something of a turn
+  assert fitted.history['information'][-100:].mean() > 1.0
+  # From the posterior and from the prior: the same transitions, of what is common.
+  counted = np.zeros((16, 16))
+  for one in states:
+    np.add.at(counted, (one[:-1], one[1:]), 1)
+  common = counted.sum(1) > 100
+  by_posterior = (counted / np.maximum(counted.sum(1, keepdims=True), 1))[common]
+  distance = 0.5 * np.abs(by_posterior - fitted.prior_transitions()[common]).sum(1)
+  assert distance.mean() < 0.15
+
+
+def test_a_vrnn_of_few_steps_has_states_of_both_sides_and_distributions():
+  dialogues, _ = planted(0, number=12)
+  counts, lengths = bag_turns(dialogues, WORDS)
+  assert counts.sum() == 8 * sum(map(len, dialogues))
+  for config in (VrnnConfig(user_states=3, system_states=4, hidden=4, steps=3, hard=True),
+                 VrnnConfig(user_states=3, system_states=4, hidden=4, steps=3, batch_prior=True,
+                            prior='history', decoder='history')):
+    fitted = fit_vrnn(counts, lengths, config)
+    for one in fitted.states(counts, lengths):
+      assert all((state < 3) == (n % 2 == 0) and state < 7 for n, state in enumerate(one))
+    assert fitted.state_words(5).sum() == pytest.approx(1, abs=1e-5)
+    if config.prior == 'state':
+      np.testing.assert_allclose(fitted.prior_transitions().sum(1), 1, atol=1e-5)
+    else:
+      with pytest.raises(ValueError, match='no transition matrix'):
+        fitted.prior_transitions()

@@ -33,7 +33,8 @@ class VrnnConfig:
   temperature: Positive[float] = 1.0       # of Gumbel-softmax
   hard: bool = False                       # straight-through: states are drawn one-hot
   annealing: NonNegative[int] = 500        # steps over which the KL divergence's weight rises to 1
-  batch_prior: bool = True                 # Shi et al.'s KL(mean of posteriors || mean of priors)
+  # Shi et al.'s KL(mean of posteriors || mean of priors), against collapse; else that of each turn.
+  batch_prior: bool = False
   steps: Count = 1500
   batch_size: Count = 32                   # dialogues
   learning_rate: Positive[float] = 0.01

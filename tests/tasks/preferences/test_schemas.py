@@ -114,7 +114,7 @@ def test_a_ranking_of_each_question_of_a_tree():
     ({'chosen': f'{DIALOGUE} a\n\nHuman: b', 'rejected': f'{DIALOGUE} c'}, 'not end in an answer'),
     ({'chosen': f'{DIALOGUE} a', 'rejected': f'{DIALOGUE} '}, 'response 2 of 2 is empty: mend'),
     ({'chosen': f'{DIALOGUE} a', 'rejected': None}, "field 'rejected' must be a string, got null"),
-    ({'chosen': [Q, A], 'rejected': None}, "field 'rejected' must be a list, got None"),
+    ({'chosen': [Q, A], 'rejected': None}, "field 'rejected' must be a list of messages, got None"),
     ({'prompt': '', 'chosen': 'a', 'rejected': 'b'}, 'the prompt is empty'),
     ({'prompt': 'Q', 'chosen': 'a', 'rejected': ' \n'}, 'response 2 of 2 is empty'),
     ({'prompt': 3, 'chosen': 'a', 'rejected': 'b'}, "field 'prompt' must be a string, got int"),
