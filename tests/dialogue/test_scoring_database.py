@@ -44,3 +44,10 @@ def test_a_folder_without_a_database_is_one_line(tmp_path):
   with pytest.raises(UserError, match='name a folder with restaurant_db.json') as error:
     Database(tmp_path)
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('text', ['no json', '[1]', '7', '[{"name": "alpha"}]'])
+def test_a_database_of_no_entries_is_one_line(database, tmp_path, text):
+  (tmp_path / 'hotel_db.json').write_text(text)
+  with pytest.raises(UserError, match='hotel_db.json: is no JSON list'):
+    Database(tmp_path)

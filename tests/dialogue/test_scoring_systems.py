@@ -79,7 +79,7 @@ def data(tmp_path):
   (tmp_path / 'database').mkdir()
   for domain in ('restaurant', 'hotel', 'attraction', 'train'):
     (tmp_path / f'database/{domain}_db.json').write_text(json.dumps(
-        [{'id': '1', 'name': 'alpha', 'stars': '4'}]))
+        [{'id': '1', 'trainID': 'TR1', 'name': 'alpha', 'stars': '4'}]))
   return tmp_path
 
 
@@ -152,3 +152,9 @@ def test_states_that_are_not_predicted_are_the_gold_ones(data):
 def test_a_folder_without_goals_is_one_line(tmp_path):
   with pytest.raises(UserError, match='has no goals.json: name the folder of'):
     read_reference(tmp_path)
+
+
+def test_a_goal_without_requestables_is_one_line(data):
+  write(data / 'goals.json', {'d1': {'hotel': {'informable': {}}}})
+  with pytest.raises(UserError, match='the goal of d1 is not {domain: '):
+    read_reference(data)

@@ -23,15 +23,18 @@ class Database:
   """The entries of every domain, from a folder of files such as hotel_db.json."""
 
   def __init__(self, folder: pathlib.Path):
-    self._entries = {}
+    self._entries, self._identifiers = {}, {}
     for domain in DOMAINS:
       path = folder / f'{domain}_db.json'
       try:
         rows = json.loads(path.read_text(encoding='utf-8'))
         self._entries[domain] = [_columns(row, IGNORED[domain]) for row in rows]
-      except (OSError, ValueError) as error:
-        raise UserError(f'{path}: is no file of JSON that can be read: name a folder with '
-                        f'{", ".join(f"{name}_db.json" for name in DOMAINS)}') from error
+        self._identifiers[domain] = [
+            row['trainid' if domain == 'train' else 'id'] for row in self._entries[domain]]
+      except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UserError(f'{path}: is no JSON list of entries with an id or trainID: '
+                        f'name a folder with {", ".join(f"{name}_db.json" for name in DOMAINS)}'
+                        ) from error
     self._match, self._query = functools.cache(self._find), functools.cache(self._find_all)
 
   def query(self, domain: str, constraints: Mapping[str, str]) -> frozenset[str]:
@@ -46,13 +49,12 @@ class Database:
     found = frozenset(range(len(self._entries[domain])))
     for slot, value in constraints:
       found &= self._match(domain, slot, value)
-    key = 'trainid' if domain == 'train' else 'id'
-    return frozenset(self._entries[domain][i][key] for i in found)
+    return frozenset(self._identifiers[domain][i] for i in found)
 
   def _find(self, domain: str, slot: str, value: str) -> frozenset[int]:
     entries = self._entries[domain]
     everything = frozenset(range(len(entries)))
-    if value in ANY or slot not in entries[0]:
+    if value in ANY or not entries or slot not in entries[0]:
       return everything
     if slot == 'arrive':
       meets = lambda entry: _minutes(entry) <= _minutes(value)

@@ -45,6 +45,12 @@ def read_reference(folder: pathlib.Path) -> Reference:
     if found is None:
       raise UserError(f'{folder}: has no {name}: name the folder of goals.json, '
                       'booked_domains.json and database/')
+  for name, goal in goals.items():
+    if not isinstance(goal, dict) or not all(
+        isinstance(wanted, dict) and {'informable', 'requestable'} <= wanted.keys()
+        for wanted in goal.values()):
+      raise UserError(f'{folder}: the goal of {name} is not {{domain: {{"informable": {{slot: '
+                      'value}, "requestable": [tag, …]}}}: give goals of this form')
   states = _first(folder, 'gold_states.json', 'gold_states21.json')
   texts = _first(folder, 'references.json')
   return Reference(
