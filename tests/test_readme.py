@@ -145,6 +145,15 @@ def test_every_command_of_the_pages_on_preferences_and_rewards_runs(tmp_path, ru
   assert (tmp_path / 'rollouts.html').is_file()
 
 
+@pytest.mark.slow
+def test_every_command_of_the_page_on_dialogue_runs(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  for command in _commands(_read('docs/dialogue.md')):
+    assert cli.main(shlex.split(command)[1:]) == 0, (command, capsys.readouterr().err)
+  assert {'dialogues.jsonl', 'more.jsonl', 'structure', 'simulated.jsonl'} <= {
+      path.name for path in tmp_path.iterdir()}
+
+
 def test_the_glossary_of_gin_is_gin(tmp_path):
   (body,) = [body for info, body in _blocks(_read('README.md')) if info == 'gin']
   path = tmp_path / 'glossary.gin'

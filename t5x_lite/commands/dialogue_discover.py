@@ -30,6 +30,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       help='transitions below are pruned; default: 0.05')
   add('--min_count', type=int, default=2, metavar='N',
       help='transitions seen less often are pruned; default: 2')
+  add('--delexicalise', action='store_true',
+      help='values that are annotated become tags, such as [value_name]')
   add('--seed', type=int, default=0)
   add('--json', action='store_true', help='print the figures as JSON')
 
@@ -43,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
   config = StructureConfig(
       speaker=args.speaker, context=args.context, k=args.k, choose_by=args.choose_by,
       annotations=tuple(args.annotations), length=args.length, seed=args.seed,
+      delexicalise=args.delexicalise,
       min_probability=args.min_probability, min_count=args.min_count)
   dialogues = list(read_dialogues(args.dialogues))
   held_out = list(read_dialogues(args.held_out)) if args.held_out else []

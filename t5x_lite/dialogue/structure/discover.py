@@ -34,6 +34,7 @@ class StructureConfig:
     annotations: what is added to the text: 'intents', 'entities', 'calls'.
     length: turns after which a dialogue is cut off.
     mask: whether numbers and codes are masked in the texts.
+    delexicalise: whether values that are annotated are tags in the texts.
     min_probability, min_count: a transition below either is pruned.
     smoothing: added to each count for perplexity.
     starts: of k-means.
@@ -45,6 +46,7 @@ class StructureConfig:
   annotations: tuple[Annotation, ...] = ()
   length: Count | None = None
   mask: bool = True
+  delexicalise: bool = False
   min_probability: Fraction = 0.05
   min_count: Count = 2
   smoothing: Positive[float] = 0.1
@@ -136,7 +138,8 @@ class _Side:
 
 
 def _utterances(dialogues, speaker: Speaker, config: StructureConfig) -> list[Utterance]:
-  return features.utterances(dialogues, speaker, config.context, config.mask, config.length)
+  return features.utterances(dialogues, speaker, config.context, config.mask, config.length,
+                             config.delexicalise)
 
 
 def _fit_side(dialogues: Sequence[Dialogue], speaker: Speaker, config: StructureConfig,

@@ -12,6 +12,7 @@ import numpy as np
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.dialogue.schema import Dialogue, Speaker, Turn
+from t5x_lite.dialogue.texts import turn_text
 
 # Texts -> [n, d]: TF-IDF here, or any sentence encoder.
 Encoder = Callable[[Sequence[str]], np.ndarray]
@@ -46,18 +47,20 @@ class Utterance:
 
 
 def utterances(dialogues: Sequence[Dialogue], speaker: Speaker, context: int = 1,
-               mask: bool = True, length: int | None = None) -> list[Utterance]:
+               mask: bool = True, length: int | None = None, delexicalised: bool = False
+               ) -> list[Utterance]:
   """What one side says.
 
   Args:
     context: turns that make up the text of an utterance, itself included.
     mask: whether numbers and codes are masked in the texts.
     length: turns of a dialogue after which it is cut off.
+    delexicalised: whether values that are annotated are tags, such as [value_name].
   """
   prepare = mask_numbers if mask else str
   found = []
   for d, dialogue in enumerate(dialogues):
-    texts = [prepare(turn.text) for turn in dialogue.turns[:length]]
+    texts = [prepare(turn_text(turn, delexicalised)) for turn in dialogue.turns[:length]]
     found += [Utterance(d, i, turn, '\n'.join(texts[max(i + 1 - context, 0):i + 1]))
               for i, turn in enumerate(dialogue.turns[:length]) if turn.speaker == speaker]
   return found
