@@ -52,11 +52,7 @@ class DialogueTask:
     if self.rows == 'dialogue' and (self.target == 'state' or self.objective == 'text_to_text'):
       raise FieldError(self, 'rows', "'dialogue' is for the objective lm and for responses, which "
                        "the user's turns follow: set it to 'turns'")
-    if isinstance(self.validation, float) and not 0 < self.validation < 1:
-      raise FieldError(self, 'validation', 'a share must be between 0 and 1')
-    for field in ('train', 'validation'):
-      if getattr(self, field) == '':
-        raise FieldError(self, field, 'must be a non-empty string')
+    splits.check_files(self, 'train', 'validation')
     if not re.fullmatch(r'[A-Za-z]\w*', self.name):
       raise FieldError(self, 'name', 'must be letters, digits and _, with a letter first')
 

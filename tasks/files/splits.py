@@ -17,6 +17,15 @@ def share_of(task: Any) -> float:
   return task.validation if isinstance(task.validation, float) else 0.0
 
 
+def check_files(task: Any, *texts: str) -> None:
+  """Raises FieldError for a share outside of 0 to 1, or an empty text among the fields `texts`."""
+  if isinstance(task.validation, float) and not 0 < task.validation < 1:
+    raise FieldError(task, 'validation', 'a share must be between 0 and 1')
+  for field in texts:
+    if getattr(task, field) == '':
+      raise FieldError(task, field, 'must be a non-empty string')
+
+
 def where(task: Any, field: str) -> str:
   """The setting and where it was made, for errors."""
   return f'{type(task).__name__}.{field}{getattr(task, ORIGINS, {}).get(field, "")}'

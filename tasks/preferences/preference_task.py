@@ -50,11 +50,7 @@ class PreferenceTask:
         raise FieldError(self, field, nearest(getattr(self, field), choices))
     if self.schema is not None and self.schema not in schemas.SCHEMAS:
       raise FieldError(self, 'schema', nearest(self.schema, schemas.SCHEMAS))
-    if isinstance(self.validation, float) and not 0 < self.validation < 1:
-      raise FieldError(self, 'validation', 'a share must be between 0 and 1')
-    for field in ('train', 'validation', 'template'):
-      if getattr(self, field) == '':
-        raise FieldError(self, field, 'must be a non-empty string')
+    splits.check_files(self, 'train', 'validation', 'template')
     if self.add_eos and self.template is not None:
       raise FieldError(self, 'add_eos', 'is for prompts that are texts, and a template writes its '
                        'own end tokens: leave it out')

@@ -67,7 +67,12 @@ def active_units(means: jax.Array, threshold: float = 0.01) -> jax.Array:
   return (jnp.var(means, axis=0) > threshold).sum()
 
 
-def categorical_information(posterior: jax.Array) -> jax.Array:
-  """I(x; z) in nats under posteriors [N, K], probabilities: 0 where all examples have the same."""
+def categorical_information(posterior: jax.Array, weights: jax.Array) -> jax.Array:
+  """I(x; z) in nats under posteriors [..., K], probabilities: 0 where all examples have the same.
+
+  `weights` [...] are those of the examples, of any sum.
+  """
   entropy = lambda p: -(p * jnp.log(jnp.maximum(p, 1e-30))).sum(-1)
-  return entropy(posterior.mean(0)) - entropy(posterior).mean()
+  shares = weights / weights.sum()
+  mean = (posterior * shares[..., None]).sum(range(shares.ndim))
+  return entropy(mean) - (entropy(posterior) * shares).sum()

@@ -108,7 +108,8 @@ def fit_vrnn(counts_BESV: np.ndarray, lengths_B: np.ndarray, config: VrnnConfig)
       minimised = sum(_batch_kl(found['posterior'][s], found['prior'][s], mask[:, :, s])
                       for s in range(2)) / total
     weight = latents.kl_weight(step, config.annealing)
-    information = sum(_information(found['posterior'][s], mask[:, :, s]) for s in range(2)) / 2
+    information = sum(latents.categorical_information(
+        jax.nn.softmax(found['posterior'][s]), mask[:, :, s]) for s in range(2)) / 2
     return weight * minimised - reconstruction, {
         'elbo': reconstruction - kl, 'kl': kl, 'reconstruction': reconstruction,
         'information': information}
@@ -198,14 +199,6 @@ def _batch_kl(posterior_BEK: jax.Array, prior_BEK: jax.Array, mask_BE: jax.Array
   mean = lambda logits: ((jax.nn.softmax(logits) * weights_BE1).sum(0) / count_E1) + 1e-9
   return (latents.categorical_kl(jnp.log(mean(posterior_BEK)), jnp.log(mean(prior_BEK)))
           * weights_BE1.sum((0, 2))).sum()
-
-
-def _information(posterior_BEK: jax.Array, mask_BE: jax.Array) -> jax.Array:
-  """I(turn; state) in nats over all turns."""
-  weights = (mask_BE / mask_BE.sum())[:, :, None]
-  q = jax.nn.softmax(posterior_BEK)
-  entropy = lambda p: -(p * jnp.log(jnp.maximum(p, 1e-30))).sum(-1)
-  return entropy((q * weights).sum((0, 1))) - (entropy(q) * weights[:, :, 0]).sum()
 
 
 def _prior_of_states(side: Params, states: int) -> np.ndarray:
