@@ -111,7 +111,7 @@ def start(tmp_path_factory):
 @pytest.mark.slow
 def test_a_reward_model_rates_what_a_t5_policy_writes(start, tmp_path):
   pairs = tmp_path / 'pairs.jsonl'
-  sums = [(a, b) for a in range(11, 91, 10) for b in (12, 34)]
+  sums = [(a, b) for a in range(11, 91, 10) for b in (12, 34, 56)]
   pairs.write_text(''.join(json.dumps(
       {'prompt': f'{a}+{b}=', 'chosen': f'{a + b}', 'rejected': '7'}) + '\n' for a, b in sums))
   model, policy = tmp_path / 'reward_model', tmp_path / 'policy'
