@@ -11,6 +11,9 @@ In a batch of groups, such as a chosen and a rejected response to a prompt, the 
 decoder are [batch, responses, length], those of an encoder, which reads the prompt, [batch,
 length]; `response_scores` [batch, responses] float32 says which is better, NaN where there is no
 response.
+
+In a batch of pairs of texts the features of the encoder are [batch, 2, length], and
+`encoder_loss_weights` [batch, 1] is 1 for a pair.
 """
 
 from collections.abc import Sequence

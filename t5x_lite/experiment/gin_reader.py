@@ -28,6 +28,7 @@ MODULES = (
     't5x_lite.training.optimizers', 't5x_lite.training.schedules', 't5x_lite.parallel.mesh',
     't5x_lite.objectives.language_model', 't5x_lite.objectives.router',
     't5x_lite.objectives.next_sentence', 't5x_lite.objectives.classification',
+    't5x_lite.objectives.dual_encoder',
     't5x_lite.objectives.preference.direct', 't5x_lite.objectives.preference.reference_free',
     't5x_lite.objectives.preference.unpaired', 't5x_lite.objectives.preference.reward_model',
     't5x_lite.objectives.policy.policy_loss', 't5x_lite.objectives.policy.value_loss',
@@ -40,7 +41,7 @@ MODULES = (
     't5x_lite.rewards.checkers', 't5x_lite.rewards.unit_tests', 't5x_lite.alignment.reward_run',
     't5x_lite.alignment.classifier_run', 't5x_lite.alignment.endpoint_judge',
     't5x_lite.evaluation.suites.in_training', 't5x_lite.evaluation.rewards',
-    't5x_lite.evaluation.preferences',
+    't5x_lite.evaluation.preferences', 't5x_lite.evaluation.retrieval',
     't5x_lite.adaptation.quantization.quantized')
 
 

@@ -81,6 +81,7 @@ class ModelConfig:
                 'value'] | None = None
   num_classes: Width | None = None        # of the classifier (a row) or the tagger (a token)
   pooling: Literal['first', 'mean'] = 'first'      # what the pooler reads
+  pooler_transform: bool = True           # a linear layer and tanh after it (BERT)
   init_std: Positive[float] | None = 0.02   # None: 1/sqrt(fan in), embeddings of std 1 (T5)
   dropout_rate: Fraction = 0.0            # of activations, in training
   # NEFTune's alpha (Jain et al. 2023: 5, 10 or 15): uniform noise on the embeddings of tokens, in

@@ -29,13 +29,13 @@ class MaskedLMHead(nnx.Module):
 
 
 class Pooler(nnx.Module):
-  """A vector a row: tanh of a linear layer of its first token (BERT), or of its tokens' mean."""
+  """A vector a row: its first token (BERT), or its tokens' mean, and a linear layer and tanh."""
 
   def __init__(self, config: ModelConfig):
     self.pooling = config.pooling
     width = config.embed_dim
     self.transform = layers.Linear({'embed': width}, {'norm': width}, bias=True,
-                                   std=config.init_std)
+                                   std=config.init_std) if config.pooler_transform else None
 
   def __call__(self, x_BLD: jax.Array, valid_BL: jax.Array | None) -> jax.Array:
     if self.pooling == 'first':
@@ -45,7 +45,7 @@ class Pooler(nnx.Module):
     else:
       weights_BL1 = valid_BL[:, :, None].astype(x_BLD.dtype)
       x_BD = (x_BLD * weights_BL1).sum(1) / jnp.maximum(weights_BL1.sum(1), 1)
-    return jnp.tanh(self.transform(x_BD))
+    return x_BD if self.transform is None else jnp.tanh(self.transform(x_BD))
 
 
 def text_classifier(config: ModelConfig) -> layers.Linear:

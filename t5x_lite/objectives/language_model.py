@@ -20,7 +20,8 @@ class CrossEntropy:
   """Cross-entropy over the target tokens, as sums; see cross_entropy.cross_entropy.
 
   Metrics: `loss`, plain cross-entropy in nats, and `accuracy`, a share. None of a decoder that
-  classifies texts, whose objective (classification.py) has a loss of tokens of its own.
+  classifies texts, whose objective (classification.py) has a loss of tokens of its own, and of a
+  pooler, which has no logits.
   """
   label_smoothing: Fraction = 0.0      # of the target's probability, spread over all words
   z_loss: NonNegative[float] = 0.0     # factor of log(Z)^2; T5X uses 1e-4
@@ -32,7 +33,9 @@ class CrossEntropy:
   def __call__(self, model: Model, batch: Batch, key: jax.Array | None,
                normalizers: dict[str, jax.Array]) -> LossSums | None:
     """See `sums`."""
-    return None if model.config.classifies_texts else self.sums(model, batch, key)
+    config = model.config
+    none = config.classifies_texts or config.head == 'pooler'
+    return None if none else self.sums(model, batch, key)
 
   def sums(self, model: Model, batch: Batch, key: jax.Array | None) -> LossSums:
     """The sums over a batch with `{side}_target_tokens` and `{side}_loss_weights`."""

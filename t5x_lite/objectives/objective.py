@@ -86,8 +86,10 @@ def rows_with_examples(batch: Batch) -> jax.Array:
 
 
 def rows_of_groups(batch: Batch) -> Batch:
-  """A batch of groups as one of rows [batch * responses, length], the responses of a prompt one
-  after the other; any other batch as it is."""
+  """A batch of groups as one of rows [batch * responses, length], the responses of a prompt, or
+  the two texts of a pair, one after the other; any other batch as it is."""
+  if 'encoder_input_tokens' in batch and batch['encoder_input_tokens'].ndim == 3:
+    return {name: x.reshape(-1, x.shape[-1]) for name, x in batch.items() if x.ndim == 3}
   tokens = batch.get('decoder_input_tokens')
   if tokens is None or tokens.ndim == 2:
     return batch
@@ -127,8 +129,9 @@ def add_objectives(objectives: Sequence[Objective]) -> Callable[..., LossSums]:
              if (part := objective(shared, batch, key, normalizers)) is not None]
     if not parts:
       names = ', '.join(type(objective).__name__ for objective in objectives)
-      cure = '@classification.Classification()' if model.config.classifies_texts else (
-          '@language_model.CrossEntropy()')
+      cure = ('@classification.Classification()' if model.config.classifies_texts else
+              '@dual_encoder.DualEncoder()' if model.config.head == 'pooler' else
+              '@language_model.CrossEntropy()')
       raise UserError(f'Experiment.objectives: none of {names} applies to this model and its '
                       f'data: add one that does, such as {cure}')
     total, weight, metrics = parts[0].total, parts[0].weight, dict(parts[0].metrics)

@@ -12,24 +12,27 @@ from tasks.pipeline.feature_converters import (
   ClassificationFeatureConverter,
   MaskedLMFeatureConverter,
   NextSentenceFeatureConverter,
+  PairFeatureConverter,
   TextClassificationFeatureConverter,
   WeightedLMFeatureConverter,
 )
 from tasks.preprocessors.classification import LabelVocabulary
-from tasks.vocabularies import model_ids, start_id
+from tasks.vocabularies import cls_id, model_ids, start_id
 
 
 def feature_converter(task, model: ModelConfig, packing: str) -> seqio.FeatureConverter:
   """The converter of a task for a model.
 
-  Raises UserError for a head that no task trains, if just one of the two is of sentence pairs, or
-  of texts that a decoder classifies, or for a task of comparisons.
+  A pooler reads the inputs and the targets of a task as a pair of texts. Raises UserError for a
+  head that no task trains, if just one of the two is of sentence pairs, or of texts that a decoder
+  classifies, or for a task of comparisons.
   """
   if 'response_lengths' in task.output_features:
     raise UserError(f'task {task.name!r} compares responses: read it by a '
                     'tasks.preferences.PreferenceData in place of the DataConfig')
-  if model.head in ('pooler', 'tagger'):
-    raise FieldError(model, 'head', 'no task trains it: set head to mlm, mlm_nsp or classifier')
+  if model.head == 'tagger':
+    raise FieldError(model, 'head', 'no task trains it: set head to mlm, mlm_nsp, classifier or '
+                     'pooler')
   pairs = 'next_sentence_label' in task.output_features
   if pairs and model.head != 'mlm_nsp':
     raise FieldError(model, 'head', f'task {task.name!r} has sentence pairs: set head to mlm_nsp')
@@ -48,6 +51,8 @@ def feature_converter(task, model: ModelConfig, packing: str) -> seqio.FeatureCo
       return NextSentenceFeatureConverter(pack=False)
     if model.head == 'classifier':
       return ClassificationFeatureConverter(pack=False)
+    if model.head == 'pooler':
+      return PairFeatureConverter(cls_id(_vocabulary_of_pairs(task)))
     kind, options = MaskedLMFeatureConverter, {}
   else:
     options = {'bos_id': start_id(task.output_features['targets'].vocabulary)}
@@ -61,6 +66,15 @@ def feature_converter(task, model: ModelConfig, packing: str) -> seqio.FeatureCo
   if packing == 'best_fit':
     kind = packings.best_fit(kind)
   return kind(pack=packing != 'none', **options)
+
+
+def _vocabulary_of_pairs(task) -> seqio.Vocabulary:
+  """That of both texts; raises UserError for a task without inputs, or of two vocabularies."""
+  features = task.output_features
+  if 'inputs' not in features or features['inputs'].vocabulary != features['targets'].vocabulary:
+    raise UserError(f'task {task.name!r} has no pairs of texts of one vocabulary, which a pooler '
+                    "reads: choose one of the objective 'text_to_text'")
+  return features['inputs'].vocabulary
 
 
 def _check_classes(task, model: ModelConfig) -> None:

@@ -170,6 +170,56 @@ class NextSentenceFeatureConverter(_UnpackedConverter):
     return dict.fromkeys(self.MODEL_FEATURES, _common_length(task_feature_lengths))
 
 
+class PairFeatureConverter(_UnpackedConverter):
+  """Two texts, which one encoder reads, each with the class id before it; one pair a row.
+
+  A text that leaves no room for that id loses the last token before its end. An example, at length
+  4, whose class id is 3:
+
+      inputs [8, 1], targets [9, 7, 5, 1]
+
+      encoder_input_tokens  [[3, 8, 1, 0], [3, 9, 7, 1]]
+      encoder_loss_weights  [1]
+  """
+
+  MODEL_FEATURES = {
+      'encoder_input_tokens': seqio.FeatureConverter.FeatureSpec(
+          dtype=tf.int32, rank=2, sequence_dim=1),
+      'encoder_loss_weights': _INT32,
+  }
+  PACKING_FEATURE_DTYPES = {}
+
+  def __init__(self, cls_id: int):
+    super().__init__()
+    self._cls_id = cls_id
+
+  def _convert_features(
+      self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    def framed(ids):
+      last = tf.where(ids[-1] == 0, ids[-2], ids[-1])
+      return tf.concat([[self._cls_id], ids[:-2], [last]], 0)
+
+    ds = self._pack_or_pad(ds, task_feature_lengths)
+    return ds.map(
+        lambda features: {
+            'encoder_input_tokens': tf.stack(
+                [framed(features['inputs']), framed(features['targets'])]),
+            'encoder_loss_weights': tf.ones([1], tf.int32),
+        },
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+  def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]):
+    """Returns the length of inputs for the tokens, and 1 for the weight.
+
+    Raises:
+      UserError: inputs and targets are given different lengths.
+    """
+    return {'encoder_input_tokens': _common_length(task_feature_lengths, 'a pair of texts'),
+            'encoder_loss_weights': 1}
+
+
 class ClassificationFeatureConverter(_UnpackedConverter):
   """One label for a whole text: `targets` is [label], and the weight of a label is always 1."""
 
@@ -238,11 +288,12 @@ def _check_one_label(task_feature_lengths: Mapping[str, int]) -> None:
     )
 
 
-def _common_length(task_feature_lengths: Mapping[str, int]) -> int:
+def _common_length(task_feature_lengths: Mapping[str, int],
+                   what: str = 'masked language modelling') -> int:
   length = task_feature_lengths['inputs']
   if task_feature_lengths['targets'] != length:
     raise UserError(
-        f'masked language modelling needs inputs and targets of one length, got {length} and '
+        f'{what} needs inputs and targets of one length, got {length} and '
         f'{task_feature_lengths["targets"]}: set both to {length}'
     )
   return length
