@@ -23,6 +23,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       help='of a range of k, the default: silhouette; or the likelihood of a part held out')
   add('--context', type=int, default=1, metavar='N',
       help='utterances that the text of one is made of, with those before it; default: 1')
+  add('--encoder', metavar='MODEL_DIR', type=local_path,
+      help='a run whose encoder makes vectors of texts; default: TF-IDF and SVD')
   add('--annotations', nargs='+', choices=('intents', 'entities', 'calls'), default=[],
       help='what is annotated to cluster by as well')
   add('--length', type=int, metavar='N', help='turns after which a dialogue is cut off')
@@ -37,6 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+  from t5x_lite.commands.text_encoders import load_encoder
   from t5x_lite.core.files import atomic_folder
   from t5x_lite.core.strict_json import format_json
   from t5x_lite.dialogue.schema import read_dialogues
@@ -49,8 +52,9 @@ def run(args: argparse.Namespace) -> int:
       min_probability=args.min_probability, min_count=args.min_count)
   dialogues = list(read_dialogues(args.dialogues))
   held_out = list(read_dialogues(args.held_out)) if args.held_out else []
+  encoder = load_encoder(args.encoder) if args.encoder else None
   with atomic_folder(args.output) as folder:
-    found = discover(dialogues, config, held_out)
+    found = discover(dialogues, config, held_out, encoder)
     write_structure(folder, args.dialogues.stem, found, [one.id for one in dialogues])
   if args.json:
     print(format_json(figures(found), indent=1))

@@ -125,13 +125,13 @@ def _bert_block() -> list[tuple]:
           *_norm('output.LayerNorm', 'mlp_norm', True)]
 
 
-def _bert_head(head: str) -> list[tuple]:
-  rows = []
+def _bert_head(config: ModelConfig) -> list[tuple]:
+  head, rows = config.head, []
   if head in ('mlm', 'mlm_nsp'):
     rows += [*_linear('cls.predictions.transform.dense', 'mlm_head/transform', True),
              *_norm('cls.predictions.transform.LayerNorm', 'mlm_head/norm', True),
              ('cls.predictions.bias', 'mlm_head/bias')]
-  if head in ('mlm_nsp', 'pooler', 'classifier'):
+  if head in ('mlm_nsp', 'pooler', 'classifier') and config.pooler_transform:
     rows += _linear('bert.pooler.dense', 'pooler/transform', True)
   if head == 'mlm_nsp':
     rows += _linear('cls.seq_relationship', 'next_sentence', True)
@@ -191,7 +191,7 @@ def table(model_type: str, config: ModelConfig) -> list[Tensor]:
             for theirs, ours in (('word', 'tokens'), ('position', 'positions'),
                                  ('token_type', 'types'))]
     rows += [*_norm(f'{prefix}embeddings.LayerNorm', 'embedder/norm', True),
-             *_bert_head(config.head)]
+             *_bert_head(config)]
     blocks = [('encoder', f'{prefix}encoder.layer', _bert_block(), config.num_layers)]
   elif model_type in ('gpt2', 'openai-gpt'):
     tokens, positions = ('wte', 'wpe') if model_type == 'gpt2' else ('tokens_embed',

@@ -14,7 +14,7 @@ from t5x_lite import models
 from t5x_lite.adaptation.quantization.quantized import Quantized
 from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
-from t5x_lite.interop import hf_configs, hf_tensors
+from t5x_lite.interop import hf_configs, hf_tensors, sentence_transformers
 from t5x_lite.interop.hf_tensors import Tensor
 from t5x_lite.interop.json_files import listed, read_object
 from t5x_lite.interop.safetensors_files import ShardWriter, TensorFolder
@@ -51,6 +51,12 @@ def load_model(folder: pathlib.Path, partitioner: Partitioner, *,
   if model_type == 'bert':
     hf = hf | {'architectures': [hf_configs.BERT_HEADS[_bert_head(hf, names)]]}
   config = hf_configs.read_config(hf)
+  pooled = sentence_transformers.read_pooling(folder) if model_type == 'bert' else None
+  if pooled is not None:
+    config = dataclasses.replace(config, num_classes=None, **pooled.fields)
+    layer = ', a linear layer and tanh' if config.pooler_transform else ''
+    log(f'A text becomes a vector by the {config.pooling} of its tokens{layer}'.replace(
+        'first of', 'first one of'))
   layers = max(config.num_layers, config.num_decoder_layers or 0)
   if layers > len(names):
     raise UserError(f'{folder}: config.json has {layers} layers, and the files {len(names)} '
@@ -58,11 +64,24 @@ def load_model(folder: pathlib.Path, partitioner: Partitioner, *,
   tied, names = _resolve_ties(folder, model_type, config.tied_embeddings, names, files)
   config = dataclasses.replace(config, **{'tied_embeddings': tied} | overrides)
   tensors = hf_tensors.table(model_type, config)
-  _check_names(folder, model_type, tensors, names, log)
+  places = {name: (files, own) for name, own in names.items()}
+  if pooled is not None and pooled.dense is not None:
+    dense = TensorFolder(pooled.dense)
+    places |= {name: (dense, own) for name, own in sentence_transformers.DENSE.items()}
+  _check_names(folder, model_type, tensors, places, log)
   for tensor in tensors:
-    files.check_dtype(names[tensor.theirs])
-  return config, assemble(config, partitioner, tensors, lambda name: files.shape(names[name]),
-                          lambda name: files[names[name]], quantized)
+    where, own = places[tensor.theirs]
+    where.check_dtype(own)
+
+  def shape(name: str) -> tuple[int, ...]:
+    where, own = places[name]
+    return where.shape(own)
+
+  def read(name: str) -> np.ndarray:
+    where, own = places[name]
+    return where[own]
+
+  return config, assemble(config, partitioner, tensors, shape, read, quantized)
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:

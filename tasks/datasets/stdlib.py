@@ -5,6 +5,7 @@ stdlib_lm_shuffled       the same, in an order of rows over the whole corpus
 stdlib_span_corruption   T5's denoising of modules
 stdlib_mlm               BERT's masked language modelling of modules
 stdlib_docstring         function -> the first line of its docstring
+stdlib_cipher            the first line of a docstring -> the same in a made language
 stdlib_package           function -> which of the 20 largest packages it is from
 stdlib_operator          code without one of its operators -> which operator
 stdlib_package_decoder_classification, stdlib_operator_decoder_classification
@@ -23,6 +24,7 @@ from tasks import metrics, vocabularies
 from tasks.datasets import python_stdlib
 from tasks.datasets.stdlib_sources import OPERATORS
 from tasks.preprocessors import classification, pretraining
+from tasks.preprocessors.cipher import cipher_pairs
 from tasks.preprocessors.text import keep_frequent
 
 VOCABULARY = vocabularies.BYTE_VOCABULARY
@@ -122,6 +124,15 @@ seqio.TaskRegistry.add(
     ),
     output_features=pretraining.output_features('text_to_text', VOCABULARY),
     metric_fns=(metrics.exact_match, metrics.rouge_l, metrics.bleu),
+)
+
+seqio.TaskRegistry.add(
+    'stdlib_cipher',
+    source=_FUNCTIONS,
+    preprocessors=(functools.partial(cipher_pairs, text='docstring'),
+                   *pretraining.PREPROCESSORS['text_to_text']),
+    output_features=pretraining.output_features('text_to_text', VOCABULARY),
+    metric_fns=(metrics.exact_match, metrics.bleu),
 )
 
 _PACKAGES = functools.partial(keep_frequent, rank='package_rank', num_classes=NUM_PACKAGES)

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from t5x_lite import models
-from t5x_lite.core import trees
 from t5x_lite.core.errors import UserError
 from t5x_lite.interop import huggingface
 from t5x_lite.models.outputs import Outputs
-from t5x_lite.objectives.dual_encoder import DualEncoder
+from t5x_lite.objectives.dual_encoder import DualEncoder, candidates_of, margin_losses
 from t5x_lite.objectives.language_model import CrossEntropy
 from t5x_lite.objectives.objective import normalizers
 from t5x_lite.parallel.mesh import MeshConfig
@@ -121,21 +120,17 @@ def test_a_whole_encoder_has_the_gradients_of_transformers(devices, tmp_path, ra
                                atol=1e-5 * largest, err_msg=name)
 
 
-def test_pairs_that_share_a_text_and_padding_leave_the_loss_as_it_was():
-  batch, _ = batch_of()
-  config = dataclasses.replace(CONFIGS['encoder'], head='pooler')
-  network = models.build_network(config)
-  params = network.init(jax.random.key(0))
-
-  def sums(batch):
-    return DualEncoder()(network.bind(params), {name: jnp.asarray(x) for name, x in batch.items(
-    )}, None, {'sequence': 1.0})
-
-  model_batch = {name: x.reshape(-1, LENGTH) if x.ndim == 3 else x for name, x in batch.items()}
-  with pytest.raises(Exception):   # noqa: B017 rows, and no pairs
-    sums(model_batch)
-  alone = sums({name: x[:1] for name, x in batch.items()})
-  assert alone.total == 0 and trees.flatten(alone.metrics)['accuracy/0'] == 1
+def test_pairs_that_share_a_text_are_no_wrong_answers_and_one_alone_has_no_loss():
+  tokens = jnp.array([[[5, 1], [6, 1]], [[5, 1], [7, 1]], [[8, 1], [7, 1]], [[8, 1], [9, 0]]])
+  no_pair = jnp.array([True, True, True, False])
+  assert candidates_of(tokens, no_pair).astype(int).tolist() == [
+      [0, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+  cosines = jnp.array([[0.2, 0.9], [0.1, 0.5]])
+  for losses in margin_losses(cosines, jnp.zeros((2, 2), bool), 0.3, 20.0):
+    assert losses.tolist() == [0.0, 0.0]
+  forward, backward = margin_losses(cosines, jnp.ones((2, 2), bool), 0.0, 2.0)
+  np.testing.assert_allclose(forward, np.log1p(np.exp([1.4, -0.8])), rtol=1e-6)
+  np.testing.assert_allclose(backward, np.log1p(np.exp([-0.2, 0.8])), rtol=1e-6)
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line():
