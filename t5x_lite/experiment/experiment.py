@@ -153,8 +153,8 @@ class Experiment:
       raise FieldError(self, 'objectives', 'there is nothing to minimise')
     whole = [type(one).__name__ for one in self.objectives if getattr(one, 'whole_batch', False)]
     if whole and self.train.microbatches > 1:
-      raise FieldError(self.train, 'microbatches', f'{whole[0]} compares all rows of a batch, and a '
-                       'part has fewer: leave it at 1')
+      raise FieldError(self.train, 'microbatches', f'{whole[0]} compares all rows of a batch, and '
+                       'a part has fewer: leave it at 1')
     rate = getattr(self.optimizer, 'learning_rate', None)
     for name in ('prompt_prefix', 'prompt_suffix', 'end_ids'):
       if any(i >= self.model.vocab_size for i in getattr(self.infer, name) or ()):

@@ -1,4 +1,4 @@
-"""How a folder of sentence-transformers makes one vector of a text: modules.json and its folders."""
+"""How a folder of sentence-transformers makes a vector of a text: modules.json and its folders."""
 
 import json
 import pathlib
@@ -59,6 +59,6 @@ def _checked_dense(folder: pathlib.Path | None) -> pathlib.Path | None:
   config = read_object(folder / 'config.json')
   square = config.get('in_features') == config.get('out_features')
   if not square or not config.get('bias', True) or config.get('activation_function') != _TANH:
-    raise UserError(f'{folder}: a Dense of as many outputs as inputs, with a bias and Tanh is read, '
-                    'and no other')
+    raise UserError(f'{folder}: a Dense of as many outputs as inputs, with a bias and Tanh is '
+                    'read, and no other')
   return folder

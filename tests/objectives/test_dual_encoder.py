@@ -1,4 +1,4 @@
-"""The dual encoder's loss and gradients beside torch's, of its formula, on one and eight devices."""
+"""The dual encoder's loss and gradients beside torch's of its formula, on one and 8 devices."""
 
 import dataclasses
 import types

@@ -122,3 +122,15 @@ def test_next_sentence_refuses_packing_and_two_lengths():
   lengths = {'inputs': 6, 'targets': 5, 'token_types': 6, 'next_sentence_label': 1}
   with pytest.raises(UserError, match='set both to 6'):
     feature_converters.NextSentenceFeatureConverter()(_pairs([_PAIR]), lengths)
+
+
+def test_pairs_of_texts_have_the_class_id_and_keep_their_end():
+  converter = feature_converters.PairFeatureConverter(3)
+  pairs = converter(_dataset([{'inputs': [8, 1], 'targets': [9, 7, 5, 1]},
+                              {'inputs': [8, 6, 1], 'targets': [1]}]), {'inputs': 4, 'targets': 4})
+  _check(list(pairs.as_numpy_iterator()), [
+      {'encoder_input_tokens': [[3, 8, 1, 0], [3, 9, 7, 1]], 'encoder_loss_weights': [1]},
+      {'encoder_input_tokens': [[3, 8, 6, 1], [3, 1, 0, 0]], 'encoder_loss_weights': [1]},
+  ])
+  with pytest.raises(UserError, match='a pair of texts needs inputs and targets of one length'):
+    converter(_dataset(_EXAMPLES), {'inputs': 4, 'targets': 5})
