@@ -6,6 +6,7 @@ stdlib_span_corruption   T5's denoising of modules
 stdlib_mlm               BERT's masked language modelling of modules
 stdlib_docstring         function -> the first line of its docstring
 stdlib_cipher            the first line of a docstring -> the same in a made language
+stdlib_cipher_tlm        translation language modelling of these pairs
 stdlib_package           function -> which of the 20 largest packages it is from
 stdlib_operator          code without one of its operators -> which operator
 stdlib_package_decoder_classification, stdlib_operator_decoder_classification
@@ -126,14 +127,14 @@ seqio.TaskRegistry.add(
     metric_fns=(metrics.exact_match, metrics.rouge_l, metrics.bleu),
 )
 
-seqio.TaskRegistry.add(
-    'stdlib_cipher',
-    source=_FUNCTIONS,
-    preprocessors=(functools.partial(cipher_pairs, text='docstring'),
-                   *pretraining.PREPROCESSORS['text_to_text']),
-    output_features=pretraining.output_features('text_to_text', VOCABULARY),
-    metric_fns=(metrics.exact_match, metrics.bleu),
-)
+for _name, _objective in (('cipher', 'text_to_text'), ('cipher_tlm', 'tlm')):
+  seqio.TaskRegistry.add(
+      f'stdlib_{_name}',
+      source=_FUNCTIONS,
+      **pretraining.task_parts(_objective, VOCABULARY, before=(
+          functools.partial(cipher_pairs, text='docstring'),
+      )),
+  )
 
 _PACKAGES = functools.partial(keep_frequent, rank='package_rank', num_classes=NUM_PACKAGES)
 for _name, _source, _label, _classes, _options in (

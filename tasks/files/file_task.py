@@ -15,7 +15,7 @@ from tasks.files import splits
 
 _TEXTS = ('decoder_classification', 'decoder_choice')   # whose inputs may be several texts
 _CLASSES = ('classification', *_TEXTS)
-_PAIRS = ('text_to_text', *_CLASSES)
+_PAIRS = ('text_to_text', 'tlm', *_CLASSES)
 _OBJECTIVES = ('lm', 'prefix_lm', 'fim', 'span_corruption', 'iid_denoising', 'ul2', 'mlm',
                'mlm_nsp', *_PAIRS)
 _SHORT = 100   # characters of a line, in the mean: less is more often a cut line than a whole text
@@ -38,9 +38,9 @@ class FileTask:
       hash of their features, so that equal examples are on one side; or None.
     objective: one of tasks/preprocessors/pretraining.py; classification, by an encoder; or by a
       decoder decoder_classification, or decoder_choice, which says which of several texts is right.
-    inputs: the inputs of text_to_text and classifications; of a decoder's there may be several in
-      brackets, which are a pair in both orders, or the choices.
-    targets: the text, the targets of text_to_text, or the label.
+    inputs: the inputs of text_to_text, tlm and classifications; of a decoder's there may be several
+      in brackets, which are a pair in both orders, or the choices.
+    targets: the text, the targets of text_to_text and tlm, or the label.
     labels: what targets may be; of a classification, which needs them, the first is class 0, and of
       a choice the first text.
     columns: the names of the columns of .csv and .tsv files that have no line of names.

@@ -1,6 +1,6 @@
 """What a text is trained for: the features, preprocessors and metrics of each objective.
 
-Preprocessors begin from a string feature `targets`; those of `text_to_text` have `inputs` too.
+Preprocessors begin from a string feature `targets`; `tlm` and `text_to_text` have `inputs` too.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from tasks.preprocessors.fill_in_middle import fill_in_middle
 from tasks.preprocessors.iid_denoising import iid_denoising
 from tasks.preprocessors.masking import mask_language_model
 from tasks.preprocessors.prefix_lm import prefix_lm
-from tasks.preprocessors.sentence_pairs import bert_pairs
+from tasks.preprocessors.sentence_pairs import bert_pairs, translation_pairs
 from tasks.preprocessors.span_corruption import span_corruption
 from tasks.preprocessors.text import tokenize_text
 from tasks.preprocessors.ul2 import ul2
@@ -58,6 +58,10 @@ PREPROCESSORS = {
     'mlm_nsp': (
         *TOKENIZED,
         bert_pairs,
+    ),
+    'tlm': (
+        *TOKENIZED,
+        translation_pairs,
     ),
     'text_to_text': (
         seqio.preprocessors.tokenize,

@@ -1,7 +1,8 @@
-"""BERT's two objectives at once: masked language modelling and next-sentence prediction.
+"""Masked pairs of texts: BERT's two objectives at once, and translation language modelling.
 
 Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language
-Understanding" (2019), section 3.1 and appendix A.2.
+Understanding" (2019), section 3.1 and appendix A.2; Conneau and Lample, "Cross-lingual Language
+Model Pretraining" (2019), section 3.3.
 """
 
 import seqio
@@ -60,6 +61,48 @@ def bert_pairs(
   )
 
 
+def translation_pairs(
+    dataset: tf.data.Dataset,
+    sequence_length: seqio.preprocessors.SequenceLengthType | None,
+    output_features: seqio.preprocessors.OutputFeaturesType,
+    mask_rate: float = 0.15,
+) -> tf.data.Dataset:
+  """Makes masked pairs of a text and its translation, CLS A EOS B EOS, of tokenised features.
+
+  A is `inputs` and B `targets`, each cut to half of the room. `inputs` is then what is read, and
+  `targets` the id where a token was selected, of either text, so that a model guesses a word of one
+  by the other. Unlike XLM, positions go on in B, and no embedding says which language it is.
+
+  Raises:
+    UserError: no length of inputs is given, or the vocabulary has too few extra ids.
+  """
+  length = chunking.required_length(sequence_length, 'inputs', 5, 'translation language modelling')
+  vocabulary = output_features['inputs'].vocabulary
+  dataset = dataset.filter(
+      lambda example: (tf.size(example['inputs']) > 0) & (tf.size(example['targets']) > 0))
+  return _translation(
+      dataset,
+      masking=Masking.of(vocabulary, mask_rate, whole_words=False, static=False),
+      cls=vocabularies.cls_id(vocabulary),
+      eos=vocabulary.eos_id,
+      room=(length - 3) // 2,
+  )
+
+
+@seqio.map_over_dataset(num_seeds=3)
+def _translation(example, seeds, *, masking, cls, eos, room):
+  first, second = example['inputs'][:room], example['targets'][:room]
+  split = tf.size(first)
+  inputs, targets = masking(tf.concat([first, second], 0), seeds, split)
+  return {'inputs': _join(inputs, split, cls, eos),
+          'targets': _join(targets, split, masking.pad, masking.pad)}
+
+
+def _join(x: tf.Tensor, split: tf.Tensor, begin: int, end: int) -> tf.Tensor:
+  """Two texts, of which the second begins at `split`, with what begins the first and ends each."""
+  return tf.concat([[begin], x[:split], [end], x[split:], [end]], 0)
+
+
 def _with_other(before, example):
   """Adds `other`, the text that came before, empty if it is the same."""
   text = example['targets']
@@ -78,10 +121,9 @@ def _pair(example, seeds, *, masking, cls, eos):
   exchanged = (tf.random.stateless_uniform([], seeds[2]) < 0.5) & (length > 0)
   second = tf.cond(exchanged, lambda: other[start:start + length], lambda: text[split:])
   inputs, targets = masking(tf.concat([text[:split], second], 0), seeds[3:], split)
-  join = lambda x, begin, end: tf.concat([[begin], x[:split], [end], x[split:], [end]], 0)
   return {
-      'inputs': join(inputs, cls, eos),
-      'targets': join(targets, masking.pad, masking.pad),
+      'inputs': _join(inputs, split, cls, eos),
+      'targets': _join(targets, split, masking.pad, masking.pad),
       'token_types': tf.repeat([0, 1], [split + 2, tf.size(second) + 1]),
       'next_sentence_label': tf.reshape(tf.where(exchanged, RANDOM, FOLLOWS), [1]),
   }

