@@ -1,6 +1,7 @@
 """Vectors of texts, retrieval among them, and a dual encoder that is trained."""
 
 import dataclasses
+import json
 import types
 
 import jax
@@ -10,10 +11,12 @@ import pytest
 from t5x_lite import cli, models
 from t5x_lite.commands.text_encoders import load_encoder
 from t5x_lite.core.errors import UserError
+from t5x_lite.dialogue.schema import json_lines
 from t5x_lite.evaluation.retrieval import RetrievalEval, retrieval_metrics
 from t5x_lite.inference.text_encoder import TextEncoder
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.parallel.partitioner import Partitioner
+from tasks.dialogue.generated import generate
 from tests.conftest import CONFIGS
 
 TOKENIZER = types.SimpleNamespace(encode=lambda text: [ord(c) - 96 for c in text], cls_id=40,
@@ -70,16 +73,27 @@ def test_a_split_that_is_not_there_is_no_evaluation_or_refused():
 @pytest.mark.slow
 def test_a_dual_encoder_finds_sentences_in_a_made_language(stdlib, stdlib_data_dir, tmp_path,
                                                           capsys):
-  """Of those held out; and its run gives vectors of texts, and takes no microbatches."""
+  """Of those held out; microbatches are refused, and its run is an encoder of utterances."""
+  run = tmp_path / 'run'
   flags = ['train', '--gin_file=experiments/dual_encoder_cipher.gin',
-           f'--gin.MODEL_DIR={str(tmp_path)!r}',
+           f'--gin.MODEL_DIR={str(run)!r}',
            f'--gin.DataConfig.data_dir={str(stdlib_data_dir)!r}']
   assert cli.main([*flags, '--gin.TrainConfig.microbatches=2']) == 1
   assert 'DualEncoder compares all rows of a batch' in capsys.readouterr().err
   assert cli.main(flags) == 0
-  found = capsys.readouterr().out
-  assert cli.main(['eval', f'--gin_file={tmp_path}/config.gin', '--json']) == 0
-  metrics = capsys.readouterr().out
-  assert 'retrieval/forward' in metrics, found
-  encode = load_encoder(tmp_path)
-  assert encode(['Return the name.']).shape == (1, 128)
+  capsys.readouterr()
+  assert cli.main(['eval', f'--gin_file={run}/config.gin', '--json']) == 0
+  metrics = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert metrics['retrieval/pairs'] > 100
+  assert min(metrics['retrieval/forward'], metrics['retrieval/backward']) > 0.95, metrics
+
+  dialogues = tmp_path / 'dialogues.jsonl'
+  dialogues.write_text(json_lines(generate(20)))
+  assert cli.main(['dialogue', 'discover', str(dialogues), f'--encoder={run}', '--k=4',
+                   f'--output={tmp_path / "structure"}']) == 0
+  assert (tmp_path / 'structure/structure.html').exists()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+  with pytest.raises(UserError, match='is no run: it has no config.gin; t5x-lite import makes one'):
+    load_encoder(tmp_path)
