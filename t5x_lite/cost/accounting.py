@@ -126,12 +126,13 @@ def forward_flops(config, inputs_length: int, targets_length: int, *, causal: bo
     decoder = stack(config.num_decoder_layers, targets_length, False, inputs_length)
     return flops + decoder + head * targets_length
   transform = 2 * config.embed_dim ** 2
+  pooler = transform * config.pooler_transform
   classes = 2 * config.embed_dim * (config.num_classes or 2)
   return flops + {
       'mlm': (head + transform) * inputs_length,
-      'mlm_nsp': (head + transform) * inputs_length + transform + classes,
-      'classifier': transform + classes, 'tagger': classes * inputs_length,
-      'pooler': transform}[config.head]
+      'mlm_nsp': (head + transform) * inputs_length + pooler + classes,
+      'classifier': pooler + classes, 'tagger': classes * inputs_length,
+      'pooler': pooler}[config.head]
 
 
 def train_flops(config, inputs_length: int, targets_length: int, *, causal: bool = False,

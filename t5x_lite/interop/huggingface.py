@@ -54,9 +54,9 @@ def load_model(folder: pathlib.Path, partitioner: Partitioner, *,
   pooled = sentence_transformers.read_pooling(folder) if model_type == 'bert' else None
   if pooled is not None:
     config = dataclasses.replace(config, num_classes=None, **pooled.fields)
+    tokens = {'first': 'its first token', 'mean': 'the mean of its tokens'}[config.pooling]
     layer = ', a linear layer and tanh' if config.pooler_transform else ''
-    log(f'A text becomes a vector by the {config.pooling} of its tokens{layer}'.replace(
-        'first of', 'first one of'))
+    log(f'A text becomes a vector by {tokens}{layer}')
   layers = max(config.num_layers, config.num_decoder_layers or 0)
   if layers > len(names):
     raise UserError(f'{folder}: config.json has {layers} layers, and the files {len(names)} '

@@ -7,11 +7,11 @@ import tensorflow as tf
 
 
 def _table(seed: int) -> list[bytes]:
-  """What each byte is in the language: letters are exchanged, capitals alike."""
+  """What each byte is in the language: a small letter is another in capitals, and back."""
   letters = [*string.ascii_lowercase]
   random.Random(seed).shuffle(letters)
-  there = dict(zip(string.ascii_lowercase, letters))
-  there |= {a.upper(): b.upper() for a, b in there.items()}
+  there = dict(zip(string.ascii_lowercase, map(str.upper, letters)))
+  there |= {a.upper(): b.lower() for a, b in there.items()}
   return [there.get(chr(byte), '').encode() or bytes([byte]) for byte in range(256)]
 
 

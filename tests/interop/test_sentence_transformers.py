@@ -81,8 +81,7 @@ def test_the_layout_of_labse_is_a_pooler_whose_layer_is_in_a_folder_of_its_own(
   config, params = huggingface.load_model(tmp_path, partitioner, log=lines.append)
   got = models.build_network(config).bind(params).outputs({'encoder_input_tokens': ids})
   np.testing.assert_allclose(got.hidden[:, 0], want, atol=1e-5)
-  assert lines == ['A text becomes a vector by the first one of its tokens, a linear layer and '
-                   'tanh']
+  assert lines == ['A text becomes a vector by its first token, a linear layer and tanh']
 
 
 @pytest.mark.parametrize('modules,pooling,dense,message', [

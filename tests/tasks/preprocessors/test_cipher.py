@@ -20,7 +20,7 @@ def test_letters_are_exchanged_one_for_one_and_words_reversed():
   letters = dict(zip(text.lower().replace(' ', ''), ''.join(words).lower()))
   assert all(letters[x] == x for x in ',ü2.')
   assert sorted(letters.values()) == sorted(letters) and letters['e'] != 'e'
-  assert words[0][0] == letters['t'].upper() and words[0][1:] == letters['h'] + letters['e']
+  assert words[0] == letters['t'] + (letters['h'] + letters['e']).upper()
 
 
 def test_a_seed_is_a_language():
