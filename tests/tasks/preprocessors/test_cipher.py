@@ -16,7 +16,7 @@ def test_letters_are_exchanged_one_for_one_and_words_reversed():
   (pair,) = _pairs([text])
   assert pair['inputs'] == text
   words = pair['targets'].split()[::-1]
-  assert words[6] == '2' and [*map(len, words)] == [*map(len, text.split())]
+  assert words[7] == '2' and [*map(len, words)] == [*map(len, text.split())]
   letters = dict(zip(text.lower().replace(' ', ''), ''.join(words).lower()))
   assert all(letters[x] == x for x in ',ü2.')
   assert sorted(letters.values()) == sorted(letters) and letters['e'] != 'e'
