@@ -7,6 +7,7 @@ from t5x_lite.core.dataclass_checks import FieldError
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.features import Batch, text_features, text_spans
 from t5x_lite.models import ModelConfig
+from tasks import metrics
 from tasks.pipeline import packing as packings
 from tasks.pipeline.feature_converters import (
   ClassificationFeatureConverter,
@@ -52,7 +53,8 @@ def feature_converter(task, model: ModelConfig, packing: str) -> seqio.FeatureCo
     if model.head == 'classifier':
       return ClassificationFeatureConverter(pack=False)
     if model.head == 'pooler':
-      return PairFeatureConverter(cls_id(_vocabulary_of_pairs(task)))
+      _check_pairs(task, model)
+      return PairFeatureConverter(cls_id(task.output_features['inputs'].vocabulary))
     kind, options = MaskedLMFeatureConverter, {}
   else:
     options = {'bos_id': start_id(task.output_features['targets'].vocabulary)}
@@ -68,13 +70,15 @@ def feature_converter(task, model: ModelConfig, packing: str) -> seqio.FeatureCo
   return kind(pack=packing != 'none', **options)
 
 
-def _vocabulary_of_pairs(task) -> seqio.Vocabulary:
-  """That of both texts; raises UserError for a task without inputs, or of two vocabularies."""
+def _check_pairs(task, model: ModelConfig) -> None:
+  """Raises UserError if inputs and targets are no two texts of one vocabulary."""
   features = task.output_features
-  if 'inputs' not in features or features['inputs'].vocabulary != features['targets'].vocabulary:
-    raise UserError(f'task {task.name!r} has no pairs of texts of one vocabulary, which a pooler '
-                    "reads: choose one of the objective 'text_to_text'")
-  return features['inputs'].vocabulary
+  parts_of_one = any(metrics.language_modeling in part.metric_fns
+                     for part in getattr(task, 'tasks', [task]))
+  if 'inputs' not in features or parts_of_one or (
+      features['inputs'].vocabulary != features['targets'].vocabulary):
+    raise FieldError(model, 'head', f'task {task.name!r} has no pairs of texts: set head to mlm, or '
+                     'choose a task of the objective text_to_text')
 
 
 def _check_classes(task, model: ModelConfig) -> None:

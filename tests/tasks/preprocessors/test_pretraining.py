@@ -111,6 +111,7 @@ def test_names_of_objectives_agree():
 
 @pytest.mark.parametrize('name, head, message', [
     ('mlm', 'pooler', r"ModelConfig.head = 'pooler': .*set head to mlm"),
+    ('lm', 'pooler', 'has no pairs of texts'),
     ('mlm', 'tagger', r"ModelConfig.head = 'tagger': .*set head to mlm"),
     ('mlm', 'mlm_nsp', 'set head to mlm, or choose a task of the objective mlm_nsp'),
     ('mlm_nsp', 'mlm', 'set head to mlm_nsp'),
