@@ -77,8 +77,8 @@ def _check_pairs(task, model: ModelConfig) -> None:
                      for part in getattr(task, 'tasks', [task]))
   if 'inputs' not in features or parts_of_one or (
       features['inputs'].vocabulary != features['targets'].vocabulary):
-    raise FieldError(model, 'head', f'task {task.name!r} has no pairs of texts: set head to mlm, or '
-                     'choose a task of the objective text_to_text')
+    raise FieldError(model, 'head', f'task {task.name!r} has no pairs of texts: set head to mlm, '
+                     'or choose a task of the objective text_to_text')
 
 
 def _check_classes(task, model: ModelConfig) -> None:

@@ -200,6 +200,7 @@ class PairFeatureConverter(_UnpackedConverter):
       last = tf.where(ids[-1] == 0, ids[-2], ids[-1])
       return tf.concat([[self._cls_id], ids[:-2], [last]], 0)
 
+    self.get_model_feature_lengths(task_feature_lengths)   # seqio asks for them afterwards
     ds = self._pack_or_pad(ds, task_feature_lengths)
     return ds.map(
         lambda features: {
