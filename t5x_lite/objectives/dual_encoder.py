@@ -71,6 +71,9 @@ class DualEncoder:
     if model.config.head != 'pooler':
       raise UserError('DualEncoder reads a vector of each text, which the model has none of: set '
                       "ModelConfig.head = 'pooler'")
+    if batch['encoder_input_tokens'].ndim != 3:
+      raise UserError('DualEncoder reads pairs of texts, and the data has rows of one: choose a '
+                      'task of inputs and targets')
     tokens_B2L, valid_B = batch['encoder_input_tokens'], batch['encoder_loss_weights'][:, 0] > 0
     vectors = unit_vectors(model.outputs(batch, key).hidden[:, 0])
     vectors_B2D = vectors.reshape(*tokens_B2L.shape[:2], -1)

@@ -86,13 +86,15 @@ def _check_lengths(batch: Batch, data: Source, model: ModelConfig, where: str) -
     if tokens is None:
       continue
     shape = np.shape(tokens)
-    grouped = side == 'decoder' and 'response_scores' in batch
+    paired = model.head == 'pooler' and len(shape) == 3   # two texts a row
+    grouped = paired or side == 'decoder' and 'response_scores' in batch
     if len(shape) != 2 + grouped or shape[-1] != length:
       raise UserError(f'{where} gives {side}_input_tokens of shape {shape}, and lengths are '
                       f'{dict(data.lengths)}: rows must have {length} tokens')
     for name in (f'{side}_{part}' for part in (
         'target_tokens', 'loss_weights', 'segment_ids', 'positions', 'causal_attention')):
-      alone = _has_class_targets(model) and name.endswith(('target_tokens', 'loss_weights'))
+      alone = (_has_class_targets(model) or paired) and name.endswith(
+          ('target_tokens', 'loss_weights'))
       want = (shape[0], 1) if alone else shape
       if name in batch and np.shape(batch[name]) != want:
         raise UserError(f'{where} gives {name!r} of shape {np.shape(batch[name])}: expected {want}')

@@ -139,5 +139,8 @@ def test_what_cannot_be_compared_is_refused_in_one_line():
   model = network.bind(network.init(jax.random.key(0)))
   with pytest.raises(UserError, match="set ModelConfig.head = 'pooler'"):
     DualEncoder()(model, batch, None, normalizers(batch))
+  model = types.SimpleNamespace(config=types.SimpleNamespace(head='pooler'))
+  with pytest.raises(UserError, match='DualEncoder reads pairs of texts'):
+    DualEncoder()(model, {'encoder_input_tokens': np.zeros((2, 8))}, None, {})
   with pytest.raises(UserError, match='DualEncoder.scale'):
     DualEncoder(scale=0.0)
