@@ -137,5 +137,8 @@ def _vocabulary(files: Sequence[pathlib.Path], pieces: int, output: pathlib.Path
   import_seqio()
   texts = ['\n'.join(turn.text for turn in one.turns)
            for file in files for one in read_dialogues(file)]
-  train_vocabulary.train_sentencepiece(texts, pieces, str(output.with_suffix('')),
-                                       model_type='unigram', user_symbols=())
+  try:
+    train_vocabulary.train_sentencepiece(texts, pieces, str(output.with_suffix('')),
+                                         model_type='unigram', user_symbols=())
+  except UserError as error:
+    raise UserError(str(error).replace('--size', '--pieces')) from error

@@ -106,24 +106,25 @@ def test_one_command_trains_responds_and_compares(tmp_path, monkeypatch, capsys)
   pytest.importorskip('sacremoses')
   from tasks.commands import dialogue_respond
   monkeypatch.setattr(dialogue_respond, 'NUMBERS', {'train': 20, 'test': 4})
-  monkeypatch.setattr(dialogue_respond, 'OTHERS', 8)
+  monkeypatch.setattr(dialogue_respond, 'OTHERS', 40)
   recipes = {}
-  for name in ('base', 'scratch', 'lora', 'qlora'):
+  for name in ('base', 'scratch', 'qlora'):
     recipes[name] = tmp_path / f'{name}.gin'
     recipes[name].write_text(
         f"include 'experiments/dialogue_{name}.gin'\nSTEPS = 2\nWARMUP_STEPS = 1\n"
         'ModelConfig.num_layers = 1\nInferConfig.max_tokens = 4\n')
   folder = tmp_path / 'runs'
-  command = ['dialogue', 'respond', str(folder), '--pieces=200', f'--base={recipes["base"]}',
-             '--scratch', str(recipes['scratch']), '--adapted', str(recipes['lora']),
-             str(recipes['qlora'])]
+  command = ['dialogue', 'respond', str(folder), '--pieces=350', f'--base={recipes["base"]}',
+             '--scratch', str(recipes['scratch']), '--adapted', str(recipes['qlora'])]
+  assert cli.main([*command, '--pieces=9']) == 1
+  assert 'error: --pieces=9: must be at least 260' in capsys.readouterr().err
   assert cli.main(command) == 0
   table = (folder / 'comparison.md').read_text()
   assert table in capsys.readouterr().out
-  rows = [line.split(' | ')[0].removeprefix('| ') for line in table.splitlines()[2:8]]
-  assert rows == ['most_frequent', 'nearest', 'scratch', 'lora', 'qlora', 'people']
+  rows = [line.split(' | ')[0].removeprefix('| ') for line in table.splitlines()[2:7]]
+  assert rows == ['most_frequent', 'nearest', 'scratch', 'qlora', 'people']
   assert (folder / 'comparison.png').exists()
-  predictions = json.loads((folder / 'predictions/lora.json').read_text())
+  predictions = json.loads((folder / 'predictions/qlora.json').read_text())
   people = json.loads((folder / 'predictions/people.json').read_text())
   assert {k: len(v) for k, v in predictions.items()} == {k: len(v) for k, v in people.items()}
   # What is there is taken up; the public form is scored by the command for it.
@@ -143,7 +144,7 @@ def _asks_as_it_was_trained(folder):
   ids = [responder._ids(turns) for turns in asked]
   data = gin_config.load_experiment([str(folder / 'scratch/config.gin')], [], trains=False)[0].data
   trained = [list(one['ids']) for one in data.examples('validation')]
-  assert sorted(ids) == sorted(trained)
+  assert len(trained) > 10 and all(one in ids for one in trained)   # the longest are left out
   for n in (1, 3):   # one at a time or many, in any order
     assert responder(asked[:n]) == responder(asked[:8])[:n]
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import dataclasses
 import pathlib
 
+from t5x_lite.core.files import save_figure
 from t5x_lite.dialogue.scoring.predictions import Reference
 from t5x_lite.dialogue.scoring.report import (
   Figure,
@@ -88,7 +89,7 @@ def plot(found: Comparison, path: pathlib.Path) -> None:
     panel.grid(axis='x', color='0.9')
     panel.set_xlim(left=0)
   panels[0].invert_yaxis()
-  picture.savefig(path, dpi=150)
+  save_figure(picture, path)
 
 
 def _head(name: str) -> str:
