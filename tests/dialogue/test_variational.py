@@ -10,7 +10,8 @@ from scipy import stats
 from sklearn.metrics import normalized_mutual_info_score
 
 from t5x_lite.dialogue.variational import latents
-from t5x_lite.dialogue.variational.vae import VaeConfig, fit_vae
+from t5x_lite.dialogue.variational.gaussian import GaussianConfig
+from t5x_lite.dialogue.variational.vae import fit_vae
 from t5x_lite.dialogue.variational.vrnn import VrnnConfig, bag_turns, fit_vrnn
 
 RNG = np.random.default_rng(0)
@@ -84,7 +85,7 @@ def plane():
 
 @pytest.fixture(scope='module')
 def linear(plane):
-  return fit_vae(plane, VaeConfig(latent=2, hidden=None, steps=3000, batch_size=1000,
+  return fit_vae(plane, GaussianConfig(latent=2, hidden=None, steps=3000, batch_size=1000,
                                   learning_rate=0.02))
 
 
@@ -113,7 +114,7 @@ def test_a_linear_vae_reaches_the_likelihood_of_probabilistic_pca(plane, linear)
 
 
 def test_more_samples_bound_closer(plane):
-  fitted = fit_vae(plane, VaeConfig(latent=2, hidden=8, steps=30))   # whose posterior is poor
+  fitted = fit_vae(plane, GaussianConfig(latent=2, hidden=8, steps=30))   # whose posterior is poor
   bounds = [fitted.bound(plane[:500], samples=n).mean() for n in (1, 10, 100)]
   assert all(a < b for a, b in itertools.pairwise(bounds))
 
@@ -121,17 +122,17 @@ def test_more_samples_bound_closer(plane):
 @pytest.mark.slow
 def test_what_the_latent_does_not_need_is_collapsed_and_free_bits_hold_it(plane):
   config = dict(latent=6, hidden=None, steps=1500, batch_size=1000, learning_rate=0.02)
-  used = fit_vae(plane, VaeConfig(**config))
+  used = fit_vae(plane, GaussianConfig(**config))
   variances = np.sort(used.embed(plane).var(0))
   assert variances[3] < 0.1 < 0.5 < variances[4]   # of four, and of two
-  held = fit_vae(plane, VaeConfig(**config, free_bits=0.5))
+  held = fit_vae(plane, GaussianConfig(**config, free_bits=0.5))
   assert held.summary(plane)['kl'] > used.summary(plane)['kl'] + 0.5
   assert held.summary(plane)['active_units'] == 6
 
 
 @pytest.mark.slow
 def test_an_autoencoder_is_a_projection_on_the_same_plane(plane):
-  fitted = fit_vae(plane, VaeConfig(latent=2, hidden=None, steps=1000, learning_rate=0.02,
+  fitted = fit_vae(plane, GaussianConfig(latent=2, hidden=None, steps=1000, learning_rate=0.02,
                                     variational=False))
   centred = plane - plane.mean(0)
   pca = np.linalg.svd(centred, full_matrices=False)[2][:2]

@@ -3,6 +3,8 @@
 Shape letters: ... any, Z latent dimensions, K categories, N examples, S samples.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -19,6 +21,12 @@ def gaussian_kl(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
 def draw_gaussian(key: jax.Array, mean: jax.Array, log_variance: jax.Array) -> jax.Array:
   """mean + standard deviation * noise, through which gradients pass."""
   return mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape, mean.dtype)
+
+
+def log_normal(z: jax.Array, mean: jax.Array, log_variance: jax.Array) -> jax.Array:
+  """The log-density of z under N(mean, variance), of the last axis."""
+  return -0.5 * (jnp.square(z - mean) * jnp.exp(-log_variance) + log_variance
+                 + math.log(2 * math.pi)).sum(-1)
 
 
 def categorical_kl(posterior: jax.Array, prior: jax.Array) -> jax.Array:
@@ -65,6 +73,14 @@ def importance_bound(log_weights: jax.Array) -> jax.Array:
 def active_units(means: jax.Array, threshold: float = 0.01) -> jax.Array:
   """How many dimensions of posterior means [N, Z] vary over examples (Burda et al. 2016)."""
   return (jnp.var(means, axis=0) > threshold).sum()
+
+
+def gaussian_information(key: jax.Array, mean: jax.Array, log_variance: jax.Array) -> jax.Array:
+  """I(x; z) in nats under posteriors [N, Z], at most log N: the mean of log q(z | x) - log q(z) of a
+  draw of each, where q(z) is the mean of all posteriors (Hoffman and Johnson 2016)."""
+  z_NZ = draw_gaussian(key, mean, log_variance)
+  of_all = jax.lax.map(lambda z_Z: importance_bound(log_normal(z_Z[None], mean, log_variance)), z_NZ)
+  return (log_normal(z_NZ, mean, log_variance) - of_all).mean()
 
 
 def categorical_information(posterior: jax.Array, weights: jax.Array) -> jax.Array:
