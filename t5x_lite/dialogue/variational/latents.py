@@ -76,10 +76,11 @@ def active_units(means: jax.Array, threshold: float = 0.01) -> jax.Array:
 
 
 def gaussian_information(key: jax.Array, mean: jax.Array, log_variance: jax.Array) -> jax.Array:
-  """I(x; z) in nats under posteriors [N, Z], at most log N: the mean of log q(z | x) - log q(z) of a
-  draw of each, where q(z) is the mean of all posteriors (Hoffman and Johnson 2016)."""
+  """I(x; z) in nats under posteriors [N, Z], log N at most (Hoffman and Johnson 2016): the mean of
+  log q(z | x) - log q(z) over a draw of each, where q(z) is the mean of all posteriors."""
   z_NZ = draw_gaussian(key, mean, log_variance)
-  of_all = jax.lax.map(lambda z_Z: importance_bound(log_normal(z_Z[None], mean, log_variance)), z_NZ)
+  of_all = jax.lax.map(
+      lambda z_Z: importance_bound(log_normal(z_Z[None], mean, log_variance)), z_NZ)
   return (log_normal(z_NZ, mean, log_variance) - of_all).mean()
 
 
