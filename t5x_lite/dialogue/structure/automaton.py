@@ -26,7 +26,7 @@ def probabilities(counts: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
 
 
 def with_end(following: np.ndarray, counts: np.ndarray, smoothing: float) -> np.ndarray:
-  """Probabilities [K + 1, K] of the state that follows, where one does, with END as it is counted."""
+  """Probabilities [K + 1, K] of the state that follows, where one does, with END as counted."""
   end = probabilities(counts, smoothing)[:, -1:]
   return np.hstack([(1 - end) * following, end])
 

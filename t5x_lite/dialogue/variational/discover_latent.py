@@ -10,7 +10,12 @@ import numpy as np
 from t5x_lite.core.errors import UserError
 from t5x_lite.dialogue.schema import Dialogue
 from t5x_lite.dialogue.structure.discover import (
-    Side, Structure, StructureConfig, speaker_utterances, to_structure)
+  Side,
+  Structure,
+  StructureConfig,
+  speaker_utterances,
+  to_structure,
+)
 from t5x_lite.dialogue.structure.features import TOKEN, Utterance, annotation_names
 from t5x_lite.dialogue.variational.vrnn import VrnnConfig, bag_turns, fit_vrnn
 
@@ -18,8 +23,8 @@ SPEAKERS = 'user', 'system'
 WORDS = 1000   # most frequent ones, that bags are made of
 
 
-def discover_latent(dialogues: Sequence[Dialogue], config: StructureConfig = StructureConfig(),
-                    held_out: Sequence[Dialogue] = (), vrnn: VrnnConfig = VrnnConfig()
+def discover_latent(dialogues: Sequence[Dialogue], config: StructureConfig,
+                    held_out: Sequence[Dialogue] = (), vrnn: VrnnConfig | None = None
                     ) -> Structure:
   """As `discover`; a turn's state is that of the highest posterior probability.
 
@@ -30,7 +35,7 @@ def discover_latent(dialogues: Sequence[Dialogue], config: StructureConfig = Str
     raise UserError('a variational RNN has states of both sides, and reads what was said before: '
                     "leave out speaker and context, or cluster by 'kmeans'")
   k = config.k if isinstance(config.k, int) else config.k[1]
-  vrnn = dataclasses.replace(vrnn, user_states=k, system_states=k, seed=config.seed)
+  vrnn = dataclasses.replace(vrnn or VrnnConfig(), user_states=k, system_states=k, seed=config.seed)
   counts = Counter(word for turns in _turns(dialogues, config) for turn in turns for word in turn)
   ids = {word: n for n, (word, _) in enumerate(counts.most_common(WORDS))}
   bag = lambda some: bag_turns([[[ids[word] for word in turn if word in ids] for turn in turns]
