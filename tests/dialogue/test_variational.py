@@ -34,6 +34,18 @@ def test_categorical_kl_is_scipys():
                              rtol=1e-5)
 
 
+def test_batch_kl_is_scipys_of_means_and_leaves_posteriors_that_are_sure():
+  q, p = RNG.normal(size=(2, 6, 3, 4))
+  mask = np.arange(3)[None] < np.array([3, 2, 1, 3, 0, 2])[:, None]
+  soft = lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+  want = sum(mask[:, e].sum() * stats.entropy(soft(q)[mask[:, e], e].mean(0),
+                                              soft(p)[mask[:, e], e].mean(0)) for e in range(3))
+  assert latents.batch_kl(q, p, mask.astype(float)) == pytest.approx(want, rel=1e-4)
+  sure = 50 * jnp.eye(4)[:, None]   # each state once, and a prior of all
+  assert latents.batch_kl(sure, jnp.zeros((4, 1, 4)), jnp.ones((4, 1))) == pytest.approx(0, abs=1e-5)
+  assert latents.categorical_kl(sure, jnp.zeros(sure.shape)).sum() > 4
+
+
 def test_hard_draws_have_the_frequencies_of_the_distribution():
   logits = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))
   keys = jax.random.split(jax.random.key(0), 20_000)
@@ -202,7 +214,9 @@ def test_a_vrnn_of_few_steps_has_states_of_both_sides_and_distributions():
       assert all((state < 3) == (n % 2 == 0) and state < 7 for n, state in enumerate(one))
     assert fitted.state_words(5).sum() == pytest.approx(1, abs=1e-5)
     if config.prior == 'state':
-      np.testing.assert_allclose(fitted.prior_transitions().sum(1), 1, atol=1e-5)
+      prior = fitted.prior_transitions()
+      np.testing.assert_allclose(prior.sum(1), 1, atol=1e-5)
+      assert not prior[:3, :3].any() and not prior[3:7, 3:].any() and not prior[7, 3:].any()
     else:
       with pytest.raises(ValueError, match='no transition matrix'):
         fitted.prior_transitions()

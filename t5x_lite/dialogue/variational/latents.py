@@ -1,6 +1,7 @@
 """Latent variables: draws, KL divergences, bounds, and whether a model uses them.
 
-Shape letters: ... any, Z latent dimensions, K categories, N examples, S samples.
+Shape letters: ... any, Z latent dimensions, K categories, N examples, S samples, B dialogues,
+E exchanges.
 """
 
 import math
@@ -34,6 +35,19 @@ def categorical_kl(posterior: jax.Array, prior: jax.Array) -> jax.Array:
   of those that a temperature has sharpened."""
   log_q, log_p = jax.nn.log_softmax(posterior), jax.nn.log_softmax(prior)
   return (jnp.exp(log_q) * (log_q - log_p)).sum(-1)
+
+
+def batch_kl(posterior_BEK: jax.Array, prior_BEK: jax.Array, mask_BE: jax.Array) -> jax.Array:
+  """KL(mean of posteriors || mean of priors) of each exchange, times its dialogues; a sum.
+
+  Of logits; it is 0 where the states of a batch are as frequent as the prior has them, however sure
+  each posterior is (batch prior regularisation, Zhao et al. 2018).
+  """
+  weights_BE1 = mask_BE[:, :, None]
+  count_E1 = jnp.maximum(weights_BE1.sum(0), 1)
+  mean = lambda logits: ((jax.nn.softmax(logits) * weights_BE1).sum(0) / count_E1) + 1e-9
+  return (categorical_kl(jnp.log(mean(posterior_BEK)), jnp.log(mean(prior_BEK)))
+          * weights_BE1.sum((0, 2))).sum()
 
 
 def draw_categorical(key: jax.Array, logits: jax.Array, temperature: float, hard: bool

@@ -109,7 +109,7 @@ def fit_vrnn(counts_BESV: np.ndarray, lengths_B: np.ndarray, config: VrnnConfig)
     reconstruction = sum((found['log_p'][s] * mask[:, :, s]).sum() for s in range(2)) / total
     minimised = kl
     if config.batch_prior:
-      minimised = sum(_batch_kl(found['posterior'][s], found['prior'][s], mask[:, :, s])
+      minimised = sum(latents.batch_kl(found['posterior'][s], found['prior'][s], mask[:, :, s])
                       for s in range(2)) / total
     weight = latents.kl_weight(step, config.annealing)
     information = sum(latents.categorical_information(
@@ -194,15 +194,6 @@ def _run(params: Params, config: VrnnConfig, counts_BESV: jax.Array, key: jax.Ar
   _, found = jax.lax.scan(exchange, first, (
       counts_BESV.swapaxes(0, 1), jnp.arange(counts_BESV.shape[1])))
   return jax.tree.map(lambda x: x.swapaxes(0, 1), found)
-
-
-def _batch_kl(posterior_BEK: jax.Array, prior_BEK: jax.Array, mask_BE: jax.Array) -> jax.Array:
-  """KL(mean of posteriors || mean of priors) of each exchange, times its dialogues; a sum."""
-  weights_BE1 = mask_BE[:, :, None]
-  count_E1 = jnp.maximum(weights_BE1.sum(0), 1)
-  mean = lambda logits: ((jax.nn.softmax(logits) * weights_BE1).sum(0) / count_E1) + 1e-9
-  return (latents.categorical_kl(jnp.log(mean(posterior_BEK)), jnp.log(mean(prior_BEK)))
-          * weights_BE1.sum((0, 2))).sum()
 
 
 def _prior_after(side: Params, before: np.ndarray) -> np.ndarray:   # [..., K]; 0 is START's
