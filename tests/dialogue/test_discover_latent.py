@@ -43,7 +43,10 @@ def test_what_the_model_cannot_read_is_refused(tmp_path, capsys):
   assert cli.main(['dialogue', 'discover', str(path), '--model=vrnn', '--context=2',
                    f'--output={tmp_path / "out"}']) == 1
   assert 'leave out speaker and context' in capsys.readouterr().err
-  twice = Dialogue('twice', (Turn('user', 'a table'), Turn('user', 'a taxi')))
+  with pytest.raises(UserError, match='1 dialogues have no utterance of one side'):
+    discover_latent([Dialogue('one', (Turn('user', 'a table'),))], StructureConfig())
+  twice = Dialogue('twice', (Turn('user', 'a table'), Turn('user', 'a taxi'),
+                             Turn('system', 'which one')))
   with pytest.raises(UserError, match="dialogue twice: turns do not alternate, the user's first"):
     discover_latent([twice], StructureConfig())
 

@@ -34,6 +34,13 @@ def discover_latent(dialogues: Sequence[Dialogue], config: StructureConfig,
   if config.speaker != 'both' or config.context != 1:
     raise UserError('a variational RNN has states of both sides, and reads what was said before: '
                     "leave out speaker and context, or cluster by 'kmeans'")
+  said = [speaker_utterances(dialogues, speaker, config) for speaker in SPEAKERS]
+  if not all(said):
+    raise UserError(f'{len(dialogues)} dialogues have no utterance of one side: give some')
+  for dialogue in (*dialogues, *held_out):
+    if any(turn.speaker != SPEAKERS[n % 2] for n, turn in enumerate(dialogue.turns)):
+      raise UserError(f"dialogue {dialogue.id}: turns do not alternate, the user's first: leave it "
+                      'out, as `dialogue convert --policy=skip` does')
   k = config.k if isinstance(config.k, int) else config.k[1]
   vrnn = dataclasses.replace(vrnn or VrnnConfig(), user_states=k, system_states=k, seed=config.seed)
   counts = Counter(word for turns in _turns(dialogues, config) for turn in turns for word in turn)
@@ -45,8 +52,7 @@ def discover_latent(dialogues: Sequence[Dialogue], config: StructureConfig,
   posteriors = model.posteriors(bags)
   sides, left = [], []
   for s, speaker in enumerate(SPEAKERS):
-    said = speaker_utterances(dialogues, speaker, config)
-    posterior = _of_utterances(posteriors[s], said)
+    posterior = _of_utterances(posteriors[s], said[s])
     used = np.unique(posterior.argmax(-1))
 
     def assign(others: Sequence[Dialogue], s=s, speaker=speaker, used=used) -> np.ndarray:
@@ -54,7 +60,7 @@ def discover_latent(dialogues: Sequence[Dialogue], config: StructureConfig,
                              speaker_utterances(others, speaker, config))
       return found[:, used].argmax(-1)
 
-    sides.append(Side(speaker, said, len(used), posterior[:, used].argmax(-1),
+    sides.append(Side(speaker, said[s], len(used), posterior[:, used].argmax(-1),
                       1 - posterior.max(-1), assign))
     left += [*(used + s * k)]
   prior = model.prior_transitions()[np.ix_([*left, 2 * k], left)]
@@ -63,10 +69,6 @@ def discover_latent(dialogues: Sequence[Dialogue], config: StructureConfig,
 
 def _turns(dialogues: Sequence[Dialogue], config: StructureConfig) -> list[list[list[str]]]:
   """The words of each turn of each dialogue, and what is annotated of it."""
-  for dialogue in dialogues:
-    if any(turn.speaker != SPEAKERS[n % 2] for n, turn in enumerate(dialogue.turns)):
-      raise UserError(f"dialogue {dialogue.id}: turns do not alternate, the user's first: leave it "
-                      'out, as `dialogue convert --policy=skip` does')
   turns = [[] for _ in dialogues]
   said = [u for speaker in SPEAKERS for u in speaker_utterances(dialogues, speaker, config)]
   for u in sorted(said, key=lambda u: (u.dialogue, u.index)):
