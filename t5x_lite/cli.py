@@ -173,6 +173,9 @@ COMMANDS = {
     'dialogue generate': (
         'tasks.commands.dialogue_generate',
         'write made-up dialogues of a known automaton, in the same schema'),
+    'dialogue respond': (
+        'tasks.commands.dialogue_respond',
+        'train models to respond, from scratch and by adapters, and compare them'),
     'quickstart': (
         't5x_lite.commands.quickstart',
         'train, evaluate and sample a small model of Python\'s own source'),

@@ -5,17 +5,18 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from t5x_lite.commands import dialogue_systems, gin_flags
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
 
 EXAMPLE = 't5x-lite dialogue simulate --goals=1000 --output=dialogues.jsonl'
-SYSTEMS = ('rules', 'random')
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
-  add('--system', choices=SYSTEMS, default='rules',
-      help='rules track the state, ask the database and answer; random says anything')
+  add('--system', default='rules', metavar='SYSTEM', help=dialogue_systems.HELP)
+  add('--user', metavar='URL#MODEL', help='an endpoint that speaks for users (default: an agenda '
+      'that templates put into words)')
   add('--goals', type=int, default=1000, metavar='N', help='drawn from the town of the database')
   add('--trials', type=int, default=1, metavar='N', help='dialogues of each goal, for pass^k')
   add('--domains', type=int, default=2, metavar='N', help='at most, that a goal has')
@@ -31,6 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       help='measure the simulator instead: systems of known faults, and what it says of them')
   add('--output', type=local_path, metavar='FILE', help='writes the dialogues, as JSON Lines')
   add('--json', action='store_true', help='print JSON')
+  gin_flags.add_trusted_modules(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,14 +41,13 @@ def run(args: argparse.Namespace) -> int:
   from t5x_lite.dialogue.schema import json_lines
   from t5x_lite.dialogue.simulation import goals, results, simulate, systems, user
   from t5x_lite.dialogue.simulation.database import made_up_town
-  from t5x_lite.dialogue.simulation.language import Language
   if args.goals < 1:
     raise UserError(f'--goals={args.goals}: 1 or more')
+  if args.system != 'rules' and (args.never_gives or args.wrong):
+    raise UserError(f'--system={args.system}: --never_gives and --wrong are faults of rules')
   if args.output is not None:
     check_writable(args.output)
   database = made_up_town()
-  language = Language(database)
-  phrase = lambda acts, draw: language.say('system', acts, draw)
   slots = {slot for domain in database.values() for slot in domain.requestable} | {'reference'}
   if unknown := {*args.never_gives} - slots:
     raise UserError(f'--never_gives={" ".join(sorted(unknown))}: choose from '
@@ -57,16 +58,17 @@ def run(args: argparse.Namespace) -> int:
   wanted = goals.draw_goals(database, args.goals, args.seed,
                             goals.GoalConfig(domains=args.domains))
   if args.bias:
-    found = results.measure_bias(wanted, database, phrase, config)
+    found = results.measure_bias(wanted, database, config)
     print(format_json([dataclasses.asdict(one) for one in found], indent=1) if args.json
           else _bias_text(found))
     return 0
-  if args.system == 'rules':
-    system = systems.RuleSystem(database, phrase, systems.Faults(
+  if args.never_gives or args.wrong:
+    system = systems.RuleSystem(database, systems.Faults(
         never_gives=tuple(args.never_gives), wrong=args.wrong), args.seed)
   else:
-    system = systems.RandomSystem(database, phrase, args.seed)
-  outcomes = simulate.simulate(wanted, database, system, config)
+    system = dialogue_systems.make_system(args.system, database, args.seed, args.trusted_modules)
+  speaker = args.user and dialogue_systems.make_endpoint(args.user, 'user', database)
+  outcomes = simulate.simulate(wanted, database, system, config, speaker)
   if args.output is not None:
     write_text(args.output, json_lines(one.dialogue for one in outcomes))
   summary = results.summarize(outcomes)

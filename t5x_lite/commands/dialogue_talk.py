@@ -3,25 +3,26 @@
 import argparse
 import importlib.util
 
+from t5x_lite.commands import dialogue_systems, gin_flags
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
 
 EXAMPLE = 't5x-lite dialogue talk --systems rules random --output=study'
 HOSTS = ['127.0.0.1', 'localhost']
-SYSTEMS = ('rules', 'no_phone', 'mistaken', 'random')
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
-  add('--systems', nargs='+', choices=SYSTEMS, default=['rules'],
-      help='that are talked to, in an order that is drawn and without their names; no_phone and '
-           'mistaken are rules with a fault')
+  add('--systems', nargs='+', default=['rules'], metavar='SYSTEM',
+      help=f'that are talked to, in an order that is drawn and without their names: '
+           f'{dialogue_systems.HELP}')
   add('--goals', type=int, default=20, metavar='N', help='each talked about with every system')
   add('--seed', type=int, default=0)
   add('--port', type=int, default=8100, help='on this machine (default 8100; 0: one that is free)')
   add('--output', type=local_path, required=True, metavar='FOLDER',
       help='of answers.jsonl, which `t5x-lite questionnaire` reads, and dialogues.jsonl; a study '
            'goes on there')
+  gin_flags.add_trusted_modules(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,17 +48,10 @@ def run(args: argparse.Namespace) -> int:
 
 def make_study(args: argparse.Namespace):
   """The Study of the flags."""
-  from t5x_lite.dialogue.simulation import systems
   from t5x_lite.dialogue.simulation.database import made_up_town
   from t5x_lite.dialogue.simulation.goals import GoalConfig, draw_goals
-  from t5x_lite.dialogue.simulation.language import Language
   from t5x_lite.dialogue.talk.study import Study
   town = made_up_town()
-  language = Language(town)
-  phrase = lambda acts, draw: language.say('system', acts, draw)
-  rules = lambda **faults: systems.RuleSystem(town, phrase, systems.Faults(**faults), args.seed)
-  make = {'rules': rules, 'no_phone': lambda: rules(never_gives=('phone',)),
-          'mistaken': lambda: rules(wrong=0.5),
-          'random': lambda: systems.RandomSystem(town, phrase, args.seed)}
+  make = lambda name: dialogue_systems.make_system(name, town, args.seed, args.trusted_modules)
   return Study(draw_goals(town, args.goals, args.seed, GoalConfig()),
-               {name: make[name]() for name in args.systems}, town, args.output, args.seed)
+               {name: make(name) for name in args.systems}, town, args.output, args.seed)

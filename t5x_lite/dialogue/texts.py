@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 import re
+from typing import NamedTuple
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.dialogue.domains import Schema
@@ -85,11 +86,26 @@ def end_to_end_text(state: State, results: Mapping[str, int] | None, response: s
   return f'state: {state_text(state)}\nresults: {results_text(results)}\nresponse: {response}'
 
 
-def parse_end_to_end(text: str) -> tuple[State, str]:
-  """(state, response) of what such a model wrote; empty where it wrote none."""
+class EndToEnd(NamedTuple):
+  """What an end-to-end model wrote; empty where it wrote none.
+
+  Attributes:
+    state: what it believes that the user wants.
+    results: how many entries it believes to match, {domain: number}.
+    response: to the user.
+  """
+  state: State
+  results: Mapping[str, int]
+  response: str
+
+
+def parse_end_to_end(text: str) -> EndToEnd:
+  """The inverse of `end_to_end_text`; what is not of its form is left out."""
   lines = {name: rest.strip() for name, _, rest in (
       line.partition(':') for line in text.splitlines())}
-  return parse_state(lines.get('state', '')), lines.get('response', '')
+  results = {domain: int(number) for domain, number in
+             re.findall(r'(\S+) (\d+)(?= ; |$)', lines.get('results', ''))}
+  return EndToEnd(parse_state(lines.get('state', '')), results, lines.get('response', ''))
 
 
 def schema_text(schema: Schema, domains: Collection[str]) -> str:

@@ -8,8 +8,8 @@ generated_response, generated_state, generated_end_to_end   the turns so far -> 
 
 import seqio
 
+from t5x_lite.dialogue.asking import TARGETS
 from tasks.dialogue.encoding import TurnEncoding
-from tasks.dialogue.rows import TARGETS
 from tasks.dialogue.source import GeneratedSource
 from tasks.instruction.named_templates import load_template
 

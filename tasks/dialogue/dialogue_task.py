@@ -13,9 +13,10 @@ from t5x_lite.core.files import write_text
 from t5x_lite.core.paths import local_path
 from t5x_lite.data.files import index
 from t5x_lite.data.files.plain import cache_folder
+from t5x_lite.dialogue.asking import TARGETS, Form
 from t5x_lite.dialogue.schema import json_lines
 from tasks.dialogue.reading import FORMS, read_dialogues
-from tasks.dialogue.rows import ROWS, TARGETS, DialogueReader
+from tasks.dialogue.rows import ROWS, DialogueReader
 from tasks.files import splits
 from tasks.instruction.examples import TOO_LONG
 from tasks.instruction.named_templates import load_template
@@ -60,6 +61,11 @@ class DialogueTask:
   def label(self) -> str:
     """Its name for people, which does not change with the files."""
     return f'{self.name}_{self.target}'
+
+  @property
+  def asked(self) -> Form:
+    """How a model that was trained on it is asked."""
+    return Form(self.target, self.rows == 'instruction', self.delexicalised)
 
   def register(self) -> str:
     """Checks every dialogue, registers the seqio task and returns its name.

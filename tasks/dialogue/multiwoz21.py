@@ -36,12 +36,14 @@ def _turn(number: int, entry: Mapping[str, Any], following: list[Mapping[str, An
   state = following[0].get('metadata') if user and following else None
   return Turn(
       speaker='user' if user else 'system', text=text,
-      acts=tuple(_act(name, slot, value) for name, slots in acts.items() for slot, value in slots),
+      acts=tuple(act_of(name, slot, value)
+                 for name, slots in acts.items() for slot, value in slots),
       spans=tuple(_span(text, *span) for span in entry.get('span_info') or ()),
       state=_state(state) if state else None)
 
 
-def _act(name: str, slot: str, value: Any) -> Act:
+def act_of(name: str, slot: str, value: Any) -> Act:
+  """The act of a name such as Hotel-Inform, also of 2.2, and a slot with its value."""
   domain, _, intent = name.lower().partition('-')
   slot = slot_name(domain, slot)
   return Act(intent=intent, domain='' if domain == 'general' else domain, slot=slot,

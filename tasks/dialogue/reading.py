@@ -8,7 +8,7 @@ from typing import Any
 from t5x_lite.core.errors import UserError
 from t5x_lite.dialogue.domains import Schema
 from t5x_lite.dialogue.schema import Dialogue, from_json
-from tasks.dialogue import camrest, multiwoz21, multiwoz_names, sgd
+from tasks.dialogue import camrest, multiwoz21, multiwoz22, multiwoz_names, sgd
 from tasks.dialogue.records import SPLITS, files_of, read_records
 
 
@@ -18,17 +18,21 @@ class Form:
     read: a record as a dialogue.
     files: how the names of files of dialogues begin; other files of a folder are skipped.
     schema: of all dialogues of the form; None: a file has it, or there is none.
+    beside: what files beside the source add to a dialogue.
   """
   read: Callable[[Mapping[str, Any]], Dialogue]
   files: tuple[str, ...] = ('dialogues',)
   schema: Schema | None = None
+  beside: Callable[[pathlib.Path], Callable[[Dialogue], Dialogue]] = (
+      lambda source: lambda dialogue: dialogue)
 
 
 _SPLIT_NAMES = tuple(name for names in SPLITS.values() for name in names)
 FORMS = {
     'dialogues': Form(from_json, ('',)),
     'multiwoz21': Form(multiwoz21.read_dialogue, ('data', *_SPLIT_NAMES), multiwoz_names.SCHEMA),
-    'multiwoz22': Form(sgd.read_multiwoz22, ('dialogues', *_SPLIT_NAMES), multiwoz_names.SCHEMA),
+    'multiwoz22': Form(multiwoz22.read_dialogue, ('dialogues', *_SPLIT_NAMES),
+                       multiwoz_names.SCHEMA, multiwoz22.with_acts),
     'sgd': Form(sgd.read_dialogue, ('dialogues', *_SPLIT_NAMES)),
     'camrest': Form(camrest.read_dialogue, ('camrest', 'CamRest'), camrest.SCHEMA),
 }
@@ -51,11 +55,12 @@ def read_dialogues(source: pathlib.Path, form: str, split: str | None = None
   if split is not None and whole.is_file():
     source, ids = whole, _listed(source, split)
   files = files_of(source, split, lambda name: name.startswith(kind.files))
+  complete = kind.beside(source)
   for path in files:
     for record in read_records(path):
       name = record.get('id', record.get('dialogue_id', '?'))
       try:
-        dialogue = kind.read(record)
+        dialogue = complete(kind.read(record))
       except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise UserError(f'{path}: dialogue {name!r} is not in the form {form}, '
                         f'{type(error).__name__}: {error}: name another form, one of '

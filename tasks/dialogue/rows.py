@@ -3,26 +3,19 @@
 Python only: no TensorFlow.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 from typing import Any
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.files.templates import BadExample
+from t5x_lite.dialogue.asking import ROLES, Form
 from t5x_lite.dialogue.schema import Dialogue, Turn, from_json
-from t5x_lite.dialogue.texts import end_to_end_text, state_text, turn_text
+from t5x_lite.dialogue.texts import end_to_end_text, state_text
 from tasks.instruction.conversation import Conversation, Message, bad_row
 
-# What is written of the turns so far, and how an instruction asks for it.
-TARGETS = {
-    'response': 'Write the next response of the system in this dialogue.',
-    'state': 'Write what the user wants so far in this dialogue, as domains, slots and values.',
-    'end_to_end': 'Write what the user wants so far in this dialogue, how many entries of the '
-                  'database match, and the next response of the system.',
-}
 ROWS = ('turns', 'instruction', 'dialogue')
-_ROLES = {'user': 'user', 'system': 'assistant'}
 
 
 def conversations(dialogue: Dialogue, target: str, rows: str, delexicalised: bool
@@ -43,42 +36,37 @@ def conversations(dialogue: Dialogue, target: str, rows: str, delexicalised: boo
   """
   if any(turn.speaker != ('user', 'system')[i % 2] for i, turn in enumerate(dialogue.turns)):
     raise bad_row(f'dialogue {dialogue.id!r} has turns that do not alternate, the user first')
-  tagged = delexicalised and target != 'state'
-  answers = [_answer(target, turn, following, tagged) if turn.speaker == 'user' else None
+  form = Form(target, rows == 'instruction', delexicalised)
+  answers = [_answer(form, turn, following) if turn.speaker == 'user' else None
              for turn, following in zip(dialogue.turns, (*dialogue.turns[1:], None))]
-  said = [Message(_ROLES[turn.speaker], turn_text(turn, tagged and turn.speaker == 'system'))
-          for turn in dialogue.turns]
   if rows == 'dialogue':
-    messages = [message if turn.speaker == 'user' else Message('assistant', answers[i - 1])
-                for i, (turn, message) in enumerate(zip(dialogue.turns, said))
+    messages = [Message(ROLES[turn.speaker], form.text(turn) if turn.speaker == 'user' else
+                        answers[i - 1]) for i, turn in enumerate(dialogue.turns)
                 if answers[i - (turn.speaker == 'system')] is not None]
     return [Conversation(tuple(messages))] if messages else []
-  found = []
-  for i, answer in enumerate(answers):
-    if answer is not None:
-      asked = said[:i + 1] if rows == 'turns' else [_instructed(target, said[:i + 1])]
-      found.append(Conversation((*asked, Message('assistant', answer))))
+  return [Conversation((*_messages(form, dialogue.turns[:i + 1]), Message('assistant', answer)))
+          for i, answer in enumerate(answers) if answer is not None]
+
+
+def _messages(form: Form, turns: Sequence[Turn]) -> list[Message]:
+  found = [Message(**message) for message in form.question(turns)]
+  if form.instruction:
+    instruction, _, text = found[0].content.partition('\n\n')
+    found[0] = dataclasses.replace(found[0], fields={'instruction': instruction, 'input': text})
   return found
 
 
-def _answer(target: str, turn: Turn, following: Turn | None, delexicalised: bool) -> str | None:
+def _answer(form: Form, turn: Turn, following: Turn | None) -> str | None:
   """What is written after a user's turn; None where it is not known."""
-  if target != 'response' and turn.state is None:
+  if form.target != 'response' and turn.state is None:
     return None
-  if target == 'state':
+  if form.target == 'state':
     return state_text(turn.state)
   if following is None or not following.text.strip():
     return None
-  response = turn_text(following, delexicalised)
-  return response if target == 'response' else end_to_end_text(
+  response = form.text(following)
+  return response if form.target == 'response' else end_to_end_text(
       turn.state, following.results, response)
-
-
-def _instructed(target: str, said: list[Message]) -> Message:
-  names = {role: speaker for speaker, role in _ROLES.items()}
-  text = '\n'.join(f'{names[message.role]}: {message.content}' for message in said)
-  return Message('user', f'{TARGETS[target]}\n\n{text}',
-                 fields={'instruction': TARGETS[target], 'input': text})
 
 
 @dataclasses.dataclass(frozen=True)

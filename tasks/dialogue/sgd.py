@@ -5,7 +5,6 @@ from typing import Any
 
 from t5x_lite.dialogue.domains import Domain, Schema, Slot
 from t5x_lite.dialogue.schema import Act, Dialogue, Span, Turn
-from tasks.dialogue.multiwoz_names import slot_name
 
 Name = Callable[[str, str], str]   # (domain, slot) -> the slot's name
 
@@ -36,11 +35,6 @@ def read_dialogue(record: Mapping[str, Any], name: Name = lambda domain, slot: s
                       state if user else None, results or None))
   return Dialogue(id=record['dialogue_id'].removesuffix('.json'), turns=tuple(turns),
                   domains=tuple(record['services']))
-
-
-def read_multiwoz22(record: Mapping[str, Any]) -> Dialogue:
-  """With the slots named as those of MultiWOZ 2.1 are."""
-  return read_dialogue(record, slot_name)
 
 
 def read_schema(services: list[Mapping[str, Any]], name: Name = lambda domain, slot: slot

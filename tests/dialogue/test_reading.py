@@ -86,6 +86,30 @@ def test_frames_have_states_that_stay_and_counts_of_results(tmp_path):
   assert other.turns[2].state['taxi'] == {'taxi-leaveat': ('9', '9:00')}
 
 
+def test_acts_of_both_sides_are_in_a_file_apart(tmp_path):
+  folder = tmp_path / 'release/test'
+  folder.mkdir(parents=True)
+  (folder / 'dialogues_001.json').write_text(json.dumps([SERVICES]))
+  acts = {'S1': {
+      '0': {'dialog_act': {'Hotel-Inform': [['area', 'north']]},
+            'span_info': [['Hotel-Inform', 'area', 'north', 7, 12]]},
+      '1': {'dialog_act': {'Hotel-Request': [['name', '?']], 'general-reqmore': [['none', 'none']]},
+            'span_info': []}}}
+  path = tmp_path / 'release/dialog_acts.json'
+  path.write_text(json.dumps(acts))
+  for source in (tmp_path / 'release', folder / 'dialogues_001.json'):
+    (one,) = read_dialogues(source, 'multiwoz22')
+    assert [turn.acts for turn in one.turns] == [
+        (Act('inform', 'hotel', 'area', 'north'),),
+        (Act('request', 'hotel', 'name'), Act('reqmore')), ()]
+    assert one.turns[0].spans == (Span(7, 12, 'hotel', 'area'),)
+    assert one.turns[1].results == {'hotel': 2}
+  for broken in ({'S2': acts['S1']}, {'S1': {'0': {'span_info': [['Hotel-Inform', 'area']]}}}):
+    path.write_text(json.dumps(broken))
+    with pytest.raises(UserError, match="dialog_acts.json: dialogue 'S1' has no acts in the form"):
+      list(read_dialogues(folder, 'multiwoz22'))
+
+
 @pytest.mark.parametrize('name', ['dialogues.json', 'dialogues.jsonl', 'dialogues.json.gz',
                                   'dialogues.jsonl.xz', 'dialogues.json.zip'])
 def test_packed_files_are_read(tmp_path, name):

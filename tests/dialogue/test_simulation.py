@@ -20,12 +20,8 @@ LANGUAGE = Language(TOWN)
 GOALS = draw_goals(TOWN, 300, 0, GoalConfig())
 
 
-def phrase(acts, draw):
-  return LANGUAGE.say('system', acts, draw)
-
-
 def rules(**faults):
-  return RuleSystem(TOWN, phrase, Faults(**faults), 0)
+  return RuleSystem(TOWN, Faults(**faults), 0)
 
 
 @pytest.fixture(scope='module')
@@ -51,7 +47,7 @@ def test_the_rule_system_reaches_all_solvable_goals(outcomes):
 
 
 def test_a_system_at_random_reaches_hardly_any():
-  found = simulate(GOALS, TOWN, RandomSystem(TOWN, phrase, 0), SimulationConfig())
+  found = simulate(GOALS, TOWN, RandomSystem(TOWN, 0), SimulationConfig())
   assert sum(one.success for one in found) / len(found) < 0.05
 
 
@@ -92,7 +88,7 @@ def test_dialogues_do_not_depend_on_the_batch(outcomes):
 
 
 def test_measured_success_is_that_which_faults_leave():
-  for one in measure_bias(GOALS, TOWN, phrase, SimulationConfig()):
+  for one in measure_bias(GOALS, TOWN, SimulationConfig()):
     assert abs(one.measured - one.known) <= 3 * one.stderr + 1e-12, one
 
 

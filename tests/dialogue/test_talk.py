@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def make_study(folder, *systems, goals=2):
   import argparse
   return dialogue_talk.make_study(argparse.Namespace(
-      systems=systems, goals=goals, seed=0, output=folder))
+      systems=systems, goals=goals, seed=0, output=folder, trusted_modules=()))
 
 
 def talk(study, success=True):

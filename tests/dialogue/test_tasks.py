@@ -12,11 +12,12 @@ import pytest
 from t5x_lite.core.errors import UserError
 from t5x_lite.data.files.templates import BadExample
 from t5x_lite.dialogue import texts
+from t5x_lite.dialogue.asking import TARGETS
 from t5x_lite.dialogue.schema import Dialogue, Span, Turn, json_lines
 from t5x_lite.experiment import gin_config
 from tasks.dialogue import DialogueTask
 from tasks.dialogue.generated import DOMAIN, generate
-from tasks.dialogue.rows import TARGETS, conversations
+from tasks.dialogue.rows import conversations
 
 DATA = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', '/nonexistent'))
 DIALOGUE = Dialogue('d', (
@@ -47,9 +48,11 @@ def test_end_to_end_answers_have_state_results_and_response():
   assert first[1] == 'a: state: none\nresults: inn 2\nresponse: Try [value_name].'
   assert second[1] == 'a: Try [value_name].'   # as a dialogue goes on without what was thought
   assert second[-1] == 'a: state: inn time = 9\nresults: none\nresponse: Done.'
+  assert texts.parse_end_to_end(first[1].removeprefix('a: ')) == (
+      {}, {'inn': 2}, 'Try [value_name].')
   assert texts.parse_end_to_end(second[-1].removeprefix('a: ')) == (
-      {'inn': {'time': ('9',)}}, 'Done.')
-  assert texts.parse_end_to_end('nothing') == ({}, '')
+      {'inn': {'time': ('9',)}}, {}, 'Done.')
+  assert texts.parse_end_to_end('nothing') == ({}, {}, '')
   (whole,) = _shown('end_to_end', 'dialogue')
   assert whole == ['u: An inn?', first[1], 'u: For 9.', second[-1]]
 
@@ -147,7 +150,7 @@ def test_generated_dialogues_are_tasks(monkeypatch):
     assert [{**one[DOMAIN]} for one in found] == [{**one[DOMAIN]} for one in states], name
   ends = [texts.parse_end_to_end(answer)
           for answer in _answers('generated_end_to_end_instruct', 'test')]
-  assert [{**state[DOMAIN]} for state, _ in ends] == [{**one[DOMAIN]} for one in states]
+  assert [{**state[DOMAIN]} for state, *_ in ends] == [{**one[DOMAIN]} for one in states]
 
 
 def test_the_oldest_turns_are_left_out_of_what_is_too_long(monkeypatch):

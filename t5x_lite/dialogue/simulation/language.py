@@ -97,6 +97,25 @@ class Language:
       found += acts
     return found
 
+  def examples(self, speaker: Speaker) -> list[str]:
+    """A sentence of each kind, about entities and values that are drawn."""
+    draw, acts = random.Random(0), []
+    for name, domain in self._database.items():
+      entity = draw.choice(domain.entities)
+      choices = domain.informable | (domain.booking if speaker == 'system' else {})
+      asked, told = ('request', 'inform') if speaker == 'system' else ('inform', 'request')
+      acts += [[Act(asked, name, slot, draw.choice(values))] for slot, values in choices.items()]
+      acts += [[Act(told, name, slot, entity[slot])] for slot in domain.requestable]
+      if speaker == 'system':
+        acts += [[Act('offer', name, NAME, entity[NAME])], [Act('nothing', name)],
+                 [Act('booked', name, REFERENCE, f'{draw.randrange(16 ** 6):06x}')]]
+      else:
+        acts += [[Act('inform', name, slot, DONT_CARE)] for slot in choices]
+        acts += [[Act('book', name, slot, draw.choice(values))
+                  for slot, values in domain.booking.items()]]
+    acts += [[Act('more')]] * (speaker == 'system') + [[Act('bye')]]
+    return list(dict.fromkeys(self.say(speaker, some, draw).text for some in acts))
+
   def _user(self, acts: Sequence[Act], draw: random.Random) -> Iterator[list]:
     """Sentences as lists of texts and of (value, act)."""
     groups: dict[tuple[str, str], list[Act]] = {}

@@ -11,7 +11,7 @@ import numpy as np
 from t5x_lite.dialogue.simulation.database import Database
 from t5x_lite.dialogue.simulation.goals import Wish
 from t5x_lite.dialogue.simulation.simulate import Outcome, SimulationConfig, simulate
-from t5x_lite.dialogue.simulation.systems import Faults, Phrase, RuleSystem
+from t5x_lite.dialogue.simulation.systems import Faults, RuleSystem
 from t5x_lite.evaluation.proportions import wilson_interval
 
 
@@ -63,7 +63,7 @@ class Bias:
   stderr: float
 
 
-def measure_bias(goals: Sequence[Sequence[Wish]], database: Database, phrase: Phrase,
+def measure_bias(goals: Sequence[Sequence[Wish]], database: Database,
                  config: SimulationConfig) -> list[Bias]:
   """Known and measured success of the rule system with faults of several kinds and sizes."""
   slots = sorted({slot for domain in database.values() for slot in domain.requestable})
@@ -72,7 +72,7 @@ def measure_bias(goals: Sequence[Sequence[Wish]], database: Database, phrase: Ph
           f'{share:.0%} of answers wrong': Faults(wrong=share) for share in (0.05, 0.1, 0.2, 0.4)}
   found = []
   for name, fault in faults.items():
-    system = RuleSystem(database, phrase, fault, config.seed)
+    system = RuleSystem(database, fault, config.seed)
     successes = [one.success for one in simulate(goals, database, system, config)]
     found.append(Bias(name, known_success(goals, database, fault), float(np.mean(successes)),
                       float(np.std(successes, ddof=1) / math.sqrt(len(successes)))))

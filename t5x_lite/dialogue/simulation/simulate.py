@@ -10,7 +10,7 @@ from t5x_lite.dialogue.simulation import judging
 from t5x_lite.dialogue.simulation.database import Database
 from t5x_lite.dialogue.simulation.goals import Wish, goals_by_domain, message
 from t5x_lite.dialogue.simulation.language import Language
-from t5x_lite.dialogue.simulation.systems import System
+from t5x_lite.dialogue.simulation.systems import System, track
 from t5x_lite.dialogue.simulation.user import AgendaUser, UserConfig
 
 
@@ -49,32 +49,39 @@ class Outcome:
 
 
 def simulate(goals: Sequence[Sequence[Wish]], database: Database, system: System,
-             config: SimulationConfig) -> list[Outcome]:
+             config: SimulationConfig, user: System | None = None) -> list[Outcome]:
   """The outcomes of `trials` dialogues of each goal, in the order of the goals.
 
   A dialogue depends on its goal, its trial and the seed alone, whatever the batch size, where the
-  system's turns do.
+  system's turns do. What `user` says, of the goal's `message`, takes the place of the agenda's.
   """
   language = Language(database)
   jobs = [(goal, trial) for goal in range(len(goals)) for trial in range(config.trials)]
   found = []
   for start in range(0, len(jobs), config.batch_size):
-    talks = [_Talk(goals[goal], goal, trial, language, config)
+    talks = [_Talk(goals[goal], goal, trial, database, language, config)
              for goal, trial in jobs[start:start + config.batch_size]]
     live = talks
-    while live := [talk for talk in live if talk.user_speaks()]:
+    while live := _speaking(live, user):
       for talk, turn in zip(live, system.reply([talk.dialogue() for talk in live]), strict=True):
         talk.system_speaks(turn)
-    found += [talk.outcome(database) for talk in talks]
+    found += [talk.outcome() for talk in talks]
   return found
+
+
+def _speaking(talks: Sequence['_Talk'], user: System | None) -> list['_Talk']:
+  """The dialogues that go on after their users have spoken."""
+  turns = user.reply([talk.dialogue() for talk in talks]) if user and talks else [None] * len(talks)
+  return [talk for talk, turn in zip(talks, turns, strict=True) if talk.user_speaks(turn)]
 
 
 class _Talk:
   """A dialogue that is being held."""
 
-  def __init__(self, wishes: Sequence[Wish], goal: int, trial: int, language: Language,
-               config: SimulationConfig):
-    self._wishes, self._goal, self._language, self._config = wishes, goal, language, config
+  def __init__(self, wishes: Sequence[Wish], goal: int, trial: int, database: Database,
+               language: Language, config: SimulationConfig):
+    self._wishes, self._goal, self._config = wishes, goal, config
+    self._database, self._language = database, language
     self._draw = random.Random(f'{config.seed} {goal} {trial}')
     self._user = AgendaUser(wishes, config.user, self._draw)
     self._turns: list[Turn] = []
@@ -84,24 +91,31 @@ class _Talk:
     return Dialogue(self._id, tuple(self._turns), tuple(wish.domain for wish in self._wishes),
                     goals_by_domain(self._wishes), message(self._wishes))
 
-  def user_speaks(self) -> bool:
-    """Adds the user's turn; returns whether the dialogue goes on."""
-    acts = self._user.reply(self._turns[-1].acts if self._turns else ())
+  def user_speaks(self, turn: Turn | None) -> bool:
+    """Adds the user's turn, None: by the agenda; returns whether the dialogue goes on."""
+    acts = self._user.reply(self._turns[-1].acts if self._turns else ()) if turn is None else ()
     if len(self._turns) == 2 * self._config.max_turns:   # the last answer is heard
       return False
-    self._turns.append(self._language.say('user', acts, self._draw))
-    return acts[-1].intent != 'bye'
+    self._add(turn or self._language.say('user', acts, self._draw))
+    _, tracked = track(self.dialogue(), self._database)
+    state = {domain: {slot: (value,) for slot, value in (found.inform | found.booking).items()}
+             for domain, found in tracked.items() if found.inform or found.booking}
+    self._turns[-1] = dataclasses.replace(self._turns[-1], state=state)
+    return all(act.intent != 'bye' for act in self._turns[-1].acts)
 
   def system_speaks(self, turn: Turn) -> None:
+    self._add(turn)
+
+  def _add(self, turn: Turn) -> None:
     if not turn.acts:
-      acts = self._language.understand('system', turn.text, self.dialogue())
+      acts = self._language.understand(turn.speaker, turn.text, self.dialogue())
       turn = dataclasses.replace(turn, acts=tuple(acts))
     self._turns.append(turn)
 
-  def outcome(self, database: Database) -> Outcome:
+  def outcome(self) -> Outcome:
     dialogue = self.dialogue()
     heard = judging.heard_in(dialogue, dialogue.domains)
-    failures = judging.failures(self._wishes, heard, database)
+    failures = judging.failures(self._wishes, heard, self._database)
     inform = not any('offer' in reason for reason in failures)
     if failures and self._user.lost_patience:
       failures.append('lost patience')

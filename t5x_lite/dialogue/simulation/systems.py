@@ -1,6 +1,6 @@
 """Systems that a user talks to: by rules, by chance, and what all have in common."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import random
 from typing import Protocol
@@ -9,9 +9,9 @@ import zlib
 from t5x_lite.core.dataclass_checks import Fraction, check_types
 from t5x_lite.dialogue.schema import Act, Dialogue, Turn
 from t5x_lite.dialogue.simulation.database import NAME, REFERENCE, Database, Domain, Entity
+from t5x_lite.dialogue.simulation.language import Language
 
 FEW = 5   # results, of which one is offered without a question more
-Phrase = Callable[[Sequence[Act], random.Random], Turn]   # a system's turn of acts
 
 
 class System(Protocol):
@@ -51,8 +51,9 @@ class Tracked:
 class RuleSystem:
   """Tracks the state, asks where there are many results, offers one, answers, books."""
 
-  def __init__(self, database: Database, phrase: Phrase, faults: Faults, seed: int):
-    self._database, self._phrase, self._faults, self._seed = database, phrase, faults, seed
+  def __init__(self, database: Database, faults: Faults, seed: int):
+    self._database, self._faults, self._seed = database, faults, seed
+    self._language = Language(database)
 
   def reply(self, dialogues: Sequence[Dialogue]) -> list[Turn]:
     """See System; reads the acts of the turns."""
@@ -61,7 +62,7 @@ class RuleSystem:
   def _reply(self, dialogue: Dialogue) -> Turn:
     draw = random.Random(zlib.crc32(f'{self._seed} {dialogue.id} {len(dialogue.turns)}'.encode()))
     acts, results = self._acts(dialogue, draw)
-    return dataclasses.replace(self._phrase(acts, draw), results=results)
+    return dataclasses.replace(self._language.say('system', acts, draw), results=results)
 
   def _acts(self, dialogue: Dialogue, draw: random.Random
             ) -> tuple[list[Act], Mapping[str, int] | None]:
@@ -111,8 +112,8 @@ class RuleSystem:
 class RandomSystem:
   """Says anything that a system can say."""
 
-  def __init__(self, database: Database, phrase: Phrase, seed: int):
-    self._database, self._phrase, self._seed = database, phrase, seed
+  def __init__(self, database: Database, seed: int):
+    self._database, self._language, self._seed = database, Language(database), seed
 
   def reply(self, dialogues: Sequence[Dialogue]) -> list[Turn]:
     """See System."""
@@ -122,7 +123,7 @@ class RandomSystem:
       domain = self._database[draw.choice(sorted(self._database))]
       entity = draw.choice(domain.entities)
       slot = draw.choice(domain.requestable)
-      turns.append(self._phrase([draw.choice([
+      turns.append(self._language.say('system', [draw.choice([
           Act('request', domain.name, draw.choice(sorted(domain.informable))),
           Act('offer', domain.name, NAME, entity[NAME]),
           Act('inform', domain.name, slot, entity[slot]), Act('nothing', domain.name),
