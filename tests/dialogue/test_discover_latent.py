@@ -16,6 +16,7 @@ from t5x_lite.dialogue.variational.vrnn import VrnnConfig
 from tasks.dialogue.generated import generate
 
 
+@pytest.mark.slow
 def test_latent_states_are_a_structure_with_the_models_own_transitions(tmp_path):
   dialogues, held_out = generate(100), generate(30, seed=1)
   config = StructureConfig(k=9, delexicalise=True, annotations=('intents',))

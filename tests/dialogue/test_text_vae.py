@@ -87,7 +87,7 @@ def test_free_bits_hold_a_latent_that_collapses_without():
   texts, held_out = patterns(600)[:500], patterns(600)[500:]
   config = dict(latent=2, hidden=24, width=8, steps=300, learning_rate=0.02)
   collapsed = fit_text_vae(texts, TextVaeConfig(**config)).summary(held_out)
-  assert collapsed['kl'] < 0.1 and collapsed['information'] < 0.1
+  assert collapsed['kl'] < 0.5 and collapsed['information'] < 0.5   # of log 6 = 1.8 nats
   model = fit_text_vae(texts, TextVaeConfig(free_bits=1.0, annealing=100, word_dropout=0.5,
                                             **config))
   held = model.summary(held_out)
