@@ -16,6 +16,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       help='gets structure.json, .dot, .png, .svg and .html')
   add('--held_out', metavar='FILE', type=local_path,
       help='other dialogues, to measure coverage and perplexity on')
+  add('--model', choices=('kmeans', 'vrnn'), default='kmeans',
+      help='states are clusters, the default, or the latents of a variational RNN')
   add('--speaker', choices=('user', 'system', 'both'), default='both', help='default: both')
   add('--k', metavar='K|LEAST-MOST', type=_range, default=(5, 20),
       help='states of a side, or a range to choose from; default: 5-20')
@@ -42,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
   from t5x_lite.dialogue.schema import read_dialogues
   from t5x_lite.dialogue.structure.discover import StructureConfig, discover
   from t5x_lite.dialogue.structure.written import figures, write_structure
+  from t5x_lite.dialogue.variational.discover_latent import discover_latent
+  methods = {'kmeans': discover, 'vrnn': discover_latent}
   config = StructureConfig(
       speaker=args.speaker, context=args.context, k=args.k, choose_by=args.choose_by,
       annotations=tuple(args.annotations), length=args.length, seed=args.seed,
@@ -50,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
   dialogues = list(read_dialogues(args.dialogues))
   held_out = list(read_dialogues(args.held_out)) if args.held_out else []
   with atomic_folder(args.output) as folder:
-    found = discover(dialogues, config, held_out)
+    found = methods[args.model](dialogues, config, held_out)
     write_structure(folder, args.dialogues.stem, found, [one.id for one in dialogues])
   if args.json:
     print(format_json(figures(found), indent=1))
