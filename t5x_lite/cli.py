@@ -53,6 +53,9 @@ COMMANDS = {
     'dialogue discover': (
         't5x_lite.commands.dialogue_discover',
         'find the states of dialogues and the automaton they follow: figures, picture, page'),
+    'dialogue embed': (
+        't5x_lite.commands.dialogue_embed',
+        'fit a variational autoencoder of utterances, and draw its latent space by act'),
     'dialogue score': (
         't5x_lite.commands.dialogue_score',
         'score predictions on MultiWOZ: Inform, Success, states, BLEU, richness'),

@@ -1,6 +1,7 @@
 """`t5x-lite dialogue discover`: the states of dialogues, and the automaton they follow."""
 
 import argparse
+import functools
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
@@ -16,6 +17,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       help='gets structure.json, .dot, .png, .svg and .html')
   add('--held_out', metavar='FILE', type=local_path,
       help='other dialogues, to measure coverage and perplexity on')
+  add('--model', choices=('kmeans', 'vrnn'), default='kmeans',
+      help='states are clusters, the default, or the latents of a variational RNN')
   add('--speaker', choices=('user', 'system', 'both'), default='both', help='default: both')
   add('--k', metavar='K|LEAST-MOST', type=_range, default=(5, 20),
       help='states of a side, or a range to choose from; default: 5-20')
@@ -45,6 +48,10 @@ def run(args: argparse.Namespace) -> int:
   from t5x_lite.dialogue.schema import read_dialogues
   from t5x_lite.dialogue.structure.discover import StructureConfig, discover
   from t5x_lite.dialogue.structure.written import figures, write_structure
+  from t5x_lite.dialogue.variational.discover_latent import discover_latent
+  if args.encoder and args.model == 'vrnn':
+    raise UserError('--encoder is of clusters, and a variational RNN reads bags of words: leave '
+                    'one of them out')
   config = StructureConfig(
       speaker=args.speaker, context=args.context, k=args.k, choose_by=args.choose_by,
       annotations=tuple(args.annotations), length=args.length, seed=args.seed,
@@ -53,8 +60,9 @@ def run(args: argparse.Namespace) -> int:
   dialogues = list(read_dialogues(args.dialogues))
   held_out = list(read_dialogues(args.held_out)) if args.held_out else []
   encoder = load_encoder(args.encoder) if args.encoder else None
+  methods = {'kmeans': functools.partial(discover, encoder=encoder), 'vrnn': discover_latent}
   with atomic_folder(args.output) as folder:
-    found = discover(dialogues, config, held_out, encoder)
+    found = methods[args.model](dialogues, config, held_out)
     write_structure(folder, args.dialogues.stem, found, [one.id for one in dialogues])
   if args.json:
     print(format_json(figures(found), indent=1))

@@ -32,8 +32,8 @@ def make_groups(family, seed=0):
   return jax.tree.map(jnp.asarray, batch)
 
 
-@pytest.mark.parametrize('name', ['decoder', 'encoder_decoder'])
-@pytest.mark.parametrize('loss_tokens', [1, 24, 10_000])
+@pytest.mark.parametrize('name, loss_tokens', [
+    ('decoder', 1), ('decoder', 24), ('decoder', 10_000), ('encoder_decoder', 24)])
 def test_logprobs_and_their_gradient_are_those_of_all_logits(name, loss_tokens, monkeypatch):
   monkeypatch.setitem(logprobs.LOSS_TOKENS, 'cpu', loss_tokens)
   network = models.build_network(dataclasses.replace(CONFIGS[name], dropout_rate=0.5))

@@ -25,6 +25,12 @@ def probabilities(counts: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
   return smooth / np.maximum(smooth.sum(axis=1, keepdims=True), np.finfo(float).tiny)
 
 
+def with_end(following: np.ndarray, counts: np.ndarray, smoothing: float) -> np.ndarray:
+  """Probabilities [K + 1, K] of the state that follows, where one does, with END as counted."""
+  end = probabilities(counts, smoothing)[:, -1:]
+  return np.hstack([(1 - end) * following, end])
+
+
 def transition_entropy(counts: np.ndarray) -> float:
   """Bits of what follows, where the state is known."""
   p = probabilities(counts)

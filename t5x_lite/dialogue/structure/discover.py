@@ -12,11 +12,11 @@ from t5x_lite.dialogue.schema import Dialogue, Speaker
 from t5x_lite.dialogue.structure import automaton as automata
 from t5x_lite.dialogue.structure import features
 from t5x_lite.dialogue.structure.agreement import act_label, agreement
-from t5x_lite.dialogue.structure.cluster_number import Choice, Criterion, choose_k
+from t5x_lite.dialogue.structure.cluster_number import Criterion, choose_k
 from t5x_lite.dialogue.structure.features import Annotation, Encoder, Utterance
 from t5x_lite.dialogue.structure.graph import Graph, State, to_graph
 from t5x_lite.dialogue.structure.held_out import coverage, perplexities
-from t5x_lite.dialogue.structure.kmeans import Clusters, kmeans, nearest, squared_distances
+from t5x_lite.dialogue.structure.kmeans import kmeans, nearest, squared_distances
 from t5x_lite.dialogue.structure.labels import class_tfidf, frequent_texts
 
 EXAMPLES = 100   # utterances that are kept of each state
@@ -74,6 +74,7 @@ class Structure:
       a state that was pruned counts as it is.
     entropy: bits: 'transition', of what follows a state, and 'marginal', of a state alone.
     held_out: 'coverage' and 'perplexity' of dialogues that were held out; empty without.
+    prior: a model's own probabilities of what follows, as `counts` are laid out; None without.
   """
   states: tuple[State, ...]
   paths: tuple[tuple[int, ...], ...]
@@ -84,6 +85,27 @@ class Structure:
   agreement: dict[str, dict[str, float]]
   entropy: dict[str, float]
   held_out: dict[str, Any]
+  prior: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+  """One speaker's utterances in states, however these were found.
+
+  Attributes:
+    k: states of the side.
+    labels: the state of each utterance, [n].
+    distances: how far each is from what is typical of its state, [n].
+    assign: dialogues -> the states of the speaker's utterances in them, in order.
+    scores: {k: score} where k was chosen.
+  """
+  speaker: Speaker
+  utterances: Sequence[Utterance]
+  k: int
+  labels: np.ndarray
+  distances: np.ndarray
+  assign: Callable[[Sequence[Dialogue]], Sequence[int]]
+  scores: dict[int, float] = dataclasses.field(default_factory=dict)
 
 
 def discover(dialogues: Sequence[Dialogue], config: StructureConfig = StructureConfig(),
@@ -96,55 +118,53 @@ def discover(dialogues: Sequence[Dialogue], config: StructureConfig = StructureC
   """
   speakers = ('user', 'system') if config.speaker == 'both' else (config.speaker,)
   sides = [_fit_side(dialogues, speaker, config, encoder) for speaker in speakers]
+  return to_structure(sides, dialogues, config, held_out)
+
+
+def to_structure(sides: Sequence[Side], dialogues: Sequence[Dialogue], config: StructureConfig,
+                 held_out: Sequence[Dialogue] = (), prior: np.ndarray | None = None) -> Structure:
+  """The states of all sides, and the automaton they follow.
+
+  `prior` is a model's own, of the state that follows each and START, [K + 1, K].
+  """
   states, places, held_places = [], [], []
   for side in sides:
     first = len(states)
-    states += _states(side, dialogues)
-    places += [(u.dialogue, u.index, first + s)
-               for u, s in zip(side.utterances, side.clusters.labels)]
-    held_places += [(u.dialogue, u.index, first + s) for u, s in side.assign(held_out)]
+    states += _states(side, dialogues, config)
+    places += [(u.dialogue, u.index, first + s) for u, s in zip(side.utterances, side.labels)]
+    if held_out:
+      found = speaker_utterances(held_out, side.speaker, config)
+      held_places += [(u.dialogue, u.index, first + s)
+                      for u, s in zip(found, side.assign(held_out), strict=True)]
   paths, held_paths = _paths(places, len(dialogues)), _paths(held_places, len(held_out))
   counts = automata.count_transitions(paths, len(states))
+  if prior is not None:
+    prior = automata.with_end(prior, counts, config.smoothing)
   found = automata.find_automaton(counts, config.min_probability, config.min_count,
                                   [state.speaker for state in states])
   return Structure(
       states=tuple(states), paths=paths, counts=counts, automaton=found,
       graph=to_graph(found, states),
-      scores={side.speaker: side.choice.scores for side in sides if side.choice},
+      scores={side.speaker: side.scores for side in sides if side.scores},
       agreement={side.speaker: scores for side in sides if (
           scores := _agreement(side, found.blocks[[s.speaker == side.speaker for s in states]]))},
       entropy={'transition': automata.transition_entropy(counts),
                'marginal': automata.marginal_entropy(counts)},
       held_out={'coverage': coverage(found, held_paths), 'perplexity': perplexities(
-          counts, found, held_paths, config.smoothing)} if held_out else {})
+          counts, found, held_paths, config.smoothing, prior)} if held_out else {},
+      prior=prior)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Side:
-  """One speaker's utterances, how they are embedded, and their clusters."""
-  speaker: Speaker
-  utterances: list[Utterance]
-  embed: Callable[[Sequence[Utterance]], np.ndarray]
-  points: np.ndarray
-  clusters: Clusters
-  choice: Choice | None
-  config: StructureConfig
-
-  def assign(self, dialogues: Sequence[Dialogue]) -> list[tuple[Utterance, int]]:
-    """The speaker's utterances of other dialogues, each with the nearest state."""
-    found = _utterances(dialogues, self.speaker, self.config)
-    states = nearest(self.embed(found), self.clusters.centers) if found else []
-    return list(zip(found, states))
-
-
-def _utterances(dialogues, speaker: Speaker, config: StructureConfig) -> list[Utterance]:
+def speaker_utterances(dialogues: Sequence[Dialogue], speaker: Speaker, config: StructureConfig
+                       ) -> list[Utterance]:
+  """What one side says, as the config has it."""
   return features.utterances(dialogues, speaker, config.context, config.mask, config.length,
                              config.delexicalise)
 
 
 def _fit_side(dialogues: Sequence[Dialogue], speaker: Speaker, config: StructureConfig,
-              encoder: Encoder | None) -> _Side:
-  said = _utterances(dialogues, speaker, config)
+              encoder: Encoder | None) -> Side:
+  said = speaker_utterances(dialogues, speaker, config)
   if not said:
     raise UserError(f'{len(dialogues)} dialogues have no utterance of the {speaker}: give some')
   encode = encoder or features.fit_tfidf([u.context for u in said], seed=config.seed)
@@ -169,18 +189,24 @@ def _fit_side(dialogues: Sequence[Dialogue], speaker: Speaker, config: Structure
                       config.seed)
     k, room = choice.k, most
   clusters = kmeans(points, k, starts=config.starts, seed=config.seed, room=room)
-  return _Side(speaker, said, embed, points, clusters, choice, config)
+  labels, centers = clusters.labels, clusters.centers
+
+  def assign(others: Sequence[Dialogue]) -> Sequence[int]:
+    found = speaker_utterances(others, speaker, config)
+    return nearest(embed(found), centers) if found else []
+
+  return Side(speaker, said, k, labels, squared_distances(points, centers)[
+      np.arange(len(labels)), labels], assign, choice.scores if choice else {})
 
 
-def _states(side: _Side, dialogues: Sequence[Dialogue]) -> list[State]:
-  centers, labels = side.clusters.centers, side.clusters.labels
-  distances = squared_distances(side.points, centers)[np.arange(len(labels)), labels]
+def _states(side: Side, dialogues: Sequence[Dialogue], config: StructureConfig) -> list[State]:
+  labels, distances = side.labels, side.distances
   # Of the utterance alone, also where a context was clustered.
-  config = dataclasses.replace(side.config, context=1)
-  alone = [u.context for u in _utterances(dialogues, side.speaker, config)]
-  texts = frequent_texts(alone, distances, labels, len(centers))
-  words = class_tfidf(alone, labels, len(centers))
-  place = np.array([u.index / max(len(dialogues[u.dialogue].turns[:side.config.length]) - 1, 1)
+  alone = [u.context for u in speaker_utterances(
+      dialogues, side.speaker, dataclasses.replace(config, context=1))]
+  texts = frequent_texts(alone, distances, labels, side.k)
+  words = class_tfidf(alone, labels, side.k)
+  place = np.array([u.index / max(len(dialogues[u.dialogue].turns[:config.length]) - 1, 1)
                     for u in side.utterances])
   found = []
   for state, text in enumerate(texts):
@@ -201,11 +227,10 @@ def _paths(places: Sequence[tuple[int, int, int]], number: int) -> tuple[tuple[i
   return tuple(map(tuple, paths))
 
 
-def _agreement(side: _Side, blocks: np.ndarray) -> dict[str, float]:
+def _agreement(side: Side, blocks: np.ndarray) -> dict[str, float]:
   """Of the side's states, and of the blocks that they are in, with the acts."""
   acts = [act_label(u.turn) for u in side.utterances]
   if not any(acts):
     return {}
   nodes = np.where(blocks >= 0, blocks, -1 - np.arange(len(blocks)))
-  return agreement(acts, side.clusters.labels) | {
-      'nodes_nmi': agreement(acts, nodes[side.clusters.labels])['nmi']}
+  return agreement(acts, side.labels) | {'nodes_nmi': agreement(acts, nodes[side.labels])['nmi']}

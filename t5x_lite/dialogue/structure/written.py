@@ -38,7 +38,8 @@ def to_record(found: Structure, ids: Sequence[str]) -> dict[str, Any]:
   p = probabilities(found.counts)
   transitions = [
       {'from': ([*names, START])[i], 'to': ([*names, END])[j], 'count': found.counts[i, j],
-       'probability': p[i, j], 'kept': bool(found.automaton.edges[i, j])}
+       'probability': p[i, j], 'kept': bool(found.automaton.edges[i, j]),
+       **({} if found.prior is None else {'prior': found.prior[i, j]})}
       for i, j in zip(*found.counts.nonzero())]
   nodes = [node.name for node in found.graph.nodes]
   edges = [{'from': nodes[edge.source], 'to': nodes[edge.target], 'count': edge.count,

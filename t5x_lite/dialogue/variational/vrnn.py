@@ -56,26 +56,30 @@ class FittedVrnn:
   params: Params
   history: dict[str, np.ndarray]
 
+  def posteriors(self, counts_BESV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of the states of the user's turns and of the system's, each [B, E, K]."""
+    found = _run(self.params, self.config, jnp.asarray(counts_BESV, jnp.float32), None)
+    return tuple(np.asarray(jax.nn.softmax(logits)) for logits in found['posterior'])
+
   def states(self, counts_BESV: np.ndarray, lengths_B: np.ndarray) -> list[list[int]]:
     """The likeliest state of each turn of dialogues; see `fit_vrnn`. Those of the system are
     numbered after the user's."""
-    counts = jnp.asarray(counts_BESV, jnp.float32)
-    posterior = _run(self.params, self.config, counts, None)['posterior']
-    found = np.stack([np.asarray(logits.argmax(-1)) for logits in posterior], -1)   # [B, E, S]
+    found = np.stack([p.argmax(-1) for p in self.posteriors(counts_BESV)], -1)   # [B, E, S]
     found[:, :, 1] += self.config.user_states
     return [row.reshape(-1)[:length].tolist() for row, length in zip(found, lengths_B)]
 
   def prior_transitions(self) -> np.ndarray:
-    """The prior of the next state after each, of all states of both sides [K, K]; rows sum to 1.
+    """The prior of the next state after each, of all states of both sides, and after START, the
+    last row [K + 1, K]; rows sum to 1.
 
     Raises ValueError where the prior reads the history.
     """
     if self.config.prior != 'state':
       raise ValueError('a prior that reads the history has no transition matrix')
     user, system = self.config.user_states, self.config.system_states
-    found = np.zeros((user + system, user + system))
-    found[user:, :user] = _prior_of_states(self.params['user'], system)
-    found[:user, user:] = _prior_of_states(self.params['system'], user)
+    found = np.zeros((user + system + 1, user + system))
+    found[user:, :user] = _prior_after(self.params['user'], np.eye(system + 1, system))
+    found[:user, user:] = _prior_after(self.params['system'], np.eye(user))
     return found
 
   def state_words(self, state: int) -> np.ndarray:
@@ -105,7 +109,7 @@ def fit_vrnn(counts_BESV: np.ndarray, lengths_B: np.ndarray, config: VrnnConfig)
     reconstruction = sum((found['log_p'][s] * mask[:, :, s]).sum() for s in range(2)) / total
     minimised = kl
     if config.batch_prior:
-      minimised = sum(_batch_kl(found['posterior'][s], found['prior'][s], mask[:, :, s])
+      minimised = sum(latents.batch_kl(found['posterior'][s], found['prior'][s], mask[:, :, s])
                       for s in range(2)) / total
     weight = latents.kl_weight(step, config.annealing)
     information = sum(latents.categorical_information(
@@ -192,14 +196,5 @@ def _run(params: Params, config: VrnnConfig, counts_BESV: jax.Array, key: jax.Ar
   return jax.tree.map(lambda x: x.swapaxes(0, 1), found)
 
 
-def _batch_kl(posterior_BEK: jax.Array, prior_BEK: jax.Array, mask_BE: jax.Array) -> jax.Array:
-  """KL(mean of posteriors || mean of priors) of each exchange, times its dialogues; a sum."""
-  weights_BE1 = mask_BE[:, :, None]
-  count_E1 = jnp.maximum(weights_BE1.sum(0), 1)
-  mean = lambda logits: ((jax.nn.softmax(logits) * weights_BE1).sum(0) / count_E1) + 1e-9
-  return (latents.categorical_kl(jnp.log(mean(posterior_BEK)), jnp.log(mean(prior_BEK)))
-          * weights_BE1.sum((0, 2))).sum()
-
-
-def _prior_of_states(side: Params, states: int) -> np.ndarray:
-  return np.asarray(jax.nn.softmax(_linear(side['prior'], jnp.eye(states))))
+def _prior_after(side: Params, before: np.ndarray) -> np.ndarray:   # [..., K]; 0 is START's
+  return np.asarray(jax.nn.softmax(_linear(side['prior'], jnp.asarray(before, jnp.float32))))

@@ -111,8 +111,8 @@ def test_every_completion_is_recorded_with_its_reward_and_kl(grpo):
 
 
 @pytest.mark.parametrize('method, stop', [
-    ('grpo', 3), ('ppo', 4), pytest.param('grpo', 4, marks=pytest.mark.slow),
-    pytest.param('ppo', 3, marks=pytest.mark.slow)])
+    ('ppo', 3), *(pytest.param(*case, marks=[pytest.mark.slow, pytest.mark.sweep]) for case in (
+        ('grpo', 3), ('grpo', 4), ('ppo', 4)))])
 def test_a_run_that_is_stopped_and_resumed_is_the_same_bit_for_bit(method, stop, tmp_path):
   """Stopped between two rollouts of four steps, and within one; what came after is done anew."""
   settings = dict(config=config_of('decoder', method), rate=1e-2, **METHODS[method])

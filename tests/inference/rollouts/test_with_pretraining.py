@@ -104,7 +104,8 @@ def test_a_mesh_and_microbatches_learn_the_same(changes, whole, tmp_path):
     assert whole.metric(0, name) == pytest.approx(other.metric(0, name), abs=1e-5), name
 
 
-@pytest.mark.parametrize('stop', [2, 3])
+@pytest.mark.parametrize('stop', [
+    pytest.param(2, marks=[pytest.mark.slow, pytest.mark.sweep]), 3])
 def test_a_run_that_is_stopped_and_resumed_is_the_same_bit_for_bit(stop, whole, tmp_path):
   """Between two rollouts, and within one."""
   shutil.copytree(whole.states[stop][1], tmp_path / 'run')

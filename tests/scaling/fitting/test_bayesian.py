@@ -54,6 +54,8 @@ def covered(count, seeds, draws=250):
   return np.array(held)
 
 
+@pytest.mark.slow
+@pytest.mark.sweep
 def test_intervals_cover_at_a_few_seeds():
   assert (covered(6, 6, draws=150).sum(0) >= 5).all()
 

@@ -92,6 +92,8 @@ def test_intervals_cover_with_independent_noise(design):
   assert (coverage(DESIGNS[design], 40, 0.0, 0.003) >= 34).all()
 
 
+@pytest.mark.slow
+@pytest.mark.sweep
 def test_intervals_cover_at_a_few_seeds():
   assert (coverage(crossed, 8, 0.003, 0.0005) >= 7).all()
 

@@ -72,7 +72,8 @@ def predict(n, d, law, noise, rng, clusters=None, shared=0.0):
 
 
 @pytest.mark.parametrize('name, ratio', [
-    ('besiroglu', None), ('hoffmann_3', None), ('hoffmann_3_unrounded', None),
+    ('besiroglu', None), pytest.param('hoffmann_3', None, marks=pytest.mark.slow),
+    pytest.param('hoffmann_3_unrounded', None, marks=pytest.mark.slow),
     pytest.param('besiroglu', 20.0, marks=pytest.mark.slow),
     pytest.param('hoffmann_3', 5.0, marks=pytest.mark.slow),
     pytest.param('hoffmann_3_unrounded', 20.0, marks=pytest.mark.slow)])
