@@ -26,7 +26,8 @@ def test_every_experiment_builds_and_its_operative_config_builds_the_same(name, 
       [*(() if has_model else ('models/bert_base.gin',)), f'experiments/{name}'],
       ['MODEL_DIR=runs/x',
        *['INIT_FROM=runs/y'] * bool(re.search(
-           "include '.*(finetune|_instruct|grpo|rloo|ppo|dpo|reward)", written)),
+           "include '.*(finetune|_lora|_instruct|grpo|rloo|ppo|dpo|reward)", written)),
+       *['DIALOGUES=data/dialogues.jsonl'] * ('dialogue_' in name),
        *['PREFERENCES=data/pairs.jsonl'] * bool(re.search("include 'runs/(dpo|reward)", written)),
        'VOCABULARY=runs/v.model', *files,
        *['CONVERSATIONS=data/chat.jsonl'] * ('_chat' in name)])

@@ -51,7 +51,8 @@ def test_the_classes_are_listed_and_an_unknown_one_is_refused(capsys):
 
 # Numbers whose rule no range can say; each is checked in its class.
 OWN_RULE = {'FileTask.validation', 'ConversationTask.validation',
-            'Mixture.rates', 'Mixture.rate_schedule', 'PreferenceTask.validation'}
+            'Mixture.rates', 'Mixture.rate_schedule', 'PreferenceTask.validation',
+            'DialogueTask.validation'}
 
 
 @pytest.mark.parametrize('name', settings.settings_classes())
