@@ -39,8 +39,8 @@ def compare(folder: pathlib.Path, names: Sequence[str], train: pathlib.Path, tes
       **{name: lambda name=name: load_responder(folder / name, trusted_modules) for name in names}}
   own = responses_of(dialogues)
   asked = [turns for turns, _ in baselines.asked_and_answered(dialogues)]
-  paths = {name: folder / 'predictions' / f'{name}.json' for name in (*responders, 'people')}
-  _write(paths['people'], own)
+  paths = {name: folder / 'predictions' / f'{name}.json' for name in (*responders, 'corpus')}
+  _write(paths['corpus'], own)
   for name, make in responders.items():
     if not paths[name].exists():
       print(f'{name} responds to {len(asked):,} turns', flush=True)

@@ -52,7 +52,7 @@ def plan(args: argparse.Namespace) -> list[Stage]:
   if made and (args.test or args.data):
     raise UserError('--test and --data are of dialogues of your own: give --train, too')
   names = [_name(file) for file in (*args.scratch, *args.adapted)]
-  if not names or len({*names, *BASELINES, 'people'}) <= len(names) + len(BASELINES):
+  if not names or len({*names, *BASELINES, 'corpus'}) <= len(names) + len(BASELINES):
     raise UserError(f'the models are {", ".join(names) or "none"}: name files of --scratch and '
                     '--adapted, each of another name')
   data = args.folder / 'data'

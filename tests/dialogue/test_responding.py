@@ -44,11 +44,11 @@ def test_the_nearest_turns_share_the_rarest_words():
 
 @pytest.fixture
 def folder(tmp_path):
-  """A reference of made-up dialogues, and predictions of people."""
+  """A reference of made-up dialogues, and the corpus's own responses."""
   pytest.importorskip('sacremoses')
   from t5x_lite.dialogue.scoring.references import responses_of, write_reference
   write_reference(tmp_path / 'reference', DIALOGUES, ENTRIES)
-  (tmp_path / 'people.json').write_text(json.dumps(
+  (tmp_path / 'corpus.json').write_text(json.dumps(
       {name: [{'response': text} for text in texts]
        for name, texts in responses_of(DIALOGUES).items()}))
   return tmp_path
@@ -58,8 +58,8 @@ def test_made_up_dialogues_are_scored_by_files_of_their_own(folder):
   from t5x_lite.dialogue.scoring.predictions import read_predictions, read_reference
   from t5x_lite.dialogue.scoring.report import score
   reference = read_reference(folder / 'reference')
-  people = read_predictions(folder / 'people.json', reference)
-  value = {name: one.value for name, one in score(people, reference, samples=10).figures.items()}
+  corpus = read_predictions(folder / 'corpus.json', reference)
+  value = {name: one.value for name, one in score(corpus, reference, samples=10).figures.items()}
   assert value['bleu'] == pytest.approx(100)
   assert value['joint goal accuracy, strict'] == 100
   # What is offered fits the goal where no constraint comes after the last offer, which is always.
@@ -67,7 +67,7 @@ def test_made_up_dialogues_are_scored_by_files_of_their_own(folder):
   # All that is asked for is told, and every booking comes to its end.
   assert value['success'] == 100
   silent = {name: [dataclasses.replace(turn, response='') for turn in turns]
-            for name, turns in people.items()}
+            for name, turns in corpus.items()}
   assert score(silent, reference, samples=10).figures['inform'].value == 0
 
 
@@ -75,16 +75,16 @@ def test_systems_are_compared_in_a_table(folder):
   from t5x_lite.dialogue.scoring import comparison
   from t5x_lite.dialogue.scoring.predictions import read_predictions, read_reference
   reference = read_reference(folder / 'reference')
-  people = read_predictions(folder / 'people.json', reference)
+  corpus = read_predictions(folder / 'corpus.json', reference)
   silent = {name: [dataclasses.replace(turn, response='yes') for turn in turns]
-            for name, turns in people.items()}
-  found = comparison.compare_systems({'silent': silent, 'people': people}, reference, 'silent')
+            for name, turns in corpus.items()}
+  found = comparison.compare_systems({'silent': silent, 'corpus': corpus}, reference, 'silent')
   table = comparison.as_markdown(found, {'silent': 3.14159}).splitlines()
   assert table[0] == '| system | Inform | Success | BLEU | Combined | words | perplexity |'
   assert table[2].startswith('| silent | 0.0 (0.0 to 0.0) | 0.0 (0.0 to 0.0) | 0.0 ')
   assert table[2].endswith('| 1.0 | 3.14 |')
-  assert '| people | +100.0 (+100.0 to +100.0) |' in table[9]
-  assert any('people' in line and 'success' in line for line in table[10:])
+  assert '| corpus | +100.0 (+100.0 to +100.0) |' in table[9]
+  assert any('corpus' in line and 'success' in line for line in table[10:])
   comparison.plot(found, folder / 'table.png')
   assert (folder / 'table.png').stat().st_size > 5000
 
@@ -122,15 +122,15 @@ def test_one_command_trains_responds_and_compares(tmp_path, monkeypatch, capsys)
   table = (folder / 'comparison.md').read_text()
   assert table in capsys.readouterr().out
   rows = [line.split(' | ')[0].removeprefix('| ') for line in table.splitlines()[2:7]]
-  assert rows == ['most_frequent', 'nearest', 'scratch', 'qlora', 'people']
+  assert rows == ['most_frequent', 'nearest', 'scratch', 'qlora', 'corpus']
   assert (folder / 'comparison.png').exists()
   predictions = json.loads((folder / 'predictions/qlora.json').read_text())
-  people = json.loads((folder / 'predictions/people.json').read_text())
-  assert {k: len(v) for k, v in predictions.items()} == {k: len(v) for k, v in people.items()}
+  corpus = json.loads((folder / 'predictions/corpus.json').read_text())
+  assert {k: len(v) for k, v in predictions.items()} == {k: len(v) for k, v in corpus.items()}
   # What is there is taken up; the public form is scored by the command for it.
   assert cli.main(command) == 0
   assert ' (done)' in capsys.readouterr().out
-  assert cli.main(['dialogue', 'score', str(folder / 'predictions/people.json'),
+  assert cli.main(['dialogue', 'score', str(folder / 'predictions/corpus.json'),
                    f'--data={folder}/data/reference']) == 0
   _asks_as_it_was_trained(folder)
 

@@ -83,7 +83,7 @@ def plot(found: Comparison, path: pathlib.Path) -> None:
       figure = found.reports[name].figures[key]
       low, high = figure.interval
       panel.plot([low, high], [place, place], color='0.55', linewidth=2.5, solid_capstyle='butt')
-      panel.plot(figure.value, place, 'o', color='C0', markersize=6)
+      panel.plot(figure.value, place, 'o', color='C0', markersize=6, clip_on=False)
     panel.set_title(_head(key), fontsize=10)
     panel.set_yticks(range(len(names)), names)
     panel.grid(axis='x', color='0.9')
