@@ -26,8 +26,9 @@ def test_every_experiment_builds_and_its_operative_config_builds_the_same(name, 
       [*(() if has_model else ('models/bert_base.gin',)), f'experiments/{name}'],
       ['MODEL_DIR=runs/x',
        *['INIT_FROM=runs/y'] * bool(re.search(
-           "include '.*(finetune|_lora|_instruct|grpo|rloo|ppo|dpo|reward)", written)),
-       *['DIALOGUES=data/dialogues.jsonl'] * ('dialogue_' in name),
+           "include '.*(finetune|_q?lora|_instruct|grpo|rloo|ppo|dpo|reward)", written)),
+       *['DIALOGUES=data/dialogues.jsonl'] * bool(re.search(
+           "include '(runs/dialogue|experiments/dialogue_)", written)),
        *['PREFERENCES=data/pairs.jsonl'] * bool(re.search("include 'runs/(dpo|reward)", written)),
        'VOCABULARY=runs/v.model', *files,
        *['CONVERSATIONS=data/chat.jsonl'] * ('_chat' in name)])
