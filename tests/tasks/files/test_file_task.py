@@ -113,7 +113,7 @@ def test_objectives_give_their_features(tmp_path, objective):
     ({'objective': 'causal'}, "FileTask.objective = 'causal': choose from classification, dec"),
     ({'objective': 'span_coruption'}, "did you mean 'span_corruption'"),
     ({'objective': 'text_to_text'}, 'FileTask.inputs = None: must name'),
-    ({'inputs': 'q'}, "FileTask.inputs = 'q': is for objectives text_to_text, classific"),
+    ({'inputs': 'q'}, "FileTask.inputs = 'q': is for objectives text_to_text, tlm, classific"),
     ({'objective': 'classification', 'inputs': ('a', 'b'), 'labels': ('0', '1')}, 'must be one te'),
     ({'objective': 'decoder_classification', 'inputs': (), 'labels': ('0', '1')}, 'must be one te'),
     ({'objective': 'decoder_choice', 'inputs': ('a',), 'labels': ('0', '1')}, 'each of 2 labels'),
