@@ -64,7 +64,7 @@ def simulate(goals: Sequence[Sequence[Wish]], database: Database, system: System
     live = talks
     while live := _speaking(live, user):
       for talk, turn in zip(live, system.reply([talk.dialogue() for talk in live]), strict=True):
-        talk.system_speaks(turn)
+        talk.add(turn)
     found += [talk.outcome() for talk in talks]
   return found
 
@@ -96,17 +96,15 @@ class _Talk:
     acts = self._user.reply(self._turns[-1].acts if self._turns else ()) if turn is None else ()
     if len(self._turns) == 2 * self._config.max_turns:   # the last answer is heard
       return False
-    self._add(turn or self._language.say('user', acts, self._draw))
+    self.add(turn or self._language.say('user', acts, self._draw))
     _, tracked = track(self.dialogue(), self._database)
     state = {domain: {slot: (value,) for slot, value in (found.inform | found.booking).items()}
              for domain, found in tracked.items() if found.inform or found.booking}
     self._turns[-1] = dataclasses.replace(self._turns[-1], state=state)
     return all(act.intent != 'bye' for act in self._turns[-1].acts)
 
-  def system_speaks(self, turn: Turn) -> None:
-    self._add(turn)
-
-  def _add(self, turn: Turn) -> None:
+  def add(self, turn: Turn) -> None:
+    """A turn of either side; one without acts is understood from its text."""
     if not turn.acts:
       acts = self._language.understand(turn.speaker, turn.text, self.dialogue())
       turn = dataclasses.replace(turn, acts=tuple(acts))
