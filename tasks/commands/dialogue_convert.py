@@ -12,8 +12,10 @@ from t5x_lite.dialogue.domains import Schema, derive_schema
 from t5x_lite.dialogue.faults import KINDS, POLICIES, FaultReport, check_dialogues
 from t5x_lite.dialogue.schema import Dialogue, json_lines
 from tasks.dialogue import multiwoz_names, sgd
+from tasks.dialogue.from_tfds import PREFIX, read_prepared
 from tasks.dialogue.reading import FORMS, read_dialogues
 from tasks.dialogue.records import SPLITS
+from tasks.dialogue.results import read_database, with_results
 
 EXAMPLE = ('t5x-lite dialogue convert MultiWOZ_2.1 --form=multiwoz21 --split=test '
            '--output=dialogues.jsonl --policy=skip')
@@ -21,9 +23,9 @@ EXAMPLE = ('t5x-lite dialogue convert MultiWOZ_2.1 --form=multiwoz21 --split=tes
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
-  add('source', metavar='SOURCE', type=local_path,
-      help='a file, plain or packed (.zip, .gz, .xz), or a folder as it is published')
-  add('--form', required=True, choices=FORMS, help='multiwoz21 is that of 2.0 to 2.4 but 2.2')
+  add('source', metavar='SOURCE', help='a file, plain or packed (.zip, .gz, .xz), a folder as it '
+      f'is published, or {PREFIX}NAME of a data set that TFDS has prepared')
+  add('--form', choices=FORMS, help='of files; multiwoz21 is that of 2.0 to 2.4 but 2.2')
   add('--split', choices=SPLITS, help='of a folder; default: all of it')
   add('--output', required=True, type=local_path, metavar='FILE', help='JSON Lines')
   add('--policy', choices=POLICIES, default='keep',
@@ -33,6 +35,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add('--schema', type=local_path, metavar='FILE',
       help='of services, as SGD and MultiWOZ 2.2 have one; default: what is known of the form, '
       'else the names that the dialogues use')
+  add('--database', type=local_path, metavar='PATH', help="MultiWOZ's folder or CamRest's file, by "
+      'which turns of the system get the number of entries that match the state before them')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,12 +44,26 @@ def run(args: argparse.Namespace) -> int:
   ignored = [kind.strip() for kind in args.ignore.split(',') if kind.strip()]
   if unknown := [kind for kind in ignored if kind not in KINDS]:
     raise UserError(f'--ignore: {unknown[0]!r} is no fault: choose from {", ".join(KINDS)}')
-  dialogues, report = [*read_dialogues(args.source, args.form, args.split)], FaultReport()
+  dialogues, report = _read(args), FaultReport()
   schema = _schema(args.schema, args.form) or derive_schema(dialogues)
+  if args.database is not None:
+    dialogues = [*with_results(dialogues, read_database(args.database, schema))]
   good = [*check_dialogues(dialogues, schema, args.policy, report, ignored)]
   write_text(args.output, json_lines(good))
   print('\n'.join([*summary(good), *_fault_lines(report), str(args.output)]))
   return 0
+
+
+def _read(args: argparse.Namespace) -> list[Dialogue]:
+  if args.source.startswith(PREFIX):
+    if args.form is not None:
+      raise UserError(f'--form is of files, and {args.source} is of TFDS: leave it out')
+    found = [*read_prepared(args.source.removeprefix(PREFIX), args.split)]
+    print('TFDS has texts and domains: no states, acts or spans')
+    return found
+  if args.form is None:
+    raise UserError(f'--form is missing: one of {", ".join(FORMS)}')
+  return [*read_dialogues(local_path(args.source), args.form, args.split)]
 
 
 def summary(dialogues: Sequence[Dialogue]) -> list[str]:
@@ -62,10 +80,10 @@ def _fault_lines(report: FaultReport) -> list[str]:
   return lines + [f'fault: {line}' for line in report.lines()] or ['no faults']
 
 
-def _schema(path: pathlib.Path | None, form: str) -> Schema | None:
+def _schema(path: pathlib.Path | None, form: str | None) -> Schema | None:
   if path is None:
-    return FORMS[form].schema
-  name = {'name': multiwoz_names.slot_name} if form.startswith('multiwoz') else {}
+    return FORMS[form].schema if form else None
+  name = {'name': multiwoz_names.slot_name} if (form or '').startswith('multiwoz') else {}
   try:
     return sgd.read_schema(json.loads(path.read_text(encoding='utf-8')), **name)
   except (OSError, ValueError) as error:

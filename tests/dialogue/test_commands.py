@@ -8,6 +8,9 @@ from t5x_lite import cli
 from t5x_lite.dialogue.schema import read_dialogues, to_json
 from tasks.dialogue.generated import generate
 
+SERVICES = {'dialogue_id': 'S1', 'services': ['hotel'], 'turns': [
+    {'speaker': 'USER', 'utterance': 'A hotel.', 'frames': []}]}
+
 
 @pytest.fixture
 def source(tmp_path):
@@ -65,6 +68,37 @@ def test_a_schema_of_services_finds_unknown_names(source, tmp_path, capsys):
 def test_flags_that_are_wrong(source, tmp_path, capsys, flags, message):
   assert _convert(source, tmp_path, *flags) == (1, None)
   assert message in capsys.readouterr().err
+
+
+CAMREST = {'dialogue_id': 1, 'goal': {'constraints': {}, 'request-slots': [], 'text': ''}, 'dial': [
+    {'usr': {'transcript': transcript, 'slu': [
+        {'act': 'inform', 'slots': [pair]} for pair in said]}, 'sys': {'sent': 'Yes.', 'DA': []}}
+    for transcript, said in (
+        ('Hello.', []), ('The north.', [['area', 'north']]),
+        ('Thai.', [['area', 'north'], ['food', 'thai']]),
+        ('Any food.', [['area', 'north'], ['food', 'dontcare']]))]}
+
+
+def test_a_database_says_how_many_entries_match_each_state(tmp_path, capsys):
+  entries = [{'id': str(i), 'name': f'n{i}', 'area': area} | food for i, (area, food) in enumerate([
+      ('north', {'food': 'thai'}), ('north', {'food': 'french'}), ('north', {}),
+      ('south', {'food': 'thai'})])]
+  source, database, output = tmp_path / 'c.json', tmp_path / 'db.json', tmp_path / 'out.jsonl'
+  source.write_text(json.dumps([CAMREST]))
+  database.write_text(json.dumps(entries))
+  flags = ['dialogue', 'convert', str(source), f'--output={output}', '--form=camrest']
+  assert cli.main([*flags, f'--database={database}']) == 0
+  (one,) = read_dialogues(output)
+  # What an entry does not tell, as the third's food, may be as it is wanted.
+  assert [turn.results for turn in one.turns] == [None, None] + [
+      x for number in (3, 2, 3) for x in (None, {'restaurant': number})]
+  for path, message in ((tmp_path / 'none', 'is no JSON list'), (tmp_path, 'is no JSON list')):
+    assert cli.main([*flags, f'--database={path}']) == 1
+    assert message in capsys.readouterr().err
+  source.write_text(json.dumps([SERVICES]))
+  flags[-1] = '--form=multiwoz22'
+  assert cli.main([*flags, f'--database={database}']) == 1
+  assert 'name the folder with restaurant_db.json' in capsys.readouterr().err
 
 
 def test_generated_dialogues_are_written(tmp_path, capsys):

@@ -20,28 +20,36 @@ ANY = ('dontcare', "don't care", 'dont care', "do n't care", 'do not care', 'not
 
 
 class Database:
-  """The entries of every domain, from a folder of files such as hotel_db.json."""
+  """The entries of every domain, or of one."""
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, path: pathlib.Path, domain: str | None = None):
+    """
+    Args:
+      path: a folder of files such as hotel_db.json, one for each of DOMAINS.
+      domain: given, `path` is the file of its entries, and it the only one.
+    """
+    paths = {domain: path} if domain else {name: path / f'{name}_db.json' for name in DOMAINS}
     self._entries, self._identifiers = {}, {}
-    for domain in DOMAINS:
-      path = folder / f'{domain}_db.json'
+    for name, file in paths.items():
       try:
-        rows = json.loads(path.read_text(encoding='utf-8'))
-        self._entries[domain] = [_columns(row, IGNORED[domain]) for row in rows]
-        self._identifiers[domain] = [
-            row['trainid' if domain == 'train' else 'id'] for row in self._entries[domain]]
+        rows = json.loads(file.read_text(encoding='utf-8'))
+        self._entries[name] = [_columns(row, IGNORED[name]) for row in rows]
+        self._identifiers[name] = [
+            row['trainid' if name == 'train' else 'id'] for row in self._entries[name]]
       except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise UserError(f'{path}: is no JSON list of entries with an id or trainID: '
+        raise UserError(f'{file}: is no JSON list of entries with an id or trainID: '
                         f'name a folder with {", ".join(f"{name}_db.json" for name in DOMAINS)}'
                         ) from error
     self._match, self._query = functools.cache(self._find), functools.cache(self._find_all)
+
+  def __contains__(self, domain: str) -> bool:
+    return domain in self._entries
 
   def query(self, domain: str, constraints: Mapping[str, str]) -> frozenset[str]:
     """Identifiers of the venues, or trains, that meet {slot: value}.
 
     Trains arrive by, and leave from, a time; 'dontcare' and slots of no column, such as those of a
-    booking, constrain nothing; an entry's '?' meets any value.
+    booking, constrain nothing; an entry's '?', or what it lacks, meets any value.
     """
     return self._query(domain, frozenset(normal_slots(constraints).items()))
 
@@ -54,7 +62,7 @@ class Database:
   def _find(self, domain: str, slot: str, value: str) -> frozenset[int]:
     entries = self._entries[domain]
     everything = frozenset(range(len(entries)))
-    if value in ANY or not entries or slot not in entries[0]:
+    if value in ANY or not any(slot in entry for entry in entries):
       return everything
     if slot == 'arrive':
       meets = lambda entry: _minutes(entry) <= _minutes(value)
@@ -64,7 +72,8 @@ class Database:
       meets = lambda entry: similarity(entry, value) >= SIMILAR
     else:
       meets = lambda entry: entry == value
-    return frozenset(i for i in everything if entries[i][slot] == '?' or meets(entries[i][slot]))
+    return frozenset(i for i in everything if (own := entries[i].get(slot, '?')) == '?'
+                     or meets(own))
 
 
 def _columns(row: Mapping[str, Any], ignored: Container[str]) -> dict[str, Any]:
