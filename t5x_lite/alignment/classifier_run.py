@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.core.dataclass_checks import Count, FieldError, Path, Step, check_types
-from t5x_lite.core.paths import local_path
 from t5x_lite.core.templates import fill
 from t5x_lite.data.features import Batch
 from t5x_lite.data.source import Source
@@ -17,7 +16,6 @@ from t5x_lite.inference.generator import Generator
 from t5x_lite.models import Network
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.rewards.reward import Completion, Rater, Rating
-from t5x_lite.training.run_folder import RunFolder
 
 Measure = Literal['probability', 'log_odds']
 
@@ -47,8 +45,7 @@ class ClassifierRun:
     """See Reward."""
     from t5x_lite.experiment import gin_config
     from t5x_lite.training.initial_params import load_params
-    config = RunFolder(local_path(self.model_dir)).require_config()
-    run = gin_config.load_experiment([str(config)], [], trains=False)[0]
+    run = gin_config.load_run(self.model_dir)
     if not run.model.has_classes:
       raise FieldError(self, 'model_dir', f'{self.model_dir} has no classes: it is to be a run '
                        'with ModelConfig.num_classes, as experiments/classify_files.gin trains')

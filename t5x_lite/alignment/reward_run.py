@@ -8,14 +8,12 @@ import jax
 import numpy as np
 
 from t5x_lite.core.dataclass_checks import Count, FieldError, Path, Range, Step, check_types
-from t5x_lite.core.paths import local_path
 from t5x_lite.data.features import Batch, decoder_rows
 from t5x_lite.data.source import Source, row_lengths
 from t5x_lite.models import ModelConfig, Network
 from t5x_lite.objectives.preference.reward_model import response_rewards
 from t5x_lite.parallel.partitioner import Partitioner
 from t5x_lite.rewards.reward import Completion, Rater, Rating
-from t5x_lite.training.run_folder import RunFolder
 
 _Number = Annotated[float, Range(min=-1e6, max=1e6)]
 
@@ -40,8 +38,7 @@ class RewardRun:
     """See Reward."""
     from t5x_lite.experiment import gin_config
     from t5x_lite.training.initial_params import load_params
-    config = RunFolder(local_path(self.model_dir)).require_config()
-    run = gin_config.load_experiment([str(config)], [], trains=False)[0]
+    run = gin_config.load_run(self.model_dir)
     if run.model.head != 'value':
       raise FieldError(self, 'model_dir', f'{self.model_dir} gives no values: it is to be a run '
                        "with ModelConfig.head = 'value', as runs/reward_model.gin trains")

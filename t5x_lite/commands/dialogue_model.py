@@ -17,9 +17,7 @@ def load_responder(run: pathlib.Path, trusted_modules: Sequence[str] = ()):
   from t5x_lite.commands.infer import load_chat, load_generator
   from t5x_lite.dialogue.responder import Responder
   from t5x_lite.experiment import gin_config
-  from t5x_lite.training.run_folder import RunFolder
-  config = RunFolder(run).require_config()
-  experiment = gin_config.load_experiment([str(config)], [], trusted_modules, trains=False)[0]
+  experiment = gin_config.load_run(run, trusted_modules)
   form = getattr(getattr(experiment.data, 'task', None), 'asked', None)
   if form is None:
     raise UserError(f'{run} was not trained on a DialogueTask: name a run of runs/dialogue.gin')

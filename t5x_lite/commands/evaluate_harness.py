@@ -56,11 +56,8 @@ def load_run(run: str, batch_size: int | str = 32, max_length: int | None = None
 
   from t5x_lite.commands import infer
   from t5x_lite.commands.evaluate import load_text_model
-  from t5x_lite.core.paths import local_path
   from t5x_lite.experiment import gin_config
-  from t5x_lite.training.run_folder import RunFolder
-  config = RunFolder(local_path(run)).require_config()
-  experiment = gin_config.load_experiment([str(config)], [], trains=False)[0]
+  experiment = gin_config.load_run(run)
   if chat_template is not None:
     experiment = dataclasses.replace(experiment, infer=dataclasses.replace(
         experiment.infer, chat_template=chat_template))

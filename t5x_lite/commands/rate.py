@@ -69,8 +69,7 @@ def _rows(run: pathlib.Path, source, prompts: int | None, distinct: bool,
   from t5x_lite.training.live_source import RunContext
   from t5x_lite.training.run_folder import RunFolder
   folder = RunFolder(run)
-  other = gin_config.load_experiment([str(folder.require_config())], [], trusted_modules,
-                                     trains=False)[0]
+  other = gin_config.load_run(run, trusted_modules)
   if other.data.fingerprint() != source.fingerprint():
     raise UserError(f'{run} has another vocabulary than the prompts: name those that it was '
                     'trained on')

@@ -25,10 +25,7 @@ def load_experiment(args: argparse.Namespace):
   """The experiment of RUN's config.gin and the other flags."""
   from t5x_lite.core.paths import local_path
   from t5x_lite.training.run_folder import RunFolder
-  config = RunFolder(local_path(args.run)).config
-  if not config.is_file():
-    raise UserError(f'{args.run} is no run: it has no {config.name}; t5x-lite import makes one of '
-                    'a model of Hugging Face')
+  config = RunFolder(local_path(args.run)).require_config()
   args.gin_file.insert(0, str(config))
   return gin_flags.load_experiment(args, trains=False)[0]
 

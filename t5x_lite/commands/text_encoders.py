@@ -2,8 +2,6 @@
 
 import pathlib
 
-from t5x_lite.core.errors import UserError
-
 
 def load_encoder(folder: str | pathlib.Path, batch_size: int = 64):
   """The TextEncoder of a run, such as one that t5x-lite import made of sentence-transformers'.
@@ -12,15 +10,9 @@ def load_encoder(folder: str | pathlib.Path, batch_size: int = 64):
   """
   from t5x_lite.commands import infer
   from t5x_lite.commands.adapters import load_chosen
-  from t5x_lite.core.paths import local_path
   from t5x_lite.experiment import gin_config
   from t5x_lite.inference.text_encoder import TextEncoder
-  from t5x_lite.training.run_folder import RunFolder
-  config = RunFolder(local_path(folder)).config
-  if not config.is_file():
-    raise UserError(f'{folder} is no run: it has no {config.name}; t5x-lite import makes one of a '
-                    'model of Hugging Face')
-  run = gin_config.load_experiment([str(config)], [], trains=False)[0]
+  run = gin_config.load_run(folder)
   network, partitioner = run.build_network(run.mesh.make())
   params, _ = load_chosen(run, network, partitioner, run.infer.step, run.data.fingerprint(), ())
   return TextEncoder(network, params, partitioner, run.data.tokenizer('inputs'),

@@ -8,11 +8,13 @@ whatever a file names. What comes out is a frozen dataclass, and the text of its
 from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
+import os
 import pathlib
 from typing import Any
 
 from t5x_lite.core.dataclass_checks import short_repr
 from t5x_lite.core.errors import UserError
+from t5x_lite.core.paths import local_path
 from t5x_lite.data.source import NoData
 from t5x_lite.experiment.experiment import Experiment, TrainConfig
 from t5x_lite.experiment.gin_make import Maker
@@ -23,6 +25,7 @@ from t5x_lite.models import ModelConfig
 from t5x_lite.parallel.mesh import MeshConfig
 from t5x_lite.training.optimizers import AdamW
 from t5x_lite.training.resuming import BRANCH
+from t5x_lite.training.run_folder import RunFolder
 from t5x_lite.training.schedules import Constant
 
 _PARTS = (ModelConfig, MeshConfig)   # what a file without an Experiment may be of
@@ -58,6 +61,12 @@ def load_experiment(gin_files: Sequence[str], bindings: Sequence[str] = (),
   if Experiment not in config.fields:
     raise UserError(f'No file binds an Experiment: {_PASS_ONE}')
   return _make_experiment(reader, config, names, trains)
+
+
+def load_run(folder: str | os.PathLike, trusted_modules: Sequence[str] = ()) -> Experiment:
+  """The experiment of the folder of a run, to be read; raises UserError for what is none."""
+  config = RunFolder(local_path(folder)).require_config()
+  return load_experiment([str(config)], (), trusted_modules, trains=False)[0]
 
 
 def load_described(gin_files: Sequence[str], bindings: Sequence[str] = (),

@@ -22,7 +22,8 @@ class RunFolder:
   def require_config(self) -> pathlib.Path:
     """`config`; raises UserError if there is none."""
     if not self.config.is_file():
-      raise UserError(f'{self.path} holds no {self.config.name}: name the folder of a run')
+      raise UserError(f'{self.path} is no run: it has no {self.config.name}; name the folder of a '
+                      'run, such as t5x-lite import makes of a model of Hugging Face')
     return self.config
 
   @property

@@ -11,8 +11,8 @@ from t5x_lite.core.paths import local_path
 from t5x_lite.dialogue.domains import Schema, derive_schema
 from t5x_lite.dialogue.faults import KINDS, POLICIES, FaultReport, check_dialogues
 from t5x_lite.dialogue.schema import Dialogue, json_lines
+from tasks.datasets.prepared_dialogues import PREFIX, read_prepared
 from tasks.dialogue import multiwoz_names, sgd
-from tasks.dialogue.from_tfds import PREFIX, read_prepared
 from tasks.dialogue.reading import FORMS, read_dialogues
 from tasks.dialogue.records import SPLITS
 from tasks.dialogue.results import read_database, with_results

@@ -93,9 +93,7 @@ def _name(file: str) -> str:
 
 def _vocabulary_of(run: pathlib.Path, trusted_modules: Sequence[str]) -> str:
   from t5x_lite.experiment import gin_config
-  from t5x_lite.training.run_folder import RunFolder
-  config = RunFolder(run).require_config()
-  found = gin_config.load_experiment([str(config)], [], trusted_modules, trains=False)[0]
+  found = gin_config.load_run(run, trusted_modules)
   if found.data.vocabulary is None:
     raise UserError(f'--start={run}: has the vocabulary of its task, and not of a file')
   return found.data.vocabulary

@@ -99,7 +99,7 @@ def test_without_data_or_text_it_says_so_and_the_run_answers(runs, tmp_path, cap
     (['--format=int8', '--block=16', '--text={folder}/empty.txt'], 'is empty'),
     (['--format=int8', '--block=16', '--text={folder}/latin.txt'], 'not UTF-8 (byte 3)'),
     (['--format=int8', '--block=16', '--step=7'], 'No checkpoint of step 7'),
-    (['--format=int8', '--block=16', '--from={folder}'], 'holds no config.gin')])
+    (['--format=int8', '--block=16', '--from={folder}'], 'is no run: it has no config.gin')])
 def test_what_does_not_fit_is_one_line_and_leaves_nothing(flags, message, runs, tmp_path, capsys):
   (tmp_path / 'empty.txt').write_text('\n')
   (tmp_path / 'latin.txt').write_bytes('caf\xe9'.encode('latin-1'))

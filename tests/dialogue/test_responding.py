@@ -94,7 +94,7 @@ def test_systems_are_compared_in_a_table(folder):
     (['--test=a.jsonl'], '--test and --data are of dialogues of your own'),
     (['--scratch', '--adapted'], 'the models are none'),
     (['--scratch', 'experiments/dialogue_lora.gin'], 'the models are lora, lora, qlora'),
-    (['--start=nowhere'], 'nowhere holds no config.gin')])
+    (['--start=nowhere'], 'nowhere is no run: it has no config.gin')])
 def test_a_plan_that_cannot_be_is_refused(flags, message, tmp_path, capsys):
   assert cli.main(['dialogue', 'respond', str(tmp_path / 'runs'), '--plan', *flags]) == 1
   assert message in capsys.readouterr().err
@@ -151,7 +151,7 @@ def _asks_as_it_was_trained(folder):
 
 def test_a_run_of_another_task_is_no_responder(tmp_path, capsys):
   assert cli.main(['dialogue', 'simulate', f'--system={tmp_path}']) == 1
-  assert 'holds no config.gin' in capsys.readouterr().err
+  assert 'is no run: it has no config.gin' in capsys.readouterr().err
   (tmp_path / 'dialogues.jsonl').write_text(json_lines(DIALOGUES[:1]))
   assert cli.main(['dialogue', 'simulate', '--system=oracle']) == 1
   assert 'oracle is no system: choose rules, no_phone, mistaken, random' in capsys.readouterr().err

@@ -95,5 +95,5 @@ def test_a_dual_encoder_finds_sentences_in_a_made_language(stdlib, stdlib_data_d
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-  with pytest.raises(UserError, match='is no run: it has no config.gin; t5x-lite import makes one'):
+  with pytest.raises(UserError, match='is no run: it has no config.gin; name the folder'):
     load_encoder(tmp_path)

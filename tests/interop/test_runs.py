@@ -89,7 +89,8 @@ def test_nothing_is_written_over_and_nothing_half_written(tmp_path, capsys):
 
 @pytest.mark.parametrize('args, line', [
     (['import', '--from=nowhere', '--to=run'], 'nowhere: no such file or folder'),
-    (['export', '--from=nowhere', '--to=out'], 'nowhere holds no config.gin: name the folder'),
+    (['export', '--from=nowhere', '--to=out'],
+     'nowhere is no run: it has no config.gin; name the folder'),
     (['import', '--from=.', '--to=run', '--gin.STEPS=1'], '--gin.STEPS=1: not an option')])
 def test_a_wrong_call_is_one_line(args, line, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)

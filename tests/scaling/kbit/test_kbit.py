@@ -171,7 +171,7 @@ def test_the_committed_measurements_say_what_the_docs_say(capsys, tmp_path):
     (['--runs=none/*'], '--runs=none/*: no folder is there'),
     (['--runs=.', '--formats=int9'], '--formats=int9: did you mean'),
     (['--runs=.', '--blocks=7'], "'7' is not an even number"),
-    (['--runs=.'], 'holds no config.gin'),
+    (['--runs=.'], 'is no run: it has no config.gin'),
     ([f'--table={COMMITTED}', '--text=x'], '--text is of --runs')])
 def test_a_mistake_is_one_line_and_leaves_nothing(flags, message, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
