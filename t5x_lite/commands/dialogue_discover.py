@@ -2,11 +2,13 @@
 
 import argparse
 import functools
+import sys
 
 from t5x_lite.core.errors import UserError
 from t5x_lite.core.paths import local_path
 
 EXAMPLE = 't5x-lite dialogue discover dialogues.jsonl --held_out=more.jsonl --output=structure'
+_BROKEN = ('no turns', 'speakers', 'empty turn')
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
       delexicalise=args.delexicalise,
       min_probability=args.min_probability, min_count=args.min_count)
   dialogues = list(read_dialogues(args.dialogues))
+  report_broken(args.dialogues, dialogues)
   held_out = list(read_dialogues(args.held_out)) if args.held_out else []
   encoder = load_encoder(args.encoder) if args.encoder else None
   methods = {'kmeans': functools.partial(discover, encoder=encoder), 'vrnn': discover_latent}
@@ -70,6 +73,17 @@ def run(args: argparse.Namespace) -> int:
     print(_text(found, len(dialogues)))
     print(f'Page: {args.output / "structure.html"}')
   return 0
+
+
+def report_broken(path, dialogues) -> None:
+  """Says on standard error which dialogues have faults that their structure would show."""
+  from t5x_lite.dialogue.domains import derive_schema
+  from t5x_lite.dialogue.faults import FaultReport, check_dialogues
+  report = FaultReport()
+  list(check_dialogues(dialogues, derive_schema(dialogues), 'keep', report))
+  for line in report.lines(_BROKEN):
+    print(f'{path}: {line}: t5x-lite dialogue convert --policy=skip leaves them out',
+          file=sys.stderr)
 
 
 def _range(text: str) -> int | tuple[int, int]:

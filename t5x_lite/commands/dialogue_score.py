@@ -1,6 +1,7 @@
 """`t5x-lite dialogue score`: Inform, Success and more of a system's predictions on MultiWOZ."""
 
 import argparse
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -25,23 +26,32 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  from t5x_lite.core.files import write_text
+  from t5x_lite.core.files import check_writable, write_text
   from t5x_lite.core.strict_json import format_json
-  from t5x_lite.dialogue.scoring.predictions import read_predictions, read_reference
+  from t5x_lite.dialogue.scoring.predictions import read_predictions, read_reference, takes_gold
   from t5x_lite.dialogue.scoring.report import score
+  if args.output:
+    check_writable(args.output, (args.predictions, args.against))
   reference = read_reference(args.data)
   predictions = read_predictions(args.predictions, reference)
-  report = score(predictions, reference)
+  other = read_predictions(args.against, reference) if args.against else None
+  # States that a file takes from the corpus say nothing of a system.
+  gold = takes_gold(predictions, reference)
+  scored = dataclasses.replace(reference, states=None) if gold else reference
+  report = score(predictions, scored)
   comparison = None
-  if args.against:
-    other = read_predictions(args.against, reference)
-    comparison = _compare(args, predictions, other, reference)
+  if other is not None:
+    scored = dataclasses.replace(reference, states=None) if (
+        gold or takes_gold(other, reference)) else reference
+    comparison = _compare(args, predictions, other, scored)
   found = {'predictions': args.predictions, 'report': report, 'against': comparison}
   if args.output:
     write_text(args.output, format_json(found, indent=1) + '\n')
   if args.json:
     print(format_json(found, indent=1))
   else:
+    if gold:
+      print('No states are predicted: Inform and Success are by those of the corpus')
     print(_text(report, len(predictions)))
     if comparison:
       print(_differences(comparison))

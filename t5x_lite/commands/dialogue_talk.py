@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import signal
 
 from t5x_lite.commands import dialogue_systems, gin_flags
 from t5x_lite.core.errors import UserError
@@ -36,12 +37,17 @@ def run(args: argparse.Namespace) -> int:
   from t5x_lite.commands.serve import bind
   from t5x_lite.dialogue.talk.app import make_app
   study = make_study(args)
+  # uvicorn raises its signals again when it has ended.
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda *_: None)
   with bind(HOSTS[0], args.port) as listener:
     listener.listen()
     print(f'Talk at http://{HOSTS[0]}:{listener.getsockname()[1]}, on this machine alone: Ctrl-C '
           f'ends it. {study.done} dialogues are in {args.output}', flush=True)
     uvicorn.Server(uvicorn.Config(make_app(study, HOSTS), log_level='warning', access_log=False,
                                   lifespan='off')).run(sockets=[listener])
+  if left := study.close():
+    print(f'{left} were begun and not rated: {args.output}/unrated.jsonl')
   print(f'{study.done} dialogues; their table: t5x-lite questionnaire {args.output}/answers.jsonl')
   return 0
 

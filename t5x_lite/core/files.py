@@ -1,6 +1,6 @@
 """Files: complete or absent, mended where one was cut off, and named in errors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import contextlib
 import errno
 import os
@@ -79,8 +79,14 @@ def whole_lines(path: pathlib.Path, mend: bool = True) -> tuple[list[bytes], boo
   return content[:size].splitlines(), size < len(content)
 
 
-def check_writable(path: pathlib.Path) -> None:
-  """Raises OSError now if a file could not be written there later; leaves nothing behind."""
+def check_writable(path: pathlib.Path, reads: Iterable[pathlib.Path | None] = ()) -> None:
+  """Raises OSError now if a file could not be written there later; leaves nothing behind.
+
+  Raises UserError for one of `reads`, which would be lost.
+  """
+  if any(one is not None and path.exists() and one.exists() and path.samefile(one)
+         for one in reads):
+    raise UserError(f'{path}: is read, and would be written over: name another file')
   if path.is_dir():
     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
   made = [folder for folder in path.parents if not folder.exists()]

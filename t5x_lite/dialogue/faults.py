@@ -10,11 +10,13 @@ from t5x_lite.dialogue.schema import Dialogue, State, Turn
 
 POLICIES = ('keep', 'skip', 'stop')
 KINDS = {
+    'same id': 'a dialogue before it has the id',
     'no turns': 'the dialogue has none',
     'speakers': 'they do not alternate, the user first',
     'empty turn': 'it has no text',
     'span outside': 'it is empty, or ends beyond the text',
-    'span without value': 'its text is no value that an act of the turn gives the slot',
+    'span without value': 'its text is no value that an act of the turn gives the slot, or begins '
+                          'inside a word',
     'missing span': 'a value of an open slot is in the text, and no span marks it',
     'unknown domain': 'the schema lacks it',
     'unknown slot': 'its domain lacks it',
@@ -58,10 +60,10 @@ class FaultReport:
   faulty: dict[str, list[str]] = dataclasses.field(default_factory=dict)
   skipped: int = 0
 
-  def lines(self) -> list[str]:
+  def lines(self, kinds: Iterable[str] = tuple(KINDS)) -> list[str]:
     """One for each kind of fault: how many, in how many dialogues, the first of these."""
     found = []
-    for kind in KINDS:
+    for kind in kinds:
       if names := self.faulty.get(kind):
         distinct = [*dict.fromkeys(names)]
         more = ', …' if len(distinct) > _NAMED else ''
@@ -81,9 +83,13 @@ def check_dialogues(dialogues: Iterable[Dialogue], schema: Schema, policy: str,
     report: counts what is found.
     ignored: of KINDS, which are counted and let through.
   """
+  seen = set()
   for dialogue in dialogues:
     report.dialogues += 1
     faults = find_faults(dialogue, schema)
+    if dialogue.id in seen:
+      faults.insert(0, Fault(dialogue.id, None, 'same id'))
+    seen.add(dialogue.id)
     for fault in faults:
       report.faulty.setdefault(fault.kind, []).append(dialogue.id)
     bad = [fault for fault in faults if fault.kind not in ignored]
@@ -137,7 +143,8 @@ def _span_faults(turn: Turn, schema: Schema) -> Iterator[tuple[str, str]]:
       yield 'span outside', f'{span.domain}-{span.slot} {span.start}:{span.end}'
       continue
     text, said = turn.text[span.start:span.end], values.get((span.domain, span.slot), ())
-    if said and not any(_says(text, value) for value in said):
+    cut = re.match(r'\w\w', turn.text[max(span.start - 1, 0):span.start + 1])
+    if cut or said and not any(_says(text, value) for value in said):
       yield 'span without value', f'{span.domain}-{span.slot} {text!r}'
   for (domain, slot), said in values.items():
     known = domain in schema and schema[domain].slots.get(slot)

@@ -93,10 +93,7 @@ def from_json(record: Mapping[str, Any]) -> Dialogue:
   """The dialogue of a JSON object; raises UserError naming what is missing or unknown."""
   name = record.get('id', '?')
   try:
-    turns = tuple(Turn(**turn | {
-        'acts': tuple(Act(**act) for act in turn.get('acts', ())),
-        'spans': tuple(Span(**span) for span in turn.get('spans', ())),
-        'state': _state(turn.get('state'))}) for turn in record['turns'])
+    turns = tuple(_turn(number, turn) for number, turn in enumerate(record['turns']))
     goals = {domain: Goal(**goal | {'request': tuple(goal.get('request', ()))})
              for domain, goal in record.get('goals', {}).items()}
     return Dialogue(**dict(record) | {
@@ -104,6 +101,18 @@ def from_json(record: Mapping[str, Any]) -> Dialogue:
   except (KeyError, TypeError, AttributeError) as error:
     raise UserError(f'dialogue {name!r} is not in the schema of t5x_lite/dialogue/schema.py: '
                     f'{error}') from error
+
+
+def _turn(number: int, turn: Mapping[str, Any]) -> Turn:
+  names = {field.name for field in dataclasses.fields(Turn)}
+  for what, wrong in (('lacks', {'speaker', 'text'} - {*turn}),
+                      ('has an unknown', {*turn} - names)):
+    if wrong:
+      raise TypeError(f'turn {number} {what} {", ".join(sorted(wrong))}')
+  return Turn(**turn | {
+      'acts': tuple(Act(**act) for act in turn.get('acts', ())),
+      'spans': tuple(Span(**span) for span in turn.get('spans', ())),
+      'state': _state(turn.get('state'))})
 
 
 def read_dialogues(path: pathlib.Path) -> Iterator[Dialogue]:

@@ -40,7 +40,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  check_writable(args.output)
+  check_writable(args.output, (pathlib.Path(args.source), args.schema, args.database))
   ignored = [kind.strip() for kind in args.ignore.split(',') if kind.strip()]
   if unknown := [kind for kind in ignored if kind not in KINDS]:
     raise UserError(f'--ignore: {unknown[0]!r} is no fault: choose from {", ".join(KINDS)}')
@@ -83,9 +83,11 @@ def _fault_lines(report: FaultReport) -> list[str]:
 def _schema(path: pathlib.Path | None, form: str | None) -> Schema | None:
   if path is None:
     return FORMS[form].schema if form else None
-  name = {'name': multiwoz_names.slot_name} if (form or '').startswith('multiwoz') else {}
   try:
-    return sgd.read_schema(json.loads(path.read_text(encoding='utf-8')), **name)
+    services = json.loads(path.read_text(encoding='utf-8'))
+    own = all(slot['name'].startswith(f'{service["service_name"]}-')   # as MultiWOZ 2.2 names them
+              for service in services for slot in service['slots'])
+    return sgd.read_schema(services, **({'name': multiwoz_names.slot_name} if own else {}))
   except (OSError, ValueError) as error:
     raise UserError(f'{path}: cannot be read: {why(error)}') from error
   except (KeyError, TypeError, AttributeError) as error:

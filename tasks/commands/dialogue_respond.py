@@ -51,6 +51,8 @@ def plan(args: argparse.Namespace) -> list[Stage]:
     raise UserError('--train is given: give --test and --data, too')
   if made and (args.test or args.data):
     raise UserError('--test and --data are of dialogues of your own: give --train, too')
+  if not made:
+    _check_own(args)
   names = [_name(file) for file in (*args.scratch, *args.adapted)]
   if not names or len({*names, *BASELINES, 'corpus'}) <= len(names) + len(BASELINES):
     raise UserError(f'the models are {", ".join(names) or "none"}: name files of --scratch and '
@@ -85,6 +87,25 @@ def plan(args: argparse.Namespace) -> list[Stage]:
       'comparison', table, [str(args.folder / name) for name in names],
       f'responses to {files["test"]}, scored by {reference}', table.exists,
       lambda: compare(args.folder, names, *files.values(), reference, args.trusted_modules))]
+
+
+def _check_own(args: argparse.Namespace) -> None:
+  """Files that are there, a test that is not trained on, and of which the goals are known."""
+  from t5x_lite.dialogue.scoring.predictions import read_reference
+  from t5x_lite.dialogue.scoring.references import name_of
+  for flag in ('train', 'test', 'pretraining'):
+    path = getattr(args, flag)
+    if path is not None and not path.is_file():
+      raise UserError(f'--{flag}={path}: there is no such file')
+  for flag in ('train', 'pretraining'):
+    path = getattr(args, flag)
+    if path is not None and path.samefile(args.test):
+      raise UserError(f'--{flag}={path}: is --test, too, which is not to be learned from')
+  goals = read_reference(args.data).goals
+  names = [name_of(one) for one in read_dialogues(args.test)]
+  if unknown := [name for name in names if name not in goals]:
+    raise UserError(f'--test={args.test}: {len(unknown):,} of {len(names):,} dialogues, such as '
+                    f'{unknown[0]}, have no goal in --data={args.data}: give those of one corpus')
 
 
 def _name(file: str) -> str:
@@ -131,8 +152,8 @@ def _simulated():
 
 def _vocabulary(files: Sequence[pathlib.Path], pieces: int, output: pathlib.Path) -> None:
   from tasks.pipeline.imports import import_seqio
+  import_seqio()   # before what loads TensorFlow, which would not be quiet
   from tasks.vocabularies import train_vocabulary
-  import_seqio()
   texts = ['\n'.join(turn.text for turn in one.turns)
            for file in files for one in read_dialogues(file)]
   try:

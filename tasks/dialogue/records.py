@@ -27,12 +27,10 @@ def read_records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
   """
   for name, content in _contents(path):
     try:
-      text = content.decode('utf-8-sig')
-      lines = text.splitlines(keepends=True)
-      while lines and lines[0].startswith('#'):
-        del lines[0]
-      values = [json.loads(line) for line in lines if line.strip()] if (
-          name.endswith('.jsonl')) else json.loads(''.join(lines))
+      lines = content.decode('utf-8-sig').splitlines(keepends=True)
+      first = next((i for i, line in enumerate(lines) if not line.startswith('#')), len(lines))
+      values = [*_of_lines(lines[first:], first + 1)] if (
+          name.endswith('.jsonl')) else json.loads(''.join(lines[first:]))
     except ValueError as error:
       raise UserError(f'{path}: is not JSON: {error}') from error
     if isinstance(values, dict):
@@ -42,6 +40,16 @@ def read_records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
       raise UserError(f'{path}: holds no dialogues, which are JSON objects in a list, in an object '
                       'by their id, or one a line')
     yield from values
+
+
+def _of_lines(lines: list[str], first: int) -> Iterator[Any]:
+  """The values of lines of JSON; ValueError with the number of a line that is none."""
+  for number, line in enumerate(lines, first):
+    if line.strip():
+      try:
+        yield json.loads(line)
+      except json.JSONDecodeError as error:
+        raise ValueError(f'line {number}, column {error.colno}: {error.msg}') from error
 
 
 def files_of(source: pathlib.Path, split: str | None, wanted: Callable[[str], bool]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from t5x_lite import cli
+from t5x_lite.dialogue.domains import derive_schema
 from t5x_lite.dialogue.schema import read_dialogues, to_json
 from tasks.dialogue.generated import generate
 
@@ -55,10 +56,43 @@ def test_a_schema_of_services_finds_unknown_names(source, tmp_path, capsys):
       {'name': 'food', 'is_categorical': False}]}]))
   assert _convert(source, tmp_path, f'--schema={path}')[0] == 0
   assert 'fault: unknown slot: ' in capsys.readouterr().out
-  for content, message in (('[{}]', "KeyError: 'service_name'"), ('{', 'cannot be read')):
+  for content, message in (('[{}]', "KeyError: 'slots'"), ('{', 'cannot be read')):
     path.write_text(content)
     assert _convert(source, tmp_path, f'--schema={path}')[0] == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_schema_of_multiwoz_22_names_slots_as_dialogues_do(source, tmp_path, capsys):
+  path = tmp_path / 'schema.json'
+  path.write_text(json.dumps([{'service_name': 'restaurant', 'slots': [
+      {'name': f'restaurant-{slot}', 'is_categorical': False}
+      for slot in derive_schema(generate(3))['restaurant'].slots]}]))
+  assert _convert(source, tmp_path, f'--schema={path}')[0] == 0
+  told = capsys.readouterr().out
+  assert 'unknown slot' not in told, told
+
+
+def test_what_is_read_is_not_written_over(source, capsys):
+  before = source.read_bytes()
+  assert cli.main(['dialogue', 'convert', str(source), '--form=dialogues', '--policy=skip',
+                   f'--output={source}']) == 1
+  assert 'is read, and would be written over' in capsys.readouterr().err
+  assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize('edit, message', [
+    (lambda turn: turn.pop('text'), 'turn 0 lacks text'),
+    (lambda turn: turn.update(colour='red'), 'turn 0 has an unknown colour')])
+def test_a_turn_that_is_none_is_named(source, tmp_path, capsys, edit, message):
+  first, *others = source.read_text().splitlines()
+  record = json.loads(first)
+  edit(record['turns'][0])
+  source.write_text('\n'.join([json.dumps(record), *others]))
+  assert _convert(source, tmp_path) == (1, None)
+  assert message in capsys.readouterr().err
+  source.write_text('\n'.join([first, others[0][:40]]))
+  assert _convert(source, tmp_path) == (1, None)
+  assert 'is not JSON: line 2, column ' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('flags, message', [

@@ -43,10 +43,10 @@ BROKEN = {
 
 
 def test_every_kind_of_fault_has_an_example_and_a_good_dialogue_has_none():
-  assert [*BROKEN] == [*KINDS] and find_faults(GOOD, SCHEMA) == []
+  assert ['same id', *BROKEN] == [*KINDS] and find_faults(GOOD, SCHEMA) == []
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', BROKEN)
 def test_a_fault_is_found_at_its_turn(kind):
   dialogue, turn = BROKEN[kind]
   found = find_faults(dialogue, SCHEMA)
@@ -56,26 +56,29 @@ def test_a_fault_is_found_at_its_turn(kind):
 
 
 def test_dialogues_are_kept_skipped_or_stopped_at_and_named():
-  broken = [dialogue for dialogue, _ in BROKEN.values()]
-  dialogues = [GOOD, *broken, GOOD]
+  broken = [dataclasses.replace(dialogue, id=f'{dialogue.id} {kind}')
+            for kind, (dialogue, _) in BROKEN.items()]
+  dialogues = [GOOD, *broken, dataclasses.replace(GOOD, id='better')]
   report = FaultReport()
-  assert [*check_dialogues(dialogues, SCHEMA, 'skip', report)] == [GOOD, GOOD]
-  assert (report.dialogues, report.skipped) == (len(KINDS) + 2, len(KINDS))
-  assert {**report.faulty} == {
-      'no turns': ['bad'], 'speakers': ['bad2'], 'empty turn': ['bad3'], 'span outside': ['bad1'],
-      'span without value': ['bad1'], 'missing span': ['bad1'] * 2, 'unknown domain': ['bad'],
-      'unknown slot': ['bad2'], 'state shrinks': ['bad2']}
-  assert 'missing span: 2 in 1 dialogue(s): bad1' in report.lines()
+  assert [*check_dialogues(dialogues, SCHEMA, 'skip', report)] == [dialogues[0], dialogues[-1]]
+  assert (report.dialogues, report.skipped) == (len(BROKEN) + 2, len(BROKEN))
+  # A span that is elsewhere leaves its value without one.
+  also = {'missing span': ['bad1 span without value', 'bad1 missing span']}
+  assert report.faulty == {kind: [f'{dialogue.id} {kind}']
+                           for kind, (dialogue, _) in BROKEN.items()} | also
+  assert ('missing span: 2 in 2 dialogue(s): bad1 span without value, bad1 missing span'
+          in report.lines())
+  assert report.lines(['no turns']) == ['no turns: 1 in 1 dialogue(s): bad no turns']
   kept = FaultReport()
   assert [*check_dialogues(dialogues, SCHEMA, 'keep', kept)] == dialogues
   assert kept.faulty == report.faulty and kept.skipped == 0
   with pytest.raises(UserError) as stopped:
     list(check_dialogues(dialogues[2:], SCHEMA, 'stop', FaultReport()))
   assert str(stopped.value) == (
-      'dialogue bad2, turn 2: speakers (system): they do not alternate, the user first: mend it, '
-      'or choose the policy skip or keep')
+      'dialogue bad2 speakers, turn 2: speakers (system): they do not alternate, the user first: '
+      'mend it, or choose the policy skip or keep')
   some = [*check_dialogues(broken, SCHEMA, 'skip', FaultReport(), ['no turns', 'state shrinks'])]
-  assert some == [BROKEN['no turns'][0], BROKEN['state shrinks'][0]]
+  assert [one.id for one in some] == ['bad no turns', 'bad2 state shrinks']
 
 
 def test_a_long_list_of_names_is_cut():
@@ -100,3 +103,16 @@ def test_a_schema_derived_from_dialogues_has_all_that_they_use():
   assert {domain: [*found.slots] for domain, found in schema.items()} == {
       'inn': ['area', 'name', 'parking']}
   assert find_faults(GOOD, schema) == []
+
+
+def test_a_dialogue_whose_id_was_there_is_named():
+  report = FaultReport()
+  assert [*check_dialogues([GOOD, _with(3, text='Sure.'), GOOD], SCHEMA, 'skip', report)] == [
+      GOOD, _with(3, text='Sure.')]
+  assert report.faulty == {'same id': ['good']}
+
+
+def test_a_span_that_begins_inside_a_word_is_not_its_value():
+  cut = dataclasses.replace(GOOD.turns[0], spans=(Span(16, 19, 'inn', 'area'),))
+  found = find_faults(dataclasses.replace(GOOD, turns=(cut, *GOOD.turns[1:])), SCHEMA)
+  assert [(one.kind, one.turn) for one in found] == [('span without value', 0)]

@@ -101,6 +101,22 @@ def test_a_plan_that_cannot_be_is_refused(flags, message, tmp_path, capsys):
   assert not (tmp_path / 'runs').exists()
 
 
+def test_files_of_ones_own_are_checked_before_anything_is_made(folder, tmp_path, capsys):
+  for name, dialogues in (('train', generate(3, seed=5)), ('test', DIALOGUES[:2]),
+                          ('other', [dataclasses.replace(DIALOGUES[0], id='nobody')])):
+    (tmp_path / f'{name}.jsonl').write_text(json_lines(dialogues))
+  respond = lambda train, test: cli.main([
+      'dialogue', 'respond', str(tmp_path / 'runs'), '--plan', f'--train={tmp_path}/{train}.jsonl',
+      f'--test={tmp_path}/{test}.jsonl', f'--data={folder}/reference'])
+  assert respond('train', 'test') == 0
+  for files, message in ((('train', 'none'), 'none.jsonl: there is no such file'),
+                         (('test', 'test'), 'is --test, too'),
+                         (('train', 'other'), '1 of 1 dialogues, such as nobody, have no goal')):
+    assert respond(*files) == 1
+    assert message in capsys.readouterr().err
+  assert not (tmp_path / 'runs').exists()
+
+
 @pytest.mark.slow
 def test_one_command_trains_responds_and_compares(tmp_path, monkeypatch, capsys):
   pytest.importorskip('sacremoses')

@@ -136,6 +136,8 @@ def test_a_missing_dialogue_is_said(data, capsys):
     ({'d1': [{'state': {}}]}, 'turn 1: has no text "response"'),
     ({'d1': [{**TURN, 'state': {'hotel': {'stars': 4}}}]}, '"state" is not'),
     ({'d1': [{**TURN, 'active_domains': 'hotel'}]}, '"active_domains" is no list'),
+    ({'d1': [{**TURN, 'active_domains': ['hotel']}], 'd2': [TURN]},
+     '1 of 2 turns have "active_domains": predict them in every turn, or in none'),
     ({'d1': [TURN], 'd2': [{'response': 'hello'}]}, '1 of 2 turns have no "state"')])
 def test_bad_predictions_are_one_line(data, predictions, cure):
   with pytest.raises(UserError) as error:
@@ -147,6 +149,20 @@ def test_states_that_are_not_predicted_are_the_gold_ones(data):
   reference = read_reference(data)
   found = read_predictions(write(data / 'p.json', {'d1': [{'response': 'hello'}]}), reference)
   assert found['d1'][0].state == {'hotel': {'stars': '4'}}
+
+
+def test_states_of_the_corpus_are_not_scored_and_predictions_not_written_over(data, capsys):
+  path = write(data / 'p.json', {'d1': [{'response': 'hello'}], 'd2': [{'response': 'hello'}]})
+  score = ['dialogue', 'score', str(path), f'--data={data}']
+  assert cli.main(score) == 0
+  shown = capsys.readouterr().out
+  assert 'No states are predicted' in shown and 'joint goal accuracy' not in shown
+  before = path.read_bytes()
+  for read in (score, [*score[:2], str(write(data / 'o.json', {'d1': [TURN]})), score[3],
+                       f'--against={path}']):
+    assert cli.main([*read, f'--output={path}']) == 1
+    assert 'is read, and would be written over' in capsys.readouterr().err
+  assert path.read_bytes() == before
 
 
 def test_a_folder_without_goals_is_one_line(tmp_path):

@@ -223,3 +223,19 @@ def test_flags_that_are_wrong(flag, message, capsys):
   assert cli.main(['dialogue', 'simulate', flag]) == 1
   error = capsys.readouterr().err
   assert message in error and error.count('\n') == 1
+
+
+@pytest.mark.parametrize('text, acts', [
+    ('I want a cheap indian restaurant in the west.',
+     {('inform', 'area', 'west'), ('inform', 'food', 'indian'), ('inform', 'pricerange', 'cheap')}),
+    ('I am looking for a restaurant: area west, pricerange cheap and food indian.',
+     {('inform', 'area', 'west'), ('inform', 'food', 'indian'), ('inform', 'pricerange', 'cheap')}),
+    ('Cheap', {('inform', 'pricerange', 'cheap')}),
+    ('Can I have the phone number?', {('request', 'phone', '')}),
+    ('Phone and postcode please.', {('request', 'phone', ''), ('request', 'postcode', '')}),
+    ('And the address?', {('request', 'address', '')}), ('Hm.', set())])
+def test_people_may_say_it_in_words_of_their_own(text, acts):
+  before = Dialogue('', (Turn('user', 'A restaurant.', (Act('inform', 'restaurant'),)),))
+  found = LANGUAGE.understand('user', text, before)
+  assert {act.domain for act in found} <= {'restaurant'}
+  assert {(act.intent, act.slot, act.value) for act in found} == acts

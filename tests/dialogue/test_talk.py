@@ -176,3 +176,17 @@ def test_a_person_talks_to_a_system_in_a_browser(tmp_path, browser):
     wait(lambda: find('#talk').is_displayed())
     assert not browser.find_elements('css selector', '#turns div')
     assert find('#status').text == ''
+
+
+def test_dialogues_that_nobody_rated_are_kept_apart(tmp_path):
+  study = make_study(tmp_path, 'rules')
+  session, silent = study.start()['session'], study.start()['session']
+  study.say(session, 'I want a hotel.')
+  assert study.close() == 1 and study.close() == 0
+  (one,) = read_dialogues(tmp_path / 'unrated.jsonl')
+  assert [turn.speaker for turn in one.turns] == ['user', 'system'] and one.message
+  assert not (tmp_path / 'dialogues.jsonl').exists()
+  for ended in (session, silent):
+    with pytest.raises(UserError, match='is over'):
+      study.say(ended, 'hello')
+  assert make_study(tmp_path, 'rules').done == 0   # it is handed out again

@@ -76,7 +76,10 @@ def read_predictions(path: pathlib.Path, reference: Reference) -> dict[str, list
   if without and (without < len(turns) or reference.states is None):
     raise UserError(f'{path}: {without:,} of {len(turns):,} turns have no "state": predict it in '
                     'every turn, or in none and give gold_states.json')
-  known = all('active_domains' in turn for turn in turns)
+  known = sum('active_domains' in turn for turn in turns)
+  if 0 < known < len(turns):
+    raise UserError(f'{path}: {known:,} of {len(turns):,} turns have "active_domains": predict '
+                    'them in every turn, or in none')
   found = {}
   for name, turns in dialogues.items():
     states = _gold(path, name, turns, reference.states) if without else [
@@ -88,6 +91,13 @@ def read_predictions(path: pathlib.Path, reference: Reference) -> dict[str, list
     for name, turns in found.items() if gold else ():
       _gold(f'{path} against {what}.json', name, turns, gold)
   return found
+
+
+def takes_gold(predictions: Mapping[str, Sequence[PredictedTurn]], reference: Reference) -> bool:
+  """Whether the states of `read_predictions` are those of the reference, as the file has none."""
+  return reference.states is not None and all(
+      turn.state is state for name, turns in predictions.items()
+      for turn, state in zip(turns, reference.states.get(name, ())))
 
 
 def _check(where: str, name: str, turns: Sequence[Any], reference: Reference) -> None:

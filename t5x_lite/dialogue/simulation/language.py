@@ -184,14 +184,20 @@ class Language:
     if re.search(r'\b(do not care|any)\b', lower):
       yield from (Act('inform', domain, slot, DONT_CARE) for _, slot in slots)
       return
-    if re.search(r'\b(what is|give me)\b', lower):
-      yield from (Act('request', domain, slot) for _, slot in slots if slot in own.requestable)
+    asked = [slot for _, slot in slots if slot in own.requestable]
+    if asked or re.search(r'\b(what is|give me)\b', lower):
+      yield from (Act('request', domain, slot) for slot in asked)
       return
     intent = 'book' if re.search(r'\bbook\b', lower) else 'inform'
     known = {*own.informable, *own.booking}
     parts = sorted((found.start(), slot, value or found[1].lower())
                    for slot, value, pattern in self._user_parts if slot in known
                    for found in pattern.finditer(sentence))
+    said = {slot for _, slot, _ in parts}
+    parts += sorted((found.start(), slot, found[0]) for slot, values in own.informable.items()
+                    if slot not in said and slot not in _YES_NO and intent == 'inform'
+                    for value in values if not value.isdigit()
+                    if (found := re.search(rf'\b{re.escape(value)}\b', lower)))
     yield from (Act(intent, domain, slot, value) for _, slot, value in parts)
     if not parts and named and intent == 'inform':
       yield Act('inform', domain)

@@ -1,7 +1,8 @@
 """A study: people talk to systems about goals, blind, and answer questions.
 
 Its folder has answers.jsonl, rows that `t5x-lite questionnaire` reads, and dialogues.jsonl. They
-are written when a person sends the answers off; what is left unfinished leaves nothing.
+are written when a person sends the answers off. Dialogues that were begun and not rated are put in
+unrated.jsonl at the end, as people who give up are no random ones, and are handed out again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -101,6 +102,13 @@ class Study:
     self._append('dialogues.jsonl', json_lines([dialogue]))
     del self._talks[session]
     self.done += 1
+
+  def close(self) -> int:
+    """Writes the dialogues that were begun and are not rated; returns how many there are."""
+    left = [self._dialogue(talk) for talk in self._talks.values() if talk.turns]
+    self._append('unrated.jsonl', json_lines(left))
+    self._talks.clear()
+    return len(left)
 
   def _talk(self, session: str) -> _Talk:
     if session not in self._talks:
