@@ -6,7 +6,8 @@ import pathlib
 
 from t5x_lite.core.errors import UserError
 
-MAX_TOKENS = 128   # of what is written
+MAX_TOKENS = 128        # of what is written
+PROMPT_MULTIPLE = 128   # tokens, so that few lengths of prompts are compiled
 
 
 def load_responder(run: pathlib.Path, trusted_modules: Sequence[str] = ()):
@@ -25,4 +26,4 @@ def load_responder(run: pathlib.Path, trusted_modules: Sequence[str] = ()):
   experiment = dataclasses.replace(experiment, infer=dataclasses.replace(
       settings, max_tokens=settings.max_tokens or MAX_TOKENS, batch_size=32))
   generator, _ = load_generator(experiment, None, trusted_modules)
-  return Responder(generator, load_chat(experiment), form)
+  return Responder(generator.padded_to(PROMPT_MULTIPLE), load_chat(experiment), form)

@@ -86,6 +86,7 @@ class Generator:
     classes = self.config.has_classes
     kinds = {'encoder_only': None if classes else 'mask', 'encoder_decoder': 'sentinels'}
     self.named = kinds.get(self.config.family) if placeholders else None
+    self._multiple = 32   # of a decoder's prompt lengths
     self._predict = None
     if self.config.family == 'encoder_only' or classes:
       self._predict = make_predict(network, partitioner, num_ids=(
@@ -114,6 +115,15 @@ class Generator:
     """
     other = copy.copy(self)
     other.params = params
+    return other
+
+  def padded_to(self, multiple: int) -> 'Generator':
+    """The same, whose prompts of a decoder are padded to multiples of so many tokens.
+
+    Of a small model, each further length costs more to compile than padding costs to read.
+    """
+    other = copy.copy(self)
+    other._multiple = multiple
     return other
 
   def __call__(self, texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -278,7 +288,7 @@ class Generator:
   def _prompted(self, inputs: Sequence[Sequence[int]], framed: bool) -> tuple:
     """(parameters, what `model.start` reads, prompts, where they are) of rows of input ids."""
     prompts, batch = self.begin(inputs, framed)
-    prompt, valid = left_pad(prompts, FILL, multiple=32 if self.continues else 1)
+    prompt, valid = left_pad(prompts, FILL, multiple=self._multiple if self.continues else 1)
     put = self.partitioner.put_whole(batch | {'prompt': prompt, 'valid': valid})
     return self.params, put, put.pop('prompt'), put.pop('valid')
 

@@ -73,11 +73,12 @@ PROMPTS = ['abc', 'de', 'f', 'abc', 'ghijk', 'l', 'mn']
     'decoder', pytest.param('encoder_decoder', marks=pytest.mark.slow)])
 def test_what_is_drawn_depends_on_neither_batch_size_nor_order(make, kind):
   lengths = {'targets': 8} | ({'inputs': 8} if kind == 'encoder_decoder' else {})
-  draw = lambda prompts, size: [r['output'] for r in make(
-      kind, Data(lengths), batch_size=size, decoding=Sampling(temperature=1.0), seed=3)(prompts)]
+  draw = lambda prompts, size, multiple=32: [r['output'] for r in make(
+      kind, Data(lengths), batch_size=size, decoding=Sampling(temperature=1.0), seed=3).padded_to(
+          multiple)(prompts)]
   want = draw(PROMPTS, 4)
   assert len(set(want)) > 4 and want[0] != want[3], 'the copies of a prompt draw different tokens'
-  assert draw(PROMPTS, 1) == want
+  assert draw(PROMPTS, 1) == draw(PROMPTS, 4, multiple=48) == want
   order = [4, 6, 0, 2, 3, 1, 5]
   assert draw([PROMPTS[i] for i in order], 4) == [want[i] for i in order]
   assert draw(PROMPTS[4:], 4) == want[4:] and draw(PROMPTS[:2], 4) == want[:2]
