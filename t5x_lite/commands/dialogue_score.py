@@ -36,14 +36,12 @@ def run(args: argparse.Namespace) -> int:
   predictions = read_predictions(args.predictions, reference)
   other = read_predictions(args.against, reference) if args.against else None
   # States that a file takes from the corpus say nothing of a system.
-  gold = takes_gold(predictions, reference)
-  scored = dataclasses.replace(reference, states=None) if gold else reference
-  report = score(predictions, scored)
+  gold, stateless = takes_gold(predictions, reference), dataclasses.replace(reference, states=None)
+  report = score(predictions, stateless if gold else reference)
   comparison = None
   if other is not None:
-    scored = dataclasses.replace(reference, states=None) if (
-        gold or takes_gold(other, reference)) else reference
-    comparison = _compare(args, predictions, other, scored)
+    comparison = _compare(args, predictions, other, stateless if (
+        gold or takes_gold(other, reference)) else reference)
   found = {'predictions': args.predictions, 'report': report, 'against': comparison}
   if args.output:
     write_text(args.output, format_json(found, indent=1) + '\n')

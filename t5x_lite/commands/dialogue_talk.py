@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import signal
 
 from t5x_lite.commands import dialogue_systems, gin_flags
 from t5x_lite.core.errors import UserError
@@ -34,12 +33,10 @@ def run(args: argparse.Namespace) -> int:
       raise UserError(f'--{name}={getattr(args, name)}: give from {low} to {high}')
   import uvicorn
 
-  from t5x_lite.commands.serve import bind
+  from t5x_lite.commands.serve import bind, outlive_uvicorn
   from t5x_lite.dialogue.talk.app import make_app
   study = make_study(args)
-  # uvicorn raises its signals again when it has ended.
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda *_: None)
+  outlive_uvicorn()
   with bind(HOSTS[0], args.port) as listener:
     listener.listen()
     print(f'Talk at http://{HOSTS[0]}:{listener.getsockname()[1]}, on this machine alone: Ctrl-C '

@@ -111,6 +111,12 @@ def _some_constraint(served, model: str) -> list:
     return []
 
 
+def outlive_uvicorn() -> None:
+  """Lets a command go on where its server was ended: uvicorn raises its signals again then."""
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda *_: None)
+
+
 def _serve(served, listener: socket.socket, args: argparse.Namespace, key: str | None,
            seconds: float) -> None:
   import uvicorn
@@ -121,9 +127,7 @@ def _serve(served, listener: socket.socket, args: argparse.Namespace, key: str |
   server = uvicorn.Server(uvicorn.Config(
       app, log_level='warning', access_log=False, lifespan='off',
       timeout_graceful_shutdown=args.drain))
-  # uvicorn raises its signals again when it has ended.
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda *_: None)
+  outlive_uvicorn()
   host = f'[{args.host}]' if ':' in args.host else args.host
   address = f'http://{host}:{listener.getsockname()[1]}'
   print(f'{", ".join(served.engine.models)}: {args.slots} slots of {served.context} tokens, '

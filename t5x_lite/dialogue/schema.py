@@ -54,6 +54,9 @@ class Turn:
   results: Mapping[str, int] | None = None
 
 
+_TURN_FIELDS = {field.name for field in dataclasses.fields(Turn)}
+
+
 @dataclasses.dataclass(frozen=True)
 class Goal:
   """What the user wants of a domain.
@@ -104,9 +107,8 @@ def from_json(record: Mapping[str, Any]) -> Dialogue:
 
 
 def _turn(number: int, turn: Mapping[str, Any]) -> Turn:
-  names = {field.name for field in dataclasses.fields(Turn)}
   for what, wrong in (('lacks', {'speaker', 'text'} - {*turn}),
-                      ('has an unknown', {*turn} - names)):
+                      ('has an unknown', {*turn} - _TURN_FIELDS)):
     if wrong:
       raise TypeError(f'turn {number} {what} {", ".join(sorted(wrong))}')
   return Turn(**turn | {

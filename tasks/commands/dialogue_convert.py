@@ -23,8 +23,9 @@ EXAMPLE = ('t5x-lite dialogue convert MultiWOZ_2.1 --form=multiwoz21 --split=tes
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
-  add('source', metavar='SOURCE', help='a file, plain or packed (.zip, .gz, .xz), a folder as it '
-      f'is published, or {PREFIX}NAME of a data set that TFDS has prepared')
+  add('source', metavar='SOURCE', type=_source,
+      help='a file, plain or packed (.zip, .gz, .xz), a folder as it is published, or '
+      f'{PREFIX}NAME of a data set that TFDS has prepared')
   add('--form', choices=FORMS, help='of files; multiwoz21 is that of 2.0 to 2.4 but 2.2')
   add('--split', choices=SPLITS, help='of a folder; default: all of it')
   add('--output', required=True, type=local_path, metavar='FILE', help='JSON Lines')
@@ -40,7 +41,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  check_writable(args.output, (pathlib.Path(args.source), args.schema, args.database))
+  named = args.source if isinstance(args.source, pathlib.Path) else None
+  check_writable(args.output, (named, args.schema, args.database))
   ignored = [kind.strip() for kind in args.ignore.split(',') if kind.strip()]
   if unknown := [kind for kind in ignored if kind not in KINDS]:
     raise UserError(f'--ignore: {unknown[0]!r} is no fault: choose from {", ".join(KINDS)}')
@@ -54,8 +56,13 @@ def run(args: argparse.Namespace) -> int:
   return 0
 
 
+def _source(text: str) -> str | pathlib.Path:
+  """A name of TFDS as it is, else a path."""
+  return text if text.startswith(PREFIX) else local_path(text)
+
+
 def _read(args: argparse.Namespace) -> list[Dialogue]:
-  if args.source.startswith(PREFIX):
+  if isinstance(args.source, str):
     if args.form is not None:
       raise UserError(f'--form is of files, and {args.source} is of TFDS: leave it out')
     found = [*read_prepared(args.source.removeprefix(PREFIX), args.split)]
@@ -63,7 +70,7 @@ def _read(args: argparse.Namespace) -> list[Dialogue]:
     return found
   if args.form is None:
     raise UserError(f'--form is missing: one of {", ".join(FORMS)}')
-  return [*read_dialogues(local_path(args.source), args.form, args.split)]
+  return [*read_dialogues(args.source, args.form, args.split)]
 
 
 def summary(dialogues: Sequence[Dialogue]) -> list[str]:

@@ -30,9 +30,8 @@ def read_prepared(name: str, split: str | None) -> Iterator[Dialogue]:
   if missing := {'utterances', 'first_speaker', 'metadata'} - {*features}:
     raise UserError(f'{PREFIX}{name}: its examples have no {", ".join(sorted(missing))}: name a '
                     'data set of dialogues, such as schema_guided_dialogue')
-  known = {kind: [one for one in names if one in builder.info.splits]
-           for kind, names in SPLITS.items() if split in (None, kind)}
-  found = [one for names in known.values() for one in names]
+  found = [one for kind, names in SPLITS.items() if split in (None, kind)
+           for one in names if one in builder.info.splits]
   if not found:
     raise UserError(f'{PREFIX}{name}: has no split {split}: it has '
                     f'{", ".join(builder.info.splits)}')

@@ -193,11 +193,11 @@ class Language:
     parts = sorted((found.start(), slot, value or found[1].lower())
                    for slot, value, pattern in self._user_parts if slot in known
                    for found in pattern.finditer(sentence))
-    said = {slot for _, slot, _ in parts}
-    parts += sorted((found.start(), slot, found[0]) for slot, values in own.informable.items()
-                    if slot not in said and slot not in _YES_NO and intent == 'inform'
-                    for value in values if not value.isdigit()
-                    if (found := re.search(rf'\b{re.escape(value)}\b', lower)))
+    if intent == 'inform':   # values alone, of slots that no part has said
+      said = {*_YES_NO, *(slot for _, slot, _ in parts)}
+      parts += sorted((found.start(), slot, found[0]) for slot, values in own.informable.items()
+                      if slot not in said for value in values if not value.isdigit()
+                      if (found := re.search(rf'\b{re.escape(value)}\b', lower)))
     yield from (Act(intent, domain, slot, value) for _, slot, value in parts)
     if not parts and named and intent == 'inform':
       yield Act('inform', domain)

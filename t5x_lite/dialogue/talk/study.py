@@ -106,7 +106,8 @@ class Study:
   def close(self) -> int:
     """Writes the dialogues that were begun and are not rated; returns how many there are."""
     left = [self._dialogue(talk) for talk in self._talks.values() if talk.turns]
-    self._append('unrated.jsonl', json_lines(left))
+    if left:
+      self._append('unrated.jsonl', json_lines(left))
     self._talks.clear()
     return len(left)
 
