@@ -18,12 +18,14 @@ import time
 import zlib
 
 # Before anything imports jax. LLVM without optimization compiles these tests in a quarter of the
-# time, without the fusion emitters, which later releases cannot do without, in half of that. Eight
-# devices share what cores there are: XLA ends a process in which one comes to a collective 40 s
-# after another, which a busy machine has done. Flags set outside come after these and win.
+# time, without the fusion emitters, which later releases cannot do without, in half of that, and a
+# program in one piece, as a worker has one core, in an eighth less. Eight devices share what cores
+# there are: XLA ends a process in which one comes to a collective 40 s after another, which a busy
+# machine has done. Flags set outside come after these and win.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['XLA_FLAGS'] = ' '.join([
     '--xla_backend_optimization_level=0',
+    '--xla_cpu_parallel_codegen_split_count=1',
     *['--xla_cpu_use_fusion_emitters=false'] * version('jaxlib').startswith('0.10.'),
     '--xla_cpu_collective_call_terminate_timeout_seconds=300',
     os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=8'])
@@ -48,6 +50,9 @@ from t5x_lite.objectives.language_model import CrossEntropy
 from t5x_lite.objectives.next_sentence import NextSentenceLoss
 from t5x_lite.objectives.router import RouterLoss
 from t5x_lite.training.step import loss_and_gradients
+
+# Tracing makes objects by the million, which a collection after each 700 looks through too often.
+gc.set_threshold(100_000, 50, 1000)
 
 # Arrays of unlike ranks are an error: a shape that fits by chance hides mistakes.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -85,8 +90,8 @@ LONGEST = ('tests/test_readme.py', 'tests/tasks/pipeline/test_shares.py',
            'tests/interop/test_huggingface.py')
 
 
-# Slow tests that would begin after this (seconds since 1970) are left out and counted: the gate ends
-# in time on slow machines, too. Which those are is another part of them each time.
+# Slow tests that would begin after this (seconds since 1970) are left out and counted, so that the
+# gate ends in time on slow machines, too; each time these are others.
 UNTIL = float(os.environ.get('T5X_LITE_TEST_UNTIL', 'inf'))
 
 
