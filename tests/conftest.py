@@ -52,7 +52,7 @@ from t5x_lite.objectives.router import RouterLoss
 from t5x_lite.training.step import loss_and_gradients
 
 # Tracing makes objects by the million, which a collection after each 700 looks through too often.
-gc.set_threshold(100_000, 50, 1000)
+gc.set_threshold(10_000, 10, 10)
 
 # Arrays of unlike ranks are an error: a shape that fits by chance hides mistakes.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
