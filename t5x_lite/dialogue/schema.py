@@ -119,11 +119,11 @@ def _turn(number: int, turn: Mapping[str, Any]) -> Turn:
 
 def read_dialogues(path: pathlib.Path) -> Iterator[Dialogue]:
   """The dialogues of a file of JSON Lines; raises UserError for a line that is none."""
-  with path.open(encoding='utf-8') as lines:
+  with path.open('rb') as lines:
     for number, line in enumerate(lines, 1):
       try:
         record = json.loads(line)
-      except json.JSONDecodeError as error:
+      except ValueError as error:   # also of bytes that are no UTF-8
         raise UserError(f'{path}, line {number}: {error}') from error
       if not isinstance(record, dict):
         raise UserError(f'{path}, line {number}: is no JSON object')

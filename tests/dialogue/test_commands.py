@@ -93,6 +93,9 @@ def test_a_turn_that_is_none_is_named(source, tmp_path, capsys, edit, message):
   source.write_text('\n'.join([first, others[0][:40]]))
   assert _convert(source, tmp_path) == (1, None)
   assert 'is not JSON: line 2, column ' in capsys.readouterr().err
+  source.write_bytes(first.encode() + b'\n\x1f\x8b')
+  assert cli.main(['dialogue', 'discover', str(source), f'--output={tmp_path / "out"}']) == 1
+  assert f"{source}, line 2: 'utf-8' codec" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('flags, message', [

@@ -41,9 +41,10 @@ def test_latent_states_are_a_structure_with_the_models_own_transitions(tmp_path)
 def test_what_the_model_cannot_read_is_refused(tmp_path, capsys):
   path = tmp_path / 'talks.jsonl'
   path.write_text(json_lines(generate(2)))
-  assert cli.main(['dialogue', 'discover', str(path), '--model=vrnn', '--context=2',
-                   f'--output={tmp_path / "out"}']) == 1
-  assert 'leave out speaker and context' in capsys.readouterr().err
+  for flag in '--context=2', '--choose_by=likelihood':
+    assert cli.main(['dialogue', 'discover', str(path), '--model=vrnn', flag,
+                     f'--output={tmp_path / "out"}']) == 1
+    assert 'leave out speaker, context and choose_by' in capsys.readouterr().err
   with pytest.raises(UserError, match='1 dialogues have no utterance of one side'):
     discover_latent([Dialogue('one', (Turn('user', 'a table'),))], StructureConfig())
   twice = Dialogue('twice', (Turn('user', 'a table'), Turn('user', 'a taxi'),

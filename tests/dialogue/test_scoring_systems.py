@@ -145,6 +145,13 @@ def test_bad_predictions_are_one_line(data, predictions, cure):
   assert cure in str(error.value) and '\n' not in str(error.value)
 
 
+def test_predictions_are_read_compressed_whatever_their_name(data):
+  path = write(data / 'p.json', {'d1': [TURN]})
+  plain = read_predictions(path, read_reference(data))
+  path.write_bytes(gzip.compress(path.read_bytes()))
+  assert read_predictions(path, read_reference(data)) == plain
+
+
 def test_states_that_are_not_predicted_are_the_gold_ones(data):
   reference = read_reference(data)
   found = read_predictions(write(data / 'p.json', {'d1': [{'response': 'hello'}]}), reference)

@@ -63,7 +63,8 @@ def as_markdown(found: Comparison, perplexities: Mapping[str, float]) -> str:
     perplexity = f'{perplexities[name]:.2f}' if name in perplexities else ''
     lines.append(_row(name, *(_cell(report.figures[key]) for key in columns),
                       f'{report.figures["length"].value:.1f}', perplexity))
-  lines += ['', f'Less {found.against}, on the same dialogues:', '',
+  lines += ['', f'Less {found.against}, on the same dialogues (resampled; in the sentences below, '
+            "intervals are by Student's t):", '',
             _row('system', *map(_head, columns)), _row(*['---'] * (len(columns) + 1))]
   lines += [_row(name, *(_cell(figures[key], '+') for key in columns))
             for name, figures in found.differences.items()]

@@ -138,7 +138,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
   """An object of JSON, also of a .gz file."""
   try:
     content = path.read_bytes()
-    value = json.loads(gzip.decompress(content) if path.suffix == '.gz' else content)
+    value = json.loads(gzip.decompress(content) if content.startswith(b'\x1f\x8b') else content)
   except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
     raise UserError(f'{path}: is no JSON, or a .gz of it: {error}') from error
   if not isinstance(value, dict):

@@ -31,9 +31,10 @@ def discover_latent(dialogues: Sequence[Dialogue], config: StructureConfig,
   Of `k` a side has the most, and those that are the state of no turn are left out. What is
   annotated is in the bag of words. The structure's `prior` is the model's, between the states left.
   """
-  if config.speaker != 'both' or config.context != 1:
-    raise UserError('a variational RNN has states of both sides, and reads what was said before: '
-                    "leave out speaker and context, or cluster by 'kmeans'")
+  if (config.speaker, config.context, config.choose_by) != ('both', 1, 'silhouette'):
+    raise UserError('a variational RNN has states of both sides, reads what was said before and '
+                    'leaves out states itself: leave out speaker, context and choose_by, or '
+                    "cluster by 'kmeans'")
   said = [speaker_utterances(dialogues, speaker, config) for speaker in SPEAKERS]
   if not all(said):
     raise UserError(f'{len(dialogues)} dialogues have no utterance of one side: give some')
