@@ -50,7 +50,7 @@ test: lint
 test-slow: $(TEST_STAMP)
 	$(PYTEST) -m 'slow and not sweep' $(TESTS)
 
-# Simulations of intervals and random edits, by the hundred.
+# Simulations of intervals and random edits, by the hundred; further values of what is tested above.
 test-sweep: $(TEST_STAMP)
 	$(PYTEST) -m 'slow and sweep' $(TESTS)
 

@@ -95,7 +95,9 @@ LONGEST = ('tests/test_readme.py', 'tests/tasks/pipeline/test_shares.py',
 UNTIL = float(os.environ.get('T5X_LITE_TEST_UNTIL', 'inf'))
 
 
+@pytest.hookimpl(tryfirst=True)   # before they are chosen by their marks
 def pytest_collection_modifyitems(items):
+  """Orders files, and adds to the sweeps the slow values of tests whose first values are fast."""
   place = {name: i for i, name in enumerate(LONGEST)}
 
   def order(item):
@@ -104,6 +106,9 @@ def pytest_collection_modifyitems(items):
     return place.get(name, len(LONGEST)), drawn
 
   items.sort(key=order)
+  for item in items:
+    if any(mark.name == 'slow' for mark in getattr(getattr(item, 'callspec', None), 'marks', ())):
+      item.add_marker('sweep')
 
 
 @pytest.hookimpl(tryfirst=True)   # before the fixtures
