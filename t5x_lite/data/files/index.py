@@ -28,6 +28,8 @@ from t5x_lite.data.files.templates import BadExample, Template, listed
 _KEPT_FROM = 2 ** 23   # bytes of all files from which on an index is kept for the next run
 _FORMAT = 2   # of kept indices: another one when they are made in another way
 _ARRAYS = ('file_of', 'start', 'size', 'held_out')
+_recent = {}   # the last indices of this process by their key: a run asks for one some ten times
+_NUM_RECENT = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +113,8 @@ def index_files(pattern: str, templates: Mapping[str, Template], where: str, *,
     held_out: share of the examples chosen by a hash of their features, so that equal ones are on
       one side.
 
-  The index of large files is kept in plain.cache_folder(), and found there as long as their
-  names, sizes and times are the same.
+  The last indices are held, and those of large files kept in plain.cache_folder(), and found there
+  as long as the names, sizes and times of the files are the same.
 
   Raises:
     UserError: as find_files and plain_file, or an example is not UTF-8, not a JSON object, of
@@ -126,22 +128,31 @@ def index_files(pattern: str, templates: Mapping[str, Template], where: str, *,
   except OSError as error:
     raise UserError(f'{where}: cannot read {error.filename}: {error.strerror}') from error
   settings = (sorted(templates.items()), columns, sample_by, skip_bad, held_out)
-  kept = _kept_path(names, found, facts, settings)
-  if kept and (index := _load(kept, found, facts, templates)):
-    return index
-  building = _Building(templates, where, columns, sample_by, skip_bad, held_out)
-  for name, file, fact in zip(names, found, facts):
-    building.read(name, file)
-    if _facts(os.stat(file.path)) != fact:
-      raise UserError(f'{where}: {name} changed while it was read: start again when it is complete')
-  if not building.has_text:
-    bad = f', only {building.num_skipped} bad line(s), the first: {building.skipped}' if (
-        building.num_skipped) else ''
-    raise UserError(
-        f'{where}: {pattern!r} matches {len(names)} file(s), but they hold no text{bad}')
-  index = FileIndex(files=found, facts=facts, templates=dict(templates), **building.results())
-  if kept:
-    _save(index, kept)
+  key = _key(names, found, facts, settings)
+  if key in _recent:
+    return _recent[key]
+  large = sum(size for size, *_ in facts) >= _KEPT_FROM
+  kept = plain.cache_folder() / f'{key}.index.npz' if key and large else None
+  index = _load(kept, found, facts, templates) if kept else None
+  if index is None:
+    building = _Building(templates, where, columns, sample_by, skip_bad, held_out)
+    for name, file, fact in zip(names, found, facts):
+      building.read(name, file)
+      if _facts(os.stat(file.path)) != fact:
+        raise UserError(
+            f'{where}: {name} changed while it was read: start again when it is complete')
+    if not building.has_text:
+      bad = f', only {building.num_skipped} bad line(s), the first: {building.skipped}' if (
+          building.num_skipped) else ''
+      raise UserError(
+          f'{where}: {pattern!r} matches {len(names)} file(s), but they hold no text{bad}')
+    index = FileIndex(files=found, facts=facts, templates=dict(templates), **building.results())
+    if kept:
+      _save(index, kept)
+  if key:
+    _recent[key] = index
+    if len(_recent) > _NUM_RECENT:
+      del _recent[next(iter(_recent))]
   return index
 
 
@@ -253,19 +264,15 @@ def _facts(stat: os.stat_result) -> tuple[int, ...]:
   return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def _kept_path(names: Sequence[str], found: Sequence[PlainFile], facts: Sequence[tuple[int, ...]],
-               settings: object) -> pathlib.Path | None:
-  """Where the index of these files is kept; None for small files, and for such as may change still.
-  """
-  folder = plain.cache_folder()
+def _key(names: Sequence[str], found: Sequence[PlainFile], facts: Sequence[tuple[int, ...]],
+         settings: object) -> str | None:
+  """Identifies these files, unchanged, with these settings; None for such as may change still."""
   # A user's file of this moment can change again without another time.
-  young = any(max(times) > (time.time() - 2) * 1e9 and file.path.parent != folder
+  young = any(max(times) > (time.time() - 2) * 1e9 and file.path.parent != plain.cache_folder()
               for file, (_, *times) in zip(found, facts))
-  if young or sum(size for size, *_ in facts) < _KEPT_FROM:
-    return None
   kinds = [file.kind for file in found]
-  key = hashlib.sha256(repr((_FORMAT, names, kinds, facts, settings)).encode()).hexdigest()[:24]
-  return folder / f'{key}.index.npz'
+  facts = _FORMAT, [str(file.path) for file in found], names, kinds, facts, settings
+  return None if young else hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
 
 
 def _save(index: FileIndex, path: pathlib.Path) -> None:
