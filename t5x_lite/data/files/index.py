@@ -271,8 +271,8 @@ def _key(names: Sequence[str], found: Sequence[PlainFile], facts: Sequence[tuple
   young = any(max(times) > (time.time() - 2) * 1e9 and file.path.parent != plain.cache_folder()
               for file, (_, *times) in zip(found, facts))
   kinds = [file.kind for file in found]
-  facts = _FORMAT, [str(file.path) for file in found], names, kinds, facts, settings
-  return None if young else hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
+  content = repr((_FORMAT, names, kinds, facts, settings))
+  return None if young else hashlib.sha256(content.encode()).hexdigest()[:24]
 
 
 def _save(index: FileIndex, path: pathlib.Path) -> None:
