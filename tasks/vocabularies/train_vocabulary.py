@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import io
 import os
 import pathlib
+import random
 
 import sentencepiece
 
@@ -16,6 +17,9 @@ _MODEL_TYPES = ('unigram', 'bpe')
 _SENTENCE_BYTES = 4096
 # Lines the pieces are counted on; more change few pieces and take minutes.
 _SENTENCES = 200_000
+# Sums are made by thread and so round by their number: with one number, a vocabulary is the same
+# on every machine.
+_THREADS = 16
 
 
 def train_sentencepiece(
@@ -40,7 +44,8 @@ def train_sentencepiece(
     output: `OUTPUT.model` and `OUTPUT.vocab` are written; it may end in .model itself.
     model_type: 'unigram' or 'bpe'.
     user_symbols: texts that are always one piece.
-    seed: of the choice among lines where there are more than 200,000.
+    seed: of the choice among lines where there are more than 200,000; the same texts and seed
+      give the same files.
 
   Raises:
     UserError: a value is wrong, a file exists, or the text is too small for the size; messages
@@ -56,10 +61,11 @@ def train_sentencepiece(
     if os.path.exists(path):
       raise UserError(f'--output={output}: {path} exists and is not overwritten: choose another')
   model = io.BytesIO()
-  sentencepiece.set_random_generator_seed(seed)
+  # SentencePiece's own choice (input_sentence_size) follows no seed.
+  sentences = _choose(_sentences(texts), _SENTENCES, seed)
   try:
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=_sentences(texts),
+        sentence_iterator=iter(sentences),
         model_writer=model,
         vocab_size=size,
         model_type=model_type,
@@ -71,9 +77,7 @@ def train_sentencepiece(
         remove_extra_whitespaces=False,
         allow_whitespace_only_pieces=True,
         max_sentence_length=_SENTENCE_BYTES + 8,
-        input_sentence_size=_SENTENCES,
-        shuffle_input_sentence=True,
-        num_threads=os.cpu_count() or 1,
+        num_threads=_THREADS,
         minloglevel=1,
     )
   except RuntimeError as error:
@@ -95,6 +99,17 @@ def _sentences(texts: Iterator[str]) -> Iterator[str]:
   for text in texts:
     for line in text.split('\n'):
       yield from (line[i:i + step] for i in range(0, len(line), step))
+
+
+def _choose(lines: Iterable[str], number: int, seed: int) -> list[str]:
+  """Returns all lines, or `number` of them that were as likely as any (reservoir sampling)."""
+  rng, chosen = random.Random(seed), []
+  for i, line in enumerate(lines):
+    if i < number:
+      chosen.append(line)
+    elif (place := rng.randrange(i + 1)) < number:
+      chosen[place] = line
+  return chosen
 
 
 def _listing(model: bytes) -> bytes:

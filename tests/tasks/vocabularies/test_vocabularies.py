@@ -1,3 +1,4 @@
+import collections
 import itertools
 
 import numpy as np
@@ -11,6 +12,7 @@ from t5x_lite.core.errors import UserError
 from tasks import files, vocabularies
 from tasks.pipeline import registry
 from tasks.preprocessors.classification import LabelVocabulary
+from tasks.vocabularies import train_vocabulary
 from tasks.vocabularies.train_vocabulary import train_sentencepiece
 
 _SYLLABLES = ['de', 'f', 'ret', 'urn', 'se', 'lf', 'va', 'lue', 'é', 'ran', 'ge', 'print']
@@ -87,6 +89,24 @@ def test_training_is_deterministic(corpus, model, tmp_path):
   assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
       f'{name}.{kind}' for name in ('same', 'fewer', 'bpe') for kind in ('model', 'vocab')
   )
+
+
+def test_lines_beyond_the_limit_are_chosen_by_the_seed(corpus, monkeypatch, tmp_path):
+  monkeypatch.setattr(train_vocabulary, '_SENTENCES', 2000)
+  texts = list(registry.raw_texts(corpus, 'train'))
+  assert sum(text.count('\n') + 1 for text in texts) > 3000
+  files = [open(train_sentencepiece(texts, 320, str(tmp_path / name), seed=seed), 'rb').read()
+           for name, seed in (('a', 0), ('b', 0), ('c', 1))]
+  assert files[0] == files[1] != files[2]
+
+
+def test_chosen_lines_are_as_likely_as_any():
+  counts = collections.Counter(
+      line for seed in range(4000) for line in train_vocabulary._choose('abcde', 2, seed))
+  assert set(counts) == set('abcde')
+  # Five standard errors of a binomial of 4,000 draws at 2/5.
+  assert all(abs(count - 1600) < 5 * (4000 * 0.4 * 0.6) ** 0.5 for count in counts.values())
+  assert train_vocabulary._choose(iter('abc'), 3, 0) == ['a', 'b', 'c']
 
 
 def test_training_refuses_to_overwrite(corpus, model):
