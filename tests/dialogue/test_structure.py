@@ -10,6 +10,7 @@ from t5x_lite import cli
 from t5x_lite.core.errors import UserError
 from t5x_lite.dialogue.schema import Act, Dialogue, Turn, json_lines
 from t5x_lite.dialogue.structure.discover import StructureConfig, discover
+from tasks.dialogue import generated
 
 NOISE = 0.01    # of turns, whose text is that of another state
 # State: (templates, {what follows: probability}). A user's states and a system's alternate.
@@ -114,6 +115,19 @@ def test_a_known_automaton_is_recovered(known):
   phone, = (state for state in found.states if '[phone]' in state.words)
   assert phone.text.startswith(('you can call', 'call them', 'please call')) and (
       any('01223' in text for text in phone.examples))
+
+
+@pytest.mark.slow
+def test_the_edges_of_generated_dialogues_are_those_they_are_made_by():
+  dialogues = generated.generate(600, noise=NOISE)
+  found = discover(dialogues, StructureConfig(
+      k=20, starts=4, delexicalise=True, annotations=('intents',)))
+  name = lambda state: state if state in ('START', 'END') else (
+      f'{"u" if state in generated.USER else "s"}.{state}')
+  edges = {(name(state), name(other))
+           for state, following in generated.AUTOMATON.items() for other in following}
+  assert len(edges) == 28 and set(edges_by_act(dialogues, found)) == edges
+  assert all(side['homogeneity'] > 0.99 for side in found.agreement.values())
 
 
 def test_clusters_that_differ_in_wording_alone_are_one_state_of_the_minimal_automaton():
