@@ -95,9 +95,10 @@ def test_lines_beyond_the_limit_are_chosen_by_the_seed(corpus, monkeypatch, tmp_
   monkeypatch.setattr(train_vocabulary, '_SENTENCES', 200)
   texts = list(registry.raw_texts(corpus, 'train'))
   assert sum(text.count('\n') + 1 for text in texts) == 300
-  files = [open(train_sentencepiece(texts, 320, str(tmp_path / name), seed=seed), 'rb').read()
-           for name, seed in (('a', 0), ('b', 0), ('c', 1))]
-  assert files[0] == files[1] != files[2]
+  first, same, other = (
+      open(train_sentencepiece(texts, 320, str(tmp_path / name), seed=seed), 'rb').read()
+      for name, seed in (('a', 0), ('b', 0), ('c', 1)))
+  assert first == same != other
 
 
 def test_chosen_lines_are_as_likely_as_any():
